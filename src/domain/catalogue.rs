@@ -1,0 +1,258 @@
+//! The error catalogue: every failure that a person can meet, with its class, wording and next step.
+//!
+//! Ids are `SR-<area><nn>`: 10 configuration and authorization, 20 host, 21 link, 22 vault, 23 tracking
+//! and replication, 24 resynchronization, 30 failover, 50 event log. An id is never reused.
+
+use super::failure::Class;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// How bad it is for the VM that it hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Level {
+    /// Protection goes on, or will by itself.
+    Warning,
+    /// Protection has stopped or is about to.
+    Critical,
+}
+
+/// Who ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResolvedBy {
+    /// Lifeboat itself, by its retry schedule.
+    System,
+    /// An administrator.
+    Administrator,
+}
+
+/// One entry. `{name}` in a text stands for a fact of the failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The code that events store.
+    pub code: Code,
+    /// The id that people see.
+    pub id: &'static str,
+    /// The retry class.
+    pub class: Class,
+    /// How bad it is.
+    pub level: Level,
+    /// Who ends it.
+    pub resolved_by: ResolvedBy,
+    /// At most 60 characters; a fact.
+    pub title: &'static str,
+    /// What stopped, for whom, with numbers.
+    pub message: &'static str,
+    /// Possible causes, the likeliest first.
+    pub causes: &'static [&'static str],
+    /// What happens if nobody does anything.
+    pub next: &'static str,
+    /// What an administrator can do.
+    pub action: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($(#[$doc:meta])* $code:ident = $id:literal, $class:ident, $level:ident, $by:ident,
+        title: $title:literal, message: $message:literal, causes: [$($cause:literal),+ $(,)?],
+        next: $next:literal, action: $action:literal;)+) => {
+        /// A failure's identity. Stored in events by name: variants are added, never renamed or moved.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Code { $($(#[$doc])* $code,)+ }
+
+        /// Every entry, in the order of [`Code`].
+        pub const ENTRIES: &[Entry] = &[$(Entry {
+            code: Code::$code, id: $id, class: Class::$class, level: Level::$level,
+            resolved_by: ResolvedBy::$by, title: $title, message: $message,
+            causes: &[$($cause),+], next: $next, action: $action,
+        },)+];
+    };
+}
+
+catalogue! {
+    /// A setting is wrong.
+    ConfigurationInvalid = "SR-1001", NonRecoverable, Critical, Administrator,
+        title: "A setting is wrong",
+        message: "the configuration cannot be used: {setting}",
+        causes: ["a value is out of range or misspelled"],
+        next: "Nothing starts until the setting is right.",
+        action: "Correct the setting that the message names and start again.";
+    /// The vault refused the credentials.
+    AuthenticationFailed = "SR-1011", NonRecoverable, Critical, Administrator,
+        title: "The vault refused the credentials",
+        message: "{target} refused the credentials for {operation}",
+        causes: ["the key or token expired or was replaced", "the clock of this machine is wrong"],
+        next: "Nothing is sent until an administrator acts; changes are tracked meanwhile.",
+        action: "Renew the vault's credentials, then retry the VM.";
+    /// The credentials do not allow the operation.
+    AuthorizationFailed = "SR-1012", NonRecoverable, Critical, Administrator,
+        title: "The vault does not allow this operation",
+        message: "{target} does not allow {operation} with these credentials",
+        causes: ["the role lacks write permission", "a policy of the storage forbids it"],
+        next: "Nothing is sent until an administrator acts; changes are tracked meanwhile.",
+        action: "Grant the permission that the message names, then retry the VM.";
+    /// A host does not answer.
+    HostLost = "SR-2001", Recoverable, Critical, System,
+        title: "The host does not answer",
+        message: "host {host} does not answer",
+        causes: ["the host lost power or crashed", "the host's agent is not running"],
+        next: "Replication goes on by itself when the host is back.",
+        action: "If the host will not come back, fail its VMs over.";
+    /// The VM is not where it should be.
+    VmNotFound = "SR-2003", NonRecoverable, Critical, Administrator,
+        title: "The VM was not found on its host",
+        message: "VM {vm} was not found on host {host}",
+        causes: ["the VM was deleted or moved to a host that is not registered"],
+        next: "Nothing is replicated until an administrator acts.",
+        action: "Bring the VM back or disable its protection.";
+    /// A disk of the VM cannot be used.
+    DiskUnusable = "SR-2004", NonRecoverable, Critical, Administrator,
+        title: "A disk of the VM cannot be used",
+        message: "disk {disk} cannot be used",
+        causes: ["the file is missing, has another size, or is open elsewhere", "the medium returns errors"],
+        next: "Nothing is replicated for this VM until an administrator acts; other VMs go on.",
+        action: "Restore the file that the message names, or disable the VM's protection.";
+    /// The network between host and vault is down.
+    LinkDown = "SR-2101", Recoverable, Critical, System,
+        title: "The vault cannot be reached",
+        message: "{target} cannot be reached for {operation}",
+        causes: ["the network between host and vault is down", "the vault's endpoint is down"],
+        next: "It is tried again by schedule and at once when the vault answers; changes are tracked meanwhile.",
+        action: "Check the network between the host and the vault.";
+    /// The vault asks to slow down or fails for now.
+    VaultBusy = "SR-2102", Recoverable, Warning, System,
+        title: "The vault asks to slow down",
+        message: "{target} did not take {operation} for now",
+        causes: ["the storage throttles", "the storage has a fault of its own"],
+        next: "It is tried again by schedule; changes are tracked meanwhile.",
+        action: "Raise the storage's limits if this lasts.";
+    /// The vault has no room.
+    VaultFull = "SR-2201", Recoverable, Critical, System,
+        title: "The vault is out of space",
+        message: "{target} has no room for {operation}",
+        causes: ["the volume or quota of the vault is full"],
+        next: "It is tried again by schedule; changes are tracked meanwhile.",
+        action: "Free or add space on the vault's storage.";
+    /// An object of the vault does not hold what it should.
+    ReplicaDamaged = "SR-2202", NonRecoverable, Critical, Administrator,
+        title: "An object of the vault is damaged",
+        message: "object {object} of the vault is damaged: {damage}",
+        causes: ["the storage lost or changed bytes", "somebody edited the vault by hand"],
+        next: "Recovery points that need the object cannot be used; others can.",
+        action: "Restore the object from a copy of the vault, or resynchronize the VM.";
+    /// The replica is not in the state that the operation needs.
+    ReplicaInvalid = "SR-2203", NonRecoverable, Critical, Administrator,
+        title: "The replica is in an invalid state",
+        message: "the replica of {vm} cannot take {operation}: {damage}",
+        causes: ["two services write to the same replica", "the vault was restored to an older state"],
+        next: "Nothing is sent for this VM until an administrator acts.",
+        action: "Stop the other writer, then resynchronize the VM.";
+    /// The volume of the logs has no room.
+    LogVolumeFull = "SR-2301", Recoverable, Critical, System,
+        title: "The volume of the replication logs is full",
+        message: "the volume of {path} has no room for replication logs",
+        causes: ["the vault could not be reached for long", "something else fills the volume"],
+        next: "It is tried again by schedule; the VM itself goes on.",
+        action: "Free space on the volume that the message names.";
+    /// A log or the chain of logs is broken.
+    LogChainBroken = "SR-2302", NonRecoverable, Critical, Administrator,
+        title: "The chain of replication logs is broken",
+        message: "replication log {path} cannot be applied: {damage}",
+        causes: ["a log was removed, replaced or damaged", "the disk was restored to an older state"],
+        next: "The VM is marked for resynchronization.",
+        action: "Nothing, the VM resynchronizes; look for what changed the log.";
+    /// The host's memory or another local resource is short.
+    HostResourcesShort = "SR-2303", Recoverable, Warning, System,
+        title: "The host is short of a resource",
+        message: "host {host} could not do {operation}",
+        causes: ["memory, file handles or threads are short", "a local disk answers with errors"],
+        next: "It is tried again by schedule; changes are tracked meanwhile.",
+        action: "Give the host the resource that the provider's message names.";
+    /// A check before an operation failed.
+    PrerequisiteFailed = "SR-3003", NonRecoverable, Warning, Administrator,
+        title: "A prerequisite is not met",
+        message: "{check} is not met for {vm}",
+        causes: ["the VM or the vault is not in the state that the operation needs"],
+        next: "The job has ended; nothing was changed.",
+        action: "Bring about what the message names and start the job again.";
+    /// The replica VM did not start.
+    ReplicaDidNotStart = "SR-3010", Recoverable, Critical, System,
+        title: "The replica VM did not start",
+        message: "the replica of {vm} did not start",
+        causes: ["the recovery site lacks a resource", "the guest does not boot from this recovery point"],
+        next: "It is tried again by schedule.",
+        action: "Look at the recovery site's driver message; choose another recovery point.";
+    /// The source VM did not stop.
+    SourceDidNotStop = "SR-3011", Recoverable, Critical, System,
+        title: "The source VM did not shut down",
+        message: "{vm} did not shut down on host {host}",
+        causes: ["the guest ignores the request", "the host does not answer"],
+        next: "It is tried again by schedule; the VM keeps running at the primary site.",
+        action: "Shut the VM down by hand, or run an unplanned failover.";
+    /// The event log refuses to go on.
+    EventLogFailed = "SR-5001", NonRecoverable, Critical, Administrator,
+        title: "The event log cannot be written",
+        message: "the event log in {path} cannot be written",
+        causes: ["the volume is full or answers with errors", "the log is damaged"],
+        next: "The service stops, since it must not act on what it cannot record.",
+        action: "Run `lifeboat events verify`, free space or restore the log, and start again.";
+}
+
+/// The entry of a code.
+pub fn entry(code: Code) -> &'static Entry {
+    &ENTRIES[code as usize]
+}
+
+/// Fills the `{name}` places of `text`; a fact that is missing stays visible as `{name}`.
+pub fn render(text: &str, facts: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('{') {
+        let Some(len) = rest[start..].find('}') else { break };
+        out.push_str(&rest[..start]);
+        let name = &rest[start + 1..start + len];
+        match facts.get(name) {
+            Some(value) => out.push_str(value),
+            None => out.push_str(&rest[start..=start + len]),
+        }
+        rest = &rest[start + len + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(entry(*self).id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_code_has_its_own_entry_and_id() {
+        let ids: BTreeSet<_> = ENTRIES.iter().map(|entry| entry.id).collect();
+        assert_eq!(ids.len(), ENTRIES.len());
+        for (index, listed) in ENTRIES.iter().enumerate() {
+            assert_eq!(listed.code as usize, index);
+            assert!(listed.title.len() <= 60, "{} is too long", listed.title);
+            assert_eq!(entry(listed.code).id, listed.id);
+        }
+    }
+
+    #[test]
+    fn the_class_says_who_resolves_it() {
+        for entry in ENTRIES {
+            let system = entry.resolved_by == ResolvedBy::System;
+            assert_eq!(system, entry.class == Class::Recoverable, "{}", entry.id);
+        }
+    }
+
+    #[test]
+    fn a_missing_fact_stays_visible() {
+        let facts = BTreeMap::from([("vm".to_owned(), "sql-01".to_owned())]);
+        assert_eq!(render("{vm} on {host} {", &facts), "sql-01 on {host} {");
+    }
+}

@@ -1,0 +1,11 @@
+//! Lifeboat: self-hosted site recovery for virtual machines.
+//!
+//! The floors, lowest first; a module names only modules of lower floors (the README has the map).
+
+pub mod domain;
+
+pub mod ports;
+
+pub mod disk;
+pub mod replica;
+pub mod store;

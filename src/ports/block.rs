@@ -1,0 +1,52 @@
+//! The block port: what an NBD export serves and a tracker stands on.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+
+/// A disk of fixed size, read and written at byte positions, shared between threads. Calls block.
+///
+/// A write is acknowledged by returning; it survives kill -9 from then on, and power loss after the
+/// next [`BlockDevice::flush`] (or if it was written with `fua`). Ranges beyond the end are refused
+/// with `InvalidInput`. An error of the medium keeps its `io::Error` kind, so that "no space" can be
+/// told from "broken".
+pub trait BlockDevice: Send + Sync + Debug {
+    /// Size in bytes; a multiple of 512.
+    fn size_bytes(&self) -> u64;
+
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range beyond the end; else what the medium answers.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes `data` at `offset`; with `fua` it is durable when this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range beyond the end; else what the medium answers.
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()>;
+
+    /// Makes the range read as zeroes; `punch` gives the space back where that is possible.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range beyond the end; else what the medium answers.
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()>;
+
+    /// Makes every write that was acknowledged before the call durable.
+    ///
+    /// # Errors
+    /// What the medium answers; what was not durable before may be lost.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The first run of allocated data at or after `from`, or `None` if everything after reads as
+    /// zeroes. Used for holes: a device that cannot tell answers with everything up to the end.
+    ///
+    /// # Errors
+    /// What the medium answers.
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>>;
+
+    /// Whether nothing can be written.
+    fn read_only(&self) -> bool {
+        false
+    }
+}

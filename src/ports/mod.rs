@@ -1,0 +1,5 @@
+//! Ports: what the actors and the data plane ask of the world, as traits. Each has a real adapter and
+//! one that a test or a simulation can break.
+
+pub mod block;
+pub mod files;

@@ -1,0 +1,1 @@
+//! The vault side: recovery points as immutable objects in object storage.

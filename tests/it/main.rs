@@ -1,0 +1,12 @@
+//! The integration tests: one binary, a module per part of the product.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test says what it expects by failing"
+)]
+
+mod disk;
+mod replica;
+mod store;
