@@ -2,4 +2,5 @@
 //! one that a test or a simulation can break.
 
 pub mod block;
+pub mod clock;
 pub mod files;
