@@ -3,4 +3,7 @@
 
 pub mod block;
 pub mod clock;
+pub mod event_store;
 pub mod files;
+pub mod hypervisor;
+pub mod replication;

@@ -190,6 +190,8 @@ pub enum Effect {
     Do(Work),
     /// Watch the tracker and report if it loses track, for as long as this is called for.
     WatchTracking,
+    /// Keep the replica VM running at the recovery site, for as long as this is called for.
+    RunReplica,
     /// Send [`Command::Wake`] at `due`.
     WakeAt {
         /// When.

@@ -516,6 +516,9 @@ impl Entity for Vm {
         if self.is_tracked() {
             effects.push(Effect::WatchTracking);
         }
+        if let Phase::CommitPending(_) | Phase::FailedOver(_) = self.phase {
+            effects.push(Effect::RunReplica);
+        }
         effects
     }
 
