@@ -59,7 +59,7 @@ fn derive(what: &str, parent: Uuid, which: &[u8]) -> Uuid {
         .update(what.as_bytes())
         .update(&[0])
         .update(parent.as_bytes())
-        .update(&nth.to_le_bytes());
+        .update(which);
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     uuid::Builder::from_bytes(bytes)
