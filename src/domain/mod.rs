@@ -2,7 +2,14 @@
 //! commands.
 
 pub mod catalogue;
+pub mod cloud;
+pub mod entity;
 pub mod failure;
+pub mod host;
 pub mod id;
+pub mod job;
+pub mod policy;
 pub mod retry;
 pub mod time;
+pub mod vault;
+pub mod vm;

@@ -1,0 +1,113 @@
+//! A hypervisor host: whether it answers.
+
+use super::entity::{Entity, Kind, Rejection, entry_conversions};
+use super::failure::Failure;
+use super::id::{CloudId, HostId};
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a host can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// It belongs to a cloud from here on.
+    Register {
+        /// Its identity.
+        id: HostId,
+        /// Its name.
+        name: String,
+        /// Its cloud.
+        cloud: CloudId,
+    },
+    /// It answered.
+    ReportHeartbeat,
+    /// It did not answer.
+    ReportSilence {
+        /// How.
+        failure: Failure,
+    },
+}
+
+/// What can become true of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// It belongs to a cloud.
+    Registered {
+        /// Its identity.
+        id: HostId,
+        /// Its name.
+        name: String,
+        /// Its cloud.
+        cloud: CloudId,
+    },
+    /// It does not answer.
+    HeartbeatLost {
+        /// How.
+        because: Failure,
+    },
+    /// It answers again.
+    HeartbeatRestored,
+}
+
+/// The work that a host calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Ask it for a heartbeat again and again, and report what changes.
+    Watch,
+}
+
+/// A host: the state folded from its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its identity.
+    pub id: HostId,
+    /// Its name; empty before it is registered.
+    pub name: String,
+    /// Its cloud.
+    pub cloud: CloudId,
+    /// Since when it does not answer, and how.
+    pub silent: Option<(Timestamp, Failure)>,
+}
+
+impl Entity for Host {
+    const KIND: Kind = Kind::Host;
+    type Command = Command;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn decide(&self, command: &Command, _: Timestamp) -> Result<Vec<Event>, Rejection> {
+        let registered = !self.name.is_empty();
+        Ok(match command {
+            Command::Register { id, name, cloud } if !registered => {
+                vec![Event::Registered { id: *id, name: name.clone(), cloud: *cloud }]
+            }
+            Command::Register { cloud, .. } if self.cloud != *cloud => {
+                return Err(Rejection::Conflict { name: self.name.clone(), difference: "cloud" });
+            }
+            Command::ReportSilence { failure } if registered && self.silent.is_none() => {
+                vec![Event::HeartbeatLost { because: failure.clone() }]
+            }
+            Command::ReportHeartbeat if self.silent.is_some() => vec![Event::HeartbeatRestored],
+            Command::Register { .. } | Command::ReportSilence { .. } | Command::ReportHeartbeat => {
+                vec![]
+            }
+        })
+    }
+
+    fn apply(&mut self, event: &Event, at: Timestamp) {
+        match event {
+            Event::Registered { id, name, cloud } => {
+                self.id = *id;
+                self.name.clone_from(name);
+                self.cloud = *cloud;
+            }
+            Event::HeartbeatLost { because } => self.silent = Some((at, because.clone())),
+            Event::HeartbeatRestored => self.silent = None,
+        }
+    }
+
+    fn pending(&self) -> Vec<Effect> {
+        if self.name.is_empty() { vec![] } else { vec![Effect::Watch] }
+    }
+
+    entry_conversions!(Host);
+}

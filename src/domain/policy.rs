@@ -1,0 +1,64 @@
+//! The replication policy of a cloud.
+
+use super::entity::Rejection;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How a cloud's VMs are replicated. Defaults and ranges follow Site Recovery for Hyper-V; where ours
+/// is wider, the field says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Seconds between two deltas. Site Recovery allows 30, 300 and 900; Lifeboat any from 1 to 900.
+    pub copy_frequency_s: u32,
+    /// Hours for which recovery points are kept, 0 to 24. With 0 only the latest is kept.
+    pub recovery_point_retention_h: u32,
+    /// Hours between application-consistent points, 1 to 12; 0 for none.
+    pub app_consistent_frequency_h: u32,
+}
+
+impl Default for Policy {
+    /// 5 minutes, 2 hours, 1 hour: the defaults of the Site Recovery portal.
+    fn default() -> Self {
+        Self { copy_frequency_s: 300, recovery_point_retention_h: 2, app_consistent_frequency_h: 1 }
+    }
+}
+
+impl Policy {
+    /// Time between two deltas.
+    pub const fn copy_frequency(&self) -> Duration {
+        Duration::from_secs(self.copy_frequency_s as u64)
+    }
+
+    /// Time for which recovery points are kept.
+    pub const fn retention(&self) -> Duration {
+        Duration::from_secs(self.recovery_point_retention_h as u64 * 3600)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Rejection::OutOfRange`] naming the first value that is outside.
+    pub fn check(&self) -> Result<(), Rejection> {
+        let outside = |what, value: u32, allowed| {
+            Err(Rejection::OutOfRange { what, value: value.to_string(), allowed })
+        };
+        if !(1..=900).contains(&self.copy_frequency_s) {
+            return outside("copy_frequency_s", self.copy_frequency_s, "from 1 to 900");
+        }
+        if 24 < self.recovery_point_retention_h {
+            return outside(
+                "recovery_point_retention_h",
+                self.recovery_point_retention_h,
+                "from 0 to 24",
+            );
+        }
+        if 12 < self.app_consistent_frequency_h {
+            return outside(
+                "app_consistent_frequency_h",
+                self.app_consistent_frequency_h,
+                "from 1 to 12, or 0 for none",
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The health of a VM: a level with every cause that holds, never a colour without a reason.
+
+use super::{NextStep, Phase, Vm};
+use crate::domain::catalogue;
+use crate::domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How well the VM is protected at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Health {
+    /// It is not protected, or runs at the recovery site.
+    NotApplicable,
+    /// It is replicated as the policy says.
+    Normal,
+    /// Something may come to hurt its protection.
+    Warning,
+    /// It is not being protected.
+    Critical,
+}
+
+impl std::fmt::Display for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotApplicable => "N/A",
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+            Self::Critical => "Critical",
+        })
+    }
+}
+
+/// One reason for a level.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCause {
+    /// The level that it stands for.
+    pub level: Health,
+    /// What is the case.
+    pub because: String,
+    /// What happens if nobody does anything.
+    pub next: String,
+    /// Since when, where that is known.
+    pub since: Option<Timestamp>,
+}
+
+/// Copy intervals without a recovery point after which a VM is in Warning, and in Critical.
+/// Source: the replication alerts of disaster-recovery dashboards built on Ramen, which compare the
+/// age of the last synchronization with its schedule: more than 2 warns, 3 and more is critical.
+const LATE_WARNING: u32 = 2;
+const LATE_CRITICAL: u32 = 3;
+
+/// Below this age a recovery point is never called late: with a copy frequency of a few seconds, one
+/// slow delta is not an incident.
+const LATE_FLOOR: Duration = Duration::from_secs(30);
+
+impl Vm {
+    /// Age of the newest recovery point: what would be lost if the site were lost at `now`.
+    pub fn rpo(&self, now: Timestamp) -> Option<Duration> {
+        match self.phase {
+            Phase::Protected | Phase::Resynchronizing(_) | Phase::Finalizing => {
+                self.latest_point().map(|point| now.since(point.at))
+            }
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::Enabling
+            | Phase::InitialReplication
+            | Phase::FailingOver(_)
+            | Phase::CommitPending(_)
+            | Phase::FailedOver(_) => None,
+        }
+    }
+
+    /// Every cause that holds at `now`, the worst first.
+    pub fn health_causes(&self, now: Timestamp) -> Vec<HealthCause> {
+        let mut causes = Vec::new();
+        causes.extend(self.trouble_cause());
+        causes.extend(self.phase_cause());
+        causes.extend(self.late_cause(now));
+        causes.sort_by_key(|cause| std::cmp::Reverse(cause.level));
+        causes
+    }
+
+    /// The worst level of all causes.
+    pub fn health(&self, now: Timestamp) -> Health {
+        let good = match self.phase {
+            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) => {
+                Health::NotApplicable
+            }
+            Phase::Enabling
+            | Phase::InitialReplication
+            | Phase::Finalizing
+            | Phase::Protected
+            | Phase::Resynchronizing(_)
+            | Phase::FailingOver(_)
+            | Phase::CommitPending(_) => Health::Normal,
+        };
+        self.health_causes(now).first().map_or(good, |cause| cause.level)
+    }
+
+    fn trouble_cause(&self) -> Option<HealthCause> {
+        let trouble = self.trouble.as_ref()?;
+        let entry = catalogue::entry(trouble.failure.code);
+        let level = match entry.level {
+            catalogue::Level::Warning => Health::Warning,
+            catalogue::Level::Critical => Health::Critical,
+        };
+        let attempt = trouble.attempt;
+        let next = match trouble.next {
+            NextStep::RetryAt(due) => format!("attempt {} at {due}; {}", attempt + 1, entry.next),
+            NextStep::Trying => format!("attempt {} is running", attempt + 1),
+            NextStep::Administrator => format!("{} {}", entry.next, entry.action),
+        };
+        let since = Some(trouble.since);
+        Some(HealthCause { level, because: trouble.failure.to_string(), next, since })
+    }
+
+    fn phase_cause(&self) -> Option<HealthCause> {
+        let (level, because, next) = match &self.phase {
+            Phase::InitialReplication | Phase::Enabling | Phase::Finalizing => (
+                Health::Warning,
+                "the first recovery point is not complete".to_owned(),
+                "it is when the initial replication has ended",
+            ),
+            Phase::Resynchronizing(reason) => (
+                Health::Critical,
+                format!("the replica lost track of the disks: {reason}"),
+                "the disks are being resynchronized; earlier recovery points can be used",
+            ),
+            Phase::CommitPending(_) => (
+                Health::Warning,
+                "the VM runs at the recovery site and is not replicated".to_owned(),
+                "commit the failover when the VM works as it should",
+            ),
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::Protected
+            | Phase::FailingOver(_)
+            | Phase::FailedOver(_) => return None,
+        };
+        Some(HealthCause { level, because, next: next.to_owned(), since: Some(self.phase_since) })
+    }
+
+    fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {
+        let Phase::Protected = self.phase else { return None };
+        let age = self.rpo(now)?;
+        let interval = self.policy.copy_frequency();
+        let level = if age < LATE_FLOOR || age <= interval * LATE_WARNING {
+            return None;
+        } else if age < interval * LATE_CRITICAL {
+            Health::Warning
+        } else {
+            Health::Critical
+        };
+        Some(HealthCause {
+            level,
+            because: format!(
+                "the newest recovery point is {} s old, the policy asks for one every {} s",
+                age.as_secs(),
+                interval.as_secs()
+            ),
+            next: "replication goes on with the next delta".to_owned(),
+            since: self.latest_point().map(|point| point.at.after(interval)),
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! What a VM can be told, what can become true of it, and the work that its state can call for.
+
+use super::{Disk, FailoverKind, PointChoice, RecoveryPoint, ResyncReason};
+use crate::domain::failure::{Cause, Failure};
+use crate::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use crate::domain::job::{JobKind, JobOutcome, Step};
+use crate::domain::policy::Policy;
+use crate::domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a VM can be told: by an operator, by its cloud, or by the work done for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The inventory of a host found the VM.
+    Discover {
+        /// Its identity.
+        id: VmId,
+        /// Its name.
+        name: String,
+        /// Where it runs.
+        host: HostId,
+        /// The cloud of that host.
+        cloud: CloudId,
+        /// Its disks.
+        disks: Vec<Disk>,
+    },
+    /// Protect it in a vault.
+    EnableProtection {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Where its replica goes.
+        vault: VaultId,
+        /// How it is replicated.
+        policy: Policy,
+    },
+    /// Replicate by another policy from the next delta on.
+    ChangePolicy {
+        /// The policy.
+        policy: Policy,
+    },
+    /// Move it to the recovery site without loss.
+    PlannedFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// Start it at the recovery site from a recovery point.
+    UnplannedFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// From which point.
+        point: PointChoice,
+    },
+    /// Make the failover final.
+    CommitFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// Try failed work again.
+    Retry {
+        /// Why it may work this time.
+        because: RetryReason,
+    },
+    /// A moment that the VM waited for has come.
+    Wake {
+        /// What it waited for.
+        wake: Wake,
+    },
+    /// A task is done.
+    ReportDone {
+        /// Its job.
+        job: JobId,
+        /// Its index in the job.
+        task: u32,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// A task has moved data.
+    ReportProgress {
+        /// Its job.
+        job: JobId,
+        /// Its index in the job.
+        task: u32,
+        /// Bytes dealt with.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// The logs of all disks were cut.
+    ReportSnapshot {
+        /// Of which cycle.
+        cycle: u64,
+        /// At which instant.
+        at: Timestamp,
+        /// Bytes in the logs that were cut.
+        log_bytes: u64,
+    },
+    /// A delta is committed in the vault, and so is its recovery point.
+    ReportShipped {
+        /// Of which cycle.
+        cycle: u64,
+        /// Bytes stored in the vault.
+        shipped_bytes: u64,
+    },
+    /// Work failed.
+    ReportFailure {
+        /// Which work.
+        work: Work,
+        /// How.
+        failure: Failure,
+    },
+    /// The tracker lost track of the disks' changes.
+    ReportTrackingLost {
+        /// Why.
+        reason: ResyncReason,
+    },
+}
+
+/// What came of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing but that it is done.
+    Done,
+    /// A disk was copied.
+    Copied {
+        /// Which.
+        disk: DiskId,
+        /// Bytes that were sent.
+        bytes: u64,
+    },
+    /// Deltas were sent; the recovery points that they made.
+    Shipped {
+        /// In the order of their cycles.
+        points: Vec<RecoveryPoint>,
+    },
+    /// The replica is closed to the primary site.
+    Fenced {
+        /// Recovery points that were complete in the vault but not yet recorded.
+        found: Vec<RecoveryPoint>,
+    },
+}
+
+/// Why failed work may succeed before its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetryReason {
+    /// The cause of the failure ended.
+    CauseEnded(Cause),
+    /// An administrator asked for it.
+    Administrator,
+}
+
+/// What a timer was set for. A timer whose wake does not fit the state any more does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Wake {
+    /// The next delta is due.
+    Cycle(u64),
+    /// The next attempt is due.
+    Retry(u32),
+}
+
+/// One piece of work of a VM. At most one is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Work {
+    /// A task of the running job.
+    Task {
+        /// The job.
+        job: JobId,
+        /// The task's index.
+        task: u32,
+        /// What it does.
+        step: Step,
+    },
+    /// Cutting the logs of all disks at one instant.
+    Snapshot {
+        /// For which cycle.
+        cycle: u64,
+    },
+    /// Sending the logs that were cut.
+    Ship {
+        /// Of which cycle.
+        cycle: u64,
+        /// When they were cut.
+        snapshot_at: Timestamp,
+    },
+}
+
+/// The work that a VM's state can call for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Do it and report.
+    Do(Work),
+    /// Watch the tracker and report if it loses track, for as long as this is called for.
+    WatchTracking,
+    /// Send [`Command::Wake`] at `due`.
+    WakeAt {
+        /// When.
+        due: Timestamp,
+        /// With what.
+        wake: Wake,
+    },
+}
+
+/// What can become true of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// It exists.
+    Discovered {
+        /// Its identity.
+        id: VmId,
+        /// Its name.
+        name: String,
+        /// Where it runs.
+        host: HostId,
+        /// The cloud of that host.
+        cloud: CloudId,
+        /// Its disks.
+        disks: Vec<Disk>,
+    },
+    /// A job began.
+    JobStarted {
+        /// Its id.
+        job: JobId,
+        /// What it does.
+        kind: JobKind,
+    },
+    /// A task began.
+    TaskStarted {
+        /// Its job.
+        job: JobId,
+        /// Its index.
+        task: u32,
+    },
+    /// A task has moved data.
+    TaskProgressed {
+        /// Its job.
+        job: JobId,
+        /// Its index.
+        task: u32,
+        /// Bytes dealt with.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// A task is done.
+    TaskCompleted {
+        /// Its job.
+        job: JobId,
+        /// Its index.
+        task: u32,
+    },
+    /// A task ended without being done.
+    TaskFailed {
+        /// Its job.
+        job: JobId,
+        /// Its index.
+        task: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// A job ended.
+    JobEnded {
+        /// Its id.
+        job: JobId,
+        /// How.
+        outcome: JobOutcome,
+    },
+    /// It is to be replicated into a vault.
+    ProtectionEnabled {
+        /// Which vault.
+        vault: VaultId,
+        /// By which policy.
+        policy: Policy,
+    },
+    /// Its writes are tracked in a chain of logs that starts here.
+    TrackingStarted {
+        /// The cycle before which nothing of this chain can have been sent.
+        first_cycle: u64,
+    },
+    /// A disk was copied to the vault.
+    DiskCopied {
+        /// Which.
+        disk: DiskId,
+        /// Bytes that were sent.
+        bytes: u64,
+    },
+    /// The policy changed.
+    PolicyChanged {
+        /// To this.
+        policy: Policy,
+    },
+    /// Replication reached its steady state: deltas at the policy's frequency.
+    Protected,
+    /// A delta began.
+    CycleStarted {
+        /// Its number.
+        cycle: u64,
+    },
+    /// The logs of all disks were cut at one instant.
+    SnapshotTaken {
+        /// Of which cycle.
+        cycle: u64,
+        /// At which instant.
+        at: Timestamp,
+        /// Bytes in the logs.
+        log_bytes: u64,
+    },
+    /// A delta is in the vault, and with it a recovery point.
+    LogShipped {
+        /// The point.
+        point: RecoveryPoint,
+    },
+    /// Recovery points of cycles before this one are past their retention.
+    RecoveryPointsExpired {
+        /// The oldest cycle that is kept.
+        kept_from_cycle: u64,
+    },
+    /// What differs between disks and replica is unknown; all of it must be brought into step.
+    MarkedForResync {
+        /// Why.
+        reason: ResyncReason,
+    },
+    /// Work failed and will be tried again.
+    RetryScheduled {
+        /// Which work.
+        work: Work,
+        /// How many attempts have failed.
+        attempt: u32,
+        /// When the next is due.
+        due: Timestamp,
+        /// The failure.
+        because: Failure,
+    },
+    /// Another attempt began.
+    RetryStarted {
+        /// How many attempts had failed before.
+        attempt: u32,
+        /// Why before its time; `None` if it was due.
+        early: Option<RetryReason>,
+    },
+    /// Work failed and waits for an administrator.
+    AdministratorNeeded {
+        /// Which work.
+        work: Work,
+        /// The failure.
+        because: Failure,
+    },
+    /// A failover from this recovery point was asked for.
+    FailoverRequested {
+        /// Which point.
+        point: PointChoice,
+    },
+    /// The source VM was shut down by Lifeboat.
+    SourceShutDown,
+    /// The replica takes nothing more from the primary site.
+    SourceFenced {
+        /// The epoch that the recovery side writes under.
+        epoch: u64,
+    },
+    /// The disks of this recovery point are served at the recovery site.
+    FailedOver {
+        /// How it came to this.
+        kind: FailoverKind,
+        /// The point.
+        point: RecoveryPoint,
+    },
+    /// The replica VM runs.
+    ReplicaStarted,
+    /// The failover is final; only its own recovery point is left.
+    FailoverCommitted,
+}

@@ -1,0 +1,523 @@
+//! A protected virtual machine.
+//!
+//! ```text
+//!  Unprotected --EnableProtection--> Enabling --> InitialReplication --> Finalizing --> Protected
+//!       ^                                |                |                  |           |    ^
+//!       '------- a check failed ---------'                '- tracking lost --+-----------'    |
+//!                                                                v                            |
+//!                                                         Resynchronizing --------------------'
+//!
+//!  Protected --PlannedFailover-----> FailingOver --> CommitPending --CommitFailover--> FailedOver
+//!  Protected --UnplannedFailover--->      |   ^             ^                              |
+//!  Resynchronizing ----"------------------|---'             '------- a check failed -------'
+//!  Protected <----- a check failed -------'
+//! ```
+//!
+//! Work fails in one of two ways: a recoverable failure schedules another attempt of the same work
+//! ([`Trouble`], see [`RetryLadder`]); a non-recoverable one waits for an administrator, except that a
+//! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
+//! time: the running job's task, or else the delta.
+
+mod health;
+mod message;
+mod rules;
+
+pub use health::{Health, HealthCause};
+pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+
+use super::entity::{Entity, Kind, Rejection, entry_conversions};
+use super::failure::Failure;
+use super::id::{CloudId, DiskId, HostId, JobId, RecoveryPointId, VaultId, VmId};
+use super::job::{Job, JobKind, JobOutcome, TaskState};
+use super::policy::Policy;
+use super::retry::RetryLadder;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A virtual disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its identity.
+    pub id: DiskId,
+    /// Its name, unique in the VM; the stem of its files.
+    pub name: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
+/// A moment to which the VM can be recovered: every disk as it was when a cycle's logs were cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RecoveryPoint {
+    /// The cycle, and the sequence number of each disk's segment.
+    pub cycle: u64,
+    /// The instant of the cut.
+    pub at: Timestamp,
+    /// Bytes that the cycle stored in the vault.
+    pub bytes: u64,
+}
+
+impl RecoveryPoint {
+    /// Its identity in the vault.
+    pub fn id(&self, vm: VmId) -> RecoveryPointId {
+        RecoveryPointId::derived(vm.0, self.cycle)
+    }
+}
+
+/// Which recovery point a failover uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PointChoice {
+    /// The newest that is complete in the vault.
+    Latest,
+    /// The one of this cycle.
+    Cycle(u64),
+}
+
+/// How a failover came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FailoverKind {
+    /// The source was shut down first; nothing is lost.
+    Planned,
+    /// The source was lost.
+    Unplanned,
+}
+
+/// Why the replica must be resynchronized.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResyncReason {
+    /// A log could not be written.
+    LogWriteFailed(String),
+    /// A log or its chain is damaged.
+    LogDamaged(String),
+    /// A log is not where it was left.
+    LogMissing(String),
+    /// The host lost power: writes that were never flushed can be on the disk but not in the log.
+    PowerLoss,
+}
+
+impl std::fmt::Display for ResyncReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LogWriteFailed(what) => {
+                write!(f, "a replication log could not be written: {what}")
+            }
+            Self::LogDamaged(what) => write!(f, "a replication log is damaged: {what}"),
+            Self::LogMissing(what) => write!(f, "a replication log is missing: {what}"),
+            Self::PowerLoss => f.write_str("the host lost power while writes were not yet flushed"),
+        }
+    }
+}
+
+/// Where the VM stands in its protected life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Nothing is known of it.
+    #[default]
+    Undiscovered,
+    /// It is known and not protected.
+    Unprotected,
+    /// Protection is being enabled.
+    Enabling,
+    /// Its disks are being copied.
+    InitialReplication,
+    /// Its replica is being proven.
+    Finalizing,
+    /// It is replicated.
+    Protected,
+    /// Its replica is being brought into step.
+    Resynchronizing(ResyncReason),
+    /// It is being moved to the recovery site.
+    FailingOver(FailoverKind),
+    /// It runs at the recovery site; another recovery point could still be chosen.
+    CommitPending(FailoverKind),
+    /// It runs at the recovery site for good.
+    FailedOver(FailoverKind),
+}
+
+/// Where the delta replication stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// There is none.
+    #[default]
+    Off,
+    /// The next delta is due then.
+    Waiting {
+        /// When.
+        due: Timestamp,
+    },
+    /// The logs are being cut.
+    Snapshotting,
+    /// The logs that were cut are being sent.
+    Shipping {
+        /// When they were cut.
+        snapshot_at: Timestamp,
+    },
+}
+
+/// Delta replication.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Where it stands.
+    pub stage: Stage,
+    /// The number of the delta in progress, or of the next one; from 1.
+    pub cycle: u64,
+    /// The cycle with which the tracked chain of logs begins.
+    pub chain_first_cycle: u64,
+    /// Which copy of the disks the replica builds on: 0 from the initial replication, one more with
+    /// each resynchronization.
+    pub generation: u32,
+    /// When the delta in progress, or the last one, began.
+    pub started_at: Timestamp,
+}
+
+/// Failed work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Which work.
+    pub work: Work,
+    /// The last failure.
+    pub failure: Failure,
+    /// When the first attempt failed.
+    pub since: Timestamp,
+    /// How many attempts failed.
+    pub attempt: u32,
+    /// What happens next.
+    pub next: NextStep,
+}
+
+/// What happens about failed work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NextStep {
+    /// It is tried again then.
+    RetryAt(Timestamp),
+    /// It is being tried again.
+    Trying,
+    /// An administrator must act.
+    Administrator,
+}
+
+/// What is known of the last failover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// How it came about.
+    pub kind: FailoverKind,
+    /// The recovery point that it runs from.
+    pub point: RecoveryPoint,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// When the replica VM ran.
+    pub started_at: Option<Timestamp>,
+}
+
+/// A virtual machine: the state folded from its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its identity.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// The host that it runs on.
+    pub host: HostId,
+    /// The cloud of that host.
+    pub cloud: CloudId,
+    /// Its vault, once it was protected.
+    pub vault: VaultId,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// How it is replicated.
+    pub policy: Policy,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since when.
+    pub phase_since: Timestamp,
+    /// The phase to which a job that ends by a failed check returns.
+    phase_before: Phase,
+    /// The running job, or the last one.
+    pub job: Option<Job>,
+    /// How many jobs there have been.
+    pub jobs: u64,
+    /// Which point the running failover uses.
+    chosen: Option<PointChoice>,
+    /// Delta replication.
+    pub delta: Delta,
+    /// Recovery points, the oldest first.
+    pub points: Vec<RecoveryPoint>,
+    /// Failed work, if any.
+    pub trouble: Option<Trouble>,
+    /// The epoch of the replica's writer; a failover raises it.
+    pub epoch: u64,
+    /// The last failover.
+    pub failover: Option<Failover>,
+}
+
+impl Vm {
+    /// The newest recovery point.
+    pub fn latest_point(&self) -> Option<RecoveryPoint> {
+        self.points.last().copied()
+    }
+
+    /// The recovery point that the running failover uses, once it is certain.
+    pub fn failover_point(&self) -> Option<RecoveryPoint> {
+        match self.chosen {
+            None | Some(PointChoice::Latest) => self.latest_point(),
+            Some(PointChoice::Cycle(cycle)) => {
+                self.points.iter().copied().find(|point| point.cycle == cycle)
+            }
+        }
+    }
+
+    /// The operations that the state allows, by their names in the API.
+    pub fn allowed_operations(&self) -> Vec<&'static str> {
+        rules::allowed_operations(self)
+    }
+
+    /// The work in progress: the running job's task, or else the delta's.
+    pub fn work(&self) -> Option<Work> {
+        if let Some((task, current)) = self.job.as_ref().and_then(Job::current) {
+            let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
+            return Some(Work::Task { job, task, step: current.step });
+        }
+        match self.delta.stage {
+            Stage::Off | Stage::Waiting { .. } => None,
+            Stage::Snapshotting => Some(Work::Snapshot { cycle: self.delta.cycle }),
+            Stage::Shipping { snapshot_at } => {
+                Some(Work::Ship { cycle: self.delta.cycle, snapshot_at })
+            }
+        }
+    }
+
+    /// Whether the source's writes are to be tracked.
+    pub const fn is_tracked(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::InitialReplication
+                | Phase::Finalizing
+                | Phase::Protected
+                | Phase::Resynchronizing(_)
+                | Phase::FailingOver(FailoverKind::Planned)
+        )
+    }
+
+    fn enter(&mut self, phase: Phase, at: Timestamp) {
+        self.phase_before = std::mem::replace(&mut self.phase, phase);
+        self.phase_since = at;
+    }
+
+    fn task_mut(&mut self, job: JobId, task: u32) -> Option<&mut super::job::Task> {
+        self.job.as_mut().filter(|own| own.id == job)?.tasks.get_mut(task as usize)
+    }
+
+    fn job_started(&mut self, id: JobId, kind: JobKind, at: Timestamp) {
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.id).collect();
+        self.job = Some(Job::new(id, kind, &disks, at));
+        self.jobs += 1;
+        self.trouble = None;
+        match kind {
+            JobKind::EnableProtection => self.enter(Phase::Enabling, at),
+            JobKind::InitialReplication => self.enter(Phase::InitialReplication, at),
+            JobKind::FinalizeProtection => self.enter(Phase::Finalizing, at),
+            // The phase came with `MarkedForResync`, which says why.
+            JobKind::Resynchronize | JobKind::CommitFailover => {}
+            JobKind::PlannedFailover => {
+                self.chosen = None;
+                self.enter(Phase::FailingOver(FailoverKind::Planned), at);
+            }
+            JobKind::UnplannedFailover => {
+                self.enter(Phase::FailingOver(FailoverKind::Unplanned), at);
+            }
+        }
+    }
+
+    fn job_ended(&mut self, outcome: JobOutcome, at: Timestamp) {
+        let Some(job) = self.job.as_mut() else { return };
+        job.ended = Some((at, outcome));
+        self.trouble = None;
+        let back = match (job.kind, outcome) {
+            (JobKind::EnableProtection, JobOutcome::Failed) => Some(Phase::Unprotected),
+            (JobKind::PlannedFailover | JobKind::UnplannedFailover, JobOutcome::Failed) => {
+                Some(self.phase_before.clone())
+            }
+            _ => None,
+        };
+        if let Some(phase) = back {
+            self.enter(phase, at);
+        }
+    }
+
+    fn point_added(&mut self, point: RecoveryPoint) {
+        if self.points.last().is_none_or(|last| last.cycle < point.cycle) {
+            self.points.push(point);
+        }
+        self.delta.cycle = self.delta.cycle.max(point.cycle + 1);
+    }
+
+    fn wait_for_next_delta(&mut self, at: Timestamp) {
+        let on_schedule = self.delta.started_at.after(self.policy.copy_frequency());
+        self.delta.stage = Stage::Waiting { due: on_schedule.max(at) };
+    }
+}
+
+impl Entity for Vm {
+    const KIND: Kind = Kind::Vm;
+    type Command = Command;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn decide(&self, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
+        rules::decide(self, command, now)
+    }
+
+    fn apply(&mut self, event: &Event, at: Timestamp) {
+        match event {
+            Event::Discovered { id, name, host, cloud, disks } => {
+                self.id = *id;
+                self.name.clone_from(name);
+                self.host = *host;
+                self.cloud = *cloud;
+                self.disks.clone_from(disks);
+                self.delta.cycle = 1;
+                self.epoch = 1;
+                self.enter(Phase::Unprotected, at);
+            }
+            Event::JobStarted { job, kind } => self.job_started(*job, *kind, at),
+            Event::TaskStarted { job, task } => {
+                if let Some(task) = self.task_mut(*job, *task) {
+                    task.state = TaskState::InProgress;
+                    task.started_at = Some(at);
+                }
+            }
+            Event::TaskProgressed { job, task, done_bytes, total_bytes } => {
+                if let Some(task) = self.task_mut(*job, *task) {
+                    task.progress = Some((*done_bytes, *total_bytes));
+                }
+            }
+            Event::TaskCompleted { job, task } => {
+                self.trouble = None;
+                if let Some(task) = self.task_mut(*job, *task) {
+                    task.state = TaskState::Completed;
+                    task.ended_at = Some(at);
+                }
+            }
+            Event::TaskFailed { job, task, .. } => {
+                if let Some(task) = self.task_mut(*job, *task) {
+                    task.state = TaskState::Failed;
+                    task.ended_at = Some(at);
+                }
+            }
+            Event::JobEnded { outcome, .. } => self.job_ended(*outcome, at),
+            Event::ProtectionEnabled { vault, policy } => {
+                self.vault = *vault;
+                self.policy = *policy;
+            }
+            Event::TrackingStarted { first_cycle } => {
+                if 1 < *first_cycle {
+                    self.delta.generation += 1;
+                }
+                self.delta.chain_first_cycle = *first_cycle;
+                self.delta.cycle = *first_cycle;
+            }
+            Event::DiskCopied { .. } => {}
+            Event::PolicyChanged { policy } => {
+                self.policy = *policy;
+                if let Stage::Waiting { .. } = self.delta.stage {
+                    self.wait_for_next_delta(at);
+                }
+            }
+            Event::Protected => {
+                self.enter(Phase::Protected, at);
+                self.delta.started_at = at;
+                self.wait_for_next_delta(at);
+            }
+            Event::CycleStarted { cycle } => {
+                self.delta.cycle = *cycle;
+                self.delta.started_at = at;
+                self.delta.stage = Stage::Snapshotting;
+            }
+            Event::SnapshotTaken { at: snapshot_at, .. } => {
+                self.trouble = None;
+                self.delta.stage = Stage::Shipping { snapshot_at: *snapshot_at };
+            }
+            Event::LogShipped { point } => {
+                self.trouble = None;
+                self.point_added(*point);
+                if self.phase == Phase::Protected {
+                    self.wait_for_next_delta(at);
+                }
+            }
+            Event::RecoveryPointsExpired { kept_from_cycle } => {
+                self.points.retain(|point| *kept_from_cycle <= point.cycle);
+            }
+            Event::MarkedForResync { reason } => {
+                self.delta.stage = Stage::Off;
+                self.trouble = None;
+                self.enter(Phase::Resynchronizing(reason.clone()), at);
+            }
+            Event::RetryScheduled { work, attempt, due, because } => {
+                let since = self.trouble.as_ref().map_or(at, |trouble| trouble.since);
+                self.trouble = Some(Trouble {
+                    work: *work,
+                    failure: because.clone(),
+                    since,
+                    attempt: *attempt,
+                    next: NextStep::RetryAt(*due),
+                });
+            }
+            Event::RetryStarted { .. } => {
+                if let Some(trouble) = self.trouble.as_mut() {
+                    trouble.next = NextStep::Trying;
+                }
+            }
+            Event::AdministratorNeeded { work, because } => {
+                let earlier = self.trouble.take();
+                self.trouble = Some(Trouble {
+                    work: *work,
+                    failure: because.clone(),
+                    since: earlier.as_ref().map_or(at, |trouble| trouble.since),
+                    attempt: earlier.map_or(0, |trouble| trouble.attempt) + 1,
+                    next: NextStep::Administrator,
+                });
+            }
+            Event::FailoverRequested { point } => self.chosen = Some(*point),
+            Event::SourceShutDown => {}
+            Event::SourceFenced { epoch } => self.epoch = *epoch,
+            Event::FailedOver { kind, point } => {
+                let asked_at = self.job.as_ref().map_or(at, |job| job.started_at);
+                self.delta.stage = Stage::Off;
+                self.failover =
+                    Some(Failover { kind: *kind, point: *point, asked_at, started_at: None });
+            }
+            Event::ReplicaStarted => {
+                if let Some(failover) = self.failover.as_mut() {
+                    failover.started_at = Some(at);
+                    let kind = failover.kind;
+                    self.enter(Phase::CommitPending(kind), at);
+                }
+            }
+            Event::FailoverCommitted => {
+                if let Some(failover) = self.failover {
+                    self.points.retain(|point| point.cycle == failover.point.cycle);
+                    self.enter(Phase::FailedOver(failover.kind), at);
+                }
+            }
+        }
+    }
+
+    fn pending(&self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match self.trouble.as_ref().map(|trouble| (trouble.next, trouble.attempt)) {
+            Some((NextStep::RetryAt(due), attempt)) => {
+                effects.push(Effect::WakeAt { due, wake: Wake::Retry(attempt) });
+            }
+            Some((NextStep::Administrator, _)) => {}
+            Some((NextStep::Trying, _)) | None => effects.extend(self.work().map(Effect::Do)),
+        }
+        if let (Stage::Waiting { due }, None) = (self.delta.stage, self.work()) {
+            effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
+        }
+        if self.is_tracked() {
+            effects.push(Effect::WatchTracking);
+        }
+        effects
+    }
+
+    entry_conversions!(Vm);
+}

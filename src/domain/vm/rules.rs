@@ -1,0 +1,347 @@
+//! What a VM decides.
+
+use super::{
+    Command, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
+    ResyncReason, RetryLadder, RetryReason, Stage, Trouble, Vm, Wake, Work,
+};
+use crate::domain::entity::Rejection;
+use crate::domain::failure::{Class, Failure};
+use crate::domain::id::JobId;
+use crate::domain::job::{Job, JobKind, JobOutcome, Step};
+use crate::domain::time::Timestamp;
+
+pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::Discover { id, name, host, cloud, disks } => {
+            if vm.phase == Phase::Undiscovered {
+                return Ok(vec![Event::Discovered {
+                    id: *id,
+                    name: name.clone(),
+                    host: *host,
+                    cloud: *cloud,
+                    disks: disks.clone(),
+                }]);
+            }
+            if vm.disks != *disks {
+                let difference = "set of disks";
+                return Err(Rejection::Conflict { name: vm.name.clone(), difference });
+            }
+            Ok(vec![])
+        }
+        Command::EnableProtection { job, vault, policy } => {
+            allow(vm, "EnableProtection")?;
+            policy.check()?;
+            let mut events = vec![Event::ProtectionEnabled { vault: *vault, policy: *policy }];
+            events.extend(start(*job, JobKind::EnableProtection));
+            Ok(events)
+        }
+        Command::ChangePolicy { policy } => {
+            policy.check()?;
+            if vm.policy == *policy || matches!(vm.phase, Phase::Undiscovered | Phase::Unprotected)
+            {
+                return Ok(vec![]);
+            }
+            Ok(vec![Event::PolicyChanged { policy: *policy }])
+        }
+        Command::PlannedFailover { job } => {
+            allow(vm, "PlannedFailover")?;
+            Ok(start(*job, JobKind::PlannedFailover))
+        }
+        Command::UnplannedFailover { job, point } => {
+            allow(vm, "UnplannedFailover")?;
+            if let PointChoice::Cycle(cycle) = point
+                && !vm.points.iter().any(|known| known.cycle == *cycle)
+            {
+                let name = cycle.to_string();
+                return Err(Rejection::Unknown { what: "recovery point", name });
+            }
+            let mut events = cancel_job(vm);
+            events.push(Event::FailoverRequested { point: *point });
+            events.extend(start(*job, JobKind::UnplannedFailover));
+            Ok(events)
+        }
+        Command::CommitFailover { job } => {
+            allow(vm, "Commit")?;
+            Ok(start(*job, JobKind::CommitFailover))
+        }
+        Command::Retry { because } => Ok(retry_early(vm, because)),
+        Command::Wake { wake } => Ok(wake_up(vm, *wake, now)),
+        Command::ReportDone { job, task, outcome } => Ok(task_done(vm, *job, *task, outcome, now)),
+        Command::ReportProgress { job, task, done_bytes, total_bytes } => {
+            let current = vm.job.as_ref().filter(|own| own.id == *job).and_then(Job::current);
+            match current {
+                Some((index, own))
+                    if index == *task && own.progress != Some((*done_bytes, *total_bytes)) =>
+                {
+                    Ok(vec![Event::TaskProgressed {
+                        job: *job,
+                        task: *task,
+                        done_bytes: *done_bytes,
+                        total_bytes: *total_bytes,
+                    }])
+                }
+                _ => Ok(vec![]),
+            }
+        }
+        Command::ReportSnapshot { cycle, at, log_bytes } => {
+            if vm.work() != Some(Work::Snapshot { cycle: *cycle }) {
+                return Ok(vec![]);
+            }
+            Ok(vec![Event::SnapshotTaken { cycle: *cycle, at: *at, log_bytes: *log_bytes }])
+        }
+        Command::ReportShipped { cycle, shipped_bytes } => {
+            let Some(Work::Ship { cycle: current, snapshot_at }) = vm.work() else {
+                return Ok(vec![]);
+            };
+            if current != *cycle {
+                return Ok(vec![]);
+            }
+            let point = RecoveryPoint { cycle: *cycle, at: snapshot_at, bytes: *shipped_bytes };
+            Ok(shipped(vm, &[point], now))
+        }
+        Command::ReportFailure { work, failure } => Ok(work_failed(vm, *work, failure, now)),
+        Command::ReportTrackingLost { reason } => Ok(tracking_lost(vm, reason)),
+    }
+}
+
+/// The operations of a state, by the names of the API.
+pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
+    let job_runs = vm.job.as_ref().is_some_and(|job| job.ended.is_none());
+    let has_point = !vm.points.is_empty();
+    match &vm.phase {
+        Phase::Unprotected => vec!["EnableProtection"],
+        Phase::Protected if has_point => vec!["PlannedFailover", "UnplannedFailover"],
+        // The source cannot be trusted to send its last changes, but earlier points can be used.
+        Phase::Resynchronizing(_) | Phase::FailingOver(FailoverKind::Planned) if has_point => {
+            vec!["UnplannedFailover"]
+        }
+        Phase::CommitPending(_) if !job_runs => vec!["Commit"],
+        Phase::Undiscovered
+        | Phase::Enabling
+        | Phase::InitialReplication
+        | Phase::Finalizing
+        | Phase::Protected
+        | Phase::Resynchronizing(_)
+        | Phase::FailingOver(_)
+        | Phase::CommitPending(_)
+        | Phase::FailedOver(_) => vec![],
+    }
+}
+
+fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
+    let allowed = allowed_operations(vm);
+    if allowed.contains(&operation) {
+        return Ok(());
+    }
+    Err(Rejection::NotAllowed {
+        operation,
+        name: vm.name.clone(),
+        state: vm.phase.to_string(),
+        allowed,
+    })
+}
+
+fn start(job: JobId, kind: JobKind) -> Vec<Event> {
+    vec![Event::JobStarted { job, kind }, Event::TaskStarted { job, task: 0 }]
+}
+
+fn start_next(vm: &Vm, kind: JobKind) -> Vec<Event> {
+    start(JobId::derived(vm.id.0, vm.jobs), kind)
+}
+
+fn cancel_job(vm: &Vm) -> Vec<Event> {
+    match &vm.job {
+        Some(job) if job.ended.is_none() => {
+            vec![Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled }]
+        }
+        _ => vec![],
+    }
+}
+
+fn wake_up(vm: &Vm, wake: Wake, now: Timestamp) -> Vec<Event> {
+    match wake {
+        Wake::Cycle(cycle) => match vm.delta.stage {
+            Stage::Waiting { due } if due <= now && cycle == vm.delta.cycle => {
+                vec![Event::CycleStarted { cycle }]
+            }
+            _ => vec![],
+        },
+        Wake::Retry(attempt) => match &vm.trouble {
+            Some(Trouble { next: NextStep::RetryAt(due), attempt: failed, .. })
+                if *due <= now && *failed == attempt =>
+            {
+                vec![Event::RetryStarted { attempt, early: None }]
+            }
+            _ => vec![],
+        },
+    }
+}
+
+fn retry_early(vm: &Vm, because: &RetryReason) -> Vec<Event> {
+    let Some(trouble) = &vm.trouble else { return vec![] };
+    let fits = match (because, trouble.next) {
+        (RetryReason::Administrator, NextStep::RetryAt(_) | NextStep::Administrator) => true,
+        (RetryReason::CauseEnded(ended), NextStep::RetryAt(_)) => *ended == trouble.failure.cause,
+        (RetryReason::CauseEnded(_), NextStep::Administrator) | (_, NextStep::Trying) => false,
+    };
+    if !fits {
+        return vec![];
+    }
+    vec![Event::RetryStarted { attempt: trouble.attempt, early: Some(because.clone()) }]
+}
+
+fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Event> {
+    if vm.work() != Some(work) {
+        return vec![];
+    }
+    match (failure.class(), work) {
+        (Class::Recoverable, _) => {
+            let earlier = vm.trouble.as_ref();
+            let since = earlier.map_or(now, |trouble| trouble.since);
+            vec![Event::RetryScheduled {
+                work,
+                attempt: earlier.map_or(0, |trouble| trouble.attempt) + 1,
+                due: RetryLadder::next_due(since, now),
+                because: failure.clone(),
+            }]
+        }
+        (Class::NonRecoverable, Work::Task { job, task, step }) if step.is_check() => {
+            let mut events = vec![
+                Event::TaskFailed { job, task, failure: failure.clone() },
+                Event::JobEnded { job, outcome: JobOutcome::Failed },
+            ];
+            // The failover had taken the place of a resynchronization, which begins again.
+            if let (Phase::FailingOver(_), Phase::Resynchronizing(_)) =
+                (&vm.phase, &vm.phase_before)
+            {
+                events.extend(start_next(vm, JobKind::Resynchronize));
+            }
+            events
+        }
+        (Class::NonRecoverable, _) => {
+            vec![Event::AdministratorNeeded { work, because: failure.clone() }]
+        }
+    }
+}
+
+fn tracking_lost(vm: &Vm, reason: &ResyncReason) -> Vec<Event> {
+    // A resynchronization restarts tracking first; until it has, the loss is the one it deals with.
+    let restarting = matches!(
+        vm.work(),
+        Some(Work::Task { step: Step::RestartTracking | Step::EnableReplication, .. })
+    );
+    if !vm.is_tracked() || restarting || matches!(vm.phase, Phase::FailingOver(_)) {
+        return vec![];
+    }
+    let mut events = cancel_job(vm);
+    events.push(Event::MarkedForResync { reason: reason.clone() });
+    events.extend(start_next(vm, JobKind::Resynchronize));
+    events
+}
+
+fn task_done(vm: &Vm, job: JobId, task: u32, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
+    let Some(Work::Task { job: current, task: index, step }) = vm.work() else { return vec![] };
+    if (current, index) != (job, task) {
+        return vec![];
+    }
+    let mut events = facts(vm, step, outcome, now);
+    events.push(Event::TaskCompleted { job, task });
+    let tasks = vm.job.as_ref().map_or(0, |job| job.tasks.len());
+    if (task as usize) + 1 < tasks {
+        events.push(Event::TaskStarted { job, task: task + 1 });
+        return events;
+    }
+    events.push(Event::JobEnded { job, outcome: JobOutcome::Completed });
+    match vm.job.as_ref().map(|job| job.kind) {
+        Some(JobKind::EnableProtection) => {
+            events.extend(start_next(vm, JobKind::InitialReplication));
+        }
+        Some(JobKind::InitialReplication) => {
+            events.extend(start_next(vm, JobKind::FinalizeProtection));
+        }
+        Some(JobKind::FinalizeProtection | JobKind::Resynchronize) => {
+            events.push(Event::Protected);
+        }
+        Some(JobKind::PlannedFailover | JobKind::UnplannedFailover) => {
+            events.push(Event::ReplicaStarted);
+        }
+        Some(JobKind::CommitFailover) => events.push(Event::FailoverCommitted),
+        None => {}
+    }
+    events
+}
+
+/// What the completion of a task makes true of the VM.
+fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
+    match (step, outcome) {
+        (Step::EnableReplication | Step::RestartTracking, _) => {
+            vec![Event::TrackingStarted { first_cycle: first_cycle_of_new_chain(vm) }]
+        }
+        (Step::CopyDisk(_), Outcome::Copied { disk, bytes }) => {
+            vec![Event::DiskCopied { disk: *disk, bytes: *bytes }]
+        }
+        (Step::ApplyTrackedChanges | Step::PrepareForFailover, Outcome::Shipped { points }) => {
+            shipped(vm, points, now)
+        }
+        (Step::ShutDownSource, _) => vec![Event::SourceShutDown],
+        (Step::FenceSource, Outcome::Fenced { found }) => {
+            let mut events = shipped(vm, found, now);
+            events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
+            events
+        }
+        (Step::StartFailover, _) => match (&vm.phase, vm.failover_point()) {
+            (Phase::FailingOver(kind), Some(point)) => {
+                vec![Event::FailedOver { kind: *kind, point }]
+            }
+            _ => vec![],
+        },
+        _ => vec![],
+    }
+}
+
+/// The first cycle of a chain of logs that starts from nothing: one that no earlier chain can have
+/// used, since a cut of it may have reached the vault unrecorded.
+fn first_cycle_of_new_chain(vm: &Vm) -> u64 {
+    if vm.delta.chain_first_cycle == 0 { 1 } else { vm.delta.cycle + 1 }
+}
+
+/// Records points, and lets go of those past their retention. The newest is always kept.
+fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
+    let known = vm.latest_point().map_or(0, |point| point.cycle);
+    let fresh: Vec<_> = points.iter().copied().filter(|point| known < point.cycle).collect();
+    let newest = fresh.last().copied().or(vm.latest_point());
+    let mut events: Vec<_> = fresh.into_iter().map(|point| Event::LogShipped { point }).collect();
+    let Some(newest) = newest else { return events };
+    let retention = vm.policy.retention();
+    let kept_from_cycle = vm
+        .points
+        .iter()
+        .find(|point| now.since(point.at) <= retention)
+        .map_or(newest.cycle, |point| point.cycle);
+    if vm.points.first().is_some_and(|oldest| oldest.cycle < kept_from_cycle) {
+        events.push(Event::RecoveryPointsExpired { kept_from_cycle });
+    }
+    events
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Undiscovered => "not known",
+            Self::Unprotected => "not protected",
+            Self::Enabling => "enabling protection",
+            Self::InitialReplication => "in initial replication",
+            Self::Finalizing => "finalizing protection",
+            Self::Protected => "protected",
+            Self::Resynchronizing(_) => "resynchronizing",
+            Self::FailingOver(FailoverKind::Planned) => "in planned failover",
+            Self::FailingOver(FailoverKind::Unplanned) => "in unplanned failover",
+            Self::CommitPending(FailoverKind::Planned) => {
+                "planned failover finished, commit required"
+            }
+            Self::CommitPending(FailoverKind::Unplanned) => "failover completed, commit pending",
+            Self::FailedOver(FailoverKind::Planned) => "planned failover committed",
+            Self::FailedOver(FailoverKind::Unplanned) => "failover committed",
+        })
+    }
+}
