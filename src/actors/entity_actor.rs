@@ -66,7 +66,7 @@ pub struct Told {
 }
 
 /// Why a command had no effect.
-#[derive(Clone, Debug, PartialEq, Error)]
+#[derive(Debug, Error)]
 pub enum TellError {
     /// The entity's state does not allow it.
     #[error(transparent)]
@@ -240,10 +240,9 @@ impl<E: Hosted> EntityActor<E> {
 }
 
 fn from_snapshot<E: Hosted>(world: &World, stream: StreamId) -> Result<(E, u64), StoreError> {
-    let Some(snapshot) = world.store.snapshot(stream)? else { return Ok((E::default(), 0)) };
-    if snapshot.schema != E::STATE_SCHEMA {
+    let Some(snapshot) = world.store.snapshot(stream, E::STATE_SCHEMA)? else {
         return Ok((E::default(), 0));
-    }
+    };
     let config = bincode::config::standard().with_limit::<{ 64 << 20 }>();
     match bincode::serde::decode_from_slice(&snapshot.state, config) {
         Ok((state, _)) => Ok((state, snapshot.seq)),

@@ -2,12 +2,12 @@
 
 use super::entity_actor::{Inspect, Origin, Tell, TellError, Told};
 use super::hosted::{Hosted, World};
-use super::supervisor::{Find, Follow, StopAll, Supervisor};
-use crate::domain::entity::{Commit, StreamId};
+use super::supervisor::{Find, StopAll, Supervisor};
+use crate::domain::entity::StreamId;
 use actix::prelude::*;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// A running site: every entity of the log as an actor. Must live on an actix system.
@@ -47,14 +47,6 @@ impl Site {
         let gone = |_| TellError::Gone { stream: StreamId { kind: E::KIND, id } };
         let actor = self.supervisor.send(Find::<E>::new(id)).await.map_err(gone)??;
         actor.send(Inspect(PhantomData)).await.map_err(gone)
-    }
-
-    /// The commits from here on, as they become durable.
-    ///
-    /// # Errors
-    /// The site has stopped.
-    pub async fn follow(&self) -> Result<broadcast::Receiver<Arc<Commit>>, MailboxError> {
-        self.supervisor.send(Follow).await
     }
 
     /// Why the site cannot go on, once that is so. The service must end then.

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// The longest sleep of the timer: the wall clock may be set while it sleeps.
@@ -33,9 +33,6 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest wait before an actor is built anew.
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(60);
-
-/// Commits that a slow follower may be behind before it loses some.
-const FOLLOWERS_BEHIND_MAX: usize = 1_024;
 
 /// The actors of a site, by type.
 #[derive(Default)]
@@ -66,7 +63,6 @@ pub struct Supervisor {
     sleeping: Option<SpawnHandle>,
     stopping: bool,
     failed: watch::Sender<Option<String>>,
-    followers: broadcast::Sender<Arc<Commit>>,
 }
 
 impl Supervisor {
@@ -80,7 +76,6 @@ impl Supervisor {
             sleeping: None,
             stopping: false,
             failed,
-            followers: broadcast::channel(FOLLOWERS_BEHIND_MAX).0,
         }
     }
 
@@ -272,8 +267,6 @@ impl Handler<Committed> for Supervisor {
             }
             Entry::Cloud { .. } => {}
         }
-        // Nobody following is no fault.
-        let _ = self.followers.send(commit);
     }
 }
 
@@ -315,19 +308,6 @@ impl Handler<StoreFailed> for Supervisor {
     fn handle(&mut self, failed: StoreFailed, _: &mut Context<Self>) {
         self.stopping = true;
         self.failed.send_replace(Some(failed.because));
-    }
-}
-
-/// Follows the commits from here on.
-#[derive(Message)]
-#[rtype(result = "broadcast::Receiver<Arc<Commit>>")]
-pub(super) struct Follow;
-
-impl Handler<Follow> for Supervisor {
-    type Result = MessageResult<Follow>;
-
-    fn handle(&mut self, _: Follow, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.followers.subscribe())
     }
 }
 

@@ -1,81 +1,162 @@
-//! The event store port.
+//! The event store port: the one log that everything is decided into and folded from.
 
+use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, NewCommit, StreamId};
+use crate::domain::failure::Classified;
 use async_trait::async_trait;
+use std::fmt::Debug;
+use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 
-/// A state of an entity, kept to make its loading short. It can always be thrown away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The entity.
-    pub stream: StreamId,
-    /// The sequence number of the last commit that it contains.
-    pub seq: u64,
-    /// The schema of `state`.
-    pub schema: u16,
-    /// The state.
-    pub state: Vec<u8>,
-}
-
-/// Why the store did not do it.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum StoreError {
-    /// Somebody else appended first.
-    #[error("append to {stream}: its last commit is {actual}, not {expected}")]
-    WrongSequence {
-        /// The stream.
-        stream: StreamId,
-        /// What the caller expected.
-        expected: u64,
-        /// What it is.
-        actual: u64,
-    },
-    /// An I/O error stopped the store for good.
-    #[error("the event store has stopped: {because}")]
-    Stopped {
-        /// The error.
-        because: String,
-    },
-}
-
-/// The event log.
+/// A log of commits: one stream per entity, one order over all.
+///
+/// Everything that can be read is durable. Readers block; appending does not.
 #[async_trait]
-pub trait EventStore: Send + Sync {
-    /// Appends; returns once durable.
+pub trait EventStore: Send + Sync + Debug {
+    /// Appends a commit to its stream. Returns once it survives a power loss.
+    ///
+    /// If the caller stops waiting, the commit may or may not become durable.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::WrongSequence`] if the stream has moved on, [`StoreError::TooLarge`] for a commit
+    /// over the size limit; neither changes anything. [`StoreError::Stopped`] if writing failed, at
+    /// this commit or before; this one may or may not be found durable when the store is opened again.
     async fn append(&self, commit: NewCommit) -> Result<Commit, StoreError>;
-    /// Commits of a stream.
+
+    /// The commits of a stream from `from_seq` on, at most `limit`; none beyond its end.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Damaged`] if what is stored is not what was written.
     fn read_stream(
         &self,
         stream: StreamId,
         from_seq: u64,
         limit: usize,
     ) -> Result<Vec<Commit>, StoreError>;
-    /// Commits of all streams.
+
+    /// The commits of all streams from global position `from_global` on, in order, at most `limit`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Damaged`] if what is stored is not what was written.
     fn read_all(&self, from_global: u64, limit: usize) -> Result<Vec<Commit>, StoreError>;
-    /// Every stream with its last sequence number.
+
+    /// Every stream with the sequence number of its last commit, in order.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Stopped`] if the store was closed.
     fn streams(&self) -> Result<Vec<(StreamId, u64)>, StoreError>;
-    /// The last durable global position.
+
+    /// The global position of the last durable commit; 0 before the first.
     fn durable(&self) -> u64;
-    /// Keeps a snapshot.
+
+    /// Waits until there is a commit after global position `global` and returns the last one's.
+    /// Together with [`EventStore::read_all`] this follows the log without gap or repetition.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Stopped`] once the store stopped and everything durable is at or before `global`.
+    async fn durable_after(&self, global: u64) -> Result<u64, StoreError>;
+
+    /// Stores a state snapshot; the last two of a stream are kept. Not durable on return: a lost one
+    /// only costs replay.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] over the size limit; [`StoreError::WrongSequence`] if it claims
+    /// commits that the stream does not have; [`StoreError::Stopped`].
     fn save_snapshot(&self, snapshot: Snapshot) -> Result<(), StoreError>;
-    /// The newest usable snapshot.
+
+    /// The newest state snapshot of the stream under `schema` that is sound; one that is damaged,
+    /// has another schema, or claims commits that the stream does not have is passed over.
     ///
     /// # Errors
-    /// [`StoreError`].
-    fn snapshot(&self, stream: StreamId) -> Result<Option<Snapshot>, StoreError>;
+    /// [`StoreError::Stopped`] if the store was closed.
+    fn snapshot(&self, stream: StreamId, schema: u16) -> Result<Option<Snapshot>, StoreError>;
+}
+
+/// The state of an entity after a commit, kept so that loading it need not replay its whole stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whose state.
+    pub stream: StreamId,
+    /// The sequence number of the last commit in it.
+    pub seq: u64,
+    /// The version of `state`'s shape; it belongs to the entity.
+    pub schema: u16,
+    /// The state, encoded by the entity's host.
+    pub state: Vec<u8>,
+}
+
+/// Why the event store did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The stream's last commit is not the one that the append was decided on.
+    #[error("append after sequence {expected} refused: the stream's last commit is {actual}")]
+    WrongSequence {
+        /// What the append expected.
+        expected: u64,
+        /// The sequence number of the stream's last commit.
+        actual: u64,
+    },
+    /// The store stopped writing.
+    #[error("event store stopped: {because}")]
+    Stopped {
+        /// What stopped it.
+        because: String,
+    },
+    /// What is stored is not what was written.
+    #[error("event store damaged: {place}: {what}; run `lifeboat events verify`")]
+    Damaged {
+        /// File, block or commit.
+        place: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// More bytes than a commit or a state snapshot may have.
+    #[error("store {bytes} bytes refused: at most {limit} are possible")]
+    TooLarge {
+        /// Encoded size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Written by a later build.
+    #[error("read commit {global} refused: payload version {version} is later than {supported}")]
+    Unsupported {
+        /// Its global position.
+        global: u64,
+        /// The version of its payload.
+        version: u16,
+        /// The last version that this build reads.
+        supported: u16,
+    },
+    /// Another process has it open.
+    #[error("open event store {} refused: another process has it open", folder.display())]
+    InUse {
+        /// The store's folder.
+        folder: PathBuf,
+    },
+    /// The file system refused.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done, as "verb".
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// A [`StoreError::Damaged`].
+    pub fn damaged(place: impl ToString, what: impl ToString) -> Self {
+        Self::Damaged { place: place.to_string(), what: what.to_string() }
+    }
+}
+
+impl Classified for StoreError {
+    fn code(&self) -> Code {
+        Code::EventLogFailed
+    }
 }

@@ -1,0 +1,182 @@
+//! The committer: the one thread that writes. It gathers what many writers want while the last group
+//! is being synced, so that one sync serves them all, and it numbers the records: gapless, because
+//! numbers are given out in the order in which records become durable.
+
+use super::index::{Index, PAGE_RECORDS};
+use super::log::{Draft, Placed, Shared};
+use super::record::{Record, StreamKey, chain};
+use super::sled_tree::{SledTree, io};
+use super::watermark::{State, Watermark, WatermarkFile};
+use crate::ports::event_store::StoreError;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Bytes after which a block is full. Bigger blocks cost less per record; but sled keeps pages of 8 to
+/// 16 of them in RAM by the thousand while the log is read.
+const BLOCK_BYTES: usize = 8 << 10;
+
+/// Records in a group at most; with one page's they must fit the next page.
+const GROUP_RECORDS: usize = 512;
+
+/// Bytes in a group after which it takes no more. Far below two segments: sled reuses a segment only
+/// two segments later, so that there is always a sync between.
+const GROUP_BYTES: usize = 256 << 10;
+
+const _: () = assert!(GROUP_RECORDS as u64 <= PAGE_RECORDS / 2);
+
+/// A record that somebody waits for.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) draft: Draft,
+    pub(crate) reply: oneshot::Sender<Result<Placed, StoreError>>,
+}
+
+/// Everything that only the committer touches.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tree: Arc<SledTree>,
+    pub(crate) watermark: WatermarkFile,
+    /// The last global sequence number that was covered when sled was opened.
+    pub(crate) covered: u64,
+    /// Running checksum of the log.
+    pub(crate) chain: u32,
+}
+
+/// The records of one group, encoded.
+#[derive(Default)]
+struct Group {
+    blocks: Vec<(u64, Vec<u8>)>,
+    placed: Vec<(StreamKey, Placed, oneshot::Sender<Result<Placed, StoreError>>)>,
+    refused: Vec<(StoreError, oneshot::Sender<Result<Placed, StoreError>>)>,
+    last: u64,
+    chain: u32,
+}
+
+impl Committer {
+    /// Commits until every sender is gone, or until something fails; then answers the rest.
+    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Self {
+        while let Some(first) = requests.blocking_recv() {
+            if self.shared.stopped().is_some() {
+                let _ = first.reply.send(Err(self.shared.stopped_error()));
+                continue;
+            }
+            let group = gather(first, &mut requests);
+            if let Err(error) = self.commit(group) {
+                self.shared.stop(error.to_string());
+            }
+        }
+        self
+    }
+
+    fn commit(&mut self, requests: Vec<Request>) -> Result<(), StoreError> {
+        let group = self.encode(requests);
+        if !group.placed.is_empty()
+            && let Err(error) = self.make_durable(&group)
+        {
+            self.shared.stop(error.to_string());
+        }
+        self.answer(group);
+        self.cut_page_if_due()
+    }
+
+    /// Numbers and encodes what fits the streams' heads, including those that the group moves itself.
+    fn encode(&self, requests: Vec<Request>) -> Group {
+        let index = self.shared.index();
+        let mut heads: BTreeMap<StreamKey, u64> = BTreeMap::new();
+        let mut group = Group { last: index.last(), chain: self.chain, ..Group::default() };
+        for Request { draft, reply } in requests {
+            let head = heads.entry(draft.stream).or_insert_with(|| index.seq(draft.stream));
+            if draft.expected_seq == *head {
+                *head += 1;
+                group.push(&draft, *head, reply);
+            } else {
+                let refusal =
+                    StoreError::WrongSequence { expected: draft.expected_seq, actual: *head };
+                group.refused.push((refusal, reply));
+            }
+        }
+        group
+    }
+
+    fn make_durable(&mut self, group: &Group) -> Result<(), StoreError> {
+        for (first, block) in &group.blocks {
+            self.tree.put_block(*first, block)?;
+        }
+        self.tree.sync()?;
+        let watermark = Watermark {
+            state: State::Open,
+            last: group.last,
+            covered: self.covered,
+            chain: group.chain,
+        };
+        self.watermark.write(watermark).map_err(io("write", &self.shared.folder.join("HEAD")))
+    }
+
+    /// Tells everybody what became of their record: after it is durable, and readable.
+    fn answer(&mut self, group: Group) {
+        if self.shared.stopped().is_some() {
+            let waiting = group.placed.into_iter().map(|(_, _, reply)| reply);
+            for reply in waiting.chain(group.refused.into_iter().map(|(_, reply)| reply)) {
+                let _ = reply.send(Err(self.shared.stopped_error()));
+            }
+            return;
+        }
+        self.chain = group.chain;
+        self.shared.advance(group.placed.iter().map(|(stream, ..)| *stream));
+        for (_, placed, reply) in group.placed {
+            let _ = reply.send(Ok(placed));
+        }
+        for (refusal, reply) in group.refused {
+            let _ = reply.send(Err(refusal));
+        }
+    }
+
+    fn cut_page_if_due(&self) -> Result<(), StoreError> {
+        if self.shared.index().unpaged() < PAGE_RECORDS {
+            return Ok(());
+        }
+        let (last, page) = self.shared.change_index(|index: &mut Index| index.cut_page(self.chain));
+        self.tree.put_page(last, &page)
+    }
+}
+
+/// The first request and what else is waiting, up to a full group.
+fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
+    let mut bytes = first.draft.bytes();
+    let mut group = vec![first];
+    while group.len() < GROUP_RECORDS && bytes < GROUP_BYTES {
+        let Ok(next) = requests.try_recv() else { break };
+        bytes += next.draft.bytes();
+        group.push(next);
+    }
+    group
+}
+
+impl Group {
+    fn push(
+        &mut self,
+        draft: &Draft,
+        seq: u64,
+        reply: oneshot::Sender<Result<Placed, StoreError>>,
+    ) {
+        self.last += 1;
+        let fits = |block: &Vec<u8>| block.len() + draft.bytes() <= BLOCK_BYTES;
+        if !self.blocks.last().is_some_and(|(_, block)| fits(block)) {
+            self.blocks.push((self.last, Vec::with_capacity(BLOCK_BYTES.min(2 * draft.bytes()))));
+        }
+        let (_, block) = self.blocks.last_mut().expect("a block was pushed");
+        let record = Record {
+            global: self.last,
+            stream: draft.stream,
+            seq,
+            at_ms: draft.at_ms,
+            version: draft.version,
+            payload: &draft.payload,
+            crc: 0,
+        };
+        self.chain = chain(self.chain, record.write(block));
+        self.placed.push((draft.stream, Placed { global: self.last, seq }, reply));
+    }
+}

@@ -1,0 +1,629 @@
+//! The log of records: opening, reading, appending, closing. It knows nothing of what is in them.
+//!
+//! A folder holds `LOCK` (held while open), `HEAD` (the [watermark](super::watermark)) and `log/`
+//! (sled's). In sled: blocks of records by first global sequence number, [index](super::index) pages,
+//! state snapshots, and a format key.
+
+use super::committer::{Committer, Request};
+use super::index::Index;
+use super::record::{RECORD_BYTES_MAX, Record, StreamKey, carve, chain};
+use super::state::{STATE_BYTES_MAX, StateRecord};
+use super::sled_tree::{SledTree, StateKey, io, panic_text, sync};
+use super::watermark::{Reading, State, Watermark, WatermarkFile};
+use super::{record, segments, watermark};
+use crate::ports::event_store::StoreError;
+use sled::IVec;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Writers that can wait for the committer before the next one waits for a place.
+const QUEUE: usize = 4096;
+
+/// State snapshots kept of each stream.
+const STATES_KEPT: usize = 2;
+
+/// A record that is to be appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// To which stream.
+    pub stream: StreamKey,
+    /// The sequence number of the stream's last record; 0 for a stream without records.
+    pub expected_seq: u64,
+    /// Wall time in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Version of the payload's shape.
+    pub version: u16,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Draft {
+    /// Bytes of the record that it becomes.
+    pub(crate) fn bytes(&self) -> usize {
+        Record::bytes(self.payload.len())
+    }
+}
+
+/// Where a record was placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// In the whole log.
+    pub global: u64,
+    /// In its stream.
+    pub seq: u64,
+}
+
+/// How far the log is durable, and whether it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Progress {
+    durable: u64,
+    stopped: bool,
+}
+
+/// What the committer and the readers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) folder: PathBuf,
+    index: RwLock<Index>,
+    progress: watch::Sender<Progress>,
+    stopped: OnceLock<String>,
+}
+
+/// A log of records in a folder, open for reading and appending by this process alone.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    tree: RwLock<Option<Arc<SledTree>>>,
+    writing: Mutex<Option<Writing>>,
+}
+
+/// The way to the committer, until the log is closed.
+#[derive(Debug)]
+struct Writing {
+    requests: mpsc::Sender<Request>,
+    committer: JoinHandle<Committer>,
+    _lock: File,
+}
+
+impl Shared {
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
+        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets readers see records that have become durable.
+    pub(crate) fn advance(&self, streams: impl Iterator<Item = StreamKey>) {
+        let durable = self.change_index(|index| {
+            streams.for_each(|stream| index.push(stream));
+            index.last()
+        });
+        self.progress.send_modify(|progress| progress.durable = durable);
+    }
+
+    /// Stops the log for good; the first reason stays.
+    pub(crate) fn stop(&self, because: String) {
+        let _ = self.stopped.set(because);
+        self.progress.send_modify(|progress| progress.stopped = true);
+    }
+
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
+    pub(crate) fn stopped_error(&self) -> StoreError {
+        let because = self.stopped().unwrap_or("its committer ended").to_owned();
+        StoreError::Stopped { because }
+    }
+}
+
+impl Log {
+    /// Opens the log in `folder`, or creates it. Returns once everything that it holds is durable.
+    ///
+    /// Reads the index and what was appended since its last page. After an unclean shutdown it first
+    /// proves, without writing, that sled will find every acknowledged record.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`]; [`StoreError::Damaged`] if acknowledged records are missing or cannot be
+    /// reached; [`StoreError::Io`].
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(folder).map_err(io("create", folder))?;
+        let lock = lock(folder)?;
+        let (watermark_file, reading) = match open_watermark(folder)? {
+            Some(opened) => opened,
+            None => create(folder)?,
+        };
+        check_before_sled(folder, &reading.watermark)?;
+        let log = folder.join("log");
+        segments::remove_unfinished_page_tables(&log).map_err(io("tidy", &log))?;
+        let tree = SledTree::open(&log)?;
+        sync(&log)?;
+        tree.check_format()?;
+        let (index, chain) = load(&tree, &reading.watermark)?;
+        Self::start(folder, lock, tree, watermark_file, index, chain)
+    }
+
+    fn start(
+        folder: &Path,
+        lock: File,
+        tree: SledTree,
+        mut watermark: WatermarkFile,
+        index: Index,
+        chain: u32,
+    ) -> Result<Self, StoreError> {
+        let last = index.last();
+        tree.sync()?;
+        watermark
+            .write_both(Watermark { state: State::Open, last, covered: last, chain })
+            .map_err(io("write", &folder.join("HEAD")))?;
+        let shared = Arc::new(Shared {
+            folder: folder.to_path_buf(),
+            index: RwLock::new(index),
+            progress: watch::Sender::new(Progress { durable: last, stopped: false }),
+            stopped: OnceLock::new(),
+        });
+        let tree = Arc::new(tree);
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        let committer = Committer {
+            shared: Arc::clone(&shared),
+            tree: Arc::clone(&tree),
+            watermark,
+            covered: last,
+            chain,
+        };
+        let committer = std::thread::Builder::new()
+            .name("event-store".to_owned())
+            .spawn(move || committer.run(receiver))
+            .map_err(io("start the committer of", folder))?;
+        let writing = Mutex::new(Some(Writing { requests, committer, _lock: lock }));
+        Ok(Self { shared, tree: RwLock::new(Some(tree)), writing })
+    }
+
+    /// Appends a record. Returns once it survives a power loss.
+    ///
+    /// # Errors
+    /// As [`EventStore::append`](crate::ports::event_store::EventStore::append).
+    pub async fn append(&self, draft: Draft) -> Result<Placed, StoreError> {
+        if RECORD_BYTES_MAX < draft.bytes() {
+            let limit = RECORD_BYTES_MAX - record::HEADER_BYTES;
+            return Err(StoreError::TooLarge { bytes: draft.payload.len(), limit });
+        }
+        let requests = self.writing().as_ref().map(|writing| writing.requests.clone());
+        let requests = requests.ok_or_else(|| self.shared.stopped_error())?;
+        let (reply, answer) = oneshot::channel();
+        let sent = requests.send(Request { draft, reply }).await;
+        drop(requests);
+        sent.map_err(|_| self.shared.stopped_error())?;
+        answer.await.map_err(|_| self.shared.stopped_error())?
+    }
+
+    /// The global sequence number of the last durable record.
+    pub fn durable(&self) -> u64 {
+        self.shared.progress.borrow().durable
+    }
+
+    /// Waits for a durable record after `global`; returns the last one's.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] if there will be none.
+    pub async fn durable_after(&self, global: u64) -> Result<u64, StoreError> {
+        let mut progress = self.shared.progress.subscribe();
+        let changed = progress.wait_for(|now| global < now.durable || now.stopped).await;
+        match changed {
+            Ok(now) if global < now.durable => Ok(now.durable),
+            Ok(_) | Err(_) => Err(self.shared.stopped_error()),
+        }
+    }
+
+    /// Every stream with its last sequence number, in order.
+    pub fn streams(&self) -> Vec<(StreamKey, u64)> {
+        self.shared.index().streams().collect()
+    }
+
+    /// Visits the durable records from global sequence number `from` on, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] at a record that is not what was written; what `visit` answers.
+    pub fn read_all(
+        &self,
+        from: u64,
+        limit: usize,
+        mut visit: impl FnMut(Record<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let until = self.durable().min(from.max(1).saturating_add(limit as u64) - 1);
+        let mut next = from.max(1);
+        let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+        self.with_tree(|tree| {
+            while next <= until {
+                let (first, block) = block_of(tree, next)?;
+                let wanted = next..=until;
+                for record in records(first, &block) {
+                    let record = record?;
+                    if wanted.contains(&record.global) {
+                        next += 1;
+                        check_seq(&mut seqs, &record)?;
+                        visit(record)?;
+                    }
+                }
+                if next == *wanted.start() {
+                    return Err(StoreError::damaged(place(next), "is missing"));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Visits the records of a stream from `from_seq` on, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] at a record that is not what was written; what `visit` answers.
+    pub fn read_stream(
+        &self,
+        stream: StreamKey,
+        from_seq: u64,
+        limit: usize,
+        mut visit: impl FnMut(Record<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let globals = self.shared.index().globals(stream, from_seq, limit);
+        self.with_tree(|tree| {
+            let mut block: Option<(u64, IVec)> = None;
+            for (global, seq) in globals.into_iter().zip(from_seq.max(1)..) {
+                let (first, bytes) = match block.take() {
+                    Some((first, bytes)) if Record::find(&bytes, global).is_ok() => (first, bytes),
+                    _ => block_of(tree, global)?,
+                };
+                let record = Record::find(&bytes, global)
+                    .map_err(|flaw| StoreError::damaged(place(global), flaw))?;
+                if record.stream != stream || record.seq != seq {
+                    let what =
+                        format!("holds {} {}, not {stream} {seq}", record.stream, record.seq);
+                    return Err(StoreError::damaged(place(global), what));
+                }
+                visit(record)?;
+                block = Some((first, bytes));
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores a state snapshot and drops all but the last two of the stream.
+    ///
+    /// # Errors
+    /// As [`EventStore::save_snapshot`](crate::ports::event_store::EventStore::save_snapshot).
+    pub fn save_state(&self, state: &StateRecord) -> Result<(), StoreError> {
+        if STATE_BYTES_MAX < state.state.len() {
+            return Err(StoreError::TooLarge { bytes: state.state.len(), limit: STATE_BYTES_MAX });
+        }
+        let actual = self.shared.index().seq(state.stream);
+        if actual < state.seq {
+            return Err(StoreError::WrongSequence { expected: state.seq, actual });
+        }
+        self.with_tree(|tree| {
+            for (key, part) in state.parts() {
+                tree.put_state(&key, &part)?;
+            }
+            drop_old_states(tree, state.stream)
+        })
+    }
+
+    /// The newest sound state snapshot of the stream under `schema`.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] if the log was closed.
+    pub fn state(&self, stream: StreamKey, schema: u16) -> Result<Option<StateRecord>, StoreError> {
+        let head = self.shared.index().seq(stream);
+        self.with_tree(|tree| {
+            let mut parts: Vec<(StateKey, IVec)> = Vec::new();
+            for found in tree.states_back(stream) {
+                let Ok((key, bytes)) = found else { break };
+                parts.push((key, bytes));
+                if key.part == 0 {
+                    let whole = StateRecord::from_parts(parts.drain(..).rev());
+                    if let Some(state) = whole.filter(|it| it.schema == schema && it.seq <= head) {
+                        return Ok(Some(state));
+                    }
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Closes the log: waits for what is being appended, lets sled write a page table that covers
+    /// everything (so that later damage is an error of a read, not an end of the log), and notes in
+    /// the watermark that nothing was left open. Does nothing the second time.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] if writing failed before; the log is closed all the same, and the next
+    /// opening checks it as after a crash.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let Some(Writing { requests, committer, _lock }) = self.writing().take() else {
+            return Ok(());
+        };
+        drop(requests);
+        let committer = committer.join().map_err(|panic| StoreError::Stopped {
+            because: panic_text(&*panic),
+        });
+        let failed = self.shared.stopped().is_some();
+        self.shared.stop("it was closed".to_owned());
+        let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Committer { tree: committers_tree, watermark, chain, .. } = committer?;
+        drop((tree, committers_tree));
+        if failed {
+            return Err(self.shared.stopped_error());
+        }
+        seal(&self.shared.folder, watermark, self.durable(), chain)
+    }
+
+    /// Reads from sled; keeps the log from being closed meanwhile.
+    fn with_tree<T>(
+        &self,
+        read: impl FnOnce(&SledTree) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        read(tree.as_ref().ok_or_else(|| self.shared.stopped_error())?)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(folder = %self.shared.folder.display(), %error, "event store not closed in good order");
+        }
+    }
+}
+
+/// The blocks' records in order, checked against the block's key.
+pub(crate) fn records(
+    first: u64,
+    block: &[u8],
+) -> impl Iterator<Item = Result<Record<'_>, StoreError>> {
+    let mut rest = block;
+    let mut next = first;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let read = Record::read(rest).map_err(|flaw| StoreError::damaged(place(next), flaw));
+        let checked = read.and_then(|(record, after)| {
+            if record.global != next {
+                let what = format!("holds commit {} instead", record.global);
+                return Err(StoreError::damaged(place(next), what));
+            }
+            rest = after;
+            next += 1;
+            Ok(record)
+        });
+        if checked.is_err() {
+            rest = &[];
+        }
+        Some(checked)
+    })
+}
+
+/// The block that must hold `global`.
+fn block_of(tree: &SledTree, global: u64) -> Result<(u64, IVec), StoreError> {
+    let block = tree.block_of(global)?;
+    block.ok_or_else(|| StoreError::damaged(place(global), "is missing"))
+}
+
+/// How a commit is named in an error.
+pub(crate) fn place(global: u64) -> String {
+    format!("commit {global}")
+}
+
+/// Refuses a record that does not follow the one before it in its stream, if that was read as well.
+fn check_seq(seqs: &mut HashMap<StreamKey, u64>, record: &Record<'_>) -> Result<(), StoreError> {
+    match seqs.insert(record.stream, record.seq) {
+        Some(before) if before + 1 != record.seq => {
+            let what = format!("{} goes from {before} to {}", record.stream, record.seq);
+            Err(StoreError::damaged(place(record.global), what))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn drop_old_states(tree: &SledTree, stream: StreamKey) -> Result<(), StoreError> {
+    let mut kept = Vec::new();
+    for found in tree.states_back(stream) {
+        let (key, _) = found?;
+        if !kept.contains(&key.seq) {
+            kept.push(key.seq);
+        }
+        if STATES_KEPT < kept.len() {
+            tree.remove_state(&key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps other processes out for as long as the file is open.
+pub(crate) fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join("LOCK");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.map_err(io("open", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_path_buf() }),
+        Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
+    }
+}
+
+/// The watermark of a store; `None` if there never was one.
+fn open_watermark(folder: &Path) -> Result<Option<(WatermarkFile, Reading)>, StoreError> {
+    let path = folder.join("HEAD");
+    match WatermarkFile::open(&path) {
+        Ok(Some(opened)) => Ok(Some(opened)),
+        Ok(None) => Err(StoreError::damaged(path.display(), "neither slot is sound")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("open", &path)(error)),
+    }
+}
+
+/// Creates an empty store. `HEAD` comes last: a folder without one was never used, and what an
+/// interrupted creation left in it is cleared away, unless there are records in it.
+fn create(folder: &Path) -> Result<(WatermarkFile, Reading), StoreError> {
+    let log = folder.join("log");
+    let path = folder.join("HEAD");
+    if log.exists() {
+        if holds_records(&log.join("db"))? {
+            let what = "is missing, but the log holds commits";
+            return Err(StoreError::damaged(path.display(), what));
+        }
+        fs::remove_dir_all(&log).map_err(io("clear", &log))?;
+    }
+    SledTree::open(&log)?.initialize(&log)?;
+    sync(folder)?;
+    folder.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)?;
+    let watermark = Watermark { state: State::Open, last: 0, covered: 0, chain: 0 };
+    let file = WatermarkFile::create(&path, watermark).map_err(io("create", &path))?;
+    sync(folder)?;
+    drop(file);
+    open_watermark(folder)?.ok_or_else(|| StoreError::damaged(path.display(), "vanished"))
+}
+
+fn holds_records(db: &Path) -> Result<bool, StoreError> {
+    match fs::read(db) {
+        Ok(bytes) => Ok(carve(&bytes).next().is_some()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io("read", db)(error)),
+    }
+}
+
+/// Proves what can be proven before sled, which writes while it recovers, opens its folder.
+pub(crate) fn check_before_sled(folder: &Path, watermark: &Watermark) -> Result<(), StoreError> {
+    let log = folder.join("log");
+    let db = log.join("db");
+    let bytes = fs::metadata(&db).map_err(io("open", &db))?.len();
+    match watermark.state {
+        State::Closed { db_bytes } if bytes == db_bytes => Ok(()),
+        State::Closed { db_bytes } => {
+            let what = format!("has {bytes} bytes, but was closed with {db_bytes}");
+            Err(StoreError::damaged(db.display(), what))
+        }
+        State::Open => check_reachable(&log, &db, watermark),
+    }
+}
+
+fn check_reachable(log: &Path, db: &Path, watermark: &Watermark) -> Result<(), StoreError> {
+    let expected = watermark.covered + 1..=watermark.last;
+    let Ok(count) = usize::try_from(watermark.last - watermark.covered) else {
+        return Err(StoreError::damaged(log.display(), "holds more commits than can be checked"));
+    };
+    let mut found = vec![false; count];
+    let covered_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
+    let seen = |record: Record<'_>| {
+        if expected.contains(&record.global) {
+            found[(record.global - expected.start()) as usize] = true;
+        }
+    };
+    segments::reachable(db, covered_lsn, seen).map_err(io("read", db))?;
+    let missing = found.iter().filter(|found| !**found).count();
+    match found.iter().position(|found| !found) {
+        None => Ok(()),
+        Some(at) => {
+            let what = format!(
+                "{missing} acknowledged commits cannot be reached, the first is {}",
+                expected.start() + at as u64
+            );
+            Err(StoreError::damaged(db.display(), what))
+        }
+    }
+}
+
+/// Builds the index: from its pages, then from the records after them. What was written but never
+/// acknowledged is kept as far as it is whole.
+fn load(tree: &SledTree, watermark: &Watermark) -> Result<(Index, u32), StoreError> {
+    let mut index = Index::default();
+    let mut chain_at_last = 0;
+    for page in tree.pages() {
+        let Some(chain) = page.ok().and_then(|page| index.add_page(&page)) else { break };
+        chain_at_last = chain;
+    }
+    let mut mark = (index.last() == watermark.last).then_some(chain_at_last);
+    while let Some((first, block)) = tree.block_from(index.last() + 1)? {
+        let acknowledged = first <= watermark.last;
+        match add_block(&mut index, &mut chain_at_last, &mut mark, watermark.last, first, &block) {
+            Ok(()) => {}
+            Err(error) if acknowledged => return Err(error),
+            Err(_) => tree.remove_block(first)?,
+        }
+    }
+    if index.last() < watermark.last {
+        let what = format!("{} was acknowledged and is missing", place(watermark.last));
+        return Err(StoreError::damaged(format!("log after {}", place(index.last())), what));
+    }
+    if mark.is_some_and(|chain| chain != watermark.chain) {
+        let what = "does not match the running checksum of the log";
+        return Err(StoreError::damaged("HEAD", what));
+    }
+    Ok((index, chain_at_last))
+}
+
+/// Adds a block's records to the index, all or none; notes the running checksum at `marked`.
+fn add_block(
+    index: &mut Index,
+    chain_at_last: &mut u32,
+    mark: &mut Option<u32>,
+    marked: u64,
+    first: u64,
+    block: &[u8],
+) -> Result<(), StoreError> {
+    if first != index.last() + 1 {
+        return Err(StoreError::damaged(place(index.last() + 1), "is missing"));
+    }
+    let block: Vec<Record<'_>> = records(first, block).collect::<Result<_, _>>()?;
+    if block.is_empty() {
+        return Err(StoreError::damaged(place(first), "is in an empty block"));
+    }
+    let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+    for record in &block {
+        seqs.entry(record.stream).or_insert_with(|| index.seq(record.stream));
+        check_seq(&mut seqs, record)?;
+    }
+    for record in block {
+        index.push(record.stream);
+        *chain_at_last = chain(*chain_at_last, record.crc);
+        if record.global == marked {
+            *mark = Some(*chain_at_last);
+        }
+    }
+    Ok(())
+}
+
+/// Lets sled cover everything by a page table, and notes that the store is closed.
+fn seal(
+    folder: &Path,
+    mut watermark: WatermarkFile,
+    last: u64,
+    chain: u32,
+) -> Result<(), StoreError> {
+    let log = folder.join("log");
+    let db = log.join("db");
+    drop(SledTree::open(&log)?);
+    sync(&db)?;
+    sync(&log)?;
+    let db_bytes = fs::metadata(&db).map_err(io("measure", &db))?.len();
+    let closed = Watermark { state: State::Closed { db_bytes }, last, covered: last, chain };
+    watermark.write_both(closed).map_err(io("write", &folder.join("HEAD")))
+}
+
+/// What a store's watermark says, read without changing anything.
+pub(crate) fn read_watermark(folder: &Path) -> Result<Option<Reading>, StoreError> {
+    let path = folder.join("HEAD");
+    match watermark::read(&path) {
+        Ok(reading) => Ok(reading),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("read", &path)(error)),
+    }
+}
