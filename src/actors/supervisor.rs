@@ -17,6 +17,7 @@ use crate::domain::id::{HostId, VaultId};
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, RetryReason, Vm};
+use actix::clock::Instant;
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -54,12 +55,19 @@ pub(super) struct TimerId {
 /// What a timer does when it is due.
 pub(super) type Wake = Box<dyn FnOnce() + Send>;
 
+/// A timer is due when the wall clock says so, or when the time has really passed, whichever is
+/// first: a clock that is set back must not put a retry off.
+struct Timer {
+    wake: Wake,
+    passed_at: Instant,
+}
+
 /// Supervises the actors of a site.
 pub struct Supervisor {
     world: Arc<World>,
     shelves: Shelves,
     deaths: BTreeMap<StreamId, u32>,
-    timers: BTreeMap<TimerId, Wake>,
+    timers: BTreeMap<TimerId, Timer>,
     sleeping: Option<SpawnHandle>,
     stopping: bool,
     failed: watch::Sender<Option<String>>,
@@ -113,12 +121,10 @@ impl Supervisor {
     }
 
     fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
-        let now = self.world.clock.now();
-        while let Some(first) = self.timers.first_entry() {
-            if now < first.key().due {
-                break;
-            }
-            first.remove()();
+        let (now, instant) = (self.world.clock.now(), Instant::now());
+        let due = |id: &TimerId, timer: &mut Timer| id.due <= now || timer.passed_at <= instant;
+        for (_, timer) in self.timers.extract_if(.., due) {
+            (timer.wake)();
         }
         self.sleep_until_next_timer(ctx);
     }
@@ -127,8 +133,8 @@ impl Supervisor {
         if let Some(handle) = self.sleeping.take() {
             ctx.cancel_future(handle);
         }
-        let Some((next, _)) = self.timers.first_key_value() else { return };
-        let wait = next.due.since(self.world.clock.now()).min(TIMER_LOOK_AGAIN);
+        let Some(passed) = self.timers.values().map(|timer| timer.passed_at).min() else { return };
+        let wait = passed.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
         self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
     }
 
@@ -215,8 +221,10 @@ impl Handler<SetTimer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
-        let first = self.timers.first_key_value().is_none_or(|(next, _)| timer.id < *next);
-        self.timers.insert(timer.id, timer.wake);
+        let wait = timer.id.due.since(self.world.clock.now());
+        let passed_at = Instant::now() + wait;
+        let first = self.timers.values().all(|other| passed_at < other.passed_at);
+        self.timers.insert(timer.id, Timer { wake: timer.wake, passed_at });
         if first {
             self.sleep_until_next_timer(ctx);
         }

@@ -33,8 +33,8 @@ impl Hosted for Vm {
 
     fn timer(effect: &Effect) -> Option<(Timestamp, Command)> {
         match effect {
-            Effect::WakeAt { due, wake } => Some((*due, Command::Wake { wake: *wake })),
-            Effect::Do(_) | Effect::WatchTracking | Effect::RunReplica => None,
+            Effect::WakeAt { due, wake } => Some((*due, Command::Wake { due: *due, wake: *wake })),
+            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => None,
         }
     }
 
@@ -51,12 +51,12 @@ impl Hosted for Vm {
                     let done = guarded(perform_work(&vm, work, &world, &reporter)).await;
                     done.unwrap_or_else(|failure| Command::ReportFailure { work, failure })
                 }
-                Effect::WatchTracking => {
+                Effect::WatchTracking { first_cycle } => {
                     let reason = world.replication.tracking_lost(&vm).await;
-                    Command::ReportTrackingLost { reason }
+                    Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).await,
-                Effect::WakeAt { wake, .. } => Command::Wake { wake },
+                Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
         })
     }

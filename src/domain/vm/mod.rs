@@ -514,7 +514,7 @@ impl Entity for Vm {
             effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
         }
         if self.is_tracked() {
-            effects.push(Effect::WatchTracking);
+            effects.push(Effect::WatchTracking { first_cycle: self.delta.chain_first_cycle });
         }
         if let Phase::CommitPending(_) | Phase::FailedOver(_) = self.phase {
             effects.push(Effect::RunReplica);

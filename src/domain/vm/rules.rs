@@ -1,10 +1,10 @@
 //! What a VM decides.
 
 use super::{
-    Command, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
-    ResyncReason, RetryLadder, RetryReason, Stage, Trouble, Vm, Wake, Work,
+    Command, Effect, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
+    ResyncReason, RetryLadder, RetryReason, Vm, Wake, Work,
 };
-use crate::domain::entity::Rejection;
+use crate::domain::entity::{Entity, Rejection};
 use crate::domain::failure::{Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
@@ -65,7 +65,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(start(*job, JobKind::CommitFailover))
         }
         Command::Retry { because } => Ok(retry_early(vm, because)),
-        Command::Wake { wake } => Ok(wake_up(vm, *wake, now)),
+        Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake)),
         Command::ReportDone { job, task, outcome } => Ok(task_done(vm, *job, *task, outcome, now)),
         Command::ReportProgress { job, task, done_bytes, total_bytes } => {
             let current = vm.job.as_ref().filter(|own| own.id == *job).and_then(Job::current);
@@ -100,7 +100,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(shipped(vm, &[point], now))
         }
         Command::ReportFailure { work, failure } => Ok(work_failed(vm, *work, failure, now)),
-        Command::ReportTrackingLost { reason } => Ok(tracking_lost(vm, reason)),
+        Command::ReportTrackingLost { first_cycle, reason } => {
+            Ok(tracking_lost(vm, *first_cycle, reason))
+        }
     }
 }
 
@@ -158,22 +160,13 @@ fn cancel_job(vm: &Vm) -> Vec<Event> {
     }
 }
 
-fn wake_up(vm: &Vm, wake: Wake, now: Timestamp) -> Vec<Event> {
+fn wake_up(vm: &Vm, due: Timestamp, wake: Wake) -> Vec<Event> {
+    if !vm.pending().contains(&Effect::WakeAt { due, wake }) {
+        return vec![];
+    }
     match wake {
-        Wake::Cycle(cycle) => match vm.delta.stage {
-            Stage::Waiting { due } if due <= now && cycle == vm.delta.cycle => {
-                vec![Event::CycleStarted { cycle }]
-            }
-            _ => vec![],
-        },
-        Wake::Retry(attempt) => match &vm.trouble {
-            Some(Trouble { next: NextStep::RetryAt(due), attempt: failed, .. })
-                if *due <= now && *failed == attempt =>
-            {
-                vec![Event::RetryStarted { attempt, early: None }]
-            }
-            _ => vec![],
-        },
+        Wake::Cycle(cycle) => vec![Event::CycleStarted { cycle }],
+        Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
     }
 }
 
@@ -224,14 +217,16 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
     }
 }
 
-fn tracking_lost(vm: &Vm, reason: &ResyncReason) -> Vec<Event> {
-    // A resynchronization restarts tracking first; until it has, the loss is the one it deals with.
-    let restarting = matches!(
-        vm.work(),
-        Some(Work::Task { step: Step::RestartTracking | Step::EnableReplication, .. })
-    );
-    if !vm.is_tracked() || restarting || matches!(vm.phase, Phase::FailingOver(_)) {
+fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason) -> Vec<Event> {
+    if !vm.is_tracked() || first_cycle != vm.delta.chain_first_cycle {
         return vec![];
+    }
+    match vm.work() {
+        // A resynchronization restarts tracking first; until it has, the loss is the one it deals with.
+        Some(Work::Task { step: Step::RestartTracking, .. }) => return vec![],
+        // All that was tracked has arrived, and the source is off.
+        Some(Work::Task { step: Step::StartFailover | Step::StartReplica, .. }) => return vec![],
+        _ => {}
     }
     let mut events = cancel_job(vm);
     events.push(Event::MarkedForResync { reason: reason.clone() });
