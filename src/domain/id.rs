@@ -49,7 +49,11 @@ id! {
 /// Hashes domain, parent and counter into a version-8 (custom) UUID.
 fn derive(what: &str, parent: Uuid, nth: u64) -> Uuid {
     let mut hasher = blake3::Hasher::new_derive_key("lifeboat 2026 derived id");
-    hasher.update(what.as_bytes()).update(&[0]).update(parent.as_bytes()).update(&nth.to_le_bytes());
+    hasher
+        .update(what.as_bytes())
+        .update(&[0])
+        .update(parent.as_bytes())
+        .update(&nth.to_le_bytes());
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     uuid::Builder::from_bytes(bytes)
