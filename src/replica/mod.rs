@@ -19,7 +19,9 @@ mod error;
 pub mod extent_map;
 mod image;
 mod manifest;
+mod overlay;
 mod point;
+mod presence;
 pub mod segment;
 mod vault;
 
@@ -27,5 +29,6 @@ pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
 pub use image::DiskImage;
+pub use overlay::Overlay;
 pub use point::{Consistency, DiskPoint, PointList, RecoveryPointRecord};
 pub use vault::{FenceOutcome, Segment, Vault};

@@ -2,6 +2,8 @@
 
 mod extent_map;
 mod faulty_store;
+mod memory_files;
+mod overlay;
 mod segment;
 mod vault;
 
