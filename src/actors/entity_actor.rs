@@ -5,7 +5,7 @@ use super::supervisor::{ClearTimer, SetTimer};
 use super::supervisor::{Committed, Died, StoreFailed, Supervisor, TimerId};
 use crate::domain::entity::{Commit, NewCommit, Rejection, StreamId};
 use crate::domain::id::JobId;
-use crate::ports::event_store::{Snapshot, StoreError};
+use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -133,15 +133,7 @@ impl<E: Hosted> EntityActor<E> {
         world: Arc<World>,
         supervisor: Addr<Supervisor>,
     ) -> Result<Self, StoreError> {
-        let (mut state, mut seq) = from_snapshot::<E>(&world, stream)?;
-        loop {
-            let commits = world.store.read_stream(stream, seq + 1, LOAD_BATCH)?;
-            let Some(last) = commits.last() else { break };
-            seq = last.seq;
-            for commit in &commits {
-                fold(&mut state, commit);
-            }
-        }
+        let (state, seq) = load_entity(&*world.store, stream)?;
         let lifeline = Lifeline { stream, supervisor: supervisor.clone() };
         Ok(Self {
             stream,
@@ -239,8 +231,31 @@ impl<E: Hosted> EntityActor<E> {
     }
 }
 
-fn from_snapshot<E: Hosted>(world: &World, stream: StreamId) -> Result<(E, u64), StoreError> {
-    let Some(snapshot) = world.store.snapshot(stream, E::STATE_SCHEMA)? else {
+/// Folds the state of an entity, and the sequence number of the last commit in it, from snapshot and
+/// log.
+///
+/// # Errors
+/// What the store answers.
+pub fn load_entity<E: Hosted>(
+    store: &dyn EventStore,
+    stream: StreamId,
+) -> Result<(E, u64), StoreError> {
+    let (mut state, mut seq) = from_snapshot::<E>(store, stream)?;
+    loop {
+        let commits = store.read_stream(stream, seq + 1, LOAD_BATCH)?;
+        let Some(last) = commits.last() else { return Ok((state, seq)) };
+        seq = last.seq;
+        for commit in &commits {
+            fold(&mut state, commit);
+        }
+    }
+}
+
+fn from_snapshot<E: Hosted>(
+    store: &dyn EventStore,
+    stream: StreamId,
+) -> Result<(E, u64), StoreError> {
+    let Some(snapshot) = store.snapshot(stream, E::STATE_SCHEMA)? else {
         return Ok((E::default(), 0));
     };
     let config = bincode::config::standard().with_limit::<{ 64 << 20 }>();

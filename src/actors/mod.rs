@@ -20,7 +20,7 @@ mod hosted;
 mod site;
 mod supervisor;
 
-pub use entity_actor::{EntityActor, Origin, Tell, TellError, Told};
+pub use entity_actor::{EntityActor, Origin, Tell, TellError, Told, load_entity};
 pub use hosted::{Hosted, Reporter, World};
 pub use site::Site;
 pub use supervisor::Supervisor;

@@ -169,6 +169,25 @@ pub enum OverlayError {
     },
 }
 
+impl VaultError {
+    /// The object that it is about, if it is about one.
+    pub fn object(&self) -> Option<&str> {
+        match self {
+            Self::Store { object, .. }
+            | Self::VaultNotThere { object }
+            | Self::Damaged { object, .. }
+            | Self::Missing { object }
+            | Self::ChainBroken { object, .. }
+            | Self::EpochFell { object, .. }
+            | Self::Fenced { object, .. }
+            | Self::OtherWriter { object, .. }
+            | Self::PointDiffers { object, .. }
+            | Self::Extent { object, .. } => Some(object),
+            Self::NoBase { .. } | Self::OutOfRange { .. } => None,
+        }
+    }
+}
+
 impl Classified for VaultError {
     fn code(&self) -> Code {
         match self {

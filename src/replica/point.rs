@@ -30,6 +30,8 @@ pub struct RecoveryPointRecord {
     pub at: Timestamp,
     /// What the guest knew of it.
     pub consistency: Consistency,
+    /// Bytes that its cycle stored in the vault.
+    pub stored_bytes: u64,
     /// The state of every disk.
     pub disks: BTreeMap<DiskId, DiskPoint>,
 }
@@ -79,7 +81,7 @@ impl Vault {
     /// [`VaultError::PointDiffers`] if the cycle has a point with other content;
     /// [`VaultError::Store`].
     pub async fn put_point(&self, point: &RecoveryPointRecord) -> Result<(), VaultError> {
-        let path = self.points_folder(point.vm).join(format!("{:020}.json", point.cycle));
+        let path = self.point_path(point.vm, point.cycle);
         match self.create(&path, vec![encode(point)]).await? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Existed => {
@@ -89,6 +91,22 @@ impl Vault {
                 }
                 Err(VaultError::PointDiffers { object: path.to_string(), found: there.id })
             }
+        }
+    }
+
+    /// The recovery point that a cycle made, if it made one.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`], [`VaultError::Damaged`].
+    pub async fn point(
+        &self,
+        vm: VmId,
+        cycle: u64,
+    ) -> Result<Option<RecoveryPointRecord>, VaultError> {
+        match self.read_point(vm, &self.point_path(vm, cycle)).await {
+            Ok(point) => Ok(Some(point)),
+            Err(VaultError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -125,6 +143,10 @@ impl Vault {
             }
         }
         Ok(dropped)
+    }
+
+    fn point_path(&self, vm: VmId, cycle: u64) -> Path {
+        self.points_folder(vm).join(format!("{cycle:020}.json"))
     }
 
     /// Every point by path, ascending by cycle, or why it cannot be read.

@@ -14,7 +14,11 @@ use futures_util::future::LocalBoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// How long an unplanned failover waits for the source VM to shut down, if its host answers at all.
+const STOP_SOURCE_WITHIN: Duration = Duration::from_secs(30);
 
 /// A copy reports its progress in steps of one part in so many.
 const PROGRESS_PARTS: u64 = 20;
@@ -120,6 +124,7 @@ async fn perform_step(
         Step::ShutDownSource => world.primary.shut_down(vm).await?,
         Step::CheckUnplannedFailover => replication.verify(vm, chosen(vm)?).await?,
         Step::FenceSource => {
+            stop_source(vm, world).await;
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
         }
         Step::StartFailover => {
@@ -135,6 +140,17 @@ async fn perform_step(
         Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
     }
     Ok(Outcome::Done)
+}
+
+/// Shuts the source down if it can still be reached: the site may be cut off rather than lost. The
+/// fence holds either way.
+async fn stop_source(vm: &Vm, world: &World) {
+    let stop = actix::clock::timeout(STOP_SOURCE_WITHIN, world.primary.shut_down(vm));
+    match stop.await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::warn!(vm = %vm.name, %failure, "shut the source down"),
+        Err(_) => tracing::warn!(vm = %vm.name, "the source did not shut down in time"),
+    }
 }
 
 /// Serves and starts the replica, and keeps at it; ends only by being stopped.

@@ -92,6 +92,8 @@ pub enum ResyncReason {
     LogMissing(String),
     /// The host lost power: writes that were never flushed can be on the disk but not in the log.
     PowerLoss,
+    /// A disk is not what it was when it was tracked last.
+    DiskChanged(String),
 }
 
 impl std::fmt::Display for ResyncReason {
@@ -103,6 +105,7 @@ impl std::fmt::Display for ResyncReason {
             Self::LogDamaged(what) => write!(f, "a replication log is damaged: {what}"),
             Self::LogMissing(what) => write!(f, "a replication log is missing: {what}"),
             Self::PowerLoss => f.write_str("the host lost power while writes were not yet flushed"),
+            Self::DiskChanged(what) => write!(f, "a disk changed: {what}"),
         }
     }
 }
@@ -283,6 +286,14 @@ impl Vm {
                 Some(Work::Ship { cycle: self.delta.cycle, snapshot_at })
             }
         }
+    }
+
+    /// Whether the VM may run at the primary site: at no time may it run at both.
+    pub const fn may_run_at_primary(&self) -> bool {
+        !matches!(
+            self.phase,
+            Phase::FailingOver(_) | Phase::CommitPending(_) | Phase::FailedOver(_)
+        )
     }
 
     /// Whether the source's writes are to be tracked.
