@@ -4,7 +4,7 @@ use super::base::RegionPresent;
 use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
 use super::segment::{
-    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, same,
+    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
 };
 use super::vault::{PARALLEL, Vault, damaged, in_object};
 use crate::domain::id::DiskId;
@@ -206,7 +206,7 @@ impl DiskImage {
                 return Err(VaultError::EpochFell { object, found: header.epoch, before: epoch });
             }
             if header.kind == Kind::Base {
-                return Err(damaged(&path, damage(10, Flaw::Magic)));
+                return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (index.hash, header.epoch);
             self.stack(index);

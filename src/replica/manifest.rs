@@ -12,8 +12,8 @@
 use super::base::{Completion, RegionPresent};
 use super::error::VaultError;
 use super::segment::{
-    self, Damage, Fields, Flaw, Header, Kind, MAX_REGIONS, REGION_BYTES, Sealed, SegmentHash,
-    impossible, same,
+    self, Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, Sealed, SegmentHash, impossible,
+    same,
 };
 use super::vault::{Vault, in_object};
 use crate::domain::id::DiskId;
@@ -59,7 +59,7 @@ impl Manifest {
 
     fn decode(header: &Header, footer: &[u8], at: u64) -> Result<Self, Damage> {
         if header.kind != Kind::Manifest {
-            return Err(segment::damage(10, Flaw::Magic));
+            return Err(impossible(10, "kind", header.kind.byte().into()));
         }
         let head = footer.get(..FOOTER_HEAD).unwrap_or(footer);
         let mut fields = Fields::of(head, at, "the head of the footer", FOOTER_HEAD as u64)?;

@@ -350,7 +350,7 @@ impl TryFrom<String> for SegmentHash {
 }
 
 impl Kind {
-    const fn byte(self) -> u8 {
+    pub(crate) const fn byte(self) -> u8 {
         match self {
             Self::Delta => 1,
             Self::Base => 2,

@@ -22,8 +22,8 @@ proptest! {
             let (start, end) = (a.min(b), a.max(b));
             let range = start as u64..end as u64;
             if insert { map.insert(range, nth) } else { map.remove(range) }
-            for at in start..end {
-                model[at] = insert.then_some((nth, (at - start) as u64));
+            for (skip, held) in (0..).zip(&mut model[start..end]) {
+                *held = insert.then_some((nth, skip));
             }
         }
         let mut end = 0;

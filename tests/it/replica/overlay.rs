@@ -218,11 +218,15 @@ fn a_damaged_map_is_named_and_not_believed() {
     }
     drop(overlay);
     let refused = |at: &[u64], names: &str| {
-        at.iter().for_each(|at| world.map().flip(*at));
+        for at in at {
+            world.map().flip(*at);
+        }
         let error = world.try_overlay().unwrap_err();
         assert_eq!(error.code(), Code::DiskUnusable);
         assert!(error.to_string().contains(names), "{error}");
-        at.iter().for_each(|at| world.map().flip(*at));
+        for at in at {
+            world.map().flip(*at);
+        }
     };
     refused(&[3], "at byte 0: the magic number");
     refused(&[33], "at byte 48: the checksum");

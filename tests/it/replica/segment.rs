@@ -34,8 +34,11 @@ fn segment() -> Vec<u8> {
     builder.seal().bytes.concat()
 }
 
+/// Data by disk offset.
+type Extents = Vec<(u64, Vec<u8>)>;
+
 /// Reads a whole object as a reader of the vault does.
-fn decode(object: &[u8]) -> Result<(Index, Vec<(u64, Vec<u8>)>), Damage> {
+fn decode(object: &[u8]) -> Result<(Index, Extents), Damage> {
     let header = object.get(..HEADER_BYTES as usize).unwrap_or(object);
     let trailer_at = object.len().saturating_sub(TRAILER_BYTES as usize);
     let trailer = Trailer::decode(&object[trailer_at..], object.len() as u64)?;

@@ -391,7 +391,11 @@ fn point(cycle: u64) -> RecoveryPointRecord {
         vm: VM,
         cycle,
         at: Timestamp::from_millis(30_000 * cycle.cast_signed()),
-        consistency: if cycle % 2 == 0 { Consistency::Application } else { Consistency::Crash },
+        consistency: if cycle.is_multiple_of(2) {
+            Consistency::Application
+        } else {
+            Consistency::Crash
+        },
         disks: BTreeMap::from([(DISK, DiskPoint { sequence: cycle, generation: 1, epoch: 1 })]),
     }
 }
@@ -537,7 +541,9 @@ async fn every_point_reads_back(
     let mut previous = SegmentHash::NONE;
     for (sequence, writes) in (1..).zip(deltas) {
         previous = send(&vault, header(sequence, previous, SIZE), writes).await.hash;
-        writes.iter().for_each(|write| write.apply(&mut model));
+        for write in writes {
+            write.apply(&mut model);
+        }
         states.push(model.clone());
         if sequence as usize == base_at {
             let (from_seq, at) = (sequence, Timestamp::default());
