@@ -173,10 +173,16 @@ impl Story {
     /// Tells a command.
     pub(crate) fn try_tell(&mut self, command: Command) -> Result<Vec<Event>, Rejection> {
         let events = self.vm.decide(&command, self.now)?;
+        let _ = writeln!(self.transcript, "when {}", word(&command));
         for event in &events {
             self.vm.apply(event, self.now);
+            let words = self.event_in_words(event);
+            let _ = writeln!(self.transcript, "  then {words}");
         }
-        self.write_down(&command, &events);
+        for effect in self.vm.pending() {
+            let words = self.effect_in_words(effect);
+            let _ = writeln!(self.transcript, "    do {words}");
+        }
         self.told.push((self.now, command, events.clone()));
         Ok(events)
     }
@@ -259,21 +265,6 @@ impl Story {
         self.transcript.clear();
     }
 
-    fn write_down(&mut self, command: &Command, events: &[Event]) {
-        let mut out = std::mem::take(&mut self.transcript);
-        let _ = writeln!(out, "when {}", word(command));
-        for event in events {
-            let _ = writeln!(out, "  then {}", self.event_in_words(event));
-        }
-        if events.is_empty() {
-            out.push_str("  then nothing\n");
-        }
-        for effect in self.vm.pending() {
-            let _ = writeln!(out, "  do {}", self.effect_in_words(effect));
-        }
-        self.transcript = out;
-    }
-
     fn step_of(&self, task: u32) -> String {
         self.vm.job.as_ref().map_or_else(String::new, |job| word(&job.tasks[task as usize].step))
     }
@@ -282,15 +273,9 @@ impl Story {
         let word = word(event);
         match event {
             Event::JobStarted { kind, .. } => format!("{word} {kind:?}"),
-            // Told after all events were applied: a task of a job that has ended is told by number.
-            Event::TaskStarted { job, task } | Event::TaskCompleted { job, task }
-                if self.vm.job.as_ref().is_some_and(|own| own.id == *job) =>
-            {
-                format!("{word} {}", self.step_of(*task))
-            }
             Event::TaskStarted { task, .. }
             | Event::TaskCompleted { task, .. }
-            | Event::TaskFailed { task, .. } => format!("{word} {task}"),
+            | Event::TaskFailed { task, .. } => format!("{word} {}", self.step_of(*task)),
             Event::JobEnded { outcome, .. } => format!("{word} {outcome:?}"),
             Event::TrackingStarted { first_cycle } => format!("{word} from {first_cycle}"),
             Event::CycleStarted { cycle } | Event::SnapshotTaken { cycle, .. } => {
