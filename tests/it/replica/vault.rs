@@ -391,6 +391,7 @@ fn point(cycle: u64) -> RecoveryPointRecord {
         vm: VM,
         cycle,
         at: Timestamp::from_millis(30_000 * cycle.cast_signed()),
+        stored_bytes: 1000 * cycle,
         consistency: if cycle.is_multiple_of(2) {
             Consistency::Application
         } else {
