@@ -13,7 +13,6 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
 use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
 use crate::replica::segment::{Kind, SegmentHash};
 use crate::replica::{Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError};
@@ -41,8 +40,6 @@ pub struct EngineParts {
     pub sources: Sources,
     /// The recovery site.
     pub recovery: RecoverySite,
-    /// The files that the logs are in.
-    pub files: Arc<dyn Files>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The data plane's runtime, which must have threads of its own.
@@ -194,13 +191,13 @@ impl Engine {
     async fn run_at_source<T: Send + 'static>(
         &self,
         vm: &Vm,
-        work: impl FnOnce(&EngineParts, &Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let source = self.source(vm)?;
-        self.run(vm, move |parts, context| {
+        self.run(vm, move |_, context| {
             let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
             context.still_wanted()?;
-            work(parts, context, &source)
+            work(context, &source)
         })
         .await
     }
@@ -211,12 +208,7 @@ fn cut(work: &Work<'_>, source: &Source, cycle: u64) -> Result<Cut, Failure> {
 }
 
 /// Cuts and sends until everything tracked is in the vault, or once if the VM runs.
-fn ship_all(
-    parts: &EngineParts,
-    work: &Work<'_>,
-    source: &Source,
-) -> Result<Vec<RecoveryPoint>, Failure> {
-    let files = &*parts.files;
+fn ship_all(work: &Work<'_>, source: &Source) -> Result<Vec<RecoveryPoint>, Failure> {
     let known = work.vm.latest_point().map(|point| point.cycle);
     // Points that an earlier run made and could not report.
     let first = known.map_or(work.vm.delta.chain_first_cycle, |cycle| cycle + 1);
@@ -236,7 +228,7 @@ fn ship_all(
             Some(cut) => cut,
             None => self::cut(work, source, next)?,
         };
-        points.push(ship(work, files, source, &cut, last)?);
+        points.push(ship(work, source, &cut, last)?);
         if !was_in_transit {
             return Ok(points);
         }
@@ -347,7 +339,7 @@ impl Replication for Engine {
     }
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
-        self.run_at_source(vm, |_, work, source| {
+        self.run_at_source(vm, |work, source| {
             check_disks(work.vm, source)?;
             work.checked_at_host("starting to track", source.tracker.start())
         })
@@ -361,7 +353,7 @@ impl Replication for Engine {
         progress: Progress<'_>,
     ) -> Result<u64, Failure> {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let copy = self.run_at_source(vm, move |_, work, source| {
+        let copy = self.run_at_source(vm, move |work, source| {
             check_disks(work.vm, source)?;
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
             let generation = u64::from(work.vm.delta.generation);
@@ -389,7 +381,7 @@ impl Replication for Engine {
     }
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
-        self.run_at_source(vm, move |_, work, source| {
+        self.run_at_source(vm, move |work, source| {
             let cut = cut(work, source, cycle)?;
             let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
             Ok(Snapshot { at: cut.at, log_bytes })
@@ -398,11 +390,11 @@ impl Replication for Engine {
     }
 
     async fn ship(&self, vm: &Vm, cycle: u64, _: Timestamp) -> Result<u64, Failure> {
-        self.run_at_source(vm, move |parts, work, source| {
+        self.run_at_source(vm, move |work, source| {
             match source.tracker.transit().filter(|cut| cut.number == cycle) {
                 Some(cut) => {
                     let last = work.vm.latest_point().map(|point| point.cycle);
-                    Ok(ship(work, &*parts.files, source, &cut, last)?.bytes)
+                    Ok(ship(work, source, &cut, last)?.bytes)
                 }
                 // Sent and removed, but the service stopped before that was recorded.
                 None => match work.point(cycle)? {

@@ -20,12 +20,11 @@ use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, Disk, Phase, Vm};
 use crate::drivers::lab::{
-    AfterBoot, Faults, FaultyStore, LabFiles, LabSite, LabVm, Workload, WorkloadError,
+    AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
-use crate::ports::files::Files;
 use crate::replica::{self, VaultError};
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
@@ -145,7 +144,6 @@ pub struct Service {
     primary: LabSite,
     recovery: LabSite,
     agents: Vec<Arc<HostAgent>>,
-    host_files: BTreeMap<HostId, LabFiles>,
     sources: Sources,
     engine: Engine,
     primary_server: Server,
@@ -198,20 +196,15 @@ impl Service {
         })?;
         let sources = Sources::default();
         let mut agents = Vec::new();
-        let mut host_files = BTreeMap::new();
         for host in &config.host {
-            let files = LabFiles::new(Arc::new(RealFiles), &host.name, &faults);
             let parts = AgentParts {
-                files: Arc::new(files.clone()),
                 exports: Arc::clone(&primary_exports),
                 server: primary_server.uri(),
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
             };
-            let agent = agent(config, host, parts);
-            host_files.insert(agent.host, files);
-            agents.push(Arc::new(agent));
+            agents.push(Arc::new(agent(config, host, parts)));
         }
         let vms = protected_vms(config, &agents)?;
         for agent in &agents {
@@ -236,10 +229,9 @@ impl Service {
         let guests: BTreeSet<_> =
             vms.iter().filter(|vm| vm.workload.is_some()).map(|vm| vm.id).collect();
 
-        let files: Arc<dyn Files> = Arc::new(RealFiles);
         let recovery_site = RecoverySite::new(
             recovery_folder,
-            Arc::clone(&files),
+            Arc::new(RealFiles),
             recovery_exports,
             recovery_server.uri(),
             boot,
@@ -248,7 +240,6 @@ impl Service {
             vaults: BTreeMap::from([(names.vault, vault.clone())]),
             sources: sources.clone(),
             recovery: recovery_site,
-            files,
             clock: Arc::clone(&clock),
             runtime: data_plane.handle().clone(),
         });
@@ -276,7 +267,6 @@ impl Service {
             primary,
             recovery,
             agents,
-            host_files,
             sources,
             engine,
             primary_server,
@@ -404,11 +394,8 @@ impl Service {
     /// Kills a host of the lab in the middle of whatever it does, as a power switch would: its guests
     /// and its agent are gone, nothing is closed.
     pub fn kill_host(&self, host: HostId) {
-        if let Some(files) = self.host_files.get(&host) {
-            files.kill();
-        }
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
-            agent.abandon_all();
+            agent.die();
         }
         self.primary.kill_host(host);
     }
@@ -418,12 +405,9 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
-        if let Some(files) = self.host_files.get(&host) {
-            files.revive();
-        }
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
             let runs = may_run_at_primary(&*self.store, agent)?;
-            agent.attach_all(|vm| runs.contains(&vm));
+            agent.come_up(|vm| runs.contains(&vm));
         }
         self.primary.revive_host(host);
         self.boot_guests().await
@@ -491,7 +475,7 @@ fn open_vault(
     })?;
     // Without fsync a power loss would take what was acknowledged.
     let local: Arc<dyn ObjectStore> = Arc::new(local.with_fsync(true));
-    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults)), names.vault))
+    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults.clone())), names.vault))
 }
 
 fn serve_exports(folder: &Path) -> Result<(Arc<ExportTable>, Server), ServiceError> {
