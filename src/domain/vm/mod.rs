@@ -463,7 +463,11 @@ impl Entity for Vm {
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
-                self.enter(Phase::Resynchronizing(reason.clone()), at);
+                let since = match self.phase {
+                    Phase::Resynchronizing(_) => self.phase_since,
+                    _ => at,
+                };
+                self.enter(Phase::Resynchronizing(reason.clone()), since);
             }
             Event::RetryScheduled { work, attempt, due, because } => {
                 let since = self.trouble.as_ref().map_or(at, |trouble| trouble.since);

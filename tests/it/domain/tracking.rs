@@ -15,6 +15,9 @@ fn expect_resync(story: &mut Story) {
     assert_eq!(story.vm.job.as_ref().map(|job| job.kind), Some(JobKind::Resynchronize));
     let cancelled = Event::JobEnded { job: before.id, outcome: JobOutcome::Cancelled };
     assert_eq!(events.contains(&cancelled), before.ended.is_none());
+    if before.kind == JobKind::Resynchronize && before.ended.is_none() {
+        story.wake();
+    }
     story.work_off();
     assert_eq!(story.vm.phase, Phase::Protected);
 }
@@ -92,6 +95,27 @@ fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew
     assert_ne!(watched(&story), Some(1));
     let second = story.tracking_lost();
     assert_ne!(story.tell(second), []);
+}
+
+/// Where the logs cannot be written, tracking is lost again as soon as it is restarted: that used to
+/// go round as fast as the host could restart it.
+#[test]
+fn a_resynchronization_that_loses_track_again_begins_again_by_the_retry_schedule() {
+    let mut story = Story::resynchronizing();
+    let first = story.now;
+    let mut begun_at = Vec::new();
+    for _ in 0..7 {
+        story.succeed();
+        let events = story.tell(story.tracking_lost());
+        assert!(matches!(events.last(), Some(Event::RetryScheduled { .. })), "{events:?}");
+        story.wake();
+        assert!(matches!(story.vm.work(), Some(Work::Task { step: Step::RestartTracking, .. })));
+        begun_at.push(story.now.since(first).as_secs() / 60);
+    }
+    assert_eq!(begun_at, [1, 2, 4, 8, 10, 40, 70]);
+    assert_eq!(story.vm.phase_since, first);
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Protected);
 }
 
 /// A planned failover sends the delta under way and one more; a chain that began right after the
