@@ -6,6 +6,7 @@ use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::vm::{Command, Effect, Event, Phase, PointChoice, ResyncReason, Work};
+use std::collections::BTreeSet;
 
 #[track_caller]
 fn expect_resync(story: &mut Story) {
@@ -169,6 +170,41 @@ fn points_from_before_a_loss_stay_usable() {
     let mut never_copied = Story::in_initial_replication();
     never_copied.tell(never_copied.tracking_lost());
     assert_eq!(never_copied.vm.allowed_operations(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_late_report_of_an_earlier_delta_does_not_end_the_one_under_way() {
+    let mut story = Story::shipping();
+    let earlier = story.success().expect("a delta is being sent");
+    story.succeed();
+    story.wake();
+    let cutting = story.vm.work();
+    assert_eq!(story.tell(earlier), []);
+    story.succeed();
+    for cycle in [2, 4] {
+        assert_eq!(story.tell(Command::ReportShipped { cycle, shipped_bytes: 1 }), []);
+    }
+    assert_ne!(story.vm.work(), cutting);
+    assert!(matches!(story.vm.work(), Some(Work::Ship { cycle: 3, .. })));
+}
+
+#[test]
+fn every_job_has_an_id_of_its_own() {
+    let mut story = Story::resynchronizing();
+    story.work_off();
+    story.tell(story.tracking_lost());
+    story.work_off();
+    let jobs: Vec<_> = story
+        .told
+        .iter()
+        .flat_map(|(_, _, events)| events)
+        .filter_map(|event| match event {
+            Event::JobStarted { job, .. } => Some(*job),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(jobs.len(), 5);
+    assert_eq!(jobs.iter().collect::<BTreeSet<_>>().len(), jobs.len());
 }
 
 #[test]
