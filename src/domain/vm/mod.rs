@@ -13,6 +13,9 @@
 //!  Protected <----- a check failed -------'
 //! ```
 //!
+//! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
+//! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
+//!
 //! Work fails in one of two ways: a recoverable failure schedules another attempt of the same work
 //! ([`Trouble`], see [`RetryLadder`]); a non-recoverable one waits for an administrator, except that a
 //! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
@@ -474,7 +477,11 @@ impl Entity for Vm {
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
-                self.enter(Phase::Resynchronizing(reason.clone()), at);
+                let since = match self.phase {
+                    Phase::Resynchronizing(_) => self.phase_since,
+                    _ => at,
+                };
+                self.enter(Phase::Resynchronizing(reason.clone()), since);
             }
             Event::RetryScheduled { work, attempt, due, because } => {
                 let since = self.trouble.as_ref().map_or(at, |trouble| trouble.since);
