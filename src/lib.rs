@@ -6,6 +6,7 @@ pub mod domain;
 
 pub mod ports;
 
+pub mod actors;
 pub mod disk;
 pub mod replica;
 pub mod store;

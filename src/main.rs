@@ -1,1 +1,3 @@
+//! The `lifeboat` command.
+
 fn main() {}

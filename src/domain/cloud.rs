@@ -1,6 +1,6 @@
 //! A cloud: a group of hosts and VMs under one replication policy.
 
-use super::entity::{Entity, Kind, Rejection, entry_conversions};
+use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
 use super::id::{CloudId, HostId, VmId};
 use super::policy::Policy;
 use super::time::Timestamp;
@@ -116,6 +116,7 @@ impl Entity for Cloud {
         }
         Ok(match command {
             Command::Create { id, name } if self.name.is_empty() => {
+                check_name(name)?;
                 vec![Event::Created { id: *id, name: name.clone() }]
             }
             Command::AddHost { host } if !self.hosts.contains(host) => {
@@ -132,7 +133,8 @@ impl Entity for Cloud {
                 vec![Event::PolicyAssociated { policy: *policy }]
             }
             Command::ReportPolicyTaken { vm, revision }
-                if self.vms.get(vm).is_some_and(|taken| taken < revision) =>
+                if *revision <= self.revision
+                    && self.vms.get(vm).is_some_and(|taken| taken < revision) =>
             {
                 vec![Event::PolicyTaken { vm: *vm, revision: *revision }]
             }

@@ -218,6 +218,14 @@ pub enum Rejection {
     },
 }
 
+/// Checks the name of something that is to be created: an entity without one does not exist.
+pub(super) fn check_name(name: &str) -> Result<(), Rejection> {
+    if !name.is_empty() {
+        return Ok(());
+    }
+    Err(Rejection::OutOfRange { what: "name", value: "empty".to_owned(), allowed: "given" })
+}
+
 fn allowed_list(allowed: &[&'static str]) -> String {
     if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") }
 }

@@ -1,6 +1,6 @@
 //! A hypervisor host: whether it answers.
 
-use super::entity::{Entity, Kind, Rejection, entry_conversions};
+use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
 use super::failure::Failure;
 use super::id::{CloudId, HostId};
 use super::time::Timestamp;
@@ -78,6 +78,7 @@ impl Entity for Host {
         let registered = !self.name.is_empty();
         Ok(match command {
             Command::Register { id, name, cloud } if !registered => {
+                check_name(name)?;
                 vec![Event::Registered { id: *id, name: name.clone(), cloud: *cloud }]
             }
             Command::Register { cloud, .. } if self.cloud != *cloud => {

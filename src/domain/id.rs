@@ -17,7 +17,13 @@ macro_rules! id {
             /// The id that follows from `parent` and the `nth` thing made under it: the same
             /// inputs give the same id, on every machine and in every replay.
             pub fn derived(parent: Uuid, nth: u64) -> Self {
-                Self(derive(stringify!($name), parent, nth))
+                Self(derive(stringify!($name), parent, &nth.to_le_bytes()))
+            }
+
+            /// The id of the thing called `name` under `parent`: a configuration that names its
+            /// things finds them again in the log.
+            pub fn named(parent: Uuid, name: &str) -> Self {
+                Self(derive(concat!(stringify!($name), " by name"), parent, name.as_bytes()))
             }
         }
 
@@ -46,14 +52,14 @@ id! {
     RecoveryPointId,
 }
 
-/// Hashes domain, parent and counter into a version-8 (custom) UUID.
-fn derive(what: &str, parent: Uuid, nth: u64) -> Uuid {
+/// Hashes kind, parent and counter or name into a version-8 (custom) UUID.
+fn derive(what: &str, parent: Uuid, which: &[u8]) -> Uuid {
     let mut hasher = blake3::Hasher::new_derive_key("lifeboat 2026 derived id");
     hasher
         .update(what.as_bytes())
         .update(&[0])
         .update(parent.as_bytes())
-        .update(&nth.to_le_bytes());
+        .update(which);
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     uuid::Builder::from_bytes(bytes)

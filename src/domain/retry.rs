@@ -34,10 +34,11 @@ impl RetryLadder {
     }
 
     /// The first rung after `now` for a failure first met at `first_failed`: a rung that passed while
-    /// an attempt was still running is skipped.
+    /// an attempt was still running is skipped. If the clock was set back since, the ladder starts
+    /// at `now`.
     pub fn next_due(first_failed: Timestamp, now: Timestamp) -> Timestamp {
         let mut ladder = Self::default();
-        let mut due = first_failed;
+        let mut due = first_failed.min(now);
         while due <= now {
             let Some(gap) = ladder.next_backoff() else { break };
             due = due.after(gap);

@@ -1,6 +1,6 @@
 //! A recovery vault: whether it can be reached.
 
-use super::entity::{Entity, Kind, Rejection, entry_conversions};
+use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
 use super::failure::Failure;
 use super::id::VaultId;
 use super::time::Timestamp;
@@ -72,6 +72,7 @@ impl Entity for Vault {
         let created = !self.name.is_empty();
         Ok(match command {
             Command::Create { id, name } if !created => {
+                check_name(name)?;
                 vec![Event::Created { id: *id, name: name.clone() }]
             }
             Command::ReportUnreachable { failure } if created && self.unreachable.is_none() => {

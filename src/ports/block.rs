@@ -50,3 +50,7 @@ pub trait BlockDevice: Send + Sync + Debug {
         false
     }
 }
+
+/// Opens a disk by its NBD URI, as the hypervisor that a VM runs on would.
+pub type Connect =
+    std::sync::Arc<dyn Fn(&str) -> io::Result<std::sync::Arc<dyn BlockDevice>> + Send + Sync>;

@@ -5,3 +5,5 @@ pub mod block;
 pub mod clock;
 pub mod event_store;
 pub mod files;
+pub mod hypervisor;
+pub mod replication;

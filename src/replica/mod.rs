@@ -1,1 +1,34 @@
 //! The vault side: recovery points as immutable objects in object storage.
+//!
+//! ```text
+//! v1/<vault>/vault.json                                       marks the vault; absent = not this storage
+//! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
+//! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
+//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
+//! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
+//! v1/<vault>/vm/<vm>/rp/<cycle:020>.json                      a recovery point: one segment of every disk
+//! ```
+//!
+//! Nothing but create-if-absent, ranged reads, listing and deletion is asked of the storage, and no
+//! object is ever changed. A disk at sequence *n* is its newest usable base with the segments up to
+//! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
+
+mod base;
+mod delta;
+mod error;
+pub mod extent_map;
+mod image;
+mod manifest;
+mod overlay;
+mod point;
+mod presence;
+pub mod segment;
+mod vault;
+
+pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
+pub use delta::{Committed, DeltaHeader, DeltaWriter};
+pub use error::{OverlayError, VaultError};
+pub use image::DiskImage;
+pub use overlay::Overlay;
+pub use point::{Consistency, DiskPoint, PointList, RecoveryPointRecord};
+pub use vault::{FenceOutcome, Segment, Vault};

@@ -8,5 +8,6 @@
 )]
 
 mod disk;
+mod domain;
 mod replica;
 mod store;

@@ -100,9 +100,9 @@ impl Vm {
     fn trouble_cause(&self) -> Option<HealthCause> {
         let trouble = self.trouble.as_ref()?;
         let entry = catalogue::entry(trouble.failure.code);
-        let level = match entry.level {
-            catalogue::Level::Warning => Health::Warning,
-            catalogue::Level::Critical => Health::Critical,
+        let level = match (trouble.next, entry.level) {
+            (NextStep::Administrator, _) | (_, catalogue::Level::Critical) => Health::Critical,
+            (NextStep::RetryAt(_) | NextStep::Trying, catalogue::Level::Warning) => Health::Warning,
         };
         let attempt = trouble.attempt;
         let next = match trouble.next {
@@ -126,16 +126,19 @@ impl Vm {
                 format!("the replica lost track of the disks: {reason}"),
                 "the disks are being resynchronized; earlier recovery points can be used",
             ),
+            Phase::FailingOver(_) => (
+                Health::Warning,
+                "the VM is being failed over and is not replicated meanwhile".to_owned(),
+                "it runs at the recovery site when the job has ended",
+            ),
             Phase::CommitPending(_) => (
                 Health::Warning,
                 "the VM runs at the recovery site and is not replicated".to_owned(),
                 "commit the failover when the VM works as it should",
             ),
-            Phase::Undiscovered
-            | Phase::Unprotected
-            | Phase::Protected
-            | Phase::FailingOver(_)
-            | Phase::FailedOver(_) => return None,
+            Phase::Undiscovered | Phase::Unprotected | Phase::Protected | Phase::FailedOver(_) => {
+                return None;
+            }
         };
         Some(HealthCause { level, because, next: next.to_owned(), since: Some(self.phase_since) })
     }

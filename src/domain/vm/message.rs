@@ -60,8 +60,11 @@ pub enum Command {
         /// Why it may work this time.
         because: RetryReason,
     },
-    /// A moment that the VM waited for has come.
+    /// A moment that the VM waited for has come. The timer says so, not the wall clock, which may
+    /// have been set back since.
     Wake {
+        /// The moment.
+        due: Timestamp,
         /// What it waited for.
         wake: Wake,
     },
@@ -110,6 +113,8 @@ pub enum Command {
     },
     /// The tracker lost track of the disks' changes.
     ReportTrackingLost {
+        /// Of the chain of logs that begins with this cycle; an earlier chain's loss is dealt with.
+        first_cycle: u64,
         /// Why.
         reason: ResyncReason,
     },
@@ -188,9 +193,16 @@ pub enum Work {
 pub enum Effect {
     /// Do it and report.
     Do(Work),
-    /// Watch the tracker and report if it loses track, for as long as this is called for.
-    WatchTracking,
-    /// Send [`Command::Wake`] at `due`.
+    /// Watch the tracker and report if it loses, or has lost, track of the chain of logs that begins
+    /// with this cycle, for as long as this is called for.
+    WatchTracking {
+        /// The chain's first cycle.
+        first_cycle: u64,
+    },
+    /// Keep the replica VM running at the recovery site, for as long as this is called for.
+    RunReplica,
+    /// Send [`Command::Wake`] at `due`. Being early is harmless, staying away is not: where the wall
+    /// clock was set back, the time that really passed counts.
     WakeAt {
         /// When.
         due: Timestamp,

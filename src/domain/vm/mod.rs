@@ -92,6 +92,8 @@ pub enum ResyncReason {
     LogMissing(String),
     /// The host lost power: writes that were never flushed can be on the disk but not in the log.
     PowerLoss,
+    /// A disk is not what it was when it was tracked last.
+    DiskChanged(String),
 }
 
 impl std::fmt::Display for ResyncReason {
@@ -103,6 +105,7 @@ impl std::fmt::Display for ResyncReason {
             Self::LogDamaged(what) => write!(f, "a replication log is damaged: {what}"),
             Self::LogMissing(what) => write!(f, "a replication log is missing: {what}"),
             Self::PowerLoss => f.write_str("the host lost power while writes were not yet flushed"),
+            Self::DiskChanged(what) => write!(f, "a disk changed: {what}"),
         }
     }
 }
@@ -229,7 +232,7 @@ pub struct Vm {
     pub phase: Phase,
     /// Since when.
     pub phase_since: Timestamp,
-    /// The phase to which a job that ends by a failed check returns.
+    /// The phase that a failover left, and to which it returns by a failed check.
     phase_before: Phase,
     /// The running job, or the last one.
     pub job: Option<Job>,
@@ -285,6 +288,14 @@ impl Vm {
         }
     }
 
+    /// Whether the VM may run at the primary site: at no time may it run at both.
+    pub const fn may_run_at_primary(&self) -> bool {
+        !matches!(
+            self.phase,
+            Phase::FailingOver(_) | Phase::CommitPending(_) | Phase::FailedOver(_)
+        )
+    }
+
     /// Whether the source's writes are to be tracked.
     pub const fn is_tracked(&self) -> bool {
         matches!(
@@ -297,9 +308,24 @@ impl Vm {
         )
     }
 
+    /// The first cycle of a chain of logs that starts from nothing: one that no earlier chain can
+    /// have used. Two of its cycles may have reached the vault unrecorded, those that an interrupted
+    /// planned failover sends: the delta under way and the last one.
+    pub const fn first_cycle_of_new_chain(&self) -> u64 {
+        if self.delta.chain_first_cycle == 0 { 1 } else { self.delta.cycle + 2 }
+    }
+
     fn enter(&mut self, phase: Phase, at: Timestamp) {
-        self.phase_before = std::mem::replace(&mut self.phase, phase);
+        self.phase = phase;
         self.phase_since = at;
+    }
+
+    /// One failover can take the place of another; neither is where a failed check leads back to.
+    fn fail_over(&mut self, kind: FailoverKind, at: Timestamp) {
+        if !matches!(self.phase, Phase::FailingOver(_)) {
+            self.phase_before = self.phase.clone();
+        }
+        self.enter(Phase::FailingOver(kind), at);
     }
 
     fn task_mut(&mut self, job: JobId, task: u32) -> Option<&mut super::job::Task> {
@@ -319,11 +345,9 @@ impl Vm {
             JobKind::Resynchronize | JobKind::CommitFailover => {}
             JobKind::PlannedFailover => {
                 self.chosen = None;
-                self.enter(Phase::FailingOver(FailoverKind::Planned), at);
+                self.fail_over(FailoverKind::Planned, at);
             }
-            JobKind::UnplannedFailover => {
-                self.enter(Phase::FailingOver(FailoverKind::Unplanned), at);
-            }
+            JobKind::UnplannedFailover => self.fail_over(FailoverKind::Unplanned, at),
         }
     }
 
@@ -331,15 +355,13 @@ impl Vm {
         let Some(job) = self.job.as_mut() else { return };
         job.ended = Some((at, outcome));
         self.trouble = None;
-        let back = match (job.kind, outcome) {
-            (JobKind::EnableProtection, JobOutcome::Failed) => Some(Phase::Unprotected),
+        match (job.kind, outcome) {
+            (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
             (JobKind::PlannedFailover | JobKind::UnplannedFailover, JobOutcome::Failed) => {
-                Some(self.phase_before.clone())
+                self.failover = None;
+                self.enter(self.phase_before.clone(), at);
             }
-            _ => None,
-        };
-        if let Some(phase) = back {
-            self.enter(phase, at);
+            _ => {}
         }
     }
 
@@ -351,8 +373,10 @@ impl Vm {
     }
 
     fn wait_for_next_delta(&mut self, at: Timestamp) {
-        let on_schedule = self.delta.started_at.after(self.policy.copy_frequency());
-        self.delta.stage = Stage::Waiting { due: on_schedule.max(at) };
+        let interval = self.policy.copy_frequency();
+        let on_schedule = self.delta.started_at.after(interval);
+        // A beginning in the future is one from before the clock was set back.
+        self.delta.stage = Stage::Waiting { due: on_schedule.clamp(at, at.after(interval)) };
     }
 }
 
@@ -415,7 +439,7 @@ impl Entity for Vm {
                 self.delta.chain_first_cycle = *first_cycle;
                 self.delta.cycle = *first_cycle;
             }
-            Event::DiskCopied { .. } => {}
+            Event::DiskCopied { .. } | Event::SourceShutDown => {}
             Event::PolicyChanged { policy } => {
                 self.policy = *policy;
                 if let Stage::Waiting { .. } = self.delta.stage {
@@ -424,7 +448,7 @@ impl Entity for Vm {
             }
             Event::Protected => {
                 self.enter(Phase::Protected, at);
-                self.delta.started_at = at;
+                self.delta.started_at = self.latest_point().map_or(at, |point| point.at);
                 self.wait_for_next_delta(at);
             }
             Event::CycleStarted { cycle } => {
@@ -439,7 +463,8 @@ impl Entity for Vm {
             Event::LogShipped { point } => {
                 self.trouble = None;
                 self.point_added(*point);
-                if self.phase == Phase::Protected {
+                // Also where a failover sent it: if that leads back, the delta must not go on.
+                if self.delta.stage != Stage::Off {
                     self.wait_for_next_delta(at);
                 }
             }
@@ -477,15 +502,14 @@ impl Entity for Vm {
                 });
             }
             Event::FailoverRequested { point } => self.chosen = Some(*point),
-            Event::SourceShutDown => {}
             Event::SourceFenced { epoch } => self.epoch = *epoch,
             Event::FailedOver { kind, point } => {
                 let asked_at = self.job.as_ref().map_or(at, |job| job.started_at);
-                self.delta.stage = Stage::Off;
                 self.failover =
                     Some(Failover { kind: *kind, point: *point, asked_at, started_at: None });
             }
             Event::ReplicaStarted => {
+                self.delta.stage = Stage::Off;
                 if let Some(failover) = self.failover.as_mut() {
                     failover.started_at = Some(at);
                     let kind = failover.kind;
@@ -514,7 +538,10 @@ impl Entity for Vm {
             effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
         }
         if self.is_tracked() {
-            effects.push(Effect::WatchTracking);
+            effects.push(Effect::WatchTracking { first_cycle: self.delta.chain_first_cycle });
+        }
+        if let Phase::CommitPending(_) | Phase::FailedOver(_) = self.phase {
+            effects.push(Effect::RunReplica);
         }
         effects
     }

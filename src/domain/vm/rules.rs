@@ -1,10 +1,11 @@
 //! What a VM decides.
 
 use super::{
-    Command, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
-    ResyncReason, RetryLadder, RetryReason, Stage, Trouble, Vm, Wake, Work,
+    Command, Effect, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
+    ResyncReason, RetryLadder, RetryReason, Vm, Wake, Work,
 };
-use crate::domain::entity::Rejection;
+use crate::domain::catalogue::Code;
+use crate::domain::entity::{Entity, Rejection};
 use crate::domain::failure::{Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
@@ -65,8 +66,8 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(start(*job, JobKind::CommitFailover))
         }
         Command::Retry { because } => Ok(retry_early(vm, because)),
-        Command::Wake { wake } => Ok(wake_up(vm, *wake, now)),
-        Command::ReportDone { job, task, outcome } => Ok(task_done(vm, *job, *task, outcome, now)),
+        Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake)),
+        Command::ReportDone { job, task, outcome } => task_done(vm, *job, *task, outcome, now),
         Command::ReportProgress { job, task, done_bytes, total_bytes } => {
             let current = vm.job.as_ref().filter(|own| own.id == *job).and_then(Job::current);
             match current {
@@ -100,7 +101,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(shipped(vm, &[point], now))
         }
         Command::ReportFailure { work, failure } => Ok(work_failed(vm, *work, failure, now)),
-        Command::ReportTrackingLost { reason } => Ok(tracking_lost(vm, reason)),
+        Command::ReportTrackingLost { first_cycle, reason } => {
+            Ok(tracking_lost(vm, *first_cycle, reason))
+        }
     }
 }
 
@@ -158,22 +161,13 @@ fn cancel_job(vm: &Vm) -> Vec<Event> {
     }
 }
 
-fn wake_up(vm: &Vm, wake: Wake, now: Timestamp) -> Vec<Event> {
+fn wake_up(vm: &Vm, due: Timestamp, wake: Wake) -> Vec<Event> {
+    if !vm.pending().contains(&Effect::WakeAt { due, wake }) {
+        return vec![];
+    }
     match wake {
-        Wake::Cycle(cycle) => match vm.delta.stage {
-            Stage::Waiting { due } if due <= now && cycle == vm.delta.cycle => {
-                vec![Event::CycleStarted { cycle }]
-            }
-            _ => vec![],
-        },
-        Wake::Retry(attempt) => match &vm.trouble {
-            Some(Trouble { next: NextStep::RetryAt(due), attempt: failed, .. })
-                if *due <= now && *failed == attempt =>
-            {
-                vec![Event::RetryStarted { attempt, early: None }]
-            }
-            _ => vec![],
-        },
+        Wake::Cycle(cycle) => vec![Event::CycleStarted { cycle }],
+        Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
     }
 }
 
@@ -191,8 +185,17 @@ fn retry_early(vm: &Vm, because: &RetryReason) -> Vec<Event> {
 }
 
 fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Event> {
-    if vm.work() != Some(work) {
+    // Work that waits for its time or for an administrator is not being done: this was told before.
+    if !vm.pending().contains(&Effect::Do(work)) {
         return vec![];
+    }
+    // What the catalogue promises of a broken chain, wherever the chain still matters.
+    if failure.code == Code::LogChainBroken {
+        let reason = ResyncReason::LogDamaged(failure.to_string());
+        let events = tracking_lost(vm, vm.delta.chain_first_cycle, &reason);
+        if !events.is_empty() {
+            return events;
+        }
     }
     match (failure.class(), work) {
         (Class::Recoverable, _) => {
@@ -224,13 +227,20 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
     }
 }
 
-fn tracking_lost(vm: &Vm, reason: &ResyncReason) -> Vec<Event> {
+fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason) -> Vec<Event> {
+    if !vm.is_tracked() || first_cycle != vm.delta.chain_first_cycle {
+        return vec![];
+    }
     // A resynchronization restarts tracking first; until it has, the loss is the one it deals with.
-    let restarting = matches!(
+    // When a planned failover starts, all that was tracked has arrived, and the source is off.
+    let irrelevant = matches!(
         vm.work(),
-        Some(Work::Task { step: Step::RestartTracking | Step::EnableReplication, .. })
+        Some(Work::Task {
+            step: Step::RestartTracking | Step::StartFailover | Step::StartReplica,
+            ..
+        })
     );
-    if !vm.is_tracked() || restarting || matches!(vm.phase, Phase::FailingOver(_)) {
+    if irrelevant {
         return vec![];
     }
     let mut events = cancel_job(vm);
@@ -239,17 +249,26 @@ fn tracking_lost(vm: &Vm, reason: &ResyncReason) -> Vec<Event> {
     events
 }
 
-fn task_done(vm: &Vm, job: JobId, task: u32, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
-    let Some(Work::Task { job: current, task: index, step }) = vm.work() else { return vec![] };
+fn task_done(
+    vm: &Vm,
+    job: JobId,
+    task: u32,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<Vec<Event>, Rejection> {
+    let Some(Work::Task { job: current, task: index, step }) = vm.work() else {
+        return Ok(vec![]);
+    };
     if (current, index) != (job, task) {
-        return vec![];
+        return Ok(vec![]);
     }
+    check_outcome(vm, step, outcome)?;
     let mut events = facts(vm, step, outcome, now);
     events.push(Event::TaskCompleted { job, task });
     let tasks = vm.job.as_ref().map_or(0, |job| job.tasks.len());
     if (task as usize) + 1 < tasks {
         events.push(Event::TaskStarted { job, task: task + 1 });
-        return events;
+        return Ok(events);
     }
     events.push(Event::JobEnded { job, outcome: JobOutcome::Completed });
     match vm.job.as_ref().map(|job| job.kind) {
@@ -268,14 +287,40 @@ fn task_done(vm: &Vm, job: JobId, task: u32, outcome: &Outcome, now: Timestamp) 
         Some(JobKind::CommitFailover) => events.push(Event::FailoverCommitted),
         None => {}
     }
-    events
+    Ok(events)
+}
+
+/// A task is done only with what it must bring: no failover goes on unfenced, no VM is protected
+/// without a recovery point of its chain.
+fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection> {
+    let fits = match (step, outcome) {
+        (Step::CopyDisk(disk), Outcome::Copied { disk: copied, .. }) => disk == *copied,
+        (Step::ApplyTrackedChanges, Outcome::Shipped { points }) => {
+            points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
+        }
+        (Step::PrepareForFailover, Outcome::Shipped { .. })
+        | (Step::FenceSource, Outcome::Fenced { .. }) => true,
+        (
+            Step::CopyDisk(_)
+            | Step::ApplyTrackedChanges
+            | Step::PrepareForFailover
+            | Step::FenceSource,
+            _,
+        ) => false,
+        (_, outcome) => *outcome == Outcome::Done,
+    };
+    if fits {
+        return Ok(());
+    }
+    let value = format!("{outcome:?} for {}", step.name());
+    Err(Rejection::OutOfRange { what: "the outcome", value, allowed: "what the task makes" })
 }
 
 /// What the completion of a task makes true of the VM.
 fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
     match (step, outcome) {
         (Step::EnableReplication | Step::RestartTracking, _) => {
-            vec![Event::TrackingStarted { first_cycle: first_cycle_of_new_chain(vm) }]
+            vec![Event::TrackingStarted { first_cycle: vm.first_cycle_of_new_chain() }]
         }
         (Step::CopyDisk(_), Outcome::Copied { disk, bytes }) => {
             vec![Event::DiskCopied { disk: *disk, bytes: *bytes }]
@@ -299,18 +344,18 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
     }
 }
 
-/// The first cycle of a chain of logs that starts from nothing: one that no earlier chain can have
-/// used, since a cut of it may have reached the vault unrecorded.
-fn first_cycle_of_new_chain(vm: &Vm) -> u64 {
-    if vm.delta.chain_first_cycle == 0 { 1 } else { vm.delta.cycle + 1 }
-}
-
-/// Records points, and lets go of those past their retention. The newest is always kept.
+/// Records points, and lets go of those past their retention. The newest is always kept, and during
+/// a failover so are all: one of them was chosen.
 fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     let known = vm.latest_point().map_or(0, |point| point.cycle);
-    let fresh: Vec<_> = points.iter().copied().filter(|point| known < point.cycle).collect();
+    let mut fresh: Vec<_> = points.iter().copied().filter(|point| known < point.cycle).collect();
+    fresh.sort_by_key(|point| point.cycle);
+    fresh.dedup_by_key(|point| point.cycle);
     let newest = fresh.last().copied().or(vm.latest_point());
     let mut events: Vec<_> = fresh.into_iter().map(|point| Event::LogShipped { point }).collect();
+    if matches!(vm.phase, Phase::FailingOver(_)) {
+        return events;
+    }
     let Some(newest) = newest else { return events };
     let retention = vm.policy.retention();
     let kept_from_cycle = vm

@@ -1,0 +1,132 @@
+//! What the actors need of an entity beside its state machine: how its work is done.
+
+use super::entity_actor::{EntityActor, Origin, Tell, TellError};
+use super::supervisor::{Find, Shelves, Supervisor};
+use crate::domain::catalogue::Code;
+use crate::domain::entity::{Entity, StreamId};
+use crate::domain::failure::{Cause, Failure};
+use crate::domain::id::JobId;
+use crate::domain::time::Timestamp;
+use crate::ports::clock::Clock;
+use crate::ports::event_store::EventStore;
+use crate::ports::hypervisor::Hypervisor;
+use crate::ports::replication::Replication;
+use actix::Addr;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+mod cloud;
+mod host;
+mod vault;
+mod vm;
+
+/// Everything that the actors reach the world through.
+pub struct World {
+    /// The event log.
+    pub store: Arc<dyn EventStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The data plane.
+    pub replication: Arc<dyn Replication>,
+    /// The primary site's VMs.
+    pub primary: Arc<dyn Hypervisor>,
+    /// The recovery site's VMs.
+    pub recovery: Arc<dyn Hypervisor>,
+    /// Time between two looks at a host or a vault.
+    pub watch_interval: Duration,
+}
+
+/// An entity that an actor can host.
+pub trait Hosted: Entity {
+    /// Who reports on its work, in the log.
+    const WORKER: &'static str;
+    /// The schema of the state as it is kept in snapshots: one more with every change of its shape.
+    const STATE_SCHEMA: u16;
+
+    /// Its actors, among all.
+    fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>>;
+
+    /// The job that its commits belong to.
+    fn running_job(&self) -> Option<JobId> {
+        None
+    }
+
+    /// The moment and the command of an effect that is a timer.
+    fn timer(_: &Self::Effect) -> Option<(Timestamp, Self::Command)> {
+        None
+    }
+
+    /// Does the work and answers the command that reports on it. Dropping the future stops the work
+    /// at its next wait; it may be done again at any time, from the start.
+    fn perform(
+        &self,
+        effect: Self::Effect,
+        world: Arc<World>,
+        reporter: Reporter<Self>,
+    ) -> LocalBoxFuture<'static, Self::Command>;
+}
+
+/// The way from running work back to the entities.
+pub struct Reporter<E: Hosted> {
+    entity: Addr<EntityActor<E>>,
+    supervisor: Addr<Supervisor>,
+    stream: StreamId,
+}
+
+impl<E: Hosted> Clone for Reporter<E> {
+    fn clone(&self) -> Self {
+        Self {
+            entity: self.entity.clone(),
+            supervisor: self.supervisor.clone(),
+            stream: self.stream,
+        }
+    }
+}
+
+impl<E: Hosted> Reporter<E> {
+    pub(super) fn new(
+        entity: Addr<EntityActor<E>>,
+        supervisor: Addr<Supervisor>,
+        stream: StreamId,
+    ) -> Self {
+        Self { entity, supervisor, stream }
+    }
+
+    /// Reports something without waiting for the answer.
+    pub fn report(&self, command: E::Command) {
+        self.entity.do_send(Tell::new(command, Origin::of(E::WORKER)));
+    }
+
+    /// Tells another entity something and waits until it is durable.
+    ///
+    /// # Errors
+    /// What that entity answers.
+    pub async fn tell<F: Hosted>(&self, id: Uuid, command: F::Command) -> Result<(), TellError> {
+        let origin = Origin::of(&self.stream.to_string());
+        let stream = StreamId { kind: F::KIND, id };
+        let gone = |_| TellError::Gone { stream };
+        let entity = self.supervisor.send(Find::<F>::new(id)).await.map_err(gone)??;
+        entity.send(Tell::new(command, origin)).await.map_err(gone)?.map(|_| ())
+    }
+}
+
+/// Runs work so that a panic in it becomes a failure of that work alone.
+async fn guarded<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!(panic = %what, "work panicked");
+        Err(Failure::new(Code::HostResourcesShort, Cause::Itself, format!("panic: {what}"))
+            .with("host", "this service")
+            .with("operation", "its work"))
+    })
+}

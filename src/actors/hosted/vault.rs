@@ -1,0 +1,39 @@
+//! How a vault is watched.
+
+use super::{Hosted, Reporter, World};
+use crate::actors::entity_actor::EntityActor;
+use crate::actors::supervisor::Shelves;
+use crate::domain::vault::{Command, Effect, Vault};
+use actix::Addr;
+use futures_util::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+impl Hosted for Vault {
+    const WORKER: &'static str = "monitor";
+    const STATE_SCHEMA: u16 = 1;
+
+    fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
+        &mut shelves.vaults
+    }
+
+    fn perform(
+        &self,
+        effect: Effect,
+        world: Arc<World>,
+        reporter: Reporter<Self>,
+    ) -> LocalBoxFuture<'static, Command> {
+        let vault = self.id;
+        let Effect::Watch = effect;
+        Box::pin(async move {
+            loop {
+                reporter.report(match world.replication.check_vault(vault).await {
+                    Ok(()) => Command::ReportReachable,
+                    Err(failure) => Command::ReportUnreachable { failure },
+                });
+                actix::clock::sleep(world.watch_interval).await;
+            }
+        })
+    }
+}

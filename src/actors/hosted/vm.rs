@@ -1,0 +1,185 @@
+//! How the work of a VM is done.
+
+use super::{Hosted, Reporter, World, guarded};
+use crate::actors::entity_actor::EntityActor;
+use crate::actors::supervisor::Shelves;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
+use crate::domain::id::JobId;
+use crate::domain::job::Step;
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{Command, Effect, Outcome, RecoveryPoint, Vm, Work};
+use actix::Addr;
+use futures_util::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long an unplanned failover waits for the source VM to shut down, if its host answers at all.
+const STOP_SOURCE_WITHIN: Duration = Duration::from_secs(30);
+
+/// A copy reports its progress in steps of one part in so many.
+const PROGRESS_PARTS: u64 = 20;
+
+impl Hosted for Vm {
+    const WORKER: &'static str = "agent";
+    const STATE_SCHEMA: u16 = 1;
+
+    fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
+        &mut shelves.vms
+    }
+
+    fn running_job(&self) -> Option<JobId> {
+        self.job.as_ref().filter(|job| job.ended.is_none()).map(|job| job.id)
+    }
+
+    fn timer(effect: &Effect) -> Option<(Timestamp, Command)> {
+        match effect {
+            Effect::WakeAt { due, wake } => Some((*due, Command::Wake { due: *due, wake: *wake })),
+            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => None,
+        }
+    }
+
+    fn perform(
+        &self,
+        effect: Effect,
+        world: Arc<World>,
+        reporter: Reporter<Self>,
+    ) -> LocalBoxFuture<'static, Command> {
+        let vm = self.clone();
+        Box::pin(async move {
+            match effect {
+                Effect::Do(work) => {
+                    let done = guarded(perform_work(&vm, work, &world, &reporter)).await;
+                    done.unwrap_or_else(|failure| Command::ReportFailure { work, failure })
+                }
+                Effect::WatchTracking { first_cycle } => {
+                    let reason = world.replication.tracking_lost(&vm).await;
+                    Command::ReportTrackingLost { first_cycle, reason }
+                }
+                Effect::RunReplica => run_replica(&vm, &world).await,
+                Effect::WakeAt { due, wake } => Command::Wake { due, wake },
+            }
+        })
+    }
+}
+
+async fn perform_work(
+    vm: &Vm,
+    work: Work,
+    world: &World,
+    reporter: &Reporter<Vm>,
+) -> Result<Command, Failure> {
+    Ok(match work {
+        Work::Task { job, task, step } => {
+            let outcome = perform_step(vm, job, task, step, world, reporter).await?;
+            Command::ReportDone { job, task, outcome }
+        }
+        Work::Snapshot { cycle } => {
+            let snapshot = world.replication.snapshot(vm, cycle).await?;
+            Command::ReportSnapshot { cycle, at: snapshot.at, log_bytes: snapshot.log_bytes }
+        }
+        Work::Ship { cycle, snapshot_at } => {
+            let shipped_bytes = world.replication.ship(vm, cycle, snapshot_at).await?;
+            Command::ReportShipped { cycle, shipped_bytes }
+        }
+    })
+}
+
+async fn perform_step(
+    vm: &Vm,
+    job: JobId,
+    task: u32,
+    step: Step,
+    world: &World,
+    reporter: &Reporter<Vm>,
+) -> Result<Outcome, Failure> {
+    let replication = &world.replication;
+    match step {
+        Step::CheckEnableProtection | Step::CheckPlannedFailover => {
+            replication.check_source(vm).await?;
+        }
+        Step::IdentifyTarget => replication.check_vault(vm.vault).await?,
+        Step::EnableReplication | Step::RestartTracking => replication.start_tracking(vm).await?,
+        // The transitions themselves are the work; the commit that records them is what counts.
+        Step::StartInitialReplication | Step::UpdateProviderState => {}
+        Step::CopyDisk(disk) => {
+            let reported = AtomicU64::new(0);
+            let progress = |done_bytes: u64, total_bytes: u64| {
+                let part = done_bytes * PROGRESS_PARTS / total_bytes.max(1);
+                if reported.fetch_max(part, Ordering::Relaxed) < part {
+                    reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
+                }
+            };
+            let bytes = replication.copy_disk(vm, disk, &progress).await?;
+            return Ok(Outcome::Copied { disk, bytes });
+        }
+        Step::CompleteCopy => replication.complete_copy(vm).await?,
+        Step::ApplyTrackedChanges | Step::PrepareForFailover => {
+            return Ok(Outcome::Shipped { points: replication.ship_all(vm).await? });
+        }
+        Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
+        Step::ShutDownSource => world.primary.shut_down(vm).await?,
+        Step::CheckUnplannedFailover => replication.verify(vm, chosen(vm)?).await?,
+        Step::FenceSource => {
+            stop_source(vm, world).await;
+            return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
+        }
+        Step::StartFailover => {
+            let point = chosen(vm)?;
+            replication.verify(vm, point).await?;
+            replication.serve(vm, point).await?;
+        }
+        Step::StartReplica => {
+            let disks = replication.serve(vm, chosen(vm)?).await?;
+            world.recovery.start(vm, &disks).await?;
+        }
+        Step::CheckCommit => replication.verify(vm, chosen(vm)?).await?,
+        Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Shuts the source down if it can still be reached: the site may be cut off rather than lost. The
+/// fence holds either way.
+async fn stop_source(vm: &Vm, world: &World) {
+    let stop = actix::clock::timeout(STOP_SOURCE_WITHIN, world.primary.shut_down(vm));
+    match stop.await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::warn!(vm = %vm.name, %failure, "shut the source down"),
+        Err(_) => tracing::warn!(vm = %vm.name, "the source did not shut down in time"),
+    }
+}
+
+/// Serves and starts the replica, and keeps at it; ends only by being stopped.
+async fn run_replica(vm: &Vm, world: &World) -> Command {
+    loop {
+        match guarded(serve_and_start(vm, world)).await {
+            Ok(()) => std::future::pending::<()>().await,
+            Err(failure) => tracing::error!(vm = %vm.name, %failure, "keep the replica running"),
+        }
+        actix::clock::sleep(world.watch_interval).await;
+    }
+}
+
+async fn serve_and_start(vm: &Vm, world: &World) -> Result<(), Failure> {
+    let disks = world.replication.serve(vm, chosen(vm)?).await?;
+    world.recovery.start(vm, &disks).await
+}
+
+fn latest(vm: &Vm) -> Result<RecoveryPoint, Failure> {
+    vm.latest_point().ok_or_else(|| no_point(vm))
+}
+
+/// The point that the VM failed over to, or the one that its running failover uses.
+fn chosen(vm: &Vm) -> Result<RecoveryPoint, Failure> {
+    vm.failover_point().ok_or_else(|| no_point(vm))
+}
+
+fn no_point(vm: &Vm) -> Failure {
+    Failure::new(Code::PrerequisiteFailed, Cause::Itself, "")
+        .with("check", "a recovery point")
+        .with("vm", &vm.name)
+}

@@ -1,0 +1,351 @@
+//! The supervisor: timers, early retries, restarts.
+//!
+//! Which failure is tried again, and when, the VM decides ([`RetryLadder`](crate::domain::retry)) and
+//! its log records. The supervisor carries it out: it holds the one timer of the service, sends the
+//! work to be tried at once when its cause ends (the vault answers, the host is back), and builds an
+//! actor that died anew from the log. It has no state worth keeping: everything is told to it again by
+//! the actors' states after a restart.
+
+use super::entity_actor::{EntityActor, Halt, Origin, Tell, TellError};
+use super::hosted::{Hosted, World};
+use crate::domain::catalogue::Code;
+use crate::domain::cloud::Cloud;
+use crate::domain::entity::{Commit, Entry, Kind, StreamId};
+use crate::domain::failure::Cause;
+use crate::domain::host::{self, Host};
+use crate::domain::id::{HostId, VaultId};
+use crate::domain::time::Timestamp;
+use crate::domain::vault::{self, Vault};
+use crate::domain::vm::{self, RetryReason, Vm};
+use actix::clock::Instant;
+use actix::prelude::*;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// The longest sleep of the timer: the wall clock may be set while it sleeps.
+const TIMER_LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// An actor that dies is built anew after this long, twice as long each time it dies again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest wait before an actor is built anew.
+const RESTART_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// The actors of a site, by type.
+#[derive(Default)]
+pub struct Shelves {
+    pub(super) vms: BTreeMap<Uuid, Addr<EntityActor<Vm>>>,
+    pub(super) hosts: BTreeMap<Uuid, Addr<EntityActor<Host>>>,
+    pub(super) clouds: BTreeMap<Uuid, Addr<EntityActor<Cloud>>>,
+    pub(super) vaults: BTreeMap<Uuid, Addr<EntityActor<Vault>>>,
+}
+
+/// Identifies a timer; ordered by when it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TimerId {
+    pub(super) due: Timestamp,
+    pub(super) stream: StreamId,
+    pub(super) nth: u64,
+}
+
+/// What a timer does when it is due.
+pub(super) type Wake = Box<dyn FnOnce() + Send>;
+
+/// A timer is due when the wall clock says so, or when the time has really passed, whichever is
+/// first: a clock that is set back must not put a retry off.
+struct Timer {
+    wake: Wake,
+    passed_at: Instant,
+}
+
+/// Supervises the actors of a site.
+pub struct Supervisor {
+    world: Arc<World>,
+    shelves: Shelves,
+    deaths: BTreeMap<StreamId, u32>,
+    timers: BTreeMap<TimerId, Timer>,
+    sleeping: Option<SpawnHandle>,
+    stopping: bool,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Supervisor {
+    /// A supervisor without actors. `failed` is told if the service cannot go on.
+    pub fn new(world: Arc<World>, failed: watch::Sender<Option<String>>) -> Self {
+        Self {
+            world,
+            shelves: Shelves::default(),
+            deaths: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            sleeping: None,
+            stopping: false,
+            failed,
+        }
+    }
+
+    /// The actor of an entity; built from the log if there is none.
+    fn actor<E: Hosted>(
+        &mut self,
+        id: Uuid,
+        ctx: &mut Context<Self>,
+    ) -> Result<Addr<EntityActor<E>>, TellError> {
+        let stream = StreamId { kind: E::KIND, id };
+        if let Some(actor) = E::shelf(&mut self.shelves).get(&id)
+            && actor.connected()
+        {
+            return Ok(actor.clone());
+        }
+        if self.stopping {
+            return Err(TellError::Gone { stream });
+        }
+        let actor = EntityActor::<E>::load(stream, Arc::clone(&self.world), ctx.address())?.start();
+        E::shelf(&mut self.shelves).insert(id, actor.clone());
+        Ok(actor)
+    }
+
+    fn build(&mut self, stream: StreamId, ctx: &mut Context<Self>) {
+        let built = match stream.kind {
+            Kind::Vm => self.actor::<Vm>(stream.id, ctx).map(drop),
+            Kind::Host => self.actor::<Host>(stream.id, ctx).map(drop),
+            Kind::Cloud => self.actor::<Cloud>(stream.id, ctx).map(drop),
+            Kind::Vault => self.actor::<Vault>(stream.id, ctx).map(drop),
+        };
+        if let (Err(error), false) = (built, self.stopping) {
+            tracing::error!(%stream, %error, "build an actor from the log");
+            self.failed.send_replace(Some(error.to_string()));
+        }
+    }
+
+    fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
+        let (now, instant) = (self.world.clock.now(), Instant::now());
+        let due = |id: &TimerId, timer: &mut Timer| id.due <= now || timer.passed_at <= instant;
+        for (_, timer) in self.timers.extract_if(.., due) {
+            (timer.wake)();
+        }
+        self.sleep_until_next_timer(ctx);
+    }
+
+    fn sleep_until_next_timer(&mut self, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.sleeping.take() {
+            ctx.cancel_future(handle);
+        }
+        let Some(passed) = self.timers.values().map(|timer| timer.passed_at).min() else { return };
+        let wait = passed.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
+        self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
+    }
+
+    /// Sends all work that failed for this cause to be tried at once.
+    fn cause_ended(&self, cause: Cause, commit: &Commit) {
+        for vm in self.shelves.vms.values() {
+            let because = RetryReason::CauseEnded(cause);
+            let command = vm::Command::Retry { because };
+            vm.do_send(Tell::new(command, caused_by(commit)));
+        }
+    }
+
+    /// A VM could not reach its vault: the vault's own watch may not have noticed, and only what it
+    /// has seen end can it announce as ended.
+    fn suspect_cause(&self, commit: &Commit, because: &crate::domain::failure::Failure) {
+        let failure = because.clone();
+        match because.cause {
+            Cause::Vault(VaultId(id)) if because.code == Code::LinkDown => {
+                if let Some(vault) = self.shelves.vaults.get(&id) {
+                    let command = vault::Command::ReportUnreachable { failure };
+                    vault.do_send(Tell::new(command, caused_by(commit)));
+                }
+            }
+            Cause::Host(HostId(id)) if because.code == Code::HostLost => {
+                if let Some(host) = self.shelves.hosts.get(&id) {
+                    let command = host::Command::ReportSilence { failure };
+                    host.do_send(Tell::new(command, caused_by(commit)));
+                }
+            }
+            Cause::Vault(_) | Cause::Host(_) | Cause::Itself => {}
+        }
+    }
+}
+
+fn caused_by(commit: &Commit) -> Origin {
+    Origin { actor: "supervisor".to_owned(), correlation: None, causation: Some(commit.global) }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(0);
+        match self.world.store.streams() {
+            Ok(streams) => streams.into_iter().for_each(|(stream, _)| self.build(stream, ctx)),
+            Err(error) => {
+                self.failed.send_replace(Some(error.to_string()));
+            }
+        }
+    }
+}
+
+/// Asks for the actor of an entity.
+#[derive(Message)]
+#[rtype(result = "Result<Addr<EntityActor<E>>, TellError>")]
+pub(super) struct Find<E: Hosted> {
+    id: Uuid,
+    entity: PhantomData<E>,
+}
+
+impl<E: Hosted> Find<E> {
+    pub(super) fn new(id: Uuid) -> Self {
+        Self { id, entity: PhantomData }
+    }
+}
+
+impl<E: Hosted> Handler<Find<E>> for Supervisor {
+    type Result = Result<Addr<EntityActor<E>>, TellError>;
+
+    fn handle(&mut self, find: Find<E>, ctx: &mut Context<Self>) -> Self::Result {
+        self.actor(find.id, ctx)
+    }
+}
+
+/// Sets a timer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SetTimer {
+    pub(super) id: TimerId,
+    pub(super) wake: Wake,
+}
+
+impl Handler<SetTimer> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
+        let wait = timer.id.due.since(self.world.clock.now());
+        let passed_at = Instant::now() + wait;
+        let first = self.timers.values().all(|other| passed_at < other.passed_at);
+        self.timers.insert(timer.id, Timer { wake: timer.wake, passed_at });
+        if first {
+            self.sleep_until_next_timer(ctx);
+        }
+    }
+}
+
+/// Takes a timer back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct ClearTimer {
+    pub(super) id: TimerId,
+}
+
+impl Handler<ClearTimer> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, timer: ClearTimer, _: &mut Context<Self>) {
+        self.timers.remove(&timer.id);
+    }
+}
+
+/// Something became true and is durable.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Committed(pub(super) Arc<Commit>);
+
+impl Handler<Committed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Committed(commit): Committed, _: &mut Context<Self>) {
+        match &commit.entry {
+            Entry::Vm { events, .. } => {
+                for event in events {
+                    if let vm::Event::RetryScheduled { because, .. } = event {
+                        self.suspect_cause(&commit, because);
+                    }
+                }
+            }
+            Entry::Vault { events, .. } => {
+                if events.contains(&vault::Event::VaultReachable) {
+                    self.cause_ended(Cause::Vault(VaultId(commit.stream.id)), &commit);
+                }
+            }
+            Entry::Host { events, .. } => {
+                if events.contains(&host::Event::HeartbeatRestored) {
+                    self.cause_ended(Cause::Host(HostId(commit.stream.id)), &commit);
+                }
+            }
+            Entry::Cloud { .. } => {}
+        }
+    }
+}
+
+/// An actor is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Died {
+    pub(super) stream: StreamId,
+}
+
+impl Handler<Died> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Died { stream }: Died, ctx: &mut Context<Self>) {
+        self.timers.retain(|timer, _| timer.stream != stream);
+        if self.stopping {
+            return;
+        }
+        let deaths = self.deaths.entry(stream).or_default();
+        let wait = RESTART_AFTER * 2u32.saturating_pow(*deaths);
+        *deaths = (*deaths + 1).min(16);
+        tracing::error!(%stream, "an actor died; it is built anew from the log");
+        ctx.run_later(wait.min(RESTART_AFTER_MAX), move |supervisor, ctx| {
+            supervisor.build(stream, ctx);
+        });
+    }
+}
+
+/// The store does not take commits any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct StoreFailed {
+    pub(super) because: String,
+}
+
+impl Handler<StoreFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, failed: StoreFailed, _: &mut Context<Self>) {
+        self.stopping = true;
+        self.failed.send_replace(Some(failed.because));
+    }
+}
+
+/// Stops every actor, then the supervisor.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct StopAll;
+
+impl Handler<StopAll> for Supervisor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
+        self.stopping = true;
+        self.timers.clear();
+        let shelves = std::mem::take(&mut self.shelves);
+        let halt = async move {
+            // A closed mailbox means that the actor is gone already.
+            for actor in shelves.vms.values() {
+                let _ = actor.send(Halt).await;
+            }
+            for actor in shelves.clouds.values() {
+                let _ = actor.send(Halt).await;
+            }
+            for actor in shelves.hosts.values() {
+                let _ = actor.send(Halt).await;
+            }
+            for actor in shelves.vaults.values() {
+                let _ = actor.send(Halt).await;
+            }
+        };
+        Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop()))
+    }
+}

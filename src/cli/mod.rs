@@ -1,0 +1,103 @@
+//! The command line. Results go to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 done; 1 the answer is no (a verification failed, damage was found); 2 error;
+//! 130 interrupted.
+
+mod demo;
+mod events;
+mod serve;
+mod table;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Self-hosted site recovery for virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(serve::Args),
+    /// Show protection, replication and failover on VMs of the lab
+    Demo(demo::Args),
+    /// Read the event log
+    Events(events::Args),
+}
+
+/// How a result is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: one JSON document, or one a line for lists.
+    Json,
+}
+
+/// Why a command ended without a result.
+type CommandError = Box<dyn std::error::Error>;
+
+/// What a command found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Done,
+    No,
+    Interrupted,
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Events(args) => events::run(&args),
+    };
+    match result {
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            complain(&*error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints an error with its causes, one a line.
+#[expect(clippy::print_stderr, reason = "the command line talks to a person")]
+fn complain(error: &dyn std::error::Error) {
+    eprintln!("error: {error}");
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !told.contains(&text) {
+            eprintln!("  because: {text}");
+        }
+        told.push_str(&text);
+        source = cause.source();
+    }
+}
+
+/// Prints a line of the result. Somebody who stopped reading wants no more of it.
+fn print(line: &str) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// The folder with a service's data.
+#[derive(Clone, Debug, clap::Args)]
+struct DataArg {
+    /// The folder with the service's data
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}

@@ -1,0 +1,30 @@
+//! The hypervisor port: the VMs of a site.
+
+use super::replication::ServedDisk;
+use crate::domain::failure::Failure;
+use crate::domain::id::HostId;
+use crate::domain::vm::Vm;
+use async_trait::async_trait;
+
+/// The hypervisors of a site. The same trait serves the primary and the recovery site.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Asks a host whether it is there.
+    ///
+    /// # Errors
+    /// `HostLost`.
+    async fn heartbeat(&self, host: HostId) -> Result<(), Failure>;
+
+    /// Shuts a VM down in an orderly way and returns when it is off: what its guest had written is
+    /// flushed. A VM that is off stays off.
+    ///
+    /// # Errors
+    /// `SourceDidNotStop`, `HostLost`, `VmNotFound`.
+    async fn shut_down(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Starts a VM on these disks and returns when it runs. A VM that runs on them goes on running.
+    ///
+    /// # Errors
+    /// `ReplicaDidNotStart`, `HostLost`.
+    async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure>;
+}

@@ -1,0 +1,123 @@
+//! The replication port: what the life of a VM asks of the data plane.
+//!
+//! Every call may be made again after a crash in the middle of it, and then goes on where it was or
+//! finds that it is done. Errors are catalogue entries; whoever calls owns the retries.
+
+use crate::domain::failure::Failure;
+use crate::domain::id::{DiskId, VaultId};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
+use async_trait::async_trait;
+
+/// A cut of the logs of all disks of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The instant of the cut.
+    pub at: Timestamp,
+    /// Bytes in the logs that were cut.
+    pub log_bytes: u64,
+}
+
+/// A disk of a failed-over VM, served to the recovery site's hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedDisk {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Where: an NBD URI.
+    pub uri: String,
+}
+
+/// Told how far a copy is: bytes dealt with, bytes in all.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// The data plane of a site.
+#[async_trait]
+pub trait Replication: Send + Sync {
+    /// Checks that every disk of the VM is there, has its size and is served.
+    ///
+    /// # Errors
+    /// `VmNotFound`, `DiskUnusable`, `HostLost`.
+    async fn check_source(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Checks that the vault answers and takes an object.
+    ///
+    /// # Errors
+    /// Those of the vault: `LinkDown`, `VaultFull`, `VaultBusy`, `AuthenticationFailed`, ...
+    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure>;
+
+    /// Starts a chain of logs from nothing on all disks at one instant. Tracking is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// `LogVolumeFull`, `HostResourcesShort`, `DiskUnusable`, `HostLost`.
+    async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Copies a disk to the vault, holes skipped, going on where an earlier call was; answers the
+    /// bytes that it sent.
+    ///
+    /// # Errors
+    /// Those of the vault and of the disk.
+    async fn copy_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<u64, Failure>;
+
+    /// Declares the copies of all disks complete: from here on the vault can build recovery points.
+    ///
+    /// # Errors
+    /// Those of the vault.
+    async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Cuts the logs of all disks at one instant. Asked again for the same cycle it answers the same.
+    ///
+    /// # Errors
+    /// `LogVolumeFull`, `LogChainBroken`, `HostLost`.
+    async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure>;
+
+    /// Sends the logs that were cut, makes the recovery point and removes them; answers the bytes
+    /// stored. Once it returns, the recovery point survives the loss of the primary site.
+    ///
+    /// # Errors
+    /// Those of the vault; `LogChainBroken`, `ReplicaInvalid`, `HostLost`.
+    async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure>;
+
+    /// Sends everything that is tracked, in as many deltas as that needs, and answers their points.
+    /// On a VM that does not write, nothing tracked is left when this returns.
+    ///
+    /// # Errors
+    /// Those of [`Replication::snapshot`] and [`Replication::ship`].
+    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure>;
+
+    /// Proves that a recovery point is complete in the vault: chain, checksums of the indexes, and
+    /// one point of every disk.
+    ///
+    /// # Errors
+    /// `ReplicaDamaged`, `ReplicaInvalid`, and those of the vault.
+    async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure>;
+
+    /// Closes the replica to the primary site and answers the complete points that the vault holds
+    /// beyond those the VM knows. After it returns, nothing that the primary site sends becomes part
+    /// of the replica.
+    ///
+    /// # Errors
+    /// Those of the vault.
+    async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure>;
+
+    /// Serves the disks of a recovery point at the recovery site, lazily, with a tracked overlay for
+    /// writes. Asked again it answers the same disks.
+    ///
+    /// # Errors
+    /// Those of the vault; `HostResourcesShort`.
+    async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure>;
+
+    /// Deletes every recovery point but this one.
+    ///
+    /// # Errors
+    /// Those of the vault.
+    async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure>;
+
+    /// Returns when the tracker has lost track of the VM's changes, with the reason.
+    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason;
+}

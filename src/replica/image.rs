@@ -1,0 +1,427 @@
+//! Reading a disk as it was at a recovery point.
+
+use super::base::RegionPresent;
+use super::error::VaultError;
+use super::extent_map::{ExtentMap, Piece};
+use super::segment::{
+    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
+};
+use super::vault::{PARALLEL, Vault, damaged, in_object};
+use crate::domain::id::DiskId;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+
+/// Bytes between two frames that are read along rather than asked for apart: at 3 ms a request, a
+/// gap of this size costs less than another request.
+const GAP_BYTES: u64 = 64 * 1024;
+
+/// Most bytes of one request.
+const REQUEST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Requests for the data of one read that run at one time.
+const REQUESTS: usize = 8;
+
+/// Indexes of base regions kept in memory: 128 of at most 49 KiB each.
+const REGIONS_KEPT: usize = 128;
+
+/// A disk at a sequence of its log. The indexes of the log are in memory, those of base regions are
+/// read when they are needed, and data is read and checked on every call.
+#[derive(Debug)]
+pub struct DiskImage {
+    vault: Vault,
+    disk: DiskId,
+    sequence: u64,
+    size: u64,
+    /// What the log says, the last segment on top.
+    log: ExtentMap<LogContent>,
+    /// The segments that hold data.
+    segments: Vec<LogSegment>,
+    generation: u64,
+    base_size: u64,
+    regions: BTreeMap<u64, RegionPresent>,
+    indexes: Mutex<RegionIndexes>,
+}
+
+/// What the log says about a range.
+#[derive(Clone, Copy, Debug)]
+enum LogContent {
+    Zeroes,
+    /// The frame of `row` in the segment with this number in [`DiskImage::segments`].
+    Frame {
+        segment: u32,
+        row: Row,
+    },
+}
+
+#[derive(Debug)]
+struct LogSegment {
+    sequence: u64,
+    parts: Vec<Part>,
+}
+
+type RegionCell = Arc<OnceCell<Arc<Index>>>;
+
+/// The indexes of the base regions that were used last.
+#[derive(Debug, Default)]
+struct RegionIndexes {
+    cells: BTreeMap<u64, (RegionCell, u64)>,
+    uses: u64,
+}
+
+/// The object that a frame lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Object {
+    Segment(u32),
+    Part(u32, u16),
+    Region(u64),
+}
+
+/// A piece of a frame that a read wants.
+#[derive(Clone, Debug)]
+struct Wanted {
+    object: Object,
+    frame: Range<u64>,
+    row: Row,
+    /// First wanted byte of the frame.
+    skip: usize,
+    /// Where it goes in the reader's buffer.
+    target: Range<usize>,
+}
+
+impl DiskImage {
+    pub(super) async fn open(
+        vault: Vault,
+        disk: DiskId,
+        sequence: u64,
+    ) -> Result<Self, VaultError> {
+        let (generation, manifest) = newest_usable(&vault, disk, sequence).await?;
+        let mut image = Self {
+            vault,
+            disk,
+            sequence,
+            size: manifest.disk_size,
+            log: ExtentMap::new(),
+            segments: Vec::new(),
+            generation,
+            base_size: manifest.disk_size,
+            regions: manifest.regions,
+            indexes: Mutex::default(),
+        };
+        image.stack_log(manifest.completion.from_seq, manifest.completion.from_hash).await?;
+        Ok(image)
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> DiskId {
+        self.disk
+    }
+
+    /// The sequence whose end the image shows.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// Fills `buffer` from `offset` on. Every frame is checked against its hash on every read.
+    ///
+    /// # Errors
+    /// [`VaultError::OutOfRange`]; [`VaultError::Missing`] and [`VaultError::Damaged`] for an object
+    /// that does not hold what it should; [`VaultError::Store`]. The buffer's content is undefined
+    /// then.
+    pub async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), VaultError> {
+        let range = self.checked(offset..offset.saturating_add(buffer.len() as u64))?;
+        buffer.fill(0);
+        let wanted = self.wanted(range).await?;
+        let mut answers = stream::iter(requests(wanted))
+            .map(|request| self.fetch(request))
+            .buffer_unordered(REQUESTS);
+        while let Some(found) = answers.try_next().await? {
+            for (target, data) in found {
+                buffer[target].copy_from_slice(&data);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first run of data at or after `from`, or `None` if only zeroes follow. Runs that touch may
+    /// be reported one by one.
+    ///
+    /// # Errors
+    /// As [`DiskImage::read_at`].
+    pub async fn next_data(&self, from: u64) -> Result<Option<Range<u64>>, VaultError> {
+        for piece in self.log.pieces(from.min(self.size)..self.size) {
+            match piece {
+                Piece::Extent(extent) if matches!(extent.value, LogContent::Zeroes) => {}
+                Piece::Extent(extent) => return Ok(Some(extent.range)),
+                Piece::Gap(gap) => {
+                    if let Some(run) = self.next_base_data(gap).await? {
+                        return Ok(Some(run));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn checked(&self, range: Range<u64>) -> Result<Range<u64>, VaultError> {
+        if self.size < range.end {
+            let Self { disk, size, .. } = *self;
+            return Err(VaultError::OutOfRange { disk, range, size });
+        }
+        Ok(range)
+    }
+
+    /// Lays the segments after `from_seq` over the base, and proves that they are one chain.
+    async fn stack_log(&mut self, from_seq: u64, from_hash: SegmentHash) -> Result<(), VaultError> {
+        let (vault, disk) = (self.vault.clone(), self.disk);
+        let mut indexes = stream::iter(from_seq.saturating_add(1)..=self.sequence)
+            .map(|sequence| {
+                let vault = &vault;
+                async move {
+                    let path = vault.segment_path(disk, sequence);
+                    let (index, _) = vault.read_index(&path).await?;
+                    vault.checked(&path, &index.header, disk, sequence)?;
+                    Ok::<_, VaultError>((path, index))
+                }
+            })
+            .buffered(PARALLEL);
+        let (mut before, mut epoch) = (from_hash, 0);
+        while let Some((path, index)) = indexes.try_next().await? {
+            let object = path.to_string();
+            let header = index.header;
+            if header.previous != before {
+                let (found, expected) = (header.previous, before);
+                return Err(VaultError::ChainBroken { object, found, expected });
+            }
+            if header.epoch < epoch {
+                return Err(VaultError::EpochFell { object, found: header.epoch, before: epoch });
+            }
+            if header.kind == Kind::Base {
+                return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
+            }
+            (before, epoch) = (index.hash, header.epoch);
+            self.stack(index);
+        }
+        Ok(())
+    }
+
+    fn stack(&mut self, index: Index) {
+        let segment = self.segments.len() as u32;
+        for row in &index.rows {
+            let content = match row.content {
+                Content::Zeroes => LogContent::Zeroes,
+                Content::Frame { .. } => LogContent::Frame { segment, row: *row },
+            };
+            self.log.insert(row.range(), content);
+        }
+        // A disk that shrinks and grows again has zeroes where it was cut off.
+        let size = index.header.disk_size;
+        self.log.insert(size..self.size.max(size), LogContent::Zeroes);
+        self.size = size;
+        self.segments.push(LogSegment { sequence: index.header.sequence, parts: index.parts });
+    }
+
+    /// The frames that hold the data of `range`; what has none is zero.
+    async fn wanted(&self, range: Range<u64>) -> Result<Vec<Wanted>, VaultError> {
+        let start = range.start;
+        let target = |part: &Range<u64>| (part.start - start) as usize..(part.end - start) as usize;
+        let mut wanted = Vec::new();
+        for piece in self.log.pieces(range) {
+            match piece {
+                Piece::Extent(extent) => {
+                    if let LogContent::Frame { segment, row } = *extent.value {
+                        let skip = extent.skip as usize;
+                        wanted.extend(Wanted::of(
+                            |part| match part {
+                                0 => Object::Segment(segment),
+                                _ => Object::Part(segment, part),
+                            },
+                            row,
+                            skip,
+                            target(&extent.range),
+                        ));
+                    }
+                }
+                Piece::Gap(gap) => {
+                    for region in regions_of(&gap) {
+                        let Some(index) = self.region(region).await? else { continue };
+                        for row in rows_in(&index, &gap) {
+                            let part = row.offset.max(gap.start)..row.range().end.min(gap.end);
+                            let skip = (part.start - row.offset) as usize;
+                            let place = target(&part);
+                            wanted.extend(Wanted::of(
+                                |_| Object::Region(region),
+                                *row,
+                                skip,
+                                place,
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    async fn next_base_data(&self, gap: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
+        let regions = regions_of(&gap);
+        for (&region, _) in self.regions.range(regions) {
+            let Some(index) = self.region(region).await? else { continue };
+            let mut rows = rows_in(&index, &gap);
+            if let Some(first) = rows.next() {
+                let mut end = first.range().end;
+                for row in rows.take_while(|row| row.content != Content::Zeroes) {
+                    if row.offset != end {
+                        break;
+                    }
+                    end = row.range().end;
+                }
+                return Ok(Some(first.offset.max(gap.start)..end.min(gap.end)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The index of a base region; `None` where the base has none.
+    async fn region(&self, region: u64) -> Result<Option<Arc<Index>>, VaultError> {
+        let Some(present) = self.regions.get(&region) else { return Ok(None) };
+        let cell = self.indexes.lock().unwrap_or_else(PoisonError::into_inner).cell(region);
+        let index = cell.get_or_try_init(|| self.read_region(region, present)).await?;
+        Ok(Some(Arc::clone(index)))
+    }
+
+    async fn read_region(
+        &self,
+        region: u64,
+        present: &RegionPresent,
+    ) -> Result<Arc<Index>, VaultError> {
+        let path = self.vault.region_path(self.disk, self.generation, region);
+        let (index, length) = self.vault.read_index(&path).await?;
+        self.vault.checked(&path, &index.header, self.disk, self.generation)?;
+        same(112, "region", index.header.place, region)
+            .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
+            .and_then(|()| same(length, "length of the object", length, present.stored_bytes))
+            .map_err(in_object(&path))?;
+        if index.hash != present.hash || index.header.kind != Kind::Base {
+            return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// Reads the frames of one request and checks each.
+    async fn fetch(&self, request: Vec<Wanted>) -> Result<Vec<(Range<usize>, Bytes)>, VaultError> {
+        let Some(first) = request.first() else { return Ok(Vec::new()) };
+        let start = first.frame.start;
+        let end = request.iter().map(|wanted| wanted.frame.end).max().unwrap_or(start);
+        let path = self.path(first.object);
+        let (bytes, _) = self.vault.read(&path, start..end).await?;
+        let mut found = Vec::with_capacity(request.len());
+        for wanted in request {
+            let stored = (wanted.frame.start - start) as usize..(wanted.frame.end - start) as usize;
+            let stored = bytes.slice(stored);
+            let data = wanted.row.open_frame(&stored).map_err(in_object(&path))?;
+            let piece = wanted.skip..wanted.skip + wanted.target.len();
+            found.push((wanted.target, stored.slice_ref(&data[piece])));
+        }
+        Ok(found)
+    }
+
+    fn path(&self, object: Object) -> Path {
+        match object {
+            Object::Region(region) => self.vault.region_path(self.disk, self.generation, region),
+            Object::Segment(segment) => {
+                let LogSegment { sequence, .. } = self.segments[segment as usize];
+                self.vault.segment_path(self.disk, sequence)
+            }
+            Object::Part(segment, part) => {
+                let LogSegment { sequence, parts } = &self.segments[segment as usize];
+                let hash = parts[usize::from(part) - 1].hash;
+                self.vault.part_path(self.disk, *sequence, part, hash)
+            }
+        }
+    }
+}
+
+impl Wanted {
+    fn of(
+        object: impl FnOnce(u16) -> Object,
+        row: Row,
+        skip: usize,
+        target: Range<usize>,
+    ) -> Option<Self> {
+        let Content::Frame { position, stored, part, .. } = row.content else { return None };
+        let frame = position..position + u64::from(stored);
+        Some(Self { object: object(part), frame, row, skip, target })
+    }
+}
+
+impl RegionIndexes {
+    /// The cell of a region's index; makes room by forgetting the one that was not used for longest.
+    fn cell(&mut self, region: u64) -> RegionCell {
+        self.uses += 1;
+        if REGIONS_KEPT <= self.cells.len() && !self.cells.contains_key(&region) {
+            let oldest = self.cells.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(region, _)| *region) {
+                self.cells.remove(&oldest);
+            }
+        }
+        let (cell, used) = self.cells.entry(region).or_default();
+        *used = self.uses;
+        Arc::clone(cell)
+    }
+}
+
+/// The newest finished base that can be read at `sequence`.
+async fn newest_usable(
+    vault: &Vault,
+    disk: DiskId,
+    sequence: u64,
+) -> Result<(u64, super::manifest::Manifest), VaultError> {
+    for generation in vault.generations(disk).await?.into_iter().rev() {
+        let manifest = vault.read_manifest(disk, generation).await?;
+        if manifest.completion.usable_from <= sequence {
+            return Ok((generation, manifest));
+        }
+    }
+    Err(VaultError::NoBase { disk, sequence })
+}
+
+fn regions_of(range: &Range<u64>) -> Range<u64> {
+    range.start / REGION_BYTES..range.end.div_ceil(REGION_BYTES)
+}
+
+/// The rows that touch `range`, ascending.
+fn rows_in<'a>(index: &'a Index, range: &Range<u64>) -> impl Iterator<Item = &'a Row> {
+    let first = index.rows.partition_point(|row| row.range().end <= range.start);
+    let end = range.end;
+    index.rows[first..].iter().take_while(move |row| row.offset < end)
+}
+
+/// Gathers frames that lie near each other in one object into one request.
+fn requests(mut wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
+    wanted.sort_unstable_by_key(|wanted| (wanted.object, wanted.frame.start));
+    let mut requests: Vec<Vec<Wanted>> = Vec::new();
+    for next in wanted {
+        match requests.last_mut() {
+            Some(request) if joins(request, &next) => request.push(next),
+            _ => requests.push(vec![next]),
+        }
+    }
+    requests
+}
+
+fn joins(request: &[Wanted], next: &Wanted) -> bool {
+    let (Some(first), Some(last)) = (request.first(), request.last()) else { return true };
+    last.object == next.object
+        && next.frame.start <= last.frame.end + GAP_BYTES
+        && next.frame.end - first.frame.start <= REQUEST_BYTES
+}

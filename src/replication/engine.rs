@@ -1,0 +1,468 @@
+//! The engine: the replication port over trackers and a vault.
+
+use super::copy::copy_disk;
+use super::failures::{at_host, at_vault, host_lost, in_full, invalid};
+use super::recovery::RecoverySite;
+use super::shipment::ship;
+use super::source::{Source, Sources};
+use crate::disk::tracker::{Broken, Cut};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::id::{DiskId, VaultId};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
+use crate::ports::block::BlockDevice;
+use crate::ports::clock::Clock;
+use crate::ports::files::Files;
+use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use crate::replica::segment::{Kind, SegmentHash};
+use crate::replica::{Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Time between two looks at whether a tracker has lost track. A loss stops replication of the VM
+/// anyway, so noticing it is not urgent.
+const TRACKING_LOOK: Duration = Duration::from_secs(1);
+
+/// Deltas in a row after which a VM that was shut down must have nothing left to send.
+const LAST_DELTAS_MAX: u32 = 4;
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The vaults that VMs can be protected in.
+    pub vaults: BTreeMap<VaultId, Vault>,
+    /// The VMs that are at hand.
+    pub sources: Sources,
+    /// The recovery site.
+    pub recovery: RecoverySite,
+    /// The files that the logs are in.
+    pub files: Arc<dyn Files>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The data plane's runtime, which must have threads of its own.
+    pub runtime: Handle,
+}
+
+/// Implements the replication port.
+#[derive(Clone)]
+pub struct Engine {
+    parts: Arc<EngineParts>,
+}
+
+/// What one piece of work on a blocking thread has at hand.
+pub(super) struct Work<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) vault: &'a Vault,
+    runtime: &'a Handle,
+    given_up: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    /// Ends work whose result nobody waits for.
+    pub(super) fn still_wanted(&self) -> Result<(), Failure> {
+        if !self.given_up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::HostResourcesShort, Cause::Itself, "given up"))
+    }
+
+    /// Waits for the vault.
+    pub(super) fn vault_call<T>(
+        &self,
+        operation: &str,
+        call: impl Future<Output = Result<T, VaultError>>,
+    ) -> Result<T, Failure> {
+        self.still_wanted()?;
+        self.checked(operation, self.runtime.block_on(call))
+    }
+
+    /// An answer of the vault.
+    pub(super) fn checked<T>(
+        &self,
+        operation: &str,
+        result: Result<T, VaultError>,
+    ) -> Result<T, Failure> {
+        result.map_err(|error| at_vault(self.vm, operation, &error))
+    }
+
+    /// An answer of the tracker or of its logs.
+    pub(super) fn checked_at_host<T, E: Classified + 'static>(
+        &self,
+        operation: &str,
+        result: Result<T, E>,
+    ) -> Result<T, Failure> {
+        result.map_err(|error| at_host(self.vm, operation, &error))
+    }
+
+    /// An answer of a disk.
+    pub(super) fn disk_read<T>(&self, result: io::Result<T>) -> Result<T, Failure> {
+        result.map_err(|error| {
+            let lost = error.kind() == io::ErrorKind::NotConnected;
+            let code = if lost { Code::HostLost } else { Code::HostResourcesShort };
+            Failure::new(code, Cause::Host(self.vm.host), in_full(&error))
+                .with("host", self.vm.host)
+                .with("operation", "reading a disk")
+        })
+    }
+
+    pub(super) fn disk_size(&self, disk: DiskId) -> Result<u64, Failure> {
+        let known = self.vm.disks.iter().find(|known| known.id == disk);
+        known.map(|disk| disk.size_bytes).ok_or_else(|| {
+            invalid(self.vm, "sending a delta", "a log belongs to a disk that the VM does not have")
+        })
+    }
+
+    /// The record of a recovery point, if the vault has it.
+    pub(super) fn point(&self, cycle: u64) -> Result<Option<RecoveryPointRecord>, Failure> {
+        self.vault_call("reading a recovery point", self.vault.point(self.vm.id, cycle))
+    }
+
+    /// The complete points from this cycle on.
+    fn points_from(&self, mut cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
+        let mut points = Vec::new();
+        while let Some(record) = self.point(cycle)? {
+            points.push(RecoveryPoint { cycle, at: record.at, bytes: record.stored_bytes });
+            cycle += 1;
+        }
+        Ok(points)
+    }
+}
+
+/// Tells the blocking thread when nobody waits for it any more.
+struct GiveUp(Arc<AtomicBool>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// An engine.
+    pub fn new(parts: EngineParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Lets go of what is served, in an orderly way.
+    pub fn close(&self) {
+        self.parts.recovery.close();
+    }
+
+    fn vault(&self, vm: &Vm) -> Result<&Vault, Failure> {
+        self.parts.vaults.get(&vm.vault).ok_or_else(|| {
+            Failure::new(Code::ConfigurationInvalid, Cause::Itself, "")
+                .with("setting", format!("vault {} is not configured", vm.vault))
+        })
+    }
+
+    fn source(&self, vm: &Vm) -> Result<Arc<Source>, Failure> {
+        let found = self.parts.sources.find(vm.id);
+        found.map_err(|refused| refused.unwrap_or_else(|| host_lost(vm)))
+    }
+
+    /// Runs `work` on a blocking thread; it is told if the caller stops waiting.
+    async fn run<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let vault = self.vault(vm)?.clone();
+        let (vm, parts) = (vm.clone(), Arc::clone(&self.parts));
+        let given_up = Arc::new(AtomicBool::new(false));
+        let give_up = GiveUp(Arc::clone(&given_up));
+        let thread = self.parts.runtime.spawn_blocking(move || {
+            let (runtime, given_up) = (&parts.runtime, &*given_up);
+            work(&parts, &Work { vm: &vm, vault: &vault, runtime, given_up })
+        });
+        let result = thread.await;
+        drop(give_up);
+        result.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "data plane work panicked");
+            Err(Failure::new(Code::HostResourcesShort, Cause::Itself, panic)
+                .with("host", "this service")
+                .with("operation", "its work"))
+        })
+    }
+
+    /// Runs `work` on the VM's attached disks, one at a time.
+    async fn run_at_source<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        work: impl FnOnce(&EngineParts, &Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let source = self.source(vm)?;
+        self.run(vm, move |parts, context| {
+            let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            context.still_wanted()?;
+            work(parts, context, &source)
+        })
+        .await
+    }
+}
+
+fn cut(work: &Work<'_>, source: &Source, cycle: u64) -> Result<Cut, Failure> {
+    work.checked_at_host("cutting the replication logs", source.tracker.cut(cycle))
+}
+
+/// Cuts and sends until everything tracked is in the vault, or once if the VM runs.
+fn ship_all(
+    parts: &EngineParts,
+    work: &Work<'_>,
+    source: &Source,
+) -> Result<Vec<RecoveryPoint>, Failure> {
+    let files = &*parts.files;
+    let known = work.vm.latest_point().map(|point| point.cycle);
+    // Points that an earlier run made and could not report.
+    let first = known.map_or(work.vm.delta.chain_first_cycle, |cycle| cycle + 1);
+    let mut points = work.points_from(first.max(work.vm.delta.chain_first_cycle))?;
+    for _ in 0..LAST_DELTAS_MAX {
+        let last = points.last().map(|point| point.cycle).or(known);
+        let in_transit = source.tracker.transit();
+        let was_in_transit = in_transit.is_some();
+        let next = last.map_or(0, |cycle| cycle + 1).max(work.vm.delta.cycle);
+        let cut = match in_transit {
+            Some(cut) if Some(cut.number) <= last => {
+                // Its point is in the vault; only the logs are left.
+                let done = source.tracker.acknowledge(cut.number);
+                work.checked_at_host("removing sent logs", done)?;
+                continue;
+            }
+            Some(cut) => cut,
+            None => self::cut(work, source, next)?,
+        };
+        points.push(ship(work, files, source, &cut, last)?);
+        if !was_in_transit {
+            return Ok(points);
+        }
+    }
+    Err(invalid(work.vm, "sending everything tracked", "logs keep appearing in transit"))
+}
+
+/// Puts a fence after everything that the disk's log holds.
+fn fence_disk(work: &Work<'_>, disk: DiskId, epoch: u64, at: Timestamp) -> Result<(), Failure> {
+    let operation = "closing the replica to the primary site";
+    let disk_size = work.disk_size(disk)?;
+    let mut last = work.vault_call(operation, work.vault.head(disk))?;
+    loop {
+        if let Some(last) = &last
+            && last.header.kind == Kind::Fence
+            && last.header.epoch == epoch
+        {
+            return Ok(());
+        }
+        let (sequence, previous) =
+            last.map_or((0, SegmentHash::NONE), |last| (last.header.sequence, last.hash));
+        let header =
+            DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
+        match work.vault_call(operation, work.vault.fence(disk, header))? {
+            FenceOutcome::Fenced(_) => return Ok(()),
+            FenceOutcome::LostTo(segment) => last = Some(segment),
+        }
+    }
+}
+
+/// Closes the base that was copied for the present chain of logs.
+fn complete_copy(work: &Work<'_>, disk: DiskId, now: Timestamp) -> Result<(), Failure> {
+    let operation = "completing the copy";
+    let generation = u64::from(work.vm.delta.generation);
+    let epoch = work.vm.epoch;
+    if 0 < generation {
+        // A delta of the chain before, still under way, must not land on top of the base.
+        fence_disk(work, disk, epoch, now)?;
+    }
+    let head = work.vault_call(operation, work.vault.head(disk))?;
+    let (from_seq, from_hash) =
+        head.map_or((0, SegmentHash::NONE), |head| (head.header.sequence, head.hash));
+    let completion = Completion { from_seq, from_hash, usable_from: from_seq + 1, at: now };
+    let base = work.vault.base(disk, generation, epoch, work.disk_size(disk)?);
+    work.vault_call(operation, base.complete(completion)).map(drop)
+}
+
+fn verify(work: &Work<'_>, point: RecoveryPoint) -> Result<(), Failure> {
+    let operation = "proving a recovery point";
+    let record = required_point(work, point)?;
+    for disk in &work.vm.disks {
+        let Some(at) = record.disks.get(&disk.id) else {
+            return Err(invalid(work.vm, operation, "a disk has no place in it"));
+        };
+        work.vault_call(operation, work.vault.open_disk(disk.id, at.sequence))?;
+    }
+    Ok(())
+}
+
+pub(super) fn required_point(
+    work: &Work<'_>,
+    point: RecoveryPoint,
+) -> Result<RecoveryPointRecord, Failure> {
+    work.point(point.cycle)?
+        .ok_or_else(|| invalid(work.vm, "reading a recovery point", "it is not in the vault"))
+}
+
+fn check_disks(vm: &Vm, source: &Source) -> Result<(), Failure> {
+    for disk in &vm.disks {
+        let size = source.tracker.disk(disk.id).map(|device| device.size_bytes());
+        if size != Some(disk.size_bytes) {
+            let found = size.map_or("it is not attached".to_owned(), |size| {
+                format!("it has {size} bytes, not {}", disk.size_bytes)
+            });
+            let cause = Cause::Host(vm.host);
+            return Err(Failure::new(Code::DiskUnusable, cause, found).with("disk", &disk.name));
+        }
+    }
+    Ok(())
+}
+
+fn reason(broken: &Broken) -> ResyncReason {
+    let text = in_full(broken);
+    match broken {
+        Broken::LogWriteFailed { .. } => ResyncReason::LogWriteFailed(text),
+        Broken::LogDamaged { .. } => ResyncReason::LogDamaged(text),
+        Broken::LogMissing { .. } => ResyncReason::LogMissing(text),
+        Broken::PowerLoss => ResyncReason::PowerLoss,
+        Broken::DiskUnknown { .. } | Broken::DiskChanged { .. } => ResyncReason::DiskChanged(text),
+    }
+}
+
+#[async_trait]
+impl Replication for Engine {
+    async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
+        let source = self.source(vm)?;
+        check_disks(vm, &source)
+    }
+
+    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure> {
+        let vm = Vm { vault, ..Vm::default() };
+        let probed = self.vault(&vm)?.clone();
+        let probe = self.parts.runtime.spawn(async move { probed.probe().await }).await;
+        match probe {
+            Ok(result) => result.map_err(|error| at_vault(&vm, "a probe", &error)),
+            Err(panic) => Err(Failure::new(Code::VaultBusy, Cause::Vault(vault), panic)),
+        }
+    }
+
+    async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run_at_source(vm, |_, work, source| {
+            check_disks(work.vm, source)?;
+            work.checked_at_host("starting to track", source.tracker.start())
+        })
+        .await
+    }
+
+    async fn copy_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<u64, Failure> {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let copy = self.run_at_source(vm, move |_, work, source| {
+            check_disks(work.vm, source)?;
+            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
+            let generation = u64::from(work.vm.delta.generation);
+            let base = work.vault.base(disk, generation, work.vm.epoch, device.size_bytes());
+            // Nobody listening means that the work was given up, which it notices itself.
+            let progress = move |done, total| drop(tell.send((done, total)));
+            copy_disk(work, &*device, &base, &progress)
+        });
+        let mut copy = std::pin::pin!(copy);
+        loop {
+            tokio::select! {
+                biased;
+                Some((done, total)) = told.recv() => progress(done, total),
+                result = &mut copy => return result,
+            }
+        }
+    }
+
+    async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {
+        let now = self.parts.clock.now();
+        self.run(vm, move |_, work| {
+            work.vm.disks.iter().try_for_each(|disk| complete_copy(work, disk.id, now))
+        })
+        .await
+    }
+
+    async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
+        self.run_at_source(vm, move |_, work, source| {
+            let cut = cut(work, source, cycle)?;
+            let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
+            Ok(Snapshot { at: cut.at, log_bytes })
+        })
+        .await
+    }
+
+    async fn ship(&self, vm: &Vm, cycle: u64, _: Timestamp) -> Result<u64, Failure> {
+        self.run_at_source(vm, move |parts, work, source| {
+            match source.tracker.transit().filter(|cut| cut.number == cycle) {
+                Some(cut) => {
+                    let last = work.vm.latest_point().map(|point| point.cycle);
+                    Ok(ship(work, &*parts.files, source, &cut, last)?.bytes)
+                }
+                // Sent and removed, but the service stopped before that was recorded.
+                None => match work.point(cycle)? {
+                    Some(record) => Ok(record.stored_bytes),
+                    None => Err(invalid(
+                        work.vm,
+                        "sending a delta",
+                        "its logs are gone and the vault has no recovery point of it",
+                    )),
+                },
+            }
+        })
+        .await
+    }
+
+    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
+        self.run_at_source(vm, ship_all).await
+    }
+
+    async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        self.run(vm, move |_, work| verify(work, point)).await
+    }
+
+    async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
+        let now = self.parts.clock.now();
+        self.run(vm, move |_, work| {
+            for disk in &work.vm.disks {
+                fence_disk(work, disk.id, work.vm.epoch + 1, now)?;
+            }
+            let known = work.vm.latest_point().map_or(0, |point| point.cycle);
+            work.points_from(known + 1)
+        })
+        .await
+    }
+
+    async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        self.run(vm, move |parts, work| {
+            let record = required_point(work, point)?;
+            parts.recovery.serve(work, &record, &parts.clock, &parts.runtime)
+        })
+        .await
+    }
+
+    async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        self.run(vm, move |_, work| {
+            let keep = [point.id(work.vm.id)];
+            let dropped = work.vault.drop_points(work.vm.id, &keep);
+            work.vault_call("deleting recovery points", dropped).map(drop)
+        })
+        .await
+    }
+
+    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+        loop {
+            if let Ok(source) = self.parts.sources.find(vm.id)
+                && let Some(broken) = source.tracker.status().broken
+            {
+                return reason(&broken);
+            }
+            tokio::time::sleep(TRACKING_LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Replication: from the tracked disks of running VMs into the vault, and from the vault to disks that
+//! a failed-over VM runs on.
+//!
+//! ```text
+//!  Tracker --cut--> logs in transit --merge--> DeltaWriter --commit--> segments --> recovery point
+//!  Tracker --read--> region of 64 MiB ------> BaseCopy ----complete--> base
+//!  recovery point --> DiskImage --> Overlay --> Tracker --> NBD export at the recovery site
+//! ```
+//!
+//! What is durable when: a base region or segment once its create-if-absent PUT is acknowledged; a
+//! delta once the last segment of every disk is, and its recovery point after that; logs are removed
+//! only after the point is. A crash between any two of these is taken up by doing the step again:
+//! names and contents of the objects follow from the logs, so what is there already is recognized.
+//!
+//! Nothing here retries or waits for better times; failures are catalogue entries, and the VM's actor
+//! decides. Everything runs on the data plane's own runtime and its blocking threads.
+
+mod copy;
+mod engine;
+mod failures;
+mod recovery;
+mod shipment;
+mod source;
+
+pub use engine::{Engine, EngineParts};
+pub use recovery::RecoverySite;
+pub use source::{Source, Sources};

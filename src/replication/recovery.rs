@@ -1,0 +1,124 @@
+//! The recovery site: recovery points served as disks at once, fetched as they are read, with a
+//! tracked overlay for writes.
+
+use super::engine::Work;
+use super::failures::in_full;
+use crate::disk::nbd::{ExportTable, NbdUri};
+use crate::disk::tracker::{BootId, DiskSpec, Tracker};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::id::VmId;
+use crate::domain::vm::Vm;
+use crate::ports::clock::Clock;
+use crate::ports::files::Files;
+use crate::ports::replication::ServedDisk;
+use crate::replica::{Overlay, RecoveryPointRecord};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
+
+/// Serves failed-over VMs.
+pub struct RecoverySite {
+    folder: PathBuf,
+    files: Arc<dyn Files>,
+    exports: Arc<ExportTable>,
+    /// Where the exports can be reached; the name of each is filled in.
+    server: NbdUri,
+    boot: BootId,
+    served: Mutex<BTreeMap<VmId, Served>>,
+}
+
+struct Served {
+    cycle: u64,
+    tracker: Arc<Tracker>,
+}
+
+impl RecoverySite {
+    /// A site whose overlays are in `folder`, one folder a VM, and whose disks are in `exports`.
+    pub fn new(
+        folder: PathBuf,
+        files: Arc<dyn Files>,
+        exports: Arc<ExportTable>,
+        server: NbdUri,
+        boot: BootId,
+    ) -> Self {
+        Self { folder, files, exports, server, boot, served: Mutex::default() }
+    }
+
+    /// Serves a recovery point; once served it stays so until [`RecoverySite::close`].
+    pub(super) fn serve(
+        &self,
+        work: &Work<'_>,
+        record: &RecoveryPointRecord,
+        clock: &Arc<dyn Clock>,
+        runtime: &Handle,
+    ) -> Result<Vec<ServedDisk>, Failure> {
+        let vm = work.vm;
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        if served.get(&vm.id).is_none_or(|served| served.cycle != record.cycle) {
+            let tracker = self.open(work, record, clock, runtime)?;
+            served.insert(vm.id, Served { cycle: record.cycle, tracker });
+        }
+        let mut disks = Vec::new();
+        for disk in &vm.disks {
+            let name = format!("{}-{}", vm.name, disk.name);
+            let tracked = served.get(&vm.id).and_then(|served| served.tracker.disk(disk.id));
+            if let Some(tracked) = tracked {
+                self.exports.insert(&name, tracked);
+            }
+            disks.push(ServedDisk { disk: disk.id, uri: self.server.export(&name).to_string() });
+        }
+        Ok(disks)
+    }
+
+    fn open(
+        &self,
+        work: &Work<'_>,
+        record: &RecoveryPointRecord,
+        clock: &Arc<dyn Clock>,
+        runtime: &Handle,
+    ) -> Result<Arc<Tracker>, Failure> {
+        let vm = work.vm;
+        let folder = self.folder.join(vm.id.to_string());
+        std::fs::create_dir_all(&folder).map_err(|error| local(vm, &error))?;
+        let mut specs = Vec::new();
+        for disk in &vm.disks {
+            let Some(at) = record.disks.get(&disk.id) else { continue };
+            let operation = "opening a recovery point";
+            let image = work.vault_call(operation, work.vault.open_disk(disk.id, at.sequence))?;
+            let path = folder.join(format!("{}.overlay", disk.name));
+            let overlay = Overlay::open(&*self.files, &path, Arc::new(image), runtime.clone());
+            let device = Arc::new(overlay.map_err(|error| classified(vm, &error))?);
+            specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
+        }
+        let (files, clock) = (Arc::clone(&self.files), Arc::clone(clock));
+        let tracker = Tracker::open(files, &folder, specs, self.boot, clock)
+            .map_err(|error| classified(vm, &error))?;
+        if !tracker.status().tracking {
+            tracker.start().map_err(|error| classified(vm, &error))?;
+        }
+        Ok(tracker)
+    }
+
+    /// Stops serving, in an orderly way.
+    pub fn close(&self) {
+        let served = std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
+        for (vm, served) in served {
+            if let Err(error) = served.tracker.close() {
+                tracing::error!(%vm, error = %in_full(&error), "close the disks of a replica");
+            }
+        }
+    }
+}
+
+fn local(vm: &Vm, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(error))
+        .with("host", "the recovery site")
+        .with("operation", "serving a recovery point")
+        .with("vm", &vm.name)
+}
+
+fn classified(vm: &Vm, error: &(impl Classified + 'static)) -> Failure {
+    Failure { code: error.code(), ..local(vm, error) }
+}

@@ -1,0 +1,62 @@
+//! The VMs whose disks are at hand: what a host's agent has attached.
+
+use crate::disk::tracker::Tracker;
+use crate::domain::failure::Failure;
+use crate::domain::id::{DiskId, VmId};
+use crate::replica::segment::SegmentHash;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A VM's disks at the primary site.
+#[derive(Debug)]
+pub struct Source {
+    /// Tracks and serves its disks.
+    pub tracker: Arc<Tracker>,
+    /// Held by whoever moves data of the VM: work that was given up may still be ending when the same
+    /// work starts again.
+    pub(super) busy: Mutex<()>,
+    /// Where each disk's log in the vault ended when the cycle was sent: spares asking the vault.
+    pub(super) heads: Mutex<BTreeMap<DiskId, (u64, Head)>>,
+}
+
+/// Where a disk's log in the vault ends: what the next segment follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) sequence: u64,
+    pub(super) hash: SegmentHash,
+    pub(super) generation: u64,
+}
+
+/// The attached VMs. Shared; a host attaches its VMs when it comes up, and they go with it.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Arc<Mutex<BTreeMap<VmId, Result<Arc<Source>, Failure>>>>);
+
+impl Sources {
+    /// Attaches a VM, in place of what was attached as this VM before.
+    pub fn attach(&self, vm: VmId, tracker: Arc<Tracker>) {
+        let source = Arc::new(Source { tracker, busy: Mutex::default(), heads: Mutex::default() });
+        self.all().insert(vm, Ok(source));
+    }
+
+    /// Keeps why a VM cannot be attached; that is what its work fails with.
+    pub fn refuse(&self, vm: VmId, failure: Failure) {
+        self.all().insert(vm, Err(failure));
+    }
+
+    /// Lets a VM go.
+    pub fn detach(&self, vm: VmId) -> Option<Arc<Source>> {
+        self.all().remove(&vm)?.ok()
+    }
+
+    /// The VM, if it is attached.
+    ///
+    /// # Errors
+    /// Why it could not be attached; `None` if nobody tried, as when its host is away.
+    pub fn find(&self, vm: VmId) -> Result<Arc<Source>, Option<Failure>> {
+        self.all().get(&vm).cloned().ok_or(None)?.map_err(Some)
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<VmId, Result<Arc<Source>, Failure>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,271 @@
+//! The configuration file. Every key is checked before anything is touched; an error names the line.
+
+use crate::domain::policy::Policy;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what a configuration is.
+    #[error("configuration {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A value cannot be used.
+    #[error("configuration {path}: {key} {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+/// A configuration. Relative paths are relative to `data`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The folder of everything that the service writes, but for the vault if that has its own place.
+    pub data: PathBuf,
+    /// Where `/healthz` and `/readyz` answer; port 0 takes a free one.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// The name of the cloud that the hosts form.
+    #[serde(default = "default_cloud")]
+    pub cloud: String,
+    /// How its VMs are replicated.
+    #[serde(default)]
+    pub policy: PolicyConfig,
+    /// Where replicas go.
+    #[serde(default)]
+    pub vault: VaultConfig,
+    /// The hosts.
+    #[serde(default)]
+    pub host: Vec<HostConfig>,
+}
+
+/// The replication policy.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// Seconds between two deltas.
+    pub copy_frequency_s: u32,
+    /// Hours for which recovery points are kept.
+    pub recovery_point_retention_h: u32,
+}
+
+/// Where replicas go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VaultConfig {
+    /// Its name.
+    pub name: String,
+    /// Its folder. On a volume of its own it survives the loss of the others.
+    pub folder: PathBuf,
+}
+
+/// A host with its VMs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Its name.
+    pub name: String,
+    /// Its VMs.
+    #[serde(default)]
+    pub vm: Vec<VmConfig>,
+}
+
+/// A VM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// Its name.
+    pub name: String,
+    /// Its disks, in order.
+    pub disk: Vec<DiskConfig>,
+    /// The lab's guest: writes that the VM does by itself. Without it the VM's disks are written to
+    /// by whoever connects to their exports.
+    pub guest: Option<GuestConfig>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Its name, unique in the VM.
+    pub name: String,
+    /// Its raw image.
+    pub path: PathBuf,
+    /// Makes the image, sparse, with so many MiB if it does not exist.
+    pub create_mib: Option<u64>,
+}
+
+/// The lab's guest.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestConfig {
+    /// What it writes follows from this.
+    pub seed: u64,
+    /// MiB of each disk that it fills first.
+    #[serde(default = "default_install_mib")]
+    pub install_mib: u64,
+    /// Writes a second, after that.
+    #[serde(default = "default_writes_per_second")]
+    pub writes_per_second: u32,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7780))
+}
+
+fn default_cloud() -> String {
+    "cloud-1".to_owned()
+}
+
+fn default_install_mib() -> u64 {
+    64
+}
+
+fn default_writes_per_second() -> u32 {
+    100
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        let Policy { copy_frequency_s, recovery_point_retention_h, .. } = Policy::default();
+        Self { copy_frequency_s, recovery_point_retention_h }
+    }
+}
+
+impl Default for VaultConfig {
+    fn default() -> Self {
+        Self { name: "vault-1".to_owned(), folder: PathBuf::from("vault") }
+    }
+}
+
+impl From<PolicyConfig> for Policy {
+    fn from(config: PolicyConfig) -> Self {
+        Self {
+            copy_frequency_s: config.copy_frequency_s,
+            recovery_point_retention_h: config.recovery_point_retention_h,
+            app_consistent_frequency_h: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming file, place and remedy.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a text; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming file, place and remedy.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.check().map_err(|(key, problem)| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            problem,
+        })?;
+        Ok(config)
+    }
+
+    /// A path of the configuration, made absolute or relative to the working folder.
+    pub fn place(&self, path: &Path) -> PathBuf {
+        self.data.join(path)
+    }
+
+    /// Checks what the types cannot.
+    fn check(&self) -> Result<(), (String, String)> {
+        if self.data.as_os_str().is_empty() {
+            return Err(("data".to_owned(), "is empty: give a folder".to_owned()));
+        }
+        Policy::from(self.policy)
+            .check()
+            .map_err(|rejection| ("policy".to_owned(), rejection.to_string()))?;
+        check_name("cloud", &self.cloud)?;
+        check_name("vault.name", &self.vault.name)?;
+        let mut hosts = BTreeSet::new();
+        let mut vms = BTreeSet::new();
+        let mut paths = BTreeSet::new();
+        for host in &self.host {
+            let key = format!("host {}", host.name);
+            check_name(&key, &host.name)?;
+            once(&mut hosts, &host.name, &key, "is there twice")?;
+            for vm in &host.vm {
+                let key = format!("vm {}", vm.name);
+                check_name(&key, &vm.name)?;
+                once(&mut vms, &vm.name, &key, "is there twice, names of VMs are unique")?;
+                if vm.disk.is_empty() {
+                    return Err((key, "has no disk: add a [[host.vm.disk]]".to_owned()));
+                }
+                let mut disks = BTreeSet::new();
+                for disk in &vm.disk {
+                    let key = format!("disk {} of {}", disk.name, vm.name);
+                    check_name(&key, &disk.name)?;
+                    once(&mut disks, &disk.name, &key, "is there twice")?;
+                    once(&mut paths, &disk.path, &key, "has the image of another disk")?;
+                    if disk.create_mib == Some(0) {
+                        return Err((key, "has create_mib = 0: give at least 1".to_owned()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn once<T: Ord + Clone>(
+    seen: &mut BTreeSet<T>,
+    value: &T,
+    key: &str,
+    problem: &str,
+) -> Result<(), (String, String)> {
+    if seen.insert(value.clone()) {
+        return Ok(());
+    }
+    Err((key.to_owned(), problem.to_owned()))
+}
+
+/// Names become file names and export names. The rule is Site Recovery's for names of VMs.
+fn check_name(key: &str, name: &str) -> Result<(), (String, String)> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let good = name.len() <= 63
+        && name.chars().all(allowed)
+        && ends(name.chars().next())
+        && ends(name.chars().last());
+    if good {
+        return Ok(());
+    }
+    let rule = "must have 1 to 63 letters, digits and hyphens, with no hyphen at either end";
+    Err((key.to_owned(), rule.to_owned()))
+}

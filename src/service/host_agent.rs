@@ -1,0 +1,219 @@
+//! The agent of a host: attaches the disks of its VMs, tracks their writes and exports them.
+
+use super::config::{DiskConfig, VmConfig};
+use crate::disk::nbd::{ExportTable, NbdUri};
+use crate::disk::raw::RawDisk;
+use crate::disk::tracker::{BootId, DiskSpec, Tracker};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::id::{DiskId, HostId, VmId};
+use crate::domain::vm::{Disk, Vm};
+use crate::ports::block::BlockDevice;
+use crate::ports::clock::Clock;
+use crate::ports::files::{Files, Open};
+use crate::replication::Sources;
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A disk of a VM, where it is and how it can be reached.
+#[derive(Clone, Debug)]
+pub struct AttachedDisk {
+    /// Its identity.
+    pub id: DiskId,
+    /// Its name.
+    pub name: String,
+    /// Its raw image.
+    pub image: PathBuf,
+    /// Its export at the primary site.
+    pub uri: String,
+}
+
+/// A VM of the host.
+#[derive(Clone, Debug)]
+pub(super) struct AgentVm {
+    pub(super) id: VmId,
+    pub(super) config: VmConfig,
+    pub(super) disks: Vec<AttachedDisk>,
+    /// Where its logs are.
+    folder: PathBuf,
+}
+
+/// What all agents of a service share.
+#[derive(Clone)]
+pub(super) struct AgentParts {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) exports: Arc<ExportTable>,
+    pub(super) server: NbdUri,
+    pub(super) sources: Sources,
+    pub(super) boot: BootId,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// The agent of one host.
+pub(super) struct HostAgent {
+    pub(super) host: HostId,
+    pub(super) name: String,
+    pub(super) vms: Vec<AgentVm>,
+    parts: AgentParts,
+}
+
+/// Names of exports: what a hypervisor connects to.
+pub(super) fn export_name(vm: &str, disk: &str) -> String {
+    format!("{vm}-{disk}")
+}
+
+impl AgentVm {
+    pub(super) fn new(
+        id: VmId,
+        config: VmConfig,
+        folder: PathBuf,
+        place: impl Fn(&DiskConfig) -> PathBuf,
+        server: &NbdUri,
+    ) -> Self {
+        let disks = config
+            .disk
+            .iter()
+            .map(|disk| AttachedDisk {
+                id: DiskId::named(id.0, &disk.name),
+                name: disk.name.clone(),
+                image: place(disk),
+                uri: server.export(&export_name(&config.name, &disk.name)).to_string(),
+            })
+            .collect();
+        Self { id, config, disks, folder }
+    }
+}
+
+impl HostAgent {
+    pub(super) fn new(host: HostId, name: &str, vms: Vec<AgentVm>, parts: AgentParts) -> Self {
+        Self { host, name: name.to_owned(), vms, parts }
+    }
+
+    /// Attaches every VM that may run here. A VM whose disks cannot be used is left out, with the
+    /// reason as its failure; the others go on.
+    pub(super) fn attach_all(&self, may_run: impl Fn(VmId) -> bool) {
+        for vm in &self.vms {
+            if !may_run(vm.id) {
+                continue;
+            }
+            match self.attach(vm) {
+                Ok(()) => {}
+                Err(failure) => {
+                    tracing::error!(vm = %vm.config.name, %failure, "attach the disks of a VM");
+                    self.parts.sources.refuse(vm.id, failure);
+                }
+            }
+        }
+    }
+
+    fn attach(&self, vm: &AgentVm) -> Result<(), Failure> {
+        let mut specs = Vec::new();
+        for (disk, config) in vm.disks.iter().zip(&vm.config.disk) {
+            let device = self.open_image(disk, config).map_err(|error| {
+                Failure::new(Code::DiskUnusable, Cause::Host(self.host), error)
+                    .with("disk", disk.image.display())
+            })?;
+            specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
+        }
+        let parts = &self.parts;
+        let (files, clock) = (Arc::clone(&parts.files), Arc::clone(&parts.clock));
+        let tracker = std::fs::create_dir_all(&vm.folder)
+            .map_err(|error| self.failure(Code::HostResourcesShort, vm, &error))
+            .and_then(|()| {
+                Tracker::open(files, &vm.folder, specs, parts.boot, clock)
+                    .map_err(|error| self.failure(error.code(), vm, &error))
+            })?;
+        for disk in &vm.disks {
+            if let Some(tracked) = tracker.disk(disk.id) {
+                parts.exports.insert(&export_name(&vm.config.name, &disk.name), tracked);
+            }
+        }
+        parts.sources.attach(vm.id, tracker);
+        Ok(())
+    }
+
+    fn failure(&self, code: Code, vm: &AgentVm, error: &dyn Error) -> Failure {
+        let mut text = error.to_string();
+        if let Some(source) = error.source() {
+            text = format!("{text}: {source}");
+        }
+        Failure::new(code, Cause::Host(self.host), text)
+            .with("host", &self.name)
+            .with("vm", &vm.config.name)
+            .with("path", vm.folder.display())
+            .with("operation", "attaching disks")
+            .with("damage", error)
+    }
+
+    fn open_image(
+        &self,
+        disk: &AttachedDisk,
+        config: &DiskConfig,
+    ) -> Result<Arc<dyn BlockDevice>, String> {
+        let files = &self.parts.files;
+        let in_words = |doing: &str, error: io::Error| format!("{doing}: {error}");
+        if let (Some(mib), false) = (config.create_mib, files.exists(&disk.image)) {
+            let parent = disk.image.parent().map_or(Ok(()), std::fs::create_dir_all);
+            parent
+                .and_then(|()| files.open(&disk.image, Open::CreateNew))
+                .and_then(|file| file.set_len(mib << 20))
+                .map_err(|error| in_words("create the image", error))?;
+        }
+        let opened = RawDisk::open(&**files, &disk.image);
+        let device = opened.map_err(|error| {
+            let mut text = error.to_string();
+            if let Some(source) = error.source() {
+                text = format!("{text}: {source}");
+            }
+            text
+        })?;
+        Ok(Arc::new(device))
+    }
+
+    /// The disks of a VM as its entity knows them.
+    ///
+    /// The sizes are those of the images; a VM that is not attached has none.
+    pub(super) fn inventory(&self, vm: &AgentVm) -> Option<Vec<Disk>> {
+        let source = self.parts.sources.find(vm.id).ok()?;
+        let size = |disk: &AttachedDisk| source.tracker.disk(disk.id).map(|own| own.size_bytes());
+        vm.disks
+            .iter()
+            .map(|disk| {
+                let (id, name) = (disk.id, disk.name.clone());
+                size(disk).map(|size_bytes| Disk { id, name, size_bytes })
+            })
+            .collect()
+    }
+
+    /// Takes the exports of a VM away: whoever is connected to them is cut off.
+    pub(super) fn withdraw(&self, vm: &Vm) {
+        for disk in &vm.disks {
+            self.parts.exports.remove(&export_name(&vm.name, &disk.name));
+        }
+    }
+
+    /// Lets all VMs go in an orderly way: the next start finds nothing to redo.
+    pub(super) fn detach_all(&self) {
+        for vm in &self.vms {
+            for disk in &vm.disks {
+                self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
+            }
+            let Some(source) = self.parts.sources.detach(vm.id) else { continue };
+            if let Err(error) = source.tracker.close() {
+                tracing::error!(vm = %vm.config.name, %error, "close the disks of a VM");
+            }
+        }
+    }
+
+    /// What is left after the host died: nothing is closed.
+    pub(super) fn abandon_all(&self) {
+        for vm in &self.vms {
+            for disk in &vm.disks {
+                self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
+            }
+            self.parts.sources.detach(vm.id);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The service: configuration, wiring of the adapters, start and stop.
+
+mod clock;
+mod config;
+mod health;
+mod host_agent;
+mod logging;
+mod running;
+mod sites;
+
+pub use clock::SystemClock;
+pub use config::{
+    Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, VaultConfig, VmConfig,
+};
+pub use host_agent::AttachedDisk;
+pub use logging::log_to_stderr;
+pub use running::{ProtectedVm, Service, ServiceError};

@@ -1,0 +1,588 @@
+//! A running service: adapters wired to actors, brought up and down in order.
+//!
+//! Up: event log, vault, export servers, disks, actors, guests. Down: the other way round. Every step
+//! can be cut short by a kill; the next start finds its place in the log.
+
+use super::clock::SystemClock;
+use super::config::{Config, HostConfig, VmConfig};
+use super::health;
+use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent};
+use super::sites::{PrimarySite, RecoveryGuests};
+use crate::actors::{Origin, Site, TellError, World, load_entity};
+use crate::disk::files::RealFiles;
+use crate::disk::nbd::{Endpoint, ExportTable, NbdError, NbdUri, Server, connect};
+use crate::disk::tracker::{BootId, DiskStatus};
+use crate::domain::cloud::{self, Cloud};
+use crate::domain::entity::{Kind, StreamId};
+use crate::domain::host::{self, Host};
+use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
+use crate::domain::policy::Policy;
+use crate::domain::vault::{self, Vault};
+use crate::domain::vm::{self, Disk, Phase, Vm};
+use crate::drivers::lab::{
+    AfterBoot, Faults, FaultyStore, LabFiles, LabSite, LabVm, Workload, WorkloadError,
+};
+use crate::ports::block::Connect;
+use crate::ports::clock::Clock;
+use crate::ports::event_store::{EventStore, StoreError};
+use crate::ports::files::Files;
+use crate::replica::{self, VaultError};
+use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
+use crate::store::SledStore;
+use actix_web::dev::ServerHandle;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Threads of the data plane's runtime; the blocking work has threads of its own.
+const DATA_PLANE_THREADS: usize = 2;
+
+/// Time between two looks at hosts and vaults.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a guest tries to get a disk back.
+const GUEST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The root of the ids that are derived from names: the same configuration names the same things.
+const NAMES: Uuid = Uuid::from_u128(0x6c69_6665_626f_6174_8000_6e61_6d65_7321);
+
+/// Why the service cannot start, or cannot go on.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// A folder or file cannot be used.
+    #[error("{doing} {path}")]
+    Folder {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The event log cannot be used.
+    #[error("open the event log")]
+    Store(#[from] StoreError),
+    /// The vault cannot be used.
+    #[error("open the vault")]
+    Vault(#[from] VaultError),
+    /// The disks cannot be exported.
+    #[error("export the disks")]
+    Exports(#[from] NbdError),
+    /// The health checks cannot be served.
+    #[error("listen on {address}: choose another address with `listen`")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// A VM, host, cloud or vault does not take its configuration.
+    #[error("apply the configuration of {name}")]
+    Enrol {
+        /// Of what.
+        name: String,
+        /// Why not.
+        #[source]
+        source: TellError,
+    },
+    /// A guest of the lab cannot be made.
+    #[error("make the guest of {name}")]
+    Guest {
+        /// The VM.
+        name: String,
+        /// Why not.
+        #[source]
+        source: WorkloadError,
+    },
+    /// The threads of the data plane cannot be made.
+    #[error("start the data plane")]
+    Threads(#[source] io::Error),
+}
+
+/// A VM of the configuration.
+#[derive(Clone, Debug)]
+pub struct ProtectedVm {
+    /// Its identity.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: HostId,
+    /// Its disks.
+    pub disks: Vec<AttachedDisk>,
+    /// The writes of its guest, if it has one.
+    pub workload: Option<Workload>,
+}
+
+/// A running service.
+pub struct Service {
+    /// The way into the actors.
+    pub site: Site,
+    /// The event log.
+    pub store: Arc<SledStore>,
+    /// The VMs, in the order of the configuration.
+    pub vms: Vec<ProtectedVm>,
+    /// Failures of the lab that can be switched on.
+    pub faults: Faults,
+    /// The replicas.
+    pub vault: replica::Vault,
+    /// Where `/healthz` and `/readyz` answer.
+    pub address: SocketAddr,
+    /// How disks are opened, as a hypervisor would.
+    pub connect: Connect,
+    primary: LabSite,
+    recovery: LabSite,
+    agents: Vec<Arc<HostAgent>>,
+    host_files: BTreeMap<HostId, LabFiles>,
+    sources: Sources,
+    engine: Engine,
+    primary_server: Server,
+    recovery_server: Server,
+    health: ServerHandle,
+    data_plane: Runtime,
+}
+
+/// What one part of start-up hands to the next.
+struct Names {
+    cloud: CloudId,
+    vault: VaultId,
+    recovery_host: HostId,
+}
+
+impl Service {
+    /// Starts everything that `config` names. Must run on an actix system. `after_boot` is what the
+    /// lab's guests do at the recovery site.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; nothing is left running then. A VM whose disks cannot be used is no error:
+    /// the others start, and its failure says why.
+    pub async fn start(config: &Config, after_boot: AfterBoot) -> Result<Self, ServiceError> {
+        let names = Names {
+            cloud: CloudId::named(NAMES, &config.cloud),
+            vault: VaultId::named(NAMES, &config.vault.name),
+            recovery_host: HostId::named(NAMES, "recovery host"),
+        };
+        make_folder(&config.data)?;
+        let store = Arc::new(SledStore::open(&config.data.join("events"))?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let faults = Faults::default();
+        let vault = open_vault(config, &names, &faults)?;
+        let data_plane = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(DATA_PLANE_THREADS)
+            .thread_name("data-plane")
+            .enable_all()
+            .build()
+            .map_err(ServiceError::Threads)?;
+
+        let recovery_folder = config.data.join("recovery");
+        make_folder(&recovery_folder)?;
+        let (primary_exports, primary_server) = serve_exports(&config.data)?;
+        let (recovery_exports, recovery_server) = serve_exports(&recovery_folder)?;
+
+        let boot = BootId::of_this_machine().map_err(|source| ServiceError::Folder {
+            doing: "read",
+            path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+            source,
+        })?;
+        let sources = Sources::default();
+        let mut agents = Vec::new();
+        let mut host_files = BTreeMap::new();
+        for host in &config.host {
+            let files = LabFiles::new(Arc::new(RealFiles), &host.name, &faults);
+            let parts = AgentParts {
+                files: Arc::new(files.clone()),
+                exports: Arc::clone(&primary_exports),
+                server: primary_server.uri(),
+                sources: sources.clone(),
+                boot,
+                clock: Arc::clone(&clock),
+            };
+            let agent = agent(config, host, parts);
+            host_files.insert(agent.host, files);
+            agents.push(Arc::new(agent));
+        }
+        let vms = protected_vms(config, &agents)?;
+        for agent in &agents {
+            let runs = may_run_at_primary(&*store, agent)?;
+            agent.attach_all(|vm| runs.contains(&vm));
+        }
+
+        let connect: Connect = Arc::new(|uri| connect(uri));
+        let primary = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
+        let recovery = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
+        recovery.add_host(names.recovery_host, "recovery-host");
+        for agent in &agents {
+            primary.add_host(agent.host, &agent.name);
+        }
+        for vm in &vms {
+            if let Some(guest) = lab_vm(config, vm) {
+                primary.define(vm.id, guest.clone());
+                let host = names.recovery_host;
+                recovery.define(vm.id, LabVm { host, after_boot, ..guest });
+            }
+        }
+        let guests: BTreeSet<_> =
+            vms.iter().filter(|vm| vm.workload.is_some()).map(|vm| vm.id).collect();
+
+        let files: Arc<dyn Files> = Arc::new(RealFiles);
+        let recovery_site = RecoverySite::new(
+            recovery_folder,
+            Arc::clone(&files),
+            recovery_exports,
+            recovery_server.uri(),
+            boot,
+        );
+        let engine = Engine::new(EngineParts {
+            vaults: BTreeMap::from([(names.vault, vault.clone())]),
+            sources: sources.clone(),
+            recovery: recovery_site,
+            files,
+            clock: Arc::clone(&clock),
+            runtime: data_plane.handle().clone(),
+        });
+        let site = Site::start(Arc::new(World {
+            store: Arc::clone(&store) as Arc<dyn EventStore>,
+            clock,
+            replication: Arc::new(engine.clone()),
+            primary: Arc::new(PrimarySite {
+                lab: primary.clone(),
+                guests: guests.clone(),
+                agents: agents.clone(),
+            }),
+            recovery: Arc::new(RecoveryGuests { lab: recovery.clone(), guests }),
+            watch_interval: WATCH_INTERVAL,
+        }));
+        let (health, address) = health::serve(config.listen, site.clone(), names.vault.0)?;
+        let service = Self {
+            site,
+            store,
+            vms,
+            faults,
+            vault,
+            address,
+            connect,
+            primary,
+            recovery,
+            agents,
+            host_files,
+            sources,
+            engine,
+            primary_server,
+            recovery_server,
+            health,
+            data_plane,
+        };
+        service.enrol(config, &names).await?;
+        service.boot_guests().await?;
+        Ok(service)
+    }
+
+    /// Tells the entities what the configuration says. Nothing changes where they know it already.
+    async fn enrol(&self, config: &Config, names: &Names) -> Result<(), ServiceError> {
+        let (cloud, vault_id) = (names.cloud, names.vault);
+        let name = config.vault.name.clone();
+        if self.state::<Vault>(&name, vault_id.0).await?.name.is_empty() {
+            self.vault.establish().await?;
+        }
+        let create = vault::Command::Create { id: vault_id, name: name.clone() };
+        self.tell::<Vault>(&name, vault_id.0, create).await?;
+        let name = &config.cloud;
+        let create = cloud::Command::Create { id: cloud, name: name.clone() };
+        self.tell::<Cloud>(name, cloud.0, create).await?;
+        let policy = Policy::from(config.policy);
+        let associate = cloud::Command::AssociatePolicy { policy };
+        self.tell::<Cloud>(name, cloud.0, associate).await?;
+        for agent in &self.agents {
+            let (id, host_name) = (agent.host, agent.name.clone());
+            let register = host::Command::Register { id, name: host_name.clone(), cloud };
+            self.tell::<Host>(&host_name, id.0, register).await?;
+            let add = cloud::Command::AddHost { host: id };
+            self.tell::<Cloud>(name, cloud.0, add).await?;
+            for vm in &agent.vms {
+                let vm_name = &vm.config.name;
+                if let Some(disks) = agent.inventory(vm) {
+                    self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await?;
+                    let add = cloud::Command::AddVm { vm: vm.id };
+                    self.tell::<Cloud>(name, cloud.0, add).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn enrol_vm(
+        &self,
+        id: VmId,
+        name: &str,
+        host: HostId,
+        names: &Names,
+        disks: Vec<Disk>,
+        policy: Policy,
+    ) -> Result<(), ServiceError> {
+        let (cloud, vault) = (names.cloud, names.vault);
+        let discover =
+            vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
+        self.tell::<Vm>(name, id.0, discover).await?;
+        let known = self.state::<Vm>(name, id.0).await?;
+        if known.phase == Phase::Unprotected {
+            let job = JobId::derived(id.0, known.jobs);
+            let enable = vm::Command::EnableProtection { job, vault, policy };
+            self.tell::<Vm>(name, id.0, enable).await?;
+        }
+        Ok(())
+    }
+
+    /// Switches the guests on whose VMs may run at the primary site.
+    async fn boot_guests(&self) -> Result<(), ServiceError> {
+        for vm in &self.vms {
+            let may_run = self.state::<Vm>(&vm.name, vm.id.0).await?.may_run_at_primary();
+            if vm.workload.is_some() && may_run && self.sources.find(vm.id).is_ok() {
+                let (site, id) = (self.primary.clone(), vm.id);
+                let uris: Vec<_> = vm.disks.iter().map(|disk| disk.uri.clone()).collect();
+                let name = vm.name.clone();
+                self.data_plane.spawn_blocking(move || {
+                    if let Err(error) = site.boot(id, &uris) {
+                        tracing::error!(vm = %name, %error, "boot a guest");
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell<E: crate::actors::Hosted>(
+        &self,
+        name: &str,
+        id: Uuid,
+        command: E::Command,
+    ) -> Result<(), ServiceError> {
+        let told = self.site.tell::<E>(id, command, Origin::of("configuration")).await;
+        told.map(drop).map_err(|source| ServiceError::Enrol { name: name.to_owned(), source })
+    }
+
+    async fn state<E: crate::actors::Hosted>(
+        &self,
+        name: &str,
+        id: Uuid,
+    ) -> Result<E, ServiceError> {
+        let state = self.site.state::<E>(id).await;
+        state.map_err(|source| ServiceError::Enrol { name: name.to_owned(), source })
+    }
+
+    /// Why the service cannot go on, once that is so.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.site.failed()
+    }
+
+    /// What the logs of a VM's disks take, in the order of its disks; nothing while its host is away.
+    pub fn log_status(&self, vm: VmId) -> Vec<DiskStatus> {
+        self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
+    }
+
+    /// The guests of the primary site.
+    pub fn primary(&self) -> &LabSite {
+        &self.primary
+    }
+
+    /// The guests of the recovery site.
+    pub fn recovery(&self) -> &LabSite {
+        &self.recovery
+    }
+
+    /// Kills a host of the lab in the middle of whatever it does, as a power switch would: its guests
+    /// and its agent are gone, nothing is closed.
+    pub fn kill_host(&self, host: HostId) {
+        if let Some(files) = self.host_files.get(&host) {
+            files.kill();
+        }
+        for agent in self.agents.iter().filter(|agent| agent.host == host) {
+            agent.abandon_all();
+        }
+        self.primary.kill_host(host);
+    }
+
+    /// Brings a host of the lab back, and the VMs that may run there.
+    ///
+    /// # Errors
+    /// [`ServiceError`] if the states of its VMs cannot be had.
+    pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
+        if let Some(files) = self.host_files.get(&host) {
+            files.revive();
+        }
+        for agent in self.agents.iter().filter(|agent| agent.host == host) {
+            let runs = may_run_at_primary(&*self.store, agent)?;
+            agent.attach_all(|vm| runs.contains(&vm));
+        }
+        self.primary.revive_host(host);
+        self.boot_guests().await
+    }
+
+    /// Stops everything in order: guests flush and shut down, work stops where it is, disks and logs
+    /// are closed.
+    pub async fn stop(self) {
+        let sites = [self.primary.clone(), self.recovery.clone()];
+        let guests: Vec<_> = self.vms.iter().map(|vm| (vm.id, vm.name.clone())).collect();
+        let stopped = self.data_plane.spawn_blocking(move || {
+            for site in &sites {
+                for (vm, name) in &guests {
+                    if site.guest(*vm).is_some_and(|guest| !guest.state.ended())
+                        && let Err(error) = site.stop(*vm)
+                    {
+                        tracing::warn!(vm = %name, %error, "shut a guest down");
+                    }
+                }
+            }
+        });
+        if let Err(error) = stopped.await {
+            tracing::error!(%error, "shut the guests down");
+        }
+        self.health.stop(true).await;
+        self.site.stop().await;
+        let Self { agents, engine, primary_server, recovery_server, store, data_plane, .. } = self;
+        let closed = tokio::task::spawn_blocking(move || {
+            for agent in &agents {
+                agent.detach_all();
+            }
+            engine.close();
+            primary_server.shutdown();
+            recovery_server.shutdown();
+            // Work that was given up may be waiting for the vault; it is not waited for.
+            data_plane.shutdown_timeout(Duration::from_secs(2));
+            store.close()
+        });
+        match closed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "close the event log"),
+            Err(error) => tracing::error!(%error, "close the service"),
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), ServiceError> {
+    std::fs::create_dir_all(path).map_err(|source| ServiceError::Folder {
+        doing: "make folder",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn open_vault(
+    config: &Config,
+    names: &Names,
+    faults: &Faults,
+) -> Result<replica::Vault, ServiceError> {
+    let folder = config.place(&config.vault.folder);
+    make_folder(&folder)?;
+    let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| {
+        let source = io::Error::other(error);
+        ServiceError::Folder { doing: "open vault", path: folder.clone(), source }
+    })?;
+    // Without fsync a power loss would take what was acknowledged.
+    let local: Arc<dyn ObjectStore> = Arc::new(local.with_fsync(true));
+    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults)), names.vault))
+}
+
+fn serve_exports(folder: &Path) -> Result<(Arc<ExportTable>, Server), ServiceError> {
+    let folder = std::path::absolute(folder).map_err(|source| ServiceError::Folder {
+        doing: "find folder",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let exports = Arc::new(ExportTable::default());
+    let endpoint = Endpoint::Unix(folder.join("nbd.sock"));
+    let server = Server::bind(&endpoint, Arc::clone(&exports))?;
+    Ok((exports, server))
+}
+
+fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
+    let id = HostId::named(NAMES, &host.name);
+    let vms = host
+        .vm
+        .iter()
+        .map(|vm| {
+            let folder = config.data.join("hosts").join(&host.name).join(&vm.name);
+            let vm_id = VmId::named(NAMES, &vm.name);
+            AgentVm::new(vm_id, vm.clone(), folder, |disk| config.place(&disk.path), &parts.server)
+        })
+        .collect();
+    HostAgent::new(id, &host.name, vms, parts)
+}
+
+fn protected_vms(
+    config: &Config,
+    agents: &[Arc<HostAgent>],
+) -> Result<Vec<ProtectedVm>, ServiceError> {
+    let mut vms = Vec::new();
+    for agent in agents {
+        for vm in &agent.vms {
+            vms.push(ProtectedVm {
+                id: vm.id,
+                name: vm.config.name.clone(),
+                host: agent.host,
+                disks: vm.disks.clone(),
+                workload: workload(config, &vm.config)?,
+            });
+        }
+    }
+    Ok(vms)
+}
+
+/// The writes of a VM's guest, over disks of the sizes that they have or will be made with.
+fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceError> {
+    let Some(guest) = vm.guest else { return Ok(None) };
+    let mut sizes = Vec::new();
+    for disk in &vm.disk {
+        let path = config.place(&disk.path);
+        let size = match (std::fs::metadata(&path), disk.create_mib) {
+            (Ok(image), _) => image.len(),
+            (Err(_), Some(mib)) => mib << 20,
+            (Err(source), None) => {
+                return Err(ServiceError::Folder { doing: "find disk image", path, source });
+            }
+        };
+        sizes.push(size);
+    }
+    let workload = Workload::new(guest.seed, sizes, guest.install_mib << 20);
+    workload.map(Some).map_err(|source| ServiceError::Guest { name: vm.name.clone(), source })
+}
+
+fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
+    let guest = config.host.iter().flat_map(|host| &host.vm).find(|own| own.name == vm.name)?.guest?;
+    Some(LabVm {
+        name: vm.name.clone(),
+        host: vm.host,
+        workload: vm.workload.clone()?,
+        writes_per_second: NonZeroU32::new(guest.writes_per_second).unwrap_or(NonZeroU32::MIN),
+        after_boot: AfterBoot::KeepWriting,
+    })
+}
+
+/// The VMs of a host that the log allows to run there.
+fn may_run_at_primary(
+    store: &dyn EventStore,
+    agent: &HostAgent,
+) -> Result<BTreeSet<VmId>, StoreError> {
+    let mut runs = BTreeSet::new();
+    for vm in &agent.vms {
+        let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
+        let (state, _) = load_entity::<Vm>(store, stream)?;
+        // A planned failover still has to send what its source wrote last.
+        if state.may_run_at_primary() || state.is_tracked() {
+            runs.insert(vm.id);
+        }
+    }
+    Ok(runs)
+}
+

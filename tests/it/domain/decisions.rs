@@ -1,0 +1,160 @@
+//! Which command is accepted in which state: the whole table, every state built by driving the VM.
+
+use super::story::{
+    Story, check_failed, commit, credentials_refused, enable, link_down, planned, unplanned,
+};
+use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::vm::{Command, PointChoice, RetryReason};
+use std::fmt::Write;
+
+/// Every phase, with and without what makes a difference.
+fn states() -> Vec<(&'static str, Story)> {
+    let driven = |mut story: Story, commands: &[Command]| {
+        for command in commands {
+            story.tell(command.clone());
+        }
+        story
+    };
+    let worked_off = |mut story: Story| {
+        story.work_off();
+        story
+    };
+    let failed = |mut story: Story, failure| {
+        story.fail(failure);
+        story
+    };
+    let latest = || unplanned(PointChoice::Latest);
+    let mut never_copied = Story::in_initial_replication();
+    never_copied.tell(never_copied.tracking_lost());
+    let mut finalizing = Story::in_initial_replication();
+    finalizing.succeed();
+    finalizing.succeed();
+    finalizing.succeed();
+    let planned_done = worked_off(driven(Story::protected(), &[planned()]));
+    let unplanned_done = worked_off(driven(Story::protected(), &[latest()]));
+    let mut shut_down = driven(Story::protected(), &[planned()]);
+    shut_down.succeed();
+    vec![
+        ("undiscovered", Story::new()),
+        ("unprotected", Story::discovered(1)),
+        (
+            "unprotected, check failed",
+            failed(driven(Story::discovered(1), &[enable()]), check_failed()),
+        ),
+        ("enabling", driven(Story::discovered(1), &[enable()])),
+        ("enabling, retry due", failed(driven(Story::discovered(1), &[enable()]), link_down())),
+        ("initial replication", Story::in_initial_replication()),
+        ("finalizing", finalizing),
+        ("protected, waiting", Story::protected()),
+        ("protected, shipping", Story::shipping()),
+        ("protected, retry due", failed(Story::shipping(), link_down())),
+        ("protected, administrator", failed(Story::shipping(), credentials_refused())),
+        ("resynchronizing, no point", never_copied),
+        ("resynchronizing", Story::resynchronizing()),
+        ("planned failover", driven(Story::protected(), &[planned()])),
+        ("planned failover, retry due", failed(shut_down.clone(), link_down())),
+        ("planned failover, administrator", failed(shut_down, credentials_refused())),
+        ("unplanned failover", driven(Story::protected(), &[latest()])),
+        ("planned, commit required", planned_done.clone()),
+        ("unplanned, commit pending", unplanned_done.clone()),
+        ("committing", driven(unplanned_done.clone(), &[commit()])),
+        ("planned, committed", worked_off(driven(planned_done, &[commit()]))),
+        ("unplanned, committed", worked_off(driven(unplanned_done, &[commit()]))),
+    ]
+}
+
+#[test]
+fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows() {
+    let operations = [
+        ("EnableProtection", enable()),
+        ("PlannedFailover", planned()),
+        ("UnplannedFailover", unplanned(PointChoice::Latest)),
+        ("Commit", commit()),
+    ];
+    for (name, story) in states() {
+        let allowed = story.vm.allowed_operations();
+        for (operation, command) in &operations {
+            match story.vm.decide(command, story.now) {
+                Ok(events) => {
+                    assert!(allowed.contains(operation), "{operation} while {name}");
+                    assert_ne!(events, [], "{operation} while {name}");
+                }
+                Err(Rejection::NotAllowed { operation: refused, allowed: named, .. }) => {
+                    assert!(!allowed.contains(operation), "{operation} while {name}");
+                    assert_eq!((refused, &named), (*operation, &allowed));
+                }
+                Err(other) => panic!("{operation} while {name}: {other}"),
+            }
+        }
+        let known: Vec<_> = operations.iter().map(|(operation, _)| *operation).collect();
+        assert!(allowed.iter().all(|operation| known.contains(operation)), "{allowed:?}");
+    }
+}
+
+/// One letter an answer: `x` accepted, `-` accepted without effect, blank refused.
+#[test]
+fn the_table_of_answers() {
+    let faster = Policy { copy_frequency_s: 30, ..Policy::default() };
+    let columns = |story: &Story| {
+        let ring = story.alarm().map(|(_, ring)| ring);
+        let vm = story.vm.clone();
+        let report = story.success();
+        [
+            Some(enable()),
+            Some(planned()),
+            Some(unplanned(PointChoice::Latest)),
+            Some(commit()),
+            Some(Command::ChangePolicy { policy: faster }),
+            Some(Command::Retry { because: RetryReason::Administrator }),
+            ring,
+            report,
+            Some(Command::ReportTrackingLost {
+                first_cycle: vm.delta.chain_first_cycle,
+                reason: lifeboat::domain::vm::ResyncReason::PowerLoss,
+            }),
+        ]
+    };
+    let mut table = String::from(
+        "State                            Enable Planned Unplanned Commit Policy Retry Wake Done Lost\n",
+    );
+    for (name, story) in states() {
+        let _ = write!(table, "{name:33}");
+        for (command, width) in columns(&story).into_iter().zip([7, 8, 10, 7, 7, 6, 5, 5, 4]) {
+            let answer = match command.map(|command| story.vm.decide(&command, story.now)) {
+                None | Some(Err(_)) => ' ',
+                Some(Ok(events)) if events.is_empty() => '-',
+                Some(Ok(_)) => 'x',
+            };
+            let _ = write!(table, "{answer:width$}");
+        }
+        table = table.trim_end().to_owned() + "\n";
+    }
+    assert_eq!(table, TABLE, "the table is\n{table}");
+}
+
+const TABLE: &str = "\
+State                            Enable Planned Unplanned Commit Policy Retry Wake Done Lost
+undiscovered                                                     -      -               -
+unprotected                      x                               -      -               -
+unprotected, check failed        x                               -      -               -
+enabling                                                         x      -          x    -
+enabling, retry due                                              x      x     x    x    -
+initial replication                                              x      -          x    x
+finalizing                                                       x      -          x    x
+protected, waiting                      x       x                x      -     x         x
+protected, shipping                     x       x                x      -          x    x
+protected, retry due                    x       x                x      x     x    x    x
+protected, administrator                x       x                x      x          x    x
+resynchronizing, no point                                        x      -          x    -
+resynchronizing                                 x                x      -          x    -
+planned failover                                x                x      -          x    x
+planned failover, retry due                     x                x      x     x    x    x
+planned failover, administrator                 x                x      x          x    x
+unplanned failover                                               x      -          x    -
+planned, commit required                                  x      x      -               -
+unplanned, commit pending                                 x      x      -               -
+committing                                                       x      -          x    -
+planned, committed                                               x      -               -
+unplanned, committed                                             x      -               -
+";

@@ -1,0 +1,177 @@
+//! Host, cloud and vault: what they are told, however often and in whatever order.
+
+use super::story::{link_down, vault};
+use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::id::{CloudId, HostId, VmId};
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::time::Timestamp;
+use lifeboat::domain::{cloud, host, vault};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+fn now(step: usize) -> Timestamp {
+    super::story::second(step as i64)
+}
+
+/// Tells commands; each is told twice, and the second time must say nothing. Returns the state,
+/// which its events alone give again.
+fn tell<E: Entity>(commands: &[E::Command]) -> E
+where
+    E::Event: PartialEq,
+{
+    let mut entity = E::default();
+    let mut log = Vec::new();
+    for (step, command) in commands.iter().enumerate() {
+        let Ok(events) = entity.decide(command, now(step)) else { continue };
+        for event in events {
+            entity.apply(&event, now(step));
+            log.push((step, event));
+        }
+        assert_eq!(entity.decide(command, now(step)).unwrap_or_default(), [], "{command:?}");
+    }
+    let mut folded = E::default();
+    for (step, event) in log {
+        folded.apply(&event, now(step));
+    }
+    assert_eq!(folded, entity);
+    let config = bincode::config::standard();
+    let bytes = bincode::serde::encode_to_vec(&entity, config).unwrap();
+    let (read, _): (E, _) = bincode::serde::decode_from_slice(&bytes, config).unwrap();
+    assert_eq!(read, entity);
+    let text = serde_json::to_string(&entity).unwrap();
+    assert_eq!(serde_json::from_str::<E>(&text).unwrap(), entity);
+    entity
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), Just("a".to_owned()), Just("b".to_owned())]
+}
+
+fn host_command() -> impl Strategy<Value = host::Command> {
+    prop_oneof![
+        (0_u128..2, name(), 0_u128..2).prop_map(|(id, name, cloud)| host::Command::Register {
+            id: HostId(Uuid::from_u128(id)),
+            name,
+            cloud: CloudId(Uuid::from_u128(cloud)),
+        }),
+        Just(host::Command::ReportHeartbeat),
+        Just(host::Command::ReportSilence { failure: link_down() }),
+    ]
+}
+
+fn vault_command() -> impl Strategy<Value = vault::Command> {
+    prop_oneof![
+        name().prop_map(|name| vault::Command::Create { id: super::story::vault(), name }),
+        Just(vault::Command::ReportReachable),
+        Just(vault::Command::ReportUnreachable { failure: link_down() }),
+    ]
+}
+
+fn cloud_command() -> impl Strategy<Value = cloud::Command> {
+    let vm = |n| VmId(Uuid::from_u128(n));
+    prop_oneof![
+        name().prop_map(|name| cloud::Command::Create { id: CloudId(Uuid::from_u128(3)), name }),
+        (0_u128..3).prop_map(|n| cloud::Command::AddHost { host: HostId(Uuid::from_u128(n)) }),
+        (0_u128..3).prop_map(move |n| cloud::Command::AddVm { vm: vm(n) }),
+        (0_u32..1000).prop_map(|copy_frequency_s| cloud::Command::AssociatePolicy {
+            policy: Policy { copy_frequency_s, ..Policy::default() }
+        }),
+        (0_u128..3, 0_u32..6).prop_map(move |(n, revision)| cloud::Command::ReportPolicyTaken {
+            vm: vm(n),
+            revision
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_host_is_watched_from_its_registration_on(
+        commands in proptest::collection::vec(host_command(), 0..30)
+    ) {
+        let host: host::Host = tell(&commands);
+        prop_assert_eq!(host.pending().is_empty(), host.name.is_empty());
+        prop_assert!(host.silent.is_none() || !host.name.is_empty());
+    }
+
+    #[test]
+    fn a_vault_is_watched_from_its_creation_on(
+        commands in proptest::collection::vec(vault_command(), 0..30)
+    ) {
+        let vault: vault::Vault = tell(&commands);
+        prop_assert_eq!(vault.pending().is_empty(), vault.name.is_empty());
+        prop_assert!(vault.unreachable.is_none() || !vault.name.is_empty());
+    }
+
+    /// A VM that claimed a revision from the future used to be left out of all up to that one.
+    #[test]
+    fn a_cloud_hands_its_policy_to_every_vm_that_has_not_taken_it(
+        commands in proptest::collection::vec(cloud_command(), 0..60)
+    ) {
+        let mut cloud: cloud::Cloud = tell(&commands);
+        for _ in 0..2 {
+            for cloud::Effect::HandPolicy { vm, revision } in cloud.pending() {
+                let taken = cloud::Command::ReportPolicyTaken { vm, revision };
+                for event in cloud.decide(&taken, now(0)).unwrap() {
+                    cloud.apply(&event, now(0));
+                }
+            }
+            prop_assert_eq!(cloud.pending(), vec![]);
+            if cloud.name.is_empty() {
+                break;
+            }
+            let copy_frequency_s = if cloud.policy.copy_frequency_s == 7 { 8 } else { 7 };
+            let policy = Policy { copy_frequency_s, ..Policy::default() };
+            let command = cloud::Command::AssociatePolicy { policy };
+            for event in cloud.decide(&command, now(0)).unwrap() {
+                cloud.apply(&event, now(0));
+            }
+            prop_assert_eq!(cloud.pending().len(), cloud.vms.len());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_created_without_a_name() {
+    let refused = |answer: Result<usize, Rejection>| {
+        assert!(matches!(answer, Err(Rejection::OutOfRange { what: "name", .. })), "{answer:?}");
+    };
+    let name = String::new();
+    let command = vault::Command::Create { id: vault(), name: name.clone() };
+    refused(vault::Vault::default().decide(&command, now(0)).map(|events| events.len()));
+    let command = host::Command::Register {
+        id: HostId::default(),
+        name: name.clone(),
+        cloud: CloudId::default(),
+    };
+    refused(host::Host::default().decide(&command, now(0)).map(|events| events.len()));
+    let command = cloud::Command::Create { id: CloudId::default(), name };
+    refused(cloud::Cloud::default().decide(&command, now(0)).map(|events| events.len()));
+}
+
+#[test]
+fn a_host_does_not_change_its_cloud() {
+    let register = |cloud| host::Command::Register {
+        id: HostId(Uuid::from_u128(1)),
+        name: "host-1".to_owned(),
+        cloud: CloudId(Uuid::from_u128(cloud)),
+    };
+    let host: host::Host = tell(&[register(1)]);
+    let answer = host.decide(&register(2), now(1));
+    assert!(matches!(answer, Err(Rejection::Conflict { difference: "cloud", .. })));
+}
+
+#[test]
+fn a_policy_out_of_range_is_refused() {
+    let outside = [
+        Policy { copy_frequency_s: 0, ..Policy::default() },
+        Policy { copy_frequency_s: 901, ..Policy::default() },
+        Policy { recovery_point_retention_h: 25, ..Policy::default() },
+        Policy { app_consistent_frequency_h: 13, ..Policy::default() },
+    ];
+    for policy in outside {
+        assert!(matches!(policy.check(), Err(Rejection::OutOfRange { .. })), "{policy:?}");
+    }
+    let cloud = cloud::Cloud::default();
+    let answer = cloud.decide(&cloud::Command::AssociatePolicy { policy: outside[0] }, now(0));
+    assert!(matches!(answer, Err(Rejection::Unknown { .. })), "before it is created");
+}

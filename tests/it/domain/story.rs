@@ -1,0 +1,331 @@
+//! Drives one VM by commands alone, as its actor would, and writes down what happened.
+
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use lifeboat::domain::job::Step;
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::time::Timestamp;
+use lifeboat::domain::vm::{
+    Command, Disk, Effect, Event, Outcome, PointChoice, RecoveryPoint, ResyncReason, Stage, Vm,
+    Work,
+};
+use std::fmt::Write;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// When every story begins; times are told in seconds from here.
+pub(crate) const BEGINNING: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+pub(crate) fn vault() -> VaultId {
+    VaultId(Uuid::from_u128(4))
+}
+
+pub(crate) fn host() -> HostId {
+    HostId(Uuid::from_u128(2))
+}
+
+pub(crate) fn job_id(n: u128) -> JobId {
+    JobId(Uuid::from_u128(100 + n))
+}
+
+pub(crate) fn disk_id(n: u128) -> DiskId {
+    DiskId(Uuid::from_u128(10 + n))
+}
+
+pub(crate) fn second(n: i64) -> Timestamp {
+    Timestamp::from_millis(BEGINNING.as_millis() + n * 1000)
+}
+
+pub(crate) fn discover(disks: u128) -> Command {
+    Command::Discover {
+        id: VmId(Uuid::from_u128(1)),
+        name: "sql-01".to_owned(),
+        host: host(),
+        cloud: CloudId(Uuid::from_u128(3)),
+        disks: (0..disks)
+            .map(|n| Disk { id: disk_id(n), name: format!("disk{n}"), size_bytes: 1 << 30 })
+            .collect(),
+    }
+}
+
+pub(crate) fn enable() -> Command {
+    Command::EnableProtection { job: job_id(1), vault: vault(), policy: Policy::default() }
+}
+
+pub(crate) fn planned() -> Command {
+    Command::PlannedFailover { job: job_id(2) }
+}
+
+pub(crate) fn unplanned(point: PointChoice) -> Command {
+    Command::UnplannedFailover { job: job_id(3), point }
+}
+
+pub(crate) fn commit() -> Command {
+    Command::CommitFailover { job: job_id(4) }
+}
+
+pub(crate) fn link_down() -> Failure {
+    Failure::new(Code::LinkDown, Cause::Vault(vault()), "connection refused")
+}
+
+pub(crate) fn check_failed() -> Failure {
+    Failure::new(Code::PrerequisiteFailed, Cause::Itself, "")
+}
+
+pub(crate) fn credentials_refused() -> Failure {
+    Failure::new(Code::AuthenticationFailed, Cause::Vault(vault()), "401")
+}
+
+/// What comes of a task that goes well.
+pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
+    let point = |cycle| RecoveryPoint { cycle, at: now, bytes: 4096 };
+    match step {
+        Step::CopyDisk(disk) => Outcome::Copied { disk, bytes: 1 << 20 },
+        Step::ApplyTrackedChanges => Outcome::Shipped { points: vec![point(vm.delta.cycle)] },
+        Step::PrepareForFailover => {
+            let cycle = vm.delta.cycle;
+            let points = match vm.delta.stage {
+                Stage::Off | Stage::Waiting { .. } => vec![point(cycle)],
+                // The delta that was under way, and what was written since.
+                Stage::Snapshotting | Stage::Shipping { .. } => {
+                    vec![point(cycle), point(cycle + 1)]
+                }
+            };
+            Outcome::Shipped { points }
+        }
+        Step::FenceSource => Outcome::Fenced { found: vec![] },
+        _ => Outcome::Done,
+    }
+}
+
+/// A VM and everything that happened to it.
+#[derive(Clone, Default)]
+pub(crate) struct Story {
+    pub(crate) vm: Vm,
+    pub(crate) now: Timestamp,
+    pub(crate) told: Vec<(Timestamp, Command, Vec<Event>)>,
+    /// What happened, for people.
+    pub(crate) transcript: String,
+}
+
+impl Story {
+    pub(crate) fn new() -> Self {
+        Self { now: BEGINNING, ..Self::default() }
+    }
+
+    /// A VM with these disks, discovered.
+    pub(crate) fn discovered(disks: u128) -> Self {
+        let mut story = Self::new();
+        story.tell(discover(disks));
+        story
+    }
+
+    /// A VM with one disk in its initial replication.
+    pub(crate) fn in_initial_replication() -> Self {
+        let mut story = Self::discovered(1);
+        story.tell(enable());
+        story.until_step(|step| matches!(step, Step::CopyDisk(_)));
+        story
+    }
+
+    /// A VM with one disk and its first recovery point, waiting for its next delta.
+    pub(crate) fn protected() -> Self {
+        let mut story = Self::discovered(1);
+        story.tell(enable());
+        story.work_off();
+        story
+    }
+
+    /// A protected VM with `count` recovery points.
+    pub(crate) fn protected_with_points(count: usize) -> Self {
+        let mut story = Self::protected();
+        while story.vm.points.len() < count {
+            story.wake();
+            story.work_off();
+        }
+        story
+    }
+
+    /// A protected VM in the middle of sending a delta.
+    pub(crate) fn shipping() -> Self {
+        let mut story = Self::protected();
+        story.wake();
+        story.succeed();
+        assert!(matches!(story.vm.work(), Some(Work::Ship { .. })));
+        story
+    }
+
+    /// A VM whose tracking was lost when it was protected.
+    pub(crate) fn resynchronizing() -> Self {
+        let mut story = Self::protected();
+        story.tell(story.tracking_lost());
+        story
+    }
+
+    /// Tells a command that must be accepted; returns its events.
+    #[track_caller]
+    pub(crate) fn tell(&mut self, command: Command) -> Vec<Event> {
+        self.try_tell(command).expect("the state allows it")
+    }
+
+    /// Tells a command.
+    pub(crate) fn try_tell(&mut self, command: Command) -> Result<Vec<Event>, Rejection> {
+        let events = self.vm.decide(&command, self.now)?;
+        let _ = writeln!(self.transcript, "when {}", word(&command));
+        for event in &events {
+            self.vm.apply(event, self.now);
+            let words = self.event_in_words(event);
+            let _ = writeln!(self.transcript, "  then {words}");
+        }
+        for effect in self.vm.pending() {
+            let words = self.effect_in_words(effect);
+            let _ = writeln!(self.transcript, "    do {words}");
+        }
+        self.told.push((self.now, command, events.clone()));
+        Ok(events)
+    }
+
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+    }
+
+    /// The report that the work in progress went well.
+    pub(crate) fn success(&self) -> Option<Command> {
+        Some(match self.vm.work()? {
+            Work::Task { job, task, step } => {
+                Command::ReportDone { job, task, outcome: good_outcome(&self.vm, step, self.now) }
+            }
+            Work::Snapshot { cycle } => {
+                Command::ReportSnapshot { cycle, at: self.now, log_bytes: 8192 }
+            }
+            Work::Ship { cycle, .. } => Command::ReportShipped { cycle, shipped_bytes: 4096 },
+        })
+    }
+
+    /// The work in progress goes well, a second later.
+    #[track_caller]
+    pub(crate) fn succeed(&mut self) -> Vec<Event> {
+        assert!(
+            self.vm.pending().iter().any(|effect| matches!(effect, Effect::Do(_))),
+            "nothing is to be done"
+        );
+        self.wait(Duration::from_secs(1));
+        self.tell(self.success().expect("there is work"))
+    }
+
+    /// The work in progress fails, at this moment.
+    #[track_caller]
+    pub(crate) fn fail(&mut self, failure: Failure) -> Vec<Event> {
+        let work = self.vm.work().expect("there is work");
+        self.tell(Command::ReportFailure { work, failure })
+    }
+
+    /// The report that the chain of logs that is tracked was lost.
+    pub(crate) fn tracking_lost(&self) -> Command {
+        Command::ReportTrackingLost {
+            first_cycle: self.vm.delta.chain_first_cycle,
+            reason: ResyncReason::PowerLoss,
+        }
+    }
+
+    /// Everything that is to be done goes well.
+    pub(crate) fn work_off(&mut self) {
+        while self.vm.pending().iter().any(|effect| matches!(effect, Effect::Do(_))) {
+            self.succeed();
+        }
+    }
+
+    /// All goes well up to a task.
+    #[track_caller]
+    pub(crate) fn until_step(&mut self, wanted: impl Fn(Step) -> bool) {
+        while !matches!(self.vm.work(), Some(Work::Task { step, .. }) if wanted(step)) {
+            self.succeed();
+        }
+    }
+
+    /// The timer that the VM asked for, as a command.
+    pub(crate) fn alarm(&self) -> Option<(Timestamp, Command)> {
+        self.vm.pending().into_iter().find_map(|effect| match effect {
+            Effect::WakeAt { due, wake } => Some((due, Command::Wake { due, wake })),
+            Effect::Do(_) | Effect::WatchTracking { .. } => None,
+        })
+    }
+
+    /// Time passes until the timer rings.
+    #[track_caller]
+    pub(crate) fn wake(&mut self) -> Vec<Event> {
+        let (due, command) = self.alarm().expect("a timer is wanted");
+        self.now = due;
+        self.tell(command)
+    }
+
+    pub(crate) fn transcript_from_here(&mut self) {
+        self.transcript.clear();
+    }
+
+    fn step_of(&self, task: u32) -> String {
+        self.vm.job.as_ref().map_or_else(String::new, |job| word(&job.tasks[task as usize].step))
+    }
+
+    fn event_in_words(&self, event: &Event) -> String {
+        let word = word(event);
+        match event {
+            Event::JobStarted { kind, .. } => format!("{word} {kind:?}"),
+            Event::TaskStarted { task, .. }
+            | Event::TaskCompleted { task, .. }
+            | Event::TaskFailed { task, .. } => format!("{word} {}", self.step_of(*task)),
+            Event::JobEnded { outcome, .. } => format!("{word} {outcome:?}"),
+            Event::TrackingStarted { first_cycle } => format!("{word} from {first_cycle}"),
+            Event::CycleStarted { cycle } | Event::SnapshotTaken { cycle, .. } => {
+                format!("{word} {cycle}")
+            }
+            Event::LogShipped { point } => format!("{word} {}", point.cycle),
+            Event::RecoveryPointsExpired { kept_from_cycle } => {
+                format!("{word} before {kept_from_cycle}")
+            }
+            Event::RetryScheduled { attempt, due, .. } => {
+                format!("{word} attempt {attempt}, due at {}", seconds(*due))
+            }
+            Event::RetryStarted { attempt, early } => {
+                let why = early.as_ref().map_or_else(|| "as due".to_owned(), self::word);
+                format!("{word} after attempt {attempt}, {why}")
+            }
+            Event::MarkedForResync { reason } => format!("{word} {reason:?}"),
+            Event::SourceFenced { epoch } => format!("{word} epoch {epoch}"),
+            Event::FailedOver { kind, point } => format!("{word} {kind:?} at {}", point.cycle),
+            Event::FailoverRequested { point } => format!("{word} {point:?}"),
+            Event::Discovered { .. }
+            | Event::TaskProgressed { .. }
+            | Event::ProtectionEnabled { .. }
+            | Event::DiskCopied { .. }
+            | Event::PolicyChanged { .. }
+            | Event::Protected
+            | Event::AdministratorNeeded { .. }
+            | Event::SourceShutDown
+            | Event::ReplicaStarted
+            | Event::FailoverCommitted => word,
+        }
+    }
+
+    fn effect_in_words(&self, effect: Effect) -> String {
+        match effect {
+            Effect::Do(Work::Task { task, .. }) => self.step_of(task),
+            Effect::Do(Work::Snapshot { cycle }) => format!("Snapshot {cycle}"),
+            Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
+            Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),
+            Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
+        }
+    }
+}
+
+fn seconds(moment: Timestamp) -> String {
+    format!("{}s", (moment.as_millis() - BEGINNING.as_millis()) / 1000)
+}
+
+/// The name of a variant.
+pub(crate) fn word(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,165 @@
+//! Tracking that is lost in the middle of something.
+
+use super::story::{Story, enable, link_down, planned, unplanned};
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::entity::Entity;
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::job::{JobKind, JobOutcome, Step};
+use lifeboat::domain::vm::{Command, Effect, Event, Phase, PointChoice, ResyncReason, Work};
+
+#[track_caller]
+fn expect_resync(story: &mut Story) {
+    let before = story.vm.job.clone().expect("there was a job");
+    let events = story.tell(story.tracking_lost());
+    assert_eq!(story.vm.phase, Phase::Resynchronizing(ResyncReason::PowerLoss));
+    assert_eq!(story.vm.job.as_ref().map(|job| job.kind), Some(JobKind::Resynchronize));
+    let cancelled = Event::JobEnded { job: before.id, outcome: JobOutcome::Cancelled };
+    assert_eq!(events.contains(&cancelled), before.ended.is_none());
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Protected);
+}
+
+/// The report was swallowed during a planned failover, which then claimed that nothing is lost.
+#[test]
+fn a_loss_resynchronizes_the_vm_wherever_its_changes_still_matter() {
+    let mut given = vec![Story::in_initial_replication(), Story::shipping(), Story::protected()];
+    let mut snapshotting = Story::protected();
+    snapshotting.wake();
+    given.push(snapshotting);
+    for step in [Step::CompleteCopy, Step::ApplyTrackedChanges, Step::VerifyReplica] {
+        let mut story = Story::in_initial_replication();
+        story.until_step(|current| current == step);
+        given.push(story);
+        let mut story = Story::resynchronizing();
+        story.until_step(|current| current == step);
+        given.push(story);
+    }
+    for step in [Step::CheckPlannedFailover, Step::ShutDownSource, Step::PrepareForFailover] {
+        let mut story = Story::shipping();
+        story.tell(planned());
+        story.until_step(|current| current == step);
+        given.push(story);
+    }
+    for mut story in given {
+        expect_resync(&mut story);
+        let mut retrying = story;
+        retrying.wake();
+        retrying.fail(link_down());
+        expect_resync(&mut retrying);
+    }
+}
+
+#[test]
+fn a_loss_is_ignored_where_nothing_depends_on_it() {
+    let mut given = vec![Story::discovered(1)];
+    let mut enabling = Story::discovered(1);
+    enabling.tell(enable());
+    given.push(enabling);
+    given.push(Story::resynchronizing());
+    for step in [Step::StartFailover, Step::StartReplica] {
+        let mut story = Story::shipping();
+        story.tell(planned());
+        story.until_step(|current| current == step);
+        given.push(story);
+    }
+    let mut failing_over = Story::shipping();
+    failing_over.tell(unplanned(PointChoice::Latest));
+    given.push(failing_over.clone());
+    failing_over.work_off();
+    given.push(failing_over);
+    for mut story in given {
+        assert_eq!(story.tell(story.tracking_lost()), [], "{:?}", story.vm.phase);
+    }
+}
+
+/// A second report of the first loss used to start the resynchronization over; a loss in the instant
+/// between the restart and its report used to be swallowed, and nobody looked again.
+#[test]
+fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew() {
+    let mut story = Story::protected();
+    let watched = |story: &Story| {
+        story.vm.pending().into_iter().find_map(|effect| match effect {
+            Effect::WatchTracking { first_cycle } => Some(first_cycle),
+            Effect::Do(_) | Effect::WakeAt { .. } => None,
+        })
+    };
+    assert_eq!(watched(&story), Some(1));
+    let first = story.tracking_lost();
+    story.tell(first.clone());
+    assert_eq!(story.tell(first.clone()), []);
+    story.succeed();
+    assert_eq!(story.tell(first), []);
+    assert_ne!(watched(&story), Some(1));
+    let second = story.tracking_lost();
+    assert_ne!(story.tell(second), []);
+}
+
+/// A planned failover sends the delta under way and one more; a chain that began right after the
+/// first used the sequence number of the second.
+#[test]
+fn a_chain_begins_after_every_cycle_that_an_interrupted_job_may_have_sent() {
+    let mut story = Story::shipping();
+    let under_way = story.vm.delta.cycle;
+    story.tell(planned());
+    story.until_step(|step| step == Step::PrepareForFailover);
+    story.tell(story.tracking_lost());
+    story.succeed();
+    assert!(under_way + 1 < story.vm.delta.chain_first_cycle);
+}
+
+/// The catalogue promises a resynchronization; the rules waited for an administrator, who has no
+/// other way to it.
+#[test]
+fn a_broken_chain_of_logs_marks_the_vm_for_resynchronization() {
+    let broken = || Failure::new(Code::LogChainBroken, Cause::Itself, "crc mismatch");
+    let mut shipping = Story::shipping();
+    shipping.fail(broken());
+    assert!(matches!(shipping.vm.phase, Phase::Resynchronizing(ResyncReason::LogDamaged(_))));
+
+    let mut preparing = Story::protected();
+    preparing.tell(planned());
+    preparing.until_step(|step| step == Step::PrepareForFailover);
+    preparing.fail(broken());
+    assert!(matches!(preparing.vm.phase, Phase::Resynchronizing(ResyncReason::LogDamaged(_))));
+}
+
+#[test]
+fn each_resynchronization_builds_a_copy_of_its_own() {
+    let mut story = Story::protected();
+    for generation in 1..4 {
+        story.tell(story.tracking_lost());
+        story.work_off();
+        assert_eq!(story.vm.delta.generation, generation);
+    }
+}
+
+#[test]
+fn points_from_before_a_loss_stay_usable() {
+    let mut story = Story::resynchronizing();
+    assert_eq!(story.vm.allowed_operations(), ["UnplannedFailover"]);
+    story.until_step(|step| matches!(step, Step::CopyDisk(_)));
+    story.tell(unplanned(PointChoice::Cycle(1)));
+    story.work_off();
+    assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(1));
+
+    let mut never_copied = Story::in_initial_replication();
+    never_copied.tell(never_copied.tracking_lost());
+    assert_eq!(never_copied.vm.allowed_operations(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_late_report_of_replaced_work_changes_nothing() {
+    let mut story = Story::shipping();
+    let late = [
+        story.success().expect("a delta is being sent"),
+        Command::ReportFailure {
+            work: story.vm.work().expect("a delta is being sent"),
+            failure: link_down(),
+        },
+    ];
+    story.tell(story.tracking_lost());
+    for report in late {
+        assert_eq!(story.tell(report), []);
+    }
+    assert!(matches!(story.vm.work(), Some(Work::Task { .. })));
+}
