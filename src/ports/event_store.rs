@@ -1,7 +1,7 @@
 //! The event store port: the one log that everything is decided into and folded from.
 
 use crate::domain::catalogue::Code;
-use crate::domain::entity::{Commit, NewCommit, StreamId};
+use crate::domain::entity::{Commit, Kind, NewCommit, StreamId};
 use crate::domain::failure::Classified;
 use async_trait::async_trait;
 use std::fmt::Debug;
@@ -40,6 +40,13 @@ pub trait EventStore: Send + Sync + Debug {
     /// # Errors
     /// [`StoreError::Damaged`] if what is stored is not what was written.
     fn read_all(&self, from_global: u64, limit: usize) -> Result<Vec<Commit>, StoreError>;
+
+    /// Hands every commit from global position `from_global` up to the last durable one to `visit`, in
+    /// order. For reading much: it holds one commit at a time. `visit` must not close the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if what is stored is not what was written.
+    fn replay(&self, from_global: u64, visit: &mut dyn FnMut(Commit)) -> Result<(), StoreError>;
 
     /// Every stream with the sequence number of its last commit, in order.
     ///
@@ -97,6 +104,14 @@ pub enum StoreError {
         /// The sequence number of the stream's last commit.
         actual: u64,
     },
+    /// The entry is of another kind than its stream.
+    #[error("append {} entry to {stream} refused", kind.name())]
+    WrongKind {
+        /// The stream.
+        stream: StreamId,
+        /// The kind of the entry.
+        kind: Kind,
+    },
     /// The store stopped writing.
     #[error("event store stopped: {because}")]
     Stopped {
@@ -150,7 +165,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// A [`StoreError::Damaged`].
-    pub fn damaged(place: impl ToString, what: impl ToString) -> Self {
+    pub fn damaged(place: impl std::fmt::Display, what: impl std::fmt::Display) -> Self {
         Self::Damaged { place: place.to_string(), what: what.to_string() }
     }
 }

@@ -25,11 +25,14 @@ const GROUP_BYTES: usize = 256 << 10;
 
 const _: () = assert!(GROUP_RECORDS as u64 <= PAGE_RECORDS / 2);
 
+/// The way back to whoever waits for a record.
+type Reply = oneshot::Sender<Result<Placed, StoreError>>;
+
 /// A record that somebody waits for.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) draft: Draft,
-    pub(crate) reply: oneshot::Sender<Result<Placed, StoreError>>,
+    pub(crate) reply: Reply,
 }
 
 /// Everything that only the committer touches.
@@ -48,8 +51,8 @@ pub(crate) struct Committer {
 #[derive(Default)]
 struct Group {
     blocks: Vec<(u64, Vec<u8>)>,
-    placed: Vec<(StreamKey, Placed, oneshot::Sender<Result<Placed, StoreError>>)>,
-    refused: Vec<(StoreError, oneshot::Sender<Result<Placed, StoreError>>)>,
+    placed: Vec<(StreamKey, Placed, Reply)>,
+    refused: Vec<(StoreError, Reply)>,
     last: u64,
     chain: u32,
 }
@@ -159,7 +162,7 @@ impl Group {
         &mut self,
         draft: &Draft,
         seq: u64,
-        reply: oneshot::Sender<Result<Placed, StoreError>>,
+        reply: Reply,
     ) {
         self.last += 1;
         let fits = |block: &Vec<u8>| block.len() + draft.bytes() <= BLOCK_BYTES;

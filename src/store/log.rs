@@ -191,6 +191,34 @@ impl Log {
     /// # Errors
     /// As [`EventStore::append`](crate::ports::event_store::EventStore::append).
     pub async fn append(&self, draft: Draft) -> Result<Placed, StoreError> {
+        let answer = self.request(draft).await?;
+        answer.await.map_err(|_| self.shared.stopped_error())?
+    }
+
+    /// Appends records in this order without waiting for one before the next is on its way. Returns
+    /// once all of them survive a power loss.
+    ///
+    /// # Errors
+    /// That of the first record that was refused; those after it may have been appended.
+    pub async fn append_in_order(
+        &self,
+        drafts: impl Iterator<Item = Draft> + Send,
+    ) -> Result<(), StoreError> {
+        let mut answers = Vec::new();
+        for draft in drafts {
+            answers.push(self.request(draft).await?);
+        }
+        for answer in answers {
+            answer.await.map_err(|_| self.shared.stopped_error())??;
+        }
+        Ok(())
+    }
+
+    /// Hands a record to the committer; the answer comes once it is durable.
+    async fn request(
+        &self,
+        draft: Draft,
+    ) -> Result<oneshot::Receiver<Result<Placed, StoreError>>, StoreError> {
         if RECORD_BYTES_MAX < draft.bytes() {
             let limit = RECORD_BYTES_MAX - record::HEADER_BYTES;
             return Err(StoreError::TooLarge { bytes: draft.payload.len(), limit });
@@ -199,9 +227,8 @@ impl Log {
         let requests = requests.ok_or_else(|| self.shared.stopped_error())?;
         let (reply, answer) = oneshot::channel();
         let sent = requests.send(Request { draft, reply }).await;
-        drop(requests);
         sent.map_err(|_| self.shared.stopped_error())?;
-        answer.await.map_err(|_| self.shared.stopped_error())?
+        Ok(answer)
     }
 
     /// The global sequence number of the last durable record.
@@ -223,8 +250,11 @@ impl Log {
     }
 
     /// Every stream with its last sequence number, in order.
-    pub fn streams(&self) -> Vec<(StreamKey, u64)> {
-        self.shared.index().streams().collect()
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] if the log was closed.
+    pub fn streams(&self) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        self.with_tree(|_| Ok(self.shared.index().streams().collect()))
     }
 
     /// Visits the durable records from global sequence number `from` on, at most `limit`.
@@ -320,18 +350,9 @@ impl Log {
     pub fn state(&self, stream: StreamKey, schema: u16) -> Result<Option<StateRecord>, StoreError> {
         let head = self.shared.index().seq(stream);
         self.with_tree(|tree| {
-            let mut parts: Vec<(StateKey, IVec)> = Vec::new();
-            for found in tree.states_back(stream) {
-                let Ok((key, bytes)) = found else { break };
-                parts.push((key, bytes));
-                if key.part == 0 {
-                    let whole = StateRecord::from_parts(parts.drain(..).rev());
-                    if let Some(state) = whole.filter(|it| it.schema == schema && it.seq <= head) {
-                        return Ok(Some(state));
-                    }
-                }
-            }
-            Ok(None)
+            let sound = whole_states(tree.states_back(stream)).map_while(Result::ok);
+            let usable = |it: &StateRecord| it.schema == schema && it.seq <= head;
+            Ok(sound.filter_map(|(_, _, state)| state).find(usable))
         })
     }
 
@@ -431,6 +452,35 @@ fn check_seq(seqs: &mut HashMap<StreamKey, u64>, record: &Record<'_>) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// Every state snapshot of a store, with its place; `None` for one that is not sound.
+pub(crate) fn states(
+    tree: &SledTree,
+) -> impl Iterator<Item = Result<(StreamKey, u64, Option<StateRecord>), StoreError>> {
+    whole_states(tree.all_states_back())
+}
+
+/// Puts parts, the last first, together.
+fn whole_states(
+    mut parts: impl Iterator<Item = Result<(StateKey, IVec), StoreError>>,
+) -> impl Iterator<Item = Result<(StreamKey, u64, Option<StateRecord>), StoreError>> {
+    let mut held: Vec<(StateKey, IVec)> = Vec::new();
+    std::iter::from_fn(move || {
+        for found in parts.by_ref() {
+            match found {
+                Ok((key, part)) => {
+                    held.push((key, part));
+                    if key.part == 0 {
+                        let whole = StateRecord::from_parts(held.drain(..).rev());
+                        return Some(Ok((key.stream, key.seq, whole)));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    })
 }
 
 fn drop_old_states(tree: &SledTree, stream: StreamKey) -> Result<(), StoreError> {

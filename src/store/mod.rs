@@ -7,9 +7,17 @@
 
 mod committer;
 mod index;
+pub mod jsonl;
 pub mod log;
+mod memory;
+pub mod payload;
 pub mod record;
 mod segments;
+mod sled_store;
 mod sled_tree;
 pub mod state;
+pub mod verify;
 mod watermark;
+
+pub use memory::MemoryStore;
+pub use sled_store::SledStore;

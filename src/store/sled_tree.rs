@@ -134,6 +134,24 @@ impl SledTree {
     ) -> impl Iterator<Item = Result<(StateKey, IVec), StoreError>> {
         let first = StateKey { stream, seq: 0, part: 0 };
         let last = StateKey { stream, seq: u64::MAX, part: u8::MAX };
+        self.states_between(first, last)
+    }
+
+    /// The parts of all state snapshots, the last first.
+    pub(crate) fn all_states_back(
+        &self,
+    ) -> impl Iterator<Item = Result<(StateKey, IVec), StoreError>> {
+        let stream = |kind, id| StreamKey { kind, id };
+        let first = StateKey { stream: stream(0, uuid::Uuid::nil()), seq: 0, part: 0 };
+        let last = StateKey { stream: stream(255, uuid::Uuid::max()), seq: u64::MAX, part: 255 };
+        self.states_between(first, last)
+    }
+
+    fn states_between(
+        &self,
+        first: StateKey,
+        last: StateKey,
+    ) -> impl Iterator<Item = Result<(StateKey, IVec), StoreError>> {
         let mut range = self.tree.range(first.encode()..=last.encode());
         std::iter::from_fn(move || {
             guarded(&self.db_path, || range.next_back().transpose())
@@ -146,7 +164,7 @@ impl SledTree {
         guarded(&self.db_path, || self.tree.insert(key, value)).map(drop)
     }
 
-    fn damaged(&self, what: impl ToString) -> StoreError {
+    fn damaged(&self, what: impl std::fmt::Display) -> StoreError {
         StoreError::damaged(self.db_path.display(), what)
     }
 }

@@ -1,0 +1,264 @@
+//! A log as JSON Lines: readable, portable, and as well protected as the store.
+//!
+//! The first line is `{"format":"lifeboat events","version":1,"count":…,"first":…,"last":…,"chain":"…"}`,
+//! every other one `{"crc":"…","commit":{…}}`. `crc` is the CRC32 of the commit's JSON, `chain` runs
+//! over all of them. An imported log exports to the same bytes.
+
+use super::record::chain;
+use super::sled_store::SledStore;
+use crate::domain::catalogue::Code;
+use crate::domain::entity::{Commit, NewCommit, StreamId};
+use crate::domain::failure::Classified;
+use crate::ports::event_store::{EventStore, StoreError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+const FORMAT: &str = "lifeboat events";
+const VERSION: u32 = 1;
+
+/// Commits that are read or appended at once.
+const BATCH: usize = 4096;
+
+/// Bytes of the longest line that is read.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// What the file is.
+    pub format: String,
+    /// The version of this format.
+    pub version: u32,
+    /// How many commits follow.
+    pub count: u64,
+    /// Global position of the first.
+    pub first: u64,
+    /// Global position of the last.
+    pub last: u64,
+    /// Running checksum of all lines, in hexadecimal.
+    pub chain: String,
+}
+
+/// Every other line.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    crc: String,
+    commit: Commit,
+}
+
+/// Why a log was not moved.
+#[derive(Debug, Error)]
+pub enum TransferError {
+    /// A line is not what was exported.
+    #[error("import line {line} of {} refused: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1, the header is line 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store that should take the log has commits.
+    #[error("import {} refused: the event store holds {commits} commits already", path.display())]
+    NotEmpty {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        commits: u64,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file could not be read or written.
+    #[error("transfer event log")]
+    Io(#[from] io::Error),
+}
+
+impl Classified for TransferError {
+    fn code(&self) -> Code {
+        Code::EventLogFailed
+    }
+}
+
+/// Writes all durable commits of `store` to `out`. Reads the log twice: once for the header.
+///
+/// # Errors
+/// [`TransferError::Store`] at the first commit that cannot be read, [`TransferError::Io`].
+pub fn export(store: &dyn EventStore, out: &mut dyn Write) -> Result<Header, TransferError> {
+    let last = store.durable();
+    let mut running = 0;
+    each_line(store, last, |crc, _| {
+        running = chain(running, crc);
+        Ok(())
+    })?;
+    let header = Header {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        count: last,
+        first: last.min(1),
+        last,
+        chain: format!("{running:08x}"),
+    };
+    write_line(out, &json(&header))?;
+    each_line(store, last, |crc, commit| {
+        Ok(writeln!(out, r#"{{"crc":"{crc:08x}","commit":{commit}}}"#)?)
+    })?;
+    out.flush()?;
+    Ok(header)
+}
+
+/// Appends the log in the file at `path` to an empty store. Reads it twice: nothing is appended unless
+/// every line is sound. Returns once everything is durable.
+///
+/// # Errors
+/// [`TransferError::Damaged`] names the first line that is not what was exported;
+/// [`TransferError::NotEmpty`]; [`TransferError::Store`], after which a part may have been appended.
+pub async fn import(path: &Path, store: &SledStore) -> Result<Header, TransferError> {
+    let commits = store.durable();
+    if commits != 0 {
+        return Err(TransferError::NotEmpty { path: path.to_path_buf(), commits });
+    }
+    let mut verified = Lines::open(path)?;
+    while verified.next_commit()?.is_some() {}
+    let mut lines = Lines::open(path)?;
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(commit) = lines.next_commit()? {
+        batch.push(as_new(commit));
+        if batch.len() == BATCH {
+            store.append_in_order(std::mem::take(&mut batch)).await?;
+        }
+    }
+    store.append_in_order(batch).await?;
+    Ok(lines.header)
+}
+
+fn each_line(
+    store: &dyn EventStore,
+    last: u64,
+    mut visit: impl FnMut(u32, &str) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    let mut next = 1;
+    while next <= last {
+        let limit = BATCH.min(usize::try_from(last - next + 1).unwrap_or(BATCH));
+        for commit in store.read_all(next, limit)? {
+            let text = json(&commit);
+            visit(crc32fast::hash(text.as_bytes()), &text)?;
+            next = commit.global + 1;
+        }
+    }
+    Ok(())
+}
+
+fn write_line(out: &mut dyn Write, line: &str) -> io::Result<()> {
+    writeln!(out, "{line}")
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data with text keys always has a JSON form")
+}
+
+fn as_new(commit: Commit) -> NewCommit {
+    let Commit { stream, seq, global: _, at, actor, correlation, causation, entry } = commit;
+    NewCommit { stream, expected_seq: seq - 1, at, actor, correlation, causation, entry }
+}
+
+/// The lines of an exported log, each proven.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    header: Header,
+    /// The number of the line that was read last.
+    line: u64,
+    chain: u32,
+    seqs: BTreeMap<StreamId, u64>,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self, TransferError> {
+        let reader = BufReader::new(File::open(path)?);
+        let header = Header {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            count: 0,
+            first: 0,
+            last: 0,
+            chain: String::new(),
+        };
+        let seqs = BTreeMap::new();
+        let mut lines = Self { path: path.to_path_buf(), reader, header, line: 0, chain: 0, seqs };
+        let text = lines.next_line()?.ok_or_else(|| lines.damaged("the file is empty"))?;
+        let header: Header =
+            serde_json::from_str(&text).map_err(|error| lines.damaged(error))?;
+        if header.format != FORMAT || header.version != VERSION {
+            let what = format!("{} {} is unknown", header.format, header.version);
+            return Err(lines.damaged(what));
+        }
+        if header.last != header.count || header.first != header.count.min(1) {
+            return Err(lines.damaged("the log does not start with the first commit"));
+        }
+        lines.header = header;
+        Ok(lines)
+    }
+
+    /// The next commit; `None` at the end, if it is where the header says.
+    fn next_commit(&mut self) -> Result<Option<Commit>, TransferError> {
+        let Some(text) = self.next_line()? else {
+            let read = self.line - 1;
+            if read != self.header.count {
+                let what = format!("{read} commits, but the header says {}", self.header.count);
+                return Err(self.damaged(what));
+            }
+            if format!("{:08x}", self.chain) != self.header.chain {
+                return Err(self.damaged("the lines do not match the header's chain"));
+            }
+            return Ok(None);
+        };
+        let Line { crc, commit } =
+            serde_json::from_str(&text).map_err(|error| self.damaged(error))?;
+        let actual = crc32fast::hash(json(&commit).as_bytes());
+        if format!("{actual:08x}") != crc {
+            return Err(self.damaged(format!("its checksum is {actual:08x}, not {crc}")));
+        }
+        self.check_numbers(&commit)?;
+        self.chain = chain(self.chain, actual);
+        Ok(Some(commit))
+    }
+
+    fn check_numbers(&mut self, commit: &Commit) -> Result<(), TransferError> {
+        if commit.global != self.line - 1 {
+            return Err(self.damaged(format!("holds commit {}", commit.global)));
+        }
+        let before = self.seqs.insert(commit.stream, commit.seq).unwrap_or(0);
+        if before + 1 != commit.seq {
+            let what = format!("{} goes from {before} to {}", commit.stream, commit.seq);
+            return Err(self.damaged(what));
+        }
+        Ok(())
+    }
+
+    fn next_line(&mut self) -> Result<Option<String>, TransferError> {
+        let mut text = String::new();
+        let limited = &mut io::Read::take(&mut self.reader, LINE_BYTES_MAX);
+        self.line += 1;
+        match limited.read_line(&mut text) {
+            Ok(0) => {
+                self.line -= 1;
+                Ok(None)
+            }
+            Ok(_) if text.ends_with('\n') => Ok(Some(text)),
+            Ok(_) => Err(self.damaged("does not end")),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(self.damaged(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn damaged(&self, what: impl std::fmt::Display) -> TransferError {
+        let (path, line) = (self.path.clone(), self.line.max(1));
+        TransferError::Damaged { path, line, what: what.to_string() }
+    }
+}
