@@ -8,5 +8,6 @@
 )]
 
 mod disk;
+mod drivers;
 mod replica;
 mod store;
