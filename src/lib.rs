@@ -8,5 +8,6 @@ pub mod ports;
 
 pub mod actors;
 pub mod disk;
+pub mod drivers;
 pub mod replica;
 pub mod store;
