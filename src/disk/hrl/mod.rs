@@ -38,7 +38,7 @@ pub use format::{Damage, Header, LogTime};
 pub use reader::{HeaderTrust, LogReader, LoggedWrite};
 pub use recovery::{recover_after_kill, recover_after_power_loss};
 pub use tail::Tail;
-pub use writer::LogWriter;
+pub use writer::{EMPTY_LOG_BYTES, LogWriter};
 
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;

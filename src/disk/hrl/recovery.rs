@@ -10,7 +10,7 @@ use super::format::{
 };
 use super::reader::{HeaderTrust, LogReader, pieces, read, read_header};
 use super::tail::Slot;
-use super::writer::{FIRST_GROUP, LogWriter, Position, block};
+use super::writer::{EMPTY_LOG_BYTES, LogWriter, Position, block};
 use super::{LogError, Tail};
 use crate::ports::files::{File, Files, Open};
 use std::path::Path;
@@ -68,7 +68,7 @@ pub fn recover_after_power_loss(files: &dyn Files, path: &Path) -> Result<LogRea
         return Ok(reader);
     }
     let records = Records::of(&bytes, &header);
-    let mut last_blocks = vec![FIRST_GROUP - BLOCK_BYTES];
+    let mut last_blocks = vec![EMPTY_LOG_BYTES - BLOCK_BYTES];
     last_blocks.extend(records.flushed.iter().flatten().chain(&records.cut).map(|r| r.block));
     last_blocks.sort_unstable();
     // Of two flush records at most the younger can miss its data, and of an empty log nothing can.
@@ -124,11 +124,11 @@ fn seal_group(
 ) -> Result<Sealed, LogError> {
     let slots = tail.youngest_group(header.unique_id)?;
     let Some(first) = slots.first() else {
-        return Ok(Sealed { last_block: FIRST_GROUP - BLOCK_BYTES, end: FIRST_GROUP });
+        return Ok(Sealed { last_block: EMPTY_LOG_BYTES - BLOCK_BYTES, end: EMPTY_LOG_BYTES });
     };
     let incomplete = LogError::damaged(tail.path(), 0, Damage::TailIncomplete);
     let len = file.len().map_err(LogError::io(path))?;
-    if first.group_start < FIRST_GROUP || len < first.group_start {
+    if first.group_start < EMPTY_LOG_BYTES || len < first.group_start {
         return Err(incomplete);
     }
     let mut end = first.group_start;

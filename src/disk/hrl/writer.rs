@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-/// Where the data of the first group starts: after the header and the empty first block.
-pub(super) const FIRST_GROUP: u64 = HEADER_BYTES + BLOCK_BYTES;
+/// Length of a log without writes, and where the data of the first group starts: after the header and
+/// the empty first block.
+pub const EMPTY_LOG_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
 
 /// The CRC32 of the longest piece of zeroes, computed once.
 static ZERO_PIECE_CRC: LazyLock<u32> = LazyLock::new(|| compute_zero_crc(DATA_BYTES_MAX));
@@ -63,7 +64,7 @@ impl LogWriter {
         file.write_all_vectored_at(&[&header.encode(), &block(0, &[])], 0).map_err(io)?;
         file.sync_data().map_err(io)?;
         let position =
-            Position { end: FIRST_GROUP, total_entries: 0, hole_bytes: 0, next_record: false };
+            Position { end: EMPTY_LOG_BYTES, total_entries: 0, hole_bytes: 0, next_record: false };
         Ok(Self::at(file, tail, path, header, &position))
     }
 

@@ -7,11 +7,11 @@ use super::shared::Gate;
 use super::state::{State, TrackedState, Tracking};
 use super::{BootId, Broken, TrackError, Transit, lineage};
 use crate::disk::hrl::{
-    Damage, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail, recover_after_kill,
-    recover_after_power_loss,
+    Damage, EMPTY_LOG_BYTES, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail,
+    recover_after_kill, recover_after_power_loss,
 };
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
+use crate::ports::files::{Files, Open};
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -210,9 +210,12 @@ impl Found<'_> {
         let Some(number) = present.iter().flat_map(|present| &present.next).max().copied() else {
             return Ok(());
         };
-        let prepared =
-            |present: &Present| present.next.contains(&number) || present.transit.contains(&number);
-        if present.iter().all(prepared) {
+        let mut prepared = true;
+        for (disk, present) in self.disks.iter().zip(&present) {
+            prepared &= present.transit.contains(&number)
+                || present.next.contains(&number) && self.is_prepared(&disk.names.next(number))?;
+        }
+        if prepared {
             self.close_cut_logs(number, clock)?;
             for disk in self.disks {
                 rename_cut(self.files, &disk.names, number)
@@ -225,6 +228,12 @@ impl Found<'_> {
             }
         }
         Ok(self.sync_folder()?)
+    }
+
+    /// Whether the making of a log was completed: its first bytes are written in one call.
+    fn is_prepared(&self, path: &Path) -> Result<bool, TrackError> {
+        let len = self.files.open(path, Open::Read).and_then(|file| file.len());
+        Ok(EMPTY_LOG_BYTES <= len.map_err(|source| file_error(path, source))?)
     }
 
     /// Closes the logs of a half done cut that are not closed yet, with the time of those that are.
