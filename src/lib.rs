@@ -10,4 +10,9 @@ pub mod actors;
 pub mod disk;
 pub mod drivers;
 pub mod replica;
+pub mod replication;
 pub mod store;
+
+pub mod service;
+
+pub mod cli;

@@ -29,9 +29,6 @@ use tokio::runtime::Handle;
 /// anyway, so noticing it is not urgent.
 const TRACKING_LOOK: Duration = Duration::from_secs(1);
 
-/// Deltas in a row after which a VM that was shut down must have nothing left to send.
-const LAST_DELTAS_MAX: u32 = 4;
-
 /// What an engine is made of.
 pub struct EngineParts {
     /// The vaults that VMs can be protected in.
@@ -207,33 +204,33 @@ fn cut(work: &Work<'_>, source: &Source, cycle: u64) -> Result<Cut, Failure> {
     work.checked_at_host("cutting the replication logs", source.tracker.cut(cycle))
 }
 
-/// Cuts and sends until everything tracked is in the vault, or once if the VM runs.
-fn ship_all(work: &Work<'_>, source: &Source) -> Result<Vec<RecoveryPoint>, Failure> {
+/// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
+/// that is in transit is sent, and what is missing is cut.
+fn ship_through(
+    work: &Work<'_>,
+    source: &Source,
+    last_cycle: u64,
+) -> Result<Vec<RecoveryPoint>, Failure> {
     let known = work.vm.latest_point().map(|point| point.cycle);
-    // Points that an earlier run made and could not report.
-    let first = known.map_or(work.vm.delta.chain_first_cycle, |cycle| cycle + 1);
-    let mut points = work.points_from(first.max(work.vm.delta.chain_first_cycle))?;
-    for _ in 0..LAST_DELTAS_MAX {
+    let first = known.map_or(0, |cycle| cycle + 1).max(work.vm.delta.chain_first_cycle);
+    // Points that an earlier attempt made and could not report.
+    let mut points = work.points_from(first)?;
+    loop {
         let last = points.last().map(|point| point.cycle).or(known);
-        let in_transit = source.tracker.transit();
-        let was_in_transit = in_transit.is_some();
-        let next = last.map_or(0, |cycle| cycle + 1).max(work.vm.delta.cycle);
-        let cut = match in_transit {
-            Some(cut) if Some(cut.number) <= last => {
-                // Its point is in the vault; only the logs are left.
-                let done = source.tracker.acknowledge(cut.number);
-                work.checked_at_host("removing sent logs", done)?;
-                continue;
-            }
-            Some(cut) => cut,
-            None => self::cut(work, source, next)?,
-        };
-        points.push(ship(work, source, &cut, last)?);
-        if !was_in_transit {
+        if let Some(cut) = source.tracker.transit().filter(|cut| Some(cut.number) <= last) {
+            // Its point is in the vault; only the logs are left.
+            let done = source.tracker.acknowledge(cut.number);
+            work.checked_at_host("removing sent logs", done)?;
+        }
+        if Some(last_cycle) <= last {
             return Ok(points);
         }
+        let cut = match source.tracker.transit() {
+            Some(cut) => cut,
+            None => self::cut(work, source, last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle))?,
+        };
+        points.push(ship(work, source, &cut, last)?);
     }
-    Err(invalid(work.vm, "sending everything tracked", "logs keep appearing in transit"))
 }
 
 /// Puts a fence after everything that the disk's log holds.
@@ -328,7 +325,12 @@ impl Replication for Engine {
         check_disks(vm, &source)
     }
 
-    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure> {
+    async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        let operation = "a test object";
+        self.run(vm, move |_, work| work.vault_call(operation, work.vault.probe_write())).await
+    }
+
+    async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
         let vm = Vm { vault, ..Vm::default() };
         let probed = self.vault(&vm)?.clone();
         let probe = self.parts.runtime.spawn(async move { probed.probe().await }).await;
@@ -410,8 +412,12 @@ impl Replication for Engine {
         .await
     }
 
-    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
-        self.run_at_source(vm, ship_all).await
+    async fn ship_through(
+        &self,
+        vm: &Vm,
+        last_cycle: u64,
+    ) -> Result<Vec<RecoveryPoint>, Failure> {
+        self.run_at_source(vm, move |work, source| ship_through(work, source, last_cycle)).await
     }
 
     async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use super::config::{DiskConfig, VmConfig};
 use crate::disk::files::RealFiles;
-use crate::disk::nbd::{ExportTable, NbdUri};
+use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::raw::RawDisk;
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
@@ -45,8 +45,8 @@ pub(super) struct AgentVm {
 /// What all agents of a service share.
 #[derive(Clone)]
 pub(super) struct AgentParts {
-    pub(super) exports: Arc<ExportTable>,
-    pub(super) server: NbdUri,
+    pub(super) exports: Arc<Exports>,
+    pub(super) server: Endpoint,
     pub(super) sources: Sources,
     pub(super) boot: BootId,
     pub(super) clock: Arc<dyn Clock>,
@@ -73,7 +73,7 @@ impl AgentVm {
         config: VmConfig,
         folder: PathBuf,
         place: impl Fn(&DiskConfig) -> PathBuf,
-        server: &NbdUri,
+        server: &Endpoint,
     ) -> Self {
         let disks = config
             .disk
@@ -82,7 +82,11 @@ impl AgentVm {
                 id: DiskId::named(id.0, &disk.name),
                 name: disk.name.clone(),
                 image: place(disk),
-                uri: server.export(&export_name(&config.name, &disk.name)).to_string(),
+                uri: NbdUri {
+                    endpoint: server.clone(),
+                    export: export_name(&config.name, &disk.name),
+                }
+                .to_string(),
             })
             .collect();
         Self { id, config, disks, folder }
@@ -136,7 +140,7 @@ impl HostAgent {
             })?;
         for disk in &vm.disks {
             if let Some(tracked) = tracker.disk(disk.id) {
-                parts.exports.insert(&export_name(&vm.config.name, &disk.name), tracked);
+                parts.exports.add(&export_name(&vm.config.name, &disk.name), tracked);
             }
         }
         parts.sources.attach(vm.id, tracker, files);
@@ -170,7 +174,7 @@ impl HostAgent {
                 .and_then(|file| file.set_len(mib << 20))
                 .map_err(|error| in_words("create the image", error))?;
         }
-        let opened = RawDisk::open(&files, &disk.image);
+        let opened = RawDisk::open(&files, &disk.image, Open::Write);
         let device = opened.map_err(|error| {
             let mut text = error.to_string();
             if let Some(source) = error.source() {

@@ -6,11 +6,11 @@
 use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
 use super::health;
-use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent};
+use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
 use crate::disk::files::RealFiles;
-use crate::disk::nbd::{Endpoint, ExportTable, NbdError, NbdUri, Server, connect};
+use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
@@ -76,8 +76,14 @@ pub enum ServiceError {
     #[error("open the vault")]
     Vault(#[from] VaultError),
     /// The disks cannot be exported.
-    #[error("export the disks")]
-    Exports(#[from] NbdError),
+    #[error("export disks at {endpoint}: the path of a socket has at most 107 bytes")]
+    Exports {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// The health checks cannot be served.
     #[error("listen on {address}: choose another address with `listen`")]
     Listen {
@@ -186,8 +192,10 @@ impl Service {
 
         let recovery_folder = config.data.join("recovery");
         make_folder(&recovery_folder)?;
-        let (primary_exports, primary_server) = serve_exports(&config.data)?;
-        let (recovery_exports, recovery_server) = serve_exports(&recovery_folder)?;
+        let primary_exports = Arc::new(Exports::default());
+        let primary_server = serve_exports(&config.data, &primary_exports)?;
+        let recovery_exports = Arc::new(Exports::default());
+        let recovery_server = serve_exports(&recovery_folder, &recovery_exports)?;
 
         let boot = BootId::of_this_machine().map_err(|source| ServiceError::Folder {
             doing: "read",
@@ -199,7 +207,7 @@ impl Service {
         for host in &config.host {
             let parts = AgentParts {
                 exports: Arc::clone(&primary_exports),
-                server: primary_server.uri(),
+                server: primary_server.endpoint().clone(),
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
@@ -212,7 +220,7 @@ impl Service {
             agent.attach_all(|vm| runs.contains(&vm));
         }
 
-        let connect: Connect = Arc::new(|uri| connect(uri));
+        let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
         let primary = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
         let recovery = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
         recovery.add_host(names.recovery_host, "recovery-host");
@@ -233,7 +241,7 @@ impl Service {
             recovery_folder,
             Arc::new(RealFiles),
             recovery_exports,
-            recovery_server.uri(),
+            recovery_server.endpoint().clone(),
             boot,
         );
         let engine = Engine::new(EngineParts {
@@ -381,6 +389,15 @@ impl Service {
         self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
     }
 
+    /// Where the disks of a VM's replica are served once it has failed over, in the order of its disks.
+    pub fn replica_uris(&self, vm: &ProtectedVm) -> Vec<String> {
+        let uri = |disk: &AttachedDisk| NbdUri {
+            endpoint: self.recovery_server.endpoint().clone(),
+            export: export_name(&vm.name, &disk.name),
+        };
+        vm.disks.iter().map(|disk| uri(disk).to_string()).collect()
+    }
+
     /// The guests of the primary site.
     pub fn primary(&self) -> &LabSite {
         &self.primary
@@ -440,8 +457,8 @@ impl Service {
                 agent.detach_all();
             }
             engine.close();
-            primary_server.shutdown();
-            recovery_server.shutdown();
+            drop(primary_server);
+            drop(recovery_server);
             // Work that was given up may be waiting for the vault; it is not waited for.
             data_plane.shutdown_timeout(Duration::from_secs(2));
             store.close()
@@ -478,16 +495,15 @@ fn open_vault(
     Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults.clone())), names.vault))
 }
 
-fn serve_exports(folder: &Path) -> Result<(Arc<ExportTable>, Server), ServiceError> {
+fn serve_exports(folder: &Path, exports: &Arc<Exports>) -> Result<Server, ServiceError> {
     let folder = std::path::absolute(folder).map_err(|source| ServiceError::Folder {
         doing: "find folder",
         path: folder.to_owned(),
         source,
     })?;
-    let exports = Arc::new(ExportTable::default());
     let endpoint = Endpoint::Unix(folder.join("nbd.sock"));
-    let server = Server::bind(&endpoint, Arc::clone(&exports))?;
-    Ok((exports, server))
+    Server::bind(&endpoint, Arc::clone(exports))
+        .map_err(|source| ServiceError::Exports { endpoint, source })
 }
 
 fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {

@@ -318,6 +318,15 @@ impl Vm {
         if self.delta.chain_first_cycle == 0 { 1 } else { self.delta.cycle + 2 }
     }
 
+    /// The cycle that a job which sends what is tracked ends with, the same in every attempt: the
+    /// next one after a delta that a planned failover met under way, or else the next one.
+    pub const fn last_cycle_of_job(&self) -> u64 {
+        match self.delta.stage {
+            Stage::Off | Stage::Waiting { .. } => self.delta.cycle,
+            Stage::Snapshotting | Stage::Shipping { .. } => self.delta.cycle + 1,
+        }
+    }
+
     fn enter(&mut self, phase: Phase, at: Timestamp) {
         self.phase = phase;
         self.phase_since = at;
