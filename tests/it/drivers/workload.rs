@@ -99,57 +99,55 @@ fn mishap() -> impl Strategy<Value = Mishap> {
     ]
 }
 
-/// The disks after `writes` writes, with a mishap.
-fn after_mishap(workload: &Workload, writes: u64, prefixes: &[Image], mishap: &Mishap) -> Image {
-    let whole = |_| true;
+/// The disks after all but the blank one of `prefixes`, with a mishap.
+fn after_mishap(workload: &Workload, prefixes: &[Image], mishap: &Mishap) -> Image {
+    let writes = prefixes.len() as u64 - 1;
+    let mut order: Vec<u64> = (1..=writes).collect();
+    let mut torn = (0, 0);
+    match *mishap {
+        Mishap::Lost(n) => _ = order.remove((n % writes) as usize),
+        Mishap::Swapped(a, b) => order.swap((a % writes) as usize, (b % writes) as usize),
+        Mishap::Torn { write, blocks } => {
+            let n = write % writes + 1;
+            torn = (n, (blocks % u64::from(workload.write(n).blocks)) as usize);
+        }
+        Mishap::None
+        | Mishap::Flipped { .. }
+        | Mishap::Stale { .. }
+        | Mishap::Misplaced { .. }
+        | Mishap::Zeroed { .. } => {}
+    }
+    let mut image = blank(workload);
+    for n in order {
+        apply(workload, &mut image, n, |block| n != torn.0 || block < torn.1);
+    }
+
     let block_of = |disk: usize, at: u64| {
         let disk = disk % workload.disks().len();
         let block = (at % (workload.disks()[disk] / BLOCK_BYTES as u64)) as usize;
         (disk, block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES)
     };
-    let mut image = prefixes[writes as usize].clone();
-    let mut order: Vec<u64> = (1..=writes).collect();
     match *mishap {
-        Mishap::None => return image,
-        Mishap::Lost(n) if writes != 0 => _ = order.remove((n % writes) as usize),
-        Mishap::Swapped(a, b) if writes != 0 => {
-            order.swap((a % writes) as usize, (b % writes) as usize);
-        }
-        Mishap::Torn { write, blocks } if writes != 0 => {
-            let torn = write % writes + 1;
-            let keep = (blocks % u64::from(workload.write(torn).blocks)) as usize;
-            let mut image = blank(workload);
-            for n in order {
-                apply(workload, &mut image, n, |block| n != torn || block < keep);
-            }
-            return image;
-        }
-        Mishap::Lost(_) | Mishap::Swapped(..) | Mishap::Torn { .. } => return image,
+        Mishap::None | Mishap::Lost(_) | Mishap::Swapped(..) | Mishap::Torn { .. } => {}
         Mishap::Flipped { disk, at, by } => {
             let disk = disk % image.len();
             let at = (at % workload.disks()[disk]) as usize;
             image[disk][at] ^= by;
-            return image;
         }
         Mishap::Stale { disk, at, from } => {
             let (disk, block) = block_of(disk, at);
-            let old = &prefixes[(from % (writes + 1)) as usize][disk][block.clone()];
+            let old = &prefixes[(from % writes) as usize][disk][block.clone()];
             image[disk][block].copy_from_slice(old);
-            return image;
         }
         Mishap::Misplaced { disk, from, to } => {
             let ((disk, from), (_, to)) = (block_of(disk, from), block_of(disk, to));
             image[disk].copy_within(from, to.start);
-            return image;
         }
         Mishap::Zeroed { disk, at } => {
             let (disk, block) = block_of(disk, at);
             image[disk][block].fill(0);
-            return image;
         }
     }
-    let mut image = blank(workload);
-    order.into_iter().for_each(|n| apply(workload, &mut image, n, whole));
     image
 }
 
@@ -162,13 +160,13 @@ proptest! {
         blocks in prop::collection::vec(1_u64..12, 1..4),
         tail in prop_oneof![Just(0_u64), Just(512)],
         install_blocks in 0_u64..6,
-        writes in 0_u64..24,
+        writes in 1_u64..24,
         mishap in mishap(),
     ) {
         let disks = blocks.iter().map(|blocks| blocks * BLOCK_BYTES as u64 + tail).collect();
         let workload = Workload::new(seed, disks, install_blocks * BLOCK_BYTES as u64).unwrap();
         let prefixes = prefixes(&workload, writes);
-        let image = after_mishap(&workload, writes, &prefixes, &mishap);
+        let image = after_mishap(&workload, &prefixes, &mishap);
 
         let is_prefix = prefixes.iter().position(|prefix| *prefix == image);
         let whole = verdict(&workload, &image, LastWrite::Whole);
