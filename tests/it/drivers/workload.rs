@@ -295,11 +295,11 @@ fn other_disks_than_the_workloads_are_refused() {
     assert!(matches!(wrong_count, Err(CheckError::WrongCount { expected: 2, found: 1 })));
 }
 
-/// A device whose answer about its data is always the same.
+/// A device that answers about its data as it was told, the last answer first.
 #[derive(Debug)]
-struct Stubborn(MemoryDisk, Range<u64>);
+struct Scripted(MemoryDisk, Mutex<Vec<Option<Range<u64>>>>);
 
-impl BlockDevice for Stubborn {
+impl BlockDevice for Scripted {
     fn size_bytes(&self) -> u64 {
         self.0.size_bytes()
     }
@@ -321,16 +321,42 @@ impl BlockDevice for Stubborn {
     }
 
     fn next_data(&self, _: u64) -> io::Result<Option<Range<u64>>> {
-        Ok(Some(self.1.clone()))
+        Ok(self.1.lock().unwrap().pop().unwrap())
     }
+}
+
+fn check_scripted(disk: Vec<u8>, answers: &[Option<Range<u64>>]) -> Result<Checked, CheckError> {
+    let workload = Workload::new(3, vec![disk.len() as u64], 0).unwrap();
+    let disk = Scripted(MemoryDisk::holding(disk), Mutex::new(answers.to_vec()));
+    check(&workload, &[&disk], LastWrite::Whole, &|_, _| ())
 }
 
 #[test]
 fn a_device_that_answers_nonsense_about_its_holes_ends_the_check() {
-    let workload = Workload::new(3, vec![64 << 10], 0).unwrap();
     for nonsense in [0..4096, 8192..8192, 0..65 << 10] {
-        let disk = Stubborn(MemoryDisk::holding(vec![0; 64 << 10]), nonsense.clone());
-        let verdict = check(&workload, &[&disk], LastWrite::Whole, &|_, _| ());
+        let answers = vec![Some(nonsense.clone()); 2];
+        let verdict = check_scripted(vec![0; 64 << 10], &answers);
         assert!(matches!(verdict, Err(CheckError::Unreadable { .. })), "{nonsense:?}");
     }
+}
+
+#[test]
+fn data_may_begin_and_end_in_the_middle_of_a_block() {
+    let size = 64 << 10;
+    let workload = Workload::new(3, vec![size], 0).unwrap();
+    let image = after(&workload, 1).remove(0);
+    let write = workload.write(1);
+    let (start, end) = (write.offset(), write.offset() + write.bytes());
+    assert!(start != 0 && end != size, "{write:?}");
+    let checked = check_scripted(image, &[None, Some(start - 512..end + 512)]).unwrap();
+    assert_eq!((checked.last_write, checked.bytes_read), (1, write.bytes() + 2 * 4096));
+}
+
+#[test]
+fn what_is_left_of_a_disk_after_its_last_block_must_be_zero() {
+    let workload = Workload::new(3, vec![(64 << 10) + 512], 0).unwrap();
+    let mut image = after(&workload, 3);
+    assert_eq!(verdict(&workload, &image, LastWrite::Whole).unwrap().last_write, 3);
+    *image[0].last_mut().unwrap() = 1;
+    assert_eq!(mismatch(&workload, &image), (Content::Untouched, Content::Damaged));
 }
