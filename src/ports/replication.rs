@@ -95,11 +95,7 @@ pub trait Replication: Send + Sync {
     ///
     /// # Errors
     /// Those of [`Replication::snapshot`] and [`Replication::ship`].
-    async fn ship_through(
-        &self,
-        vm: &Vm,
-        last_cycle: u64,
-    ) -> Result<Vec<RecoveryPoint>, Failure>;
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure>;
 
     /// Proves that a recovery point is complete in the vault: chain, checksums of the indexes, and
     /// one point of every disk.

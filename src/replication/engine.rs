@@ -15,7 +15,9 @@ use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
 use crate::replica::segment::{Kind, SegmentHash};
-use crate::replica::{Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError};
+use crate::replica::{
+    Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError,
+};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -227,7 +229,11 @@ fn ship_through(
         }
         let cut = match source.tracker.transit() {
             Some(cut) => cut,
-            None => self::cut(work, source, last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle))?,
+            None => self::cut(
+                work,
+                source,
+                last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle),
+            )?,
         };
         points.push(ship(work, source, &cut, last)?);
     }
@@ -247,8 +253,7 @@ fn fence_disk(work: &Work<'_>, disk: DiskId, epoch: u64, at: Timestamp) -> Resul
         }
         let (sequence, previous) =
             last.map_or((0, SegmentHash::NONE), |last| (last.header.sequence, last.hash));
-        let header =
-            DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
+        let header = DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
         match work.vault_call(operation, work.vault.fence(disk, header))? {
             FenceOutcome::Fenced(_) => return Ok(()),
             FenceOutcome::LostTo(segment) => last = Some(segment),
@@ -331,7 +336,8 @@ impl Replication for Engine {
     }
 
     async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
-        let vm = Vm { vault, ..Vm::default() };
+        let mut vm = Vm::default();
+        vm.vault = vault;
         let probed = self.vault(&vm)?.clone();
         let probe = self.parts.runtime.spawn(async move { probed.probe().await }).await;
         match probe {
@@ -361,7 +367,7 @@ impl Replication for Engine {
             let generation = u64::from(work.vm.delta.generation);
             let base = work.vault.base(disk, generation, work.vm.epoch, device.size_bytes());
             // Nobody listening means that the work was given up, which it notices itself.
-            let progress = move |done, total| drop(tell.send((done, total)));
+            let progress = move |done, total| _ = tell.send((done, total));
             copy_disk(work, &*device, &base, &progress)
         });
         let mut copy = std::pin::pin!(copy);
@@ -412,11 +418,7 @@ impl Replication for Engine {
         .await
     }
 
-    async fn ship_through(
-        &self,
-        vm: &Vm,
-        last_cycle: u64,
-    ) -> Result<Vec<RecoveryPoint>, Failure> {
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
         self.run_at_source(vm, move |work, source| ship_through(work, source, last_cycle)).await
     }
 

@@ -62,7 +62,9 @@ impl RecoverySite {
         }
         let uri = |name| NbdUri { endpoint: self.server.clone(), export: name }.to_string();
         let disks = vm.disks.iter();
-        Ok(disks.map(|disk| ServedDisk { disk: disk.id, uri: uri(export_name(vm, disk)) }).collect())
+        Ok(disks
+            .map(|disk| ServedDisk { disk: disk.id, uri: uri(export_name(vm, disk)) })
+            .collect())
     }
 
     fn open(
@@ -101,7 +103,8 @@ impl RecoverySite {
 
     /// Stops serving, in an orderly way.
     pub fn close(&self) {
-        let served = std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
+        let served =
+            std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
         for (vm, served) in served {
             if let Err(error) = served.tracker.close() {
                 tracing::error!(%vm, error = %in_full(&error), "close the disks of a replica");

@@ -330,8 +330,7 @@ impl Service {
         policy: Policy,
     ) -> Result<(), ServiceError> {
         let (cloud, vault) = (names.cloud, names.vault);
-        let discover =
-            vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
+        let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
         self.tell::<Vm>(name, id.0, discover).await?;
         let known = self.state::<Vm>(name, id.0).await?;
         if known.phase == Phase::Unprotected {
@@ -559,7 +558,8 @@ fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceE
 }
 
 fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
-    let guest = config.host.iter().flat_map(|host| &host.vm).find(|own| own.name == vm.name)?.guest?;
+    let guest =
+        config.host.iter().flat_map(|host| &host.vm).find(|own| own.name == vm.name)?.guest?;
     Some(LabVm {
         name: vm.name.clone(),
         host: vm.host,
@@ -585,4 +585,3 @@ fn may_run_at_primary(
     }
     Ok(runs)
 }
-

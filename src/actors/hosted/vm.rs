@@ -121,7 +121,9 @@ async fn perform_step(
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::PrepareForFailover => {
-            return Ok(Outcome::Shipped { points: replication.ship_through(vm, vm.last_cycle_of_job()).await? });
+            return Ok(Outcome::Shipped {
+                points: replication.ship_through(vm, vm.last_cycle_of_job()).await?,
+            });
         }
         Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
         Step::ShutDownSource => world.primary.shut_down(vm).await?,

@@ -157,11 +157,14 @@ impl Scene<'_> {
         };
         self.say("protecting 3 VMs while they write: initial copy, then a delta every 5 s");
         for vm in [web, db, app] {
-            let ready = |state: &Vm| {
-                state.phase == Phase::Protected && POINTS_BEFORE <= state.points.len()
-            };
+            let ready =
+                |state: &Vm| state.phase == Phase::Protected && POINTS_BEFORE <= state.points.len();
             let state = self.wait_for(vm, "protected", ready).await?;
-            self.say(&format!("  {} is protected, {} recovery points", vm.name, state.points.len()));
+            self.say(&format!(
+                "  {} is protected, {} recovery points",
+                vm.name,
+                state.points.len()
+            ));
         }
         let web_result = self.planned(web).await?;
         self.cut_link(app).await?;
@@ -205,11 +208,8 @@ impl Scene<'_> {
             actix::clock::sleep(LOOK).await;
         }
         let state = self.state(vm).await?;
-        let causes: Vec<_> = state
-            .health_causes(SystemClock.now())
-            .into_iter()
-            .map(|cause| cause.because)
-            .collect();
+        let causes: Vec<_> =
+            state.health_causes(SystemClock.now()).into_iter().map(|cause| cause.because).collect();
         let waited = PATIENCE.as_secs();
         let name = &vm.name;
         Err(format!(
@@ -288,6 +288,7 @@ impl Scene<'_> {
         self.service.kill_host(vm.host);
         let killed_at = SystemClock.now();
         let last = self.sample(vm).ok_or("the VM has no guest")?;
+        samples.push(last);
         let job = self.new_job(vm).await?;
         let point = PointChoice::Latest;
         self.order(vm, Command::UnplannedFailover { job, point }).await?;
@@ -445,12 +446,12 @@ fn lost_bytes(vm: &ProtectedVm, replica: u64, acknowledged: u64) -> u64 {
     workload.map_or(0, |workload| workload.written_bytes(replica, acknowledged))
 }
 
-/// Whether the guest, as it was watched, did that write at the recovery point's time. Points are
-/// dated in whole seconds.
+/// Whether the guest, as it was watched until it was killed, did that write at the recovery point's
+/// time. Points are dated in whole seconds.
 fn is_between(samples: &[Sample], point: Timestamp, write: u64) -> bool {
     let end = point.after(Duration::from_secs(1));
     let before = samples.iter().rev().find(|sample| sample.at <= point);
-    let after = samples.iter().find(|sample| end <= sample.at);
+    let after = samples.iter().find(|sample| end <= sample.at).or(samples.last());
     before.is_some_and(|before| before.acknowledged <= write)
         && after.is_some_and(|after| write <= after.issued)
 }
