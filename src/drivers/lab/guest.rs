@@ -365,7 +365,8 @@ impl Life {
         let install_writes = self.machine.workload.install_writes();
         let mut pace = Pace::of(self.machine.writes_per_second);
         for n in first.. {
-            let pause = if n <= install_writes { Duration::ZERO } else { pace.pause() };
+            let pause =
+                if n <= install_writes { Duration::ZERO } else { pace.pause(Instant::now()) };
             if self.obey(pause, Order::Run)? == Order::Stop {
                 break;
             }
@@ -452,11 +453,27 @@ impl Pace {
         Self { interval, due: Instant::now() }
     }
 
-    /// How long to wait before the next write.
-    fn pause(&mut self) -> Duration {
-        let present = Instant::now();
+    /// How long to wait before the next write, asked at `present`.
+    fn pause(&mut self, present: Instant) -> Duration {
         let earliest = present.checked_sub(CATCH_UP_MAX).unwrap_or(present);
         self.due = (self.due + self.interval).max(earliest);
         self.due.saturating_duration_since(present)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_spaced_evenly_and_a_stall_is_not_made_up_for() {
+        let start = Instant::now();
+        let interval = Duration::from_millis(10);
+        let mut pace = Pace { interval, due: start };
+        assert_eq!(pace.pause(start), interval);
+        assert_eq!(pace.pause(start), 2 * interval);
+        let after_stall = start + Duration::from_secs(60);
+        let at_once = (0..100).take_while(|_| pace.pause(after_stall).is_zero()).count();
+        assert_eq!(at_once, 11, "100 ms at one write per 10 ms, and the one that is due");
     }
 }
