@@ -1,1 +1,15 @@
-//! x
+//! NBD, the network block device protocol: how a hypervisor reaches a disk.
+//!
+//! Source of everything here: <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
+
+mod client;
+mod exports;
+pub mod protocol;
+mod server;
+mod session;
+mod socket;
+
+pub use client::{BlockExtent, Client, ClientError};
+pub use exports::Exports;
+pub use server::Server;
+pub use socket::{Endpoint, NbdUri};
