@@ -258,7 +258,6 @@ impl Request {
     pub fn check(&self, size_bytes: u64, read_only: bool) -> Result<(), WireError> {
         let writes = matches!(self.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
         let allowed = match self.command {
-            command::READ => flag::DF,
             command::WRITE | command::TRIM => flag::FUA,
             command::WRITE_ZEROES => flag::FUA | flag::NO_HOLE,
             command::BLOCK_STATUS => flag::REQ_ONE,
