@@ -396,7 +396,7 @@ impl Inode {
         for (index, within, part) in pages_of(offset, buffer.len()) {
             match self.pages.get(&index) {
                 Some(page) => {
-                    buffer[part.clone()].copy_from_slice(&page[within..within + part.len()])
+                    buffer[part.clone()].copy_from_slice(&page[within..within + part.len()]);
                 }
                 None => buffer[part].fill(0),
             }

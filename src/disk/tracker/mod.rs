@@ -207,9 +207,10 @@ impl Broken {
 /// The file that an error is about, and what was wrong with it.
 fn describe(error: &LogError) -> (PathBuf, String) {
     match error {
-        LogError::Io { path, source } => (path.clone(), source.to_string()),
         LogError::Damaged { path, at, damage } => (path.clone(), format!("{damage} at byte {at}")),
-        LogError::Apply { path, source, .. } => (path.clone(), source.to_string()),
+        LogError::Io { path, source } | LogError::Apply { path, source, .. } => {
+            (path.clone(), source.to_string())
+        }
     }
 }
 

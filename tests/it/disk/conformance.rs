@@ -1,4 +1,5 @@
 //! The NBD server against other people's clients.
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
 use super::{Machine, Served, StoppedClock};
 use lifeboat::disk::files::RealFiles;
@@ -87,7 +88,7 @@ fn nbdinfo_sees_what_is_offered() {
     }
     let Some(output) = run(test, "nbdinfo", &["--list", "--json", &uri]) else { return };
     assert!(assert_success(&output).contains("\"export-name\": \"disk\""));
-    served.client().write_at(&[1; 65_536], 1 << 20, false).unwrap();
+    served.client().write_at(&vec![1; 65_536], 1 << 20, false).unwrap();
     let Some(output) = run(test, "nbdinfo", &["--map", &uri]) else { return };
     let map = assert_success(&output);
     let runs: Vec<Vec<&str>> =
@@ -161,7 +162,9 @@ fn qemu_io_writes_zeroes_discards_and_verifies() {
         "read -P 7 8M 1M",
     ];
     let mut arguments = vec!["-f", "raw"];
-    commands.iter().for_each(|command| arguments.extend(["-c", command]));
+    for command in commands {
+        arguments.extend(["-c", command]);
+    }
     arguments.push(&uri);
     let Some(output) = run(test, "qemu-io", &arguments) else { return };
     let text = assert_success(&output);
@@ -205,7 +208,7 @@ fn write_pattern(path: &Path) {
     let data: Vec<u8> =
         (0..3_000_000_u32).map(|nth| (nth.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     image.write_at(&data, 12_345, false).unwrap();
-    image.write_at(&[7; 1 << 20], 8 << 20, false).unwrap();
+    image.write_at(&vec![7; 1 << 20], 8 << 20, false).unwrap();
     image.write_at(&[1; 1], SIZE - 1, false).unwrap();
 }
 

@@ -1,4 +1,5 @@
 //! kill -9 of a real process that serves a tracked disk, with a client writing.
+#![expect(clippy::print_stdout, reason = "the process that is killed says when it serves")]
 
 use super::{BOOT, Machine, StoppedClock};
 use lifeboat::disk::files::RealFiles;

@@ -87,7 +87,7 @@ fn cuts_hold_the_writes_between_them_and_chain() {
     replica.assert_equals(&machine);
     disks[0].zero(300..200_000, true, false).unwrap();
     disks[1].zero(777..800, false, true).unwrap();
-    disks[1].write_at(&[3; 3 << 18], 1000, true).unwrap();
+    disks[1].write_at(&vec![3; 3 << 18], 1000, true).unwrap();
     let second = ship(&tracker, &machine, &replica, 2);
     replica.assert_equals(&machine);
     assert_eq!(first.at, StoppedClock.now());
