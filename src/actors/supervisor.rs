@@ -33,7 +33,7 @@ const TIMER_LOOK_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest wait before an actor is built anew.
-const RESTART_AFTER_MAX: Duration = Duration::from_secs(60);
+const RESTART_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// The actors of a site, by type.
 #[derive(Default)]

@@ -117,9 +117,10 @@ struct Screen {
 impl Screen {
     /// Standard output belongs to the URI where one is printed.
     fn new(on_stderr: bool) -> Self {
-        let terminal = match on_stderr {
-            true => std::io::stderr().is_terminal(),
-            false => std::io::stdout().is_terminal(),
+        let terminal = if on_stderr {
+            std::io::stderr().is_terminal()
+        } else {
+            std::io::stdout().is_terminal()
         };
         let colour = terminal && std::env::var_os("NO_COLOR").is_none();
         Self { on_stderr, terminal, colour }

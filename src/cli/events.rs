@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Commits read at a time.
 const BATCH: usize = 1_000;
@@ -163,26 +163,23 @@ fn show(
 
 fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> {
     let store = open(data)?;
-    match to {
-        Some(path) => {
-            let file = File::create_new(path)
-                .map_err(|error| format!("create {}: {error}", path.display()))?;
-            let mut out = BufWriter::new(file);
-            let header = jsonl::export(&store, &mut out)?;
-            out.into_inner()?.sync_all()?;
-            print(&format!("{} commits exported to {}", header.count, path.display()));
-        }
-        None => {
-            let mut out = BufWriter::new(std::io::stdout().lock());
-            jsonl::export(&store, &mut out)?;
-            out.flush()?;
-        }
+    if let Some(path) = to {
+        let file = File::create_new(path)
+            .map_err(|error| format!("create {}: {error}", path.display()))?;
+        let mut out = BufWriter::new(file);
+        let header = jsonl::export(&store, &mut out)?;
+        out.into_inner()?.sync_all()?;
+        print(&format!("{} commits exported to {}", header.count, path.display()));
+    } else {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        jsonl::export(&store, &mut out)?;
+        out.flush()?;
     }
     store.close()?;
     Ok(Answer::Done)
 }
 
-fn import(data: &DataArg, from: &PathBuf) -> Result<Answer, CommandError> {
+fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {
     std::fs::create_dir_all(&data.data)?;
     let store = SledStore::open(&folder(data))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -220,7 +217,9 @@ fn verify_log(data: &DataArg, output: Output) -> Result<Answer, CommandError> {
             print(&serde_json::to_string(&verified)?);
         }
         Output::Table => {
-            findings.iter().for_each(|finding| print(&format!("damaged: {finding}")));
+            for finding in &findings {
+                print(&format!("damaged: {finding}"));
+            }
             if let Some(recoverable) = &report.recoverable {
                 let missing: Vec<_> = recoverable
                     .missing

@@ -4,7 +4,7 @@ use super::time::Timestamp;
 use backoff::backoff::Backoff;
 use std::time::Duration;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// Minutes after the **first** attempt at which the first retries are due.
 /// Source: Azure Site Recovery, "Hyper-V to Azure architecture", retry process.

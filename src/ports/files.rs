@@ -46,6 +46,13 @@ pub trait Files: Send + Sync + Debug {
     /// What the file system answers, unchanged.
     fn sync_dir(&self, folder: &Path) -> io::Result<()>;
 
+    /// Makes a folder and those above it; one that is there is fine. Durable after
+    /// [`Files::sync_dir`] of the folder above.
+    ///
+    /// # Errors
+    /// What the file system answers, unchanged.
+    fn make_folder(&self, folder: &Path) -> io::Result<()>;
+
     /// The files of a folder, by full path, sorted.
     ///
     /// # Errors
@@ -63,6 +70,7 @@ pub trait Files: Send + Sync + Debug {
 }
 
 /// An open file. All positions and lengths are bytes. Shared between threads without a cursor.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 pub trait File: Send + Sync + Debug {
     /// Fills `buffer` from `offset` on; a file that ends earlier is an `UnexpectedEof`.
     ///

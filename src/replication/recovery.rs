@@ -76,7 +76,7 @@ impl RecoverySite {
     ) -> Result<Arc<Tracker>, Failure> {
         let vm = work.vm;
         let folder = self.folder.join(vm.id.to_string());
-        std::fs::create_dir_all(&folder).map_err(|error| local(vm, &error))?;
+        self.files.make_folder(&folder).map_err(|error| local(vm, &error))?;
         let mut specs = Vec::new();
         for disk in &vm.disks {
             let Some(at) = record.disks.get(&disk.id) else { continue };

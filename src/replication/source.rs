@@ -32,7 +32,9 @@ pub(super) struct Head {
 
 /// The attached VMs. Shared; a host attaches its VMs when it comes up, and they go with it.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Arc<Mutex<BTreeMap<VmId, Result<Arc<Source>, Failure>>>>);
+pub struct Sources(Arc<Mutex<Attached>>);
+
+type Attached = BTreeMap<VmId, Result<Arc<Source>, Failure>>;
 
 impl Sources {
     /// Attaches a VM, in place of what was attached as this VM before.
@@ -59,7 +61,7 @@ impl Sources {
         self.all().get(&vm).cloned().ok_or(None)?.map_err(Some)
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<VmId, Result<Arc<Source>, Failure>>> {
+    fn all(&self) -> MutexGuard<'_, Attached> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,7 @@
 //! The one place that reads the system's clock.
 
+#![expect(clippy::disallowed_methods, reason = "this is the adapter that owns the clock")]
+
 use crate::domain::time::Timestamp;
 use crate::ports::clock::Clock;
 

@@ -50,7 +50,7 @@ const DATA_PLANE_THREADS: usize = 2;
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a guest tries to get a disk back.
-const GUEST_PATIENCE: Duration = Duration::from_secs(60);
+const GUEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The root of the ids that are derived from names: the same configuration names the same things.
 const NAMES: Uuid = Uuid::from_u128(0x6c69_6665_626f_6174_8000_6e61_6d65_7321);

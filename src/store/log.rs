@@ -4,6 +4,8 @@
 //! (sled's). In sled: blocks of records by first global sequence number, [index](super::index) pages,
 //! state snapshots, and a format key.
 
+#![expect(clippy::disallowed_types, reason = "the index is looked up, never iterated in order")]
+
 use super::committer::{Committer, Request};
 use super::index::Index;
 use super::record::{RECORD_BYTES_MAX, Record, StreamKey, carve, chain};

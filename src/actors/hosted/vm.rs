@@ -127,7 +127,9 @@ async fn perform_step(
         }
         Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
         Step::ShutDownSource => world.primary.shut_down(vm).await?,
-        Step::CheckUnplannedFailover => replication.verify(vm, chosen(vm)?).await?,
+        Step::CheckUnplannedFailover | Step::CheckCommit => {
+            replication.verify(vm, chosen(vm)?).await?;
+        }
         Step::FenceSource => {
             stop_source(vm, world).await;
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
@@ -141,7 +143,6 @@ async fn perform_step(
             let disks = replication.serve(vm, chosen(vm)?).await?;
             world.recovery.start(vm, &disks).await?;
         }
-        Step::CheckCommit => replication.verify(vm, chosen(vm)?).await?,
         Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
     }
     Ok(Outcome::Done)

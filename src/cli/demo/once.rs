@@ -14,6 +14,7 @@ use crate::ports::clock::Clock;
 use crate::ports::event_store::EventStore;
 use crate::service::{Config, ProtectedVm, Service, SystemClock};
 use serde::Serialize;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const POINTS_BEFORE: usize = 3;
 const CUT_FOR: Duration = Duration::from_secs(12);
 
 /// The longest wait for any one thing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -99,8 +100,9 @@ fn in_words(outcome: &Outcome) -> String {
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
     for vm in &outcome.vms {
         let proof = if vm.verified { "verified byte by byte" } else { "NOT VERIFIED" };
-        text += &format!(
-            "{:<8} {:<10} {:>7} {:>7} {:>12}  {proof}\n",
+        let _ = writeln!(
+            text,
+            "{:<8} {:<10} {:>7} {:>7} {:>12}  {proof}",
             vm.name,
             vm.failover,
             number(vm.rpo_seconds),
@@ -242,7 +244,7 @@ impl Scene<'_> {
         self.say(&format!(
             "  replica holds all {replica} of {acknowledged} writes; bytes as at shutdown: {same}"
         ));
-        Ok(self.result(vm, &state, "planned", lost_bytes, verified, None))
+        Ok(result(vm, &state, "planned", lost_bytes, verified, None))
     }
 
     /// The link is cut for a while; the guests must not notice, and the VM recovers by itself.
@@ -302,7 +304,7 @@ impl Scene<'_> {
             "  replica is the VM after write {replica} of {}: exactly its recovery point: {in_place}",
             last.acknowledged
         ));
-        Ok(self.result(vm, &state, "unplanned", lost_bytes, in_place, Some(killed_at)))
+        Ok(result(vm, &state, "unplanned", lost_bytes, in_place, Some(killed_at)))
     }
 
     async fn commit(&self, vm: &ProtectedVm) -> Result<(), CommandError> {
@@ -342,36 +344,9 @@ impl Scene<'_> {
             "  all {acknowledged} writes are in recovery point {}; bytes equal: {same}",
             point.cycle
         ));
-        let mut result = self.result(vm, &state, "none", 0, same, None);
+        let mut result = result(vm, &state, "none", 0, same, None);
         result.rpo_seconds = state.rpo(SystemClock.now()).map(|rpo| rpo.as_secs_f64());
         Ok(result)
-    }
-
-    fn result(
-        &self,
-        vm: &ProtectedVm,
-        state: &Vm,
-        failover: &'static str,
-        lost_bytes: u64,
-        verified: bool,
-        lost_at: Option<Timestamp>,
-    ) -> VmResult {
-        let over = state.failover;
-        let rto = over.and_then(|over| Some(over.started_at?.since(over.asked_at)));
-        let rpo = match (lost_at, over) {
-            (Some(lost_at), Some(over)) => Some(lost_at.since(over.point.at)),
-            // The source was off: the point is its last state, however old.
-            (None, Some(_)) => Some(Duration::ZERO),
-            (_, None) => None,
-        };
-        VmResult {
-            name: vm.name.clone(),
-            failover,
-            rpo_seconds: rpo.map(|rpo| rpo.as_secs_f64()),
-            rto_seconds: rto.map(|rto| rto.as_secs_f64()),
-            lost_bytes,
-            verified,
-        }
     }
 
     /// Reads the replica through its exports and proves it against the workload; answers the last
@@ -437,6 +412,32 @@ impl Scene<'_> {
             }
         }
         Ok(true)
+    }
+}
+
+fn result(
+    vm: &ProtectedVm,
+    state: &Vm,
+    failover: &'static str,
+    lost_bytes: u64,
+    verified: bool,
+    lost_at: Option<Timestamp>,
+) -> VmResult {
+    let over = state.failover;
+    let rto = over.and_then(|over| Some(over.started_at?.since(over.asked_at)));
+    let rpo = match (lost_at, over) {
+        (Some(lost_at), Some(over)) => Some(lost_at.since(over.point.at)),
+        // The source was off: the point is its last state, however old.
+        (None, Some(_)) => Some(Duration::ZERO),
+        (_, None) => None,
+    };
+    VmResult {
+        name: vm.name.clone(),
+        failover,
+        rpo_seconds: rpo.map(|rpo| rpo.as_secs_f64()),
+        rto_seconds: rto.map(|rto| rto.as_secs_f64()),
+        lost_bytes,
+        verified,
     }
 }
 

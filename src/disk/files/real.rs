@@ -38,6 +38,10 @@ impl Files for RealFiles {
         fs::remove_file(path)
     }
 
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         fs::File::open(folder)?.sync_all()
     }

@@ -5,29 +5,29 @@
 //! | offset | field | type |
 //! |---|---|---|
 //! | 0 | Cookie, `msctlog ` | u8\[8\] |
-//! | 8 | LogFormatVersion, 0x00020000 | u32 |
-//! | 12 | TimeStamp, seconds since 2000 | u32 |
-//! | 16 | CreatorApplication, `ct  ` | u8\[4\] |
-//! | 20 | CreatorVersion | u32 |
-//! | 24 | OriginalSize | u64 |
-//! | 32 | CurrentSize | u64 |
+//! | 8 | `LogFormatVersion`, 0x00020000 | u32 |
+//! | 12 | `TimeStamp`, seconds since 2000 | u32 |
+//! | 16 | `CreatorApplication`, `ct  ` | u8\[4\] |
+//! | 20 | `CreatorVersion` | u32 |
+//! | 24 | `OriginalSize` | u64 |
+//! | 32 | `CurrentSize` | u64 |
 //! | 40 | Checksum of the header without this field | u32 |
-//! | 44 | EOLLocation, 0 while open | u64 |
-//! | 52 | ErrorCode | i32 |
-//! | 56 | MetadataSize | u32 |
-//! | 60 | UniqueId | u8\[16\] |
-//! | 76 | PreviousUniqueId | u8\[16\] |
-//! | 92 | LastModifiedTimeStamp | u32 |
-//! | 96 | TotalMetadataEntries | u64 |
-//! | 104 | FileType | u32 |
+//! | 44 | `EOLLocation`, 0 while open | u64 |
+//! | 52 | `ErrorCode` | i32 |
+//! | 56 | `MetadataSize` | u32 |
+//! | 60 | `UniqueId` | u8\[16\] |
+//! | 76 | `PreviousUniqueId` | u8\[16\] |
+//! | 92 | `LastModifiedTimeStamp` | u32 |
+//! | 96 | `TotalMetadataEntries` | u64 |
+//! | 104 | `FileType` | u32 |
 //! | 108 | Flags | u8\[2\] |
-//! | 110 | Vhd2DataWriteGuid | u8\[16\] |
+//! | 110 | `Vhd2DataWriteGuid` | u8\[16\] |
 //! | 126 | Reserved, 0 once closed | u8\[3970\] |
 //!
-//! Metadata block, `MetadataSize` bytes ([MS-HRL] 2.3): PreviousMetadataLocation u64 (how far back the
-//! block before starts; 0 in the first), ValidMetadataEntries u32, Checksum u32, Reserved u8\[16\]; then
-//! entries of 32 bytes ([MS-HRL] 2.4): ByteOffset u64, Checksum u32, DataLength u32, TimeStamp u32,
-//! MetaOperation u8, DataChecksum u32, Location u8, Reserved u8\[6\].
+//! Metadata block, `MetadataSize` bytes ([MS-HRL] 2.3): `PreviousMetadataLocation` u64 (how far back the
+//! block before starts; 0 in the first), `ValidMetadataEntries` u32, Checksum u32, Reserved u8\[16\]; then
+//! entries of 32 bytes ([MS-HRL] 2.4): `ByteOffset` u64, Checksum u32, `DataLength` u32, `TimeStamp` u32,
+//! `MetaOperation` u8, `DataChecksum` u32, Location u8, Reserved u8\[6\].
 //!
 //! GUIDs are stored the way Windows stores them: the first three groups little-endian.
 
@@ -165,7 +165,7 @@ impl From<LogTime> for Timestamp {
 /// The checksum of [MS-HRL] 2.6: ones' complement of the wrapping sum of the bytes. It does not see
 /// bytes that changed places; what leaves the host has stronger checksums of its own.
 pub fn checksum(bytes: &[u8]) -> u32 {
-    Checksum::default().add(bytes).finish()
+    Checksum::default().with(bytes).finish()
 }
 
 /// The same checksum, over bytes that come in pieces.
@@ -175,7 +175,7 @@ pub struct Checksum(u32);
 impl Checksum {
     /// Adds the next bytes.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let sum = |sum: u32, byte: &u8| sum.wrapping_add(u32::from(*byte));
         Self(bytes.iter().fold(self.0, sum))
     }
@@ -306,7 +306,7 @@ impl Header {
         if size < 512 || !size.is_multiple_of(512) || BLOCK_BYTES_MAX < size {
             return Err(Damage::MetadataSize(size));
         }
-        let computed = Checksum::default().add(&bytes[..40]).add(&bytes[44..FIELDS]).finish();
+        let computed = Checksum::default().with(&bytes[..40]).with(&bytes[44..FIELDS]).finish();
         Ok((header, stored == computed))
     }
 }
@@ -429,7 +429,7 @@ impl SealSlot {
 
 const SECTOR: u64 = 512;
 
-/// Names the last block of an open log at some moment. 44 bytes: magic u8\[8\], UniqueId of the log
+/// Names the last block of an open log at some moment. 44 bytes: magic u8\[8\], `UniqueId` of the log
 /// u8\[16\], offset of the block u64, entries up to it u64, CRC32 of what comes before u32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealRecord {
@@ -470,7 +470,7 @@ impl SealRecord {
 
 /// The checksum of 32 bytes without the four at `field`.
 fn checksum_without(bytes: &[u8; ENTRY_BYTES], field: usize) -> u32 {
-    Checksum::default().add(&bytes[..field]).add(&bytes[field + 4..]).finish()
+    Checksum::default().with(&bytes[..field]).with(&bytes[field + 4..]).finish()
 }
 
 /// Writes fields one after the other.

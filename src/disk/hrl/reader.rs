@@ -151,7 +151,7 @@ impl LogReader {
     /// The writes, the oldest first, each with its metadata and data verified. Ends after the first
     /// error.
     pub fn entries(&self) -> Entries<'_> {
-        Entries { log: self, block: 0, entries: Vec::new().into_iter(), piece: Vec::new() }
+        Entries { log: self, block: 0, of_block: Vec::new().into_iter(), piece: Vec::new() }
     }
 
     /// Fills `buffer` with a part of a write's data, from byte `from` of it on.
@@ -212,7 +212,7 @@ pub struct Entries<'a> {
     log: &'a LogReader,
     /// Which block is read next.
     block: usize,
-    entries: std::vec::IntoIter<(Entry, u64)>,
+    of_block: std::vec::IntoIter<(Entry, u64)>,
     piece: Vec<u8>,
 }
 
@@ -223,7 +223,7 @@ impl Iterator for Entries<'_> {
         let next = self.advance();
         if matches!(next, Some(Err(_))) {
             self.block = self.log.blocks.len();
-            self.entries = Vec::new().into_iter();
+            self.of_block = Vec::new().into_iter();
         }
         next
     }
@@ -232,7 +232,7 @@ impl Iterator for Entries<'_> {
 impl Entries<'_> {
     fn advance(&mut self) -> Option<Result<LoggedWrite, LogError>> {
         loop {
-            if let Some((entry, position)) = self.entries.next() {
+            if let Some((entry, position)) = self.of_block.next() {
                 return Some(self.verified(&entry, position));
             }
             let at = *self.log.blocks.get(self.block)?;
@@ -242,7 +242,7 @@ impl Entries<'_> {
             };
             self.block += 1;
             match self.log.read_block(at, data_start..at) {
-                Ok(entries) => self.entries = entries.into_iter(),
+                Ok(entries) => self.of_block = entries.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -266,7 +266,7 @@ impl Entries<'_> {
         for part in pieces(u64::from(entry.length), PIECE_BYTES) {
             self.piece.resize((part.end - part.start) as usize, 0);
             read(&*self.log.file, &self.log.path, &mut self.piece, position + part.start)?;
-            sum = sum.add(&self.piece);
+            sum = sum.with(&self.piece);
         }
         if sum.finish() == entry.data_checksum {
             Ok(())

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 0 | Magic, `lbts` | u8\[4\] |
 //! | 4 | CRC32 of bytes 8..64 | u32 |
-//! | 8 | first half of the log's UniqueId | u8\[8\] |
+//! | 8 | first half of the log's `UniqueId` | u8\[8\] |
 //! | 16 | where the group's data starts in the log | u64 |
 //! | 24 | index of the slot | u32 |
 //! | 28 | CRC32 of the data | u32 |

@@ -56,7 +56,7 @@ fn as_io(error: ClientError) -> io::Error {
 }
 
 fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let most = PAYLOAD_BYTES_MAX as u64;
+    let most = u64::from(PAYLOAD_BYTES_MAX);
     let end = range.end;
     range.step_by(most as usize).map(move |start| start..(start + most).min(end))
 }

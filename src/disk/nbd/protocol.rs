@@ -254,11 +254,13 @@ impl Request {
         self.offset..self.offset.saturating_add(u64::from(self.length))
     }
 
-    /// What is wrong with the request for a disk of `size_bytes`, if anything.
+    /// Checks flags, rights and range for a disk of `size_bytes`.
+    ///
+    /// # Errors
+    /// What the client is answered.
     pub fn check(&self, size_bytes: u64, read_only: bool) -> Result<(), WireError> {
         let writes = matches!(self.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
         let allowed = match self.command {
-            command::READ => flag::DF,
             command::WRITE | command::TRIM => flag::FUA,
             command::WRITE_ZEROES => flag::FUA | flag::NO_HOLE,
             command::BLOCK_STATUS => flag::REQ_ONE,

@@ -1,5 +1,7 @@
 //! One connection: the handshake, then requests until the client leaves.
 
+#![expect(clippy::disallowed_methods, reason = "a handshake is given up after real time")]
+
 use super::exports::{Connected, Exports};
 use super::protocol::{
     BASE_ALLOCATION, BASE_ALLOCATION_ID, BLOCK_SIZES, CHUNK_MAGIC, FLAG_FIXED_NEWSTYLE,

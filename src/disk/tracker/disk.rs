@@ -1,8 +1,8 @@
 //! A disk whose writes are logged: what its hypervisor is served.
 
+use super::gate::{Gate, Shared};
 use super::log::DiskLogs;
 use super::range_guard::RangeGuard;
-use super::shared::{Gate, Shared};
 use super::{Broken, names::Names};
 use crate::disk::bounds;
 use crate::disk::hrl::format::DATA_BYTES_MAX;

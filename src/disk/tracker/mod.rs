@@ -29,11 +29,11 @@
 //! A cut that was half done is completed; after a power loss only if all its logs were durable.
 
 mod disk;
+mod gate;
 mod log;
 mod names;
 mod range_guard;
 mod reopen;
-mod shared;
 mod state;
 
 pub use disk::TrackedDisk;
@@ -47,11 +47,11 @@ use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::files::Files;
 use disk::Disk;
+use gate::{Gate, Shared};
 use log::{DiskLogs, Log};
 use names::Names;
 use reopen::Reopened;
 use serde::{Deserialize, Serialize};
-use shared::{Gate, Shared};
 use state::{State, StateFile, TrackedState, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -207,9 +207,10 @@ impl Broken {
 /// The file that an error is about, and what was wrong with it.
 fn describe(error: &LogError) -> (PathBuf, String) {
     match error {
-        LogError::Io { path, source } => (path.clone(), source.to_string()),
         LogError::Damaged { path, at, damage } => (path.clone(), format!("{damage} at byte {at}")),
-        LogError::Apply { path, source, .. } => (path.clone(), source.to_string()),
+        LogError::Io { path, source } | LogError::Apply { path, source, .. } => {
+            (path.clone(), source.to_string())
+        }
     }
 }
 

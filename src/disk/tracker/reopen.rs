@@ -1,9 +1,9 @@
 //! Brings logs and disks together again when a tracker is opened.
 
 use super::disk::Disk;
+use super::gate::Gate;
 use super::log::DiskLogs;
 use super::names::{self, Names, Present};
-use super::shared::Gate;
 use super::state::{State, TrackedState, Tracking};
 use super::{BootId, Broken, TrackError, Transit, lineage};
 use crate::disk::hrl::{
@@ -122,7 +122,7 @@ impl Found<'_> {
                 let reader = self.closed(&disk.names.transit(number))?;
                 check_chain(&reader, disk, self.state.chain, previous)?;
                 previous = reader.header().unique_id;
-                let allocated = self.allocated_bytes(&reader)?;
+                let allocated = reader.allocated_bytes()?;
                 transit.push((disk, *reader.header(), allocated));
                 to_apply.push((disk, reader));
             }
@@ -291,7 +291,7 @@ impl Found<'_> {
                 Ok(log)
             });
             match whole {
-                Ok(log) => logs.push((disk, *log.header(), self.allocated_bytes(&log)?)),
+                Ok(log) => logs.push((disk, *log.header(), log.allocated_bytes()?)),
                 Err(Stop::Broken(_)) => return Ok(None),
                 Err(Stop::Fatal(error)) => return Err(error),
             }
@@ -306,10 +306,6 @@ impl Found<'_> {
 
     fn closed(&self, path: &Path) -> Result<LogReader, Stop> {
         Ok(LogReader::open(self.files, path, HeaderTrust::Verified)?)
-    }
-
-    fn allocated_bytes(&self, log: &LogReader) -> Result<u64, TrackError> {
-        Ok(log.allocated_bytes()?)
     }
 
     fn tracked(&self, disk: &Disk) -> &TrackedState {

@@ -78,6 +78,10 @@ impl Files for LabFiles {
         self.agent.perform(|| self.files.remove(path))
     }
 
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        self.agent.perform(|| self.files.make_folder(folder))
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         self.agent.perform(|| self.files.sync_dir(folder))
     }

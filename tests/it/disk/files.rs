@@ -65,7 +65,7 @@ fn names_are_made_moved_and_removed() {
         assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
         files.rename(&a, &b).unwrap();
         files.sync_dir(folder).unwrap();
-        assert_eq!(files.list(folder).unwrap(), [b.clone()]);
+        assert_eq!(files.list(folder).unwrap(), std::slice::from_ref(&b));
         assert!(files.exists(&b) && !files.exists(&a));
         files.remove(&b).unwrap();
         assert_eq!(files.remove(&b).unwrap_err().kind(), ErrorKind::NotFound);

@@ -54,6 +54,12 @@ fn append(writer: &mut LogWriter, write: &Write) {
     }
 }
 
+fn append_all(writer: &mut LogWriter, writes: &[Write]) {
+    for write in writes {
+        append(writer, write);
+    }
+}
+
 /// What a disk of zeroes holds after each number of writes.
 fn states(writes: &[Write]) -> Vec<Vec<u8>> {
     let mut states = vec![vec![0; DISK_BYTES]];
@@ -61,7 +67,7 @@ fn states(writes: &[Write]) -> Vec<Vec<u8>> {
         let mut next = states[states.len() - 1].clone();
         match write {
             Write::Data { offset, data } => {
-                next[*offset as usize..][..data.len()].copy_from_slice(data)
+                next[*offset as usize..][..data.len()].copy_from_slice(data);
             }
             Write::Zero { offset, length } => next[*offset as usize..][..*length as usize].fill(0),
         }
@@ -154,13 +160,13 @@ proptest! {
     ) {
         let files = MemoryFiles::new(1);
         let mut writer = create(&files);
-        first.iter().for_each(|write| append(&mut writer, write));
+        append_all(&mut writer, &first);
         if flush {
             writer.seal_for_flush().unwrap();
         }
         let (mut writer, log) = recover(&*files).unwrap();
         prop_assert_eq!(&replay(&log).unwrap(), &last_state(&first));
-        second.iter().for_each(|write| append(&mut writer, write));
+        append_all(&mut writer, &second);
         let (_, log) = recover(&*files).unwrap();
         let all: Vec<Write> = first.into_iter().chain(second).collect();
         prop_assert_eq!(&replay(&log).unwrap(), &last_state(&all));
@@ -210,7 +216,7 @@ fn small_log() -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut writer = create(&files);
     append(&mut writer, &writes[0]);
     writer.seal().unwrap();
-    writes[1..].iter().for_each(|write| append(&mut writer, write));
+    append_all(&mut writer, &writes[1..]);
     writer.close(AT).unwrap();
     (bytes_of(&*files, LOG), states(&writes))
 }
@@ -252,7 +258,7 @@ fn damage_to_an_open_log_or_its_tail_is_an_error_or_a_prefix() {
     let mut writer = create(&files);
     append(&mut writer, &writes[0]);
     writer.seal_for_flush().unwrap();
-    writes[1..].iter().for_each(|write| append(&mut writer, write));
+    append_all(&mut writer, &writes[1..]);
     let (log, tail) = (bytes_of(&*files, LOG), bytes_of(&*files, TAIL));
     let states = states(&writes);
     let check = |log: &[u8], tail: &[u8], what: &str, at: usize| {

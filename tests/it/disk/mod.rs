@@ -1,11 +1,15 @@
 //! Tests of `disk`.
 
+mod conformance;
 mod crash;
 mod files;
 mod hrl;
+mod kill;
+mod nbd;
 mod tracker;
 
-use lifeboat::disk::files::MemoryFiles;
+use lifeboat::disk::files::{MemoryFiles, RealFiles};
+use lifeboat::disk::nbd::{Client, Endpoint, Exports, Server};
 use lifeboat::disk::raw::RawDisk;
 use lifeboat::disk::tracker::{BootId, DiskSpec, TrackError, Tracker};
 use lifeboat::domain::id::DiskId;
@@ -87,4 +91,34 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     let mut bytes = vec![0; device.size_bytes() as usize];
     device.read_at(&mut bytes, 0).unwrap();
     bytes
+}
+
+/// A server on a Unix socket in a folder of its own, offering one disk as `disk`.
+struct Served {
+    folder: tempfile::TempDir,
+    exports: Arc<Exports>,
+    server: Server,
+}
+
+impl Served {
+    fn new(device: impl FnOnce(&Path) -> Arc<dyn BlockDevice>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let exports = Arc::new(Exports::default());
+        exports.add("disk", device(folder.path()));
+        let endpoint = Endpoint::Unix(folder.path().join("nbd.sock"));
+        let server = Server::bind(&endpoint, exports.clone()).unwrap();
+        Self { folder, exports, server }
+    }
+
+    /// A raw image of `size_bytes`.
+    fn raw(size_bytes: u64) -> Self {
+        Self::new(|folder| {
+            let path = folder.join("disk.img");
+            Arc::new(RawDisk::create(&RealFiles, &path, size_bytes).unwrap())
+        })
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.server.endpoint(), "disk").unwrap()
+    }
 }

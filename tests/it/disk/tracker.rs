@@ -12,7 +12,7 @@ use lifeboat::ports::files::{Files, Open};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use uuid::Uuid;
 
@@ -50,6 +50,15 @@ impl Replica {
     }
 }
 
+/// Ends the writers also where a check fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn ship(tracker: &Tracker, machine: &Machine, replica: &Replica, number: u64) -> Cut {
     let cut = tracker.cut(number).unwrap();
     replica.apply(&*machine.files, &cut);
@@ -78,7 +87,7 @@ fn cuts_hold_the_writes_between_them_and_chain() {
     replica.assert_equals(&machine);
     disks[0].zero(300..200_000, true, false).unwrap();
     disks[1].zero(777..800, false, true).unwrap();
-    disks[1].write_at(&[3; 3 << 18], 1000, true).unwrap();
+    disks[1].write_at(&vec![3; 3 << 18], 1000, true).unwrap();
     let second = ship(&tracker, &machine, &replica, 2);
     replica.assert_equals(&machine);
     assert_eq!(first.at, StoppedClock.now());
@@ -194,12 +203,18 @@ fn a_cut_is_one_instant_for_all_disks() {
     let replica = Replica::of(&machine);
     let disks = [0, 1].map(|disk| tracker.disk(Machine::id(disk)).unwrap());
     let done = AtomicBool::new(false);
+    // Bounds how far the writers run ahead, so that a slow machine ships as fast as they write.
+    let allowed = AtomicU64::new(0);
     thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (disks, done) = (&disks, &done);
+            let (disks, done, allowed) = (&disks, &done, &allowed);
             scope.spawn(move || {
                 let mut count = 0_u64;
                 while !done.load(Ordering::Relaxed) {
+                    if allowed.load(Ordering::Relaxed) <= count {
+                        thread::yield_now();
+                        continue;
+                    }
                     count += 1;
                     let mut sector = [0; 512];
                     sector[..8].copy_from_slice(&count.to_le_bytes());
@@ -209,7 +224,9 @@ fn a_cut_is_one_instant_for_all_disks() {
                 }
             });
         }
+        let _ends = SetOnDrop(&done);
         for number in 1..30 {
+            allowed.fetch_add(400, Ordering::Relaxed);
             ship(&tracker, &machine, &replica, number);
             for writer in 0..WRITERS {
                 let [first, second] = [0, 1].map(|disk| {
@@ -220,7 +237,6 @@ fn a_cut_is_one_instant_for_all_disks() {
                 assert!(second <= first && first <= second + 1, "{first} then {second}");
             }
         }
-        done.store(true, Ordering::Relaxed);
     });
 }
 

@@ -107,7 +107,7 @@ fn the_recovery_point_objective_is_told_only_where_it_means_something() {
 /// A host whose clock is ahead used to hide the age of its recovery points.
 #[test]
 fn a_recovery_point_is_never_younger_than_its_report() {
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let mut story = Story::protected();
     story.wake();
     let cut_at = story.now;

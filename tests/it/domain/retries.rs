@@ -12,7 +12,7 @@ use lifeboat::domain::vm::{
 };
 use std::time::Duration;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn retry(because: RetryReason) -> Command {
     Command::Retry { because }

@@ -61,7 +61,7 @@ async fn nothing_passes_a_cut_link_and_all_does_once_it_is_whole() {
 #[tokio::test]
 async fn a_put_under_way_breaks_off_when_the_link_is_cut() {
     let (store, faults) = store();
-    faults.set_latency(Duration::from_secs(3600));
+    faults.set_latency(Duration::from_hours(1));
     let object = object();
     let (put, ()) = join!(store.put(&object, "content".into()), async {
         faults.raise(Fault::LinkCut);

@@ -31,6 +31,10 @@ impl Files for Shelf {
         self.0.lock().unwrap().remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn make_folder(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -22,7 +22,7 @@ fn machine(rack: &Arc<Rack>) -> Machine {
         writes_per_second: NonZeroU32::new(10_000).unwrap(),
         after_boot: AfterBoot::KeepWriting,
         last_write: LastWrite::Whole,
-        patience: Duration::from_secs(60),
+        patience: Duration::from_mins(1),
     }
 }
 

@@ -128,6 +128,10 @@ impl Files for MemoryFiles {
         removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn make_folder(&self, _folder: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync_dir(&self, _folder: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -1,0 +1,164 @@
+//! kill -9 of a real process that serves a tracked disk, with a client writing.
+#![expect(clippy::print_stdout, reason = "the process that is killed says when it serves")]
+
+use super::{BOOT, Machine, StoppedClock};
+use lifeboat::disk::files::RealFiles;
+use lifeboat::disk::hrl::{HeaderTrust, LogReader};
+use lifeboat::disk::nbd::{Client, Endpoint, Exports, Server};
+use lifeboat::disk::raw::RawDisk;
+use lifeboat::disk::tracker::{DiskSpec, Tracker};
+use lifeboat::ports::block::BlockDevice;
+use lifeboat::ports::files::Open;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+/// Names the folder to serve, for the process that is killed.
+const FOLDER: &str = "LIFEBOAT_TEST_SERVE_FOLDER";
+const SECTORS: u64 = 64;
+const KILLS: u64 = 6;
+
+/// Not a test by itself: this binary is started again, as the process that is killed.
+#[test]
+fn serve_until_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let folder = Path::new(&folder);
+    let tracker = open(folder);
+    tracker.start().unwrap();
+    let exports = Arc::new(Exports::default());
+    exports.add("disk", tracker.disk(Machine::id(0)).unwrap());
+    let _server = Server::bind(&Endpoint::Unix(folder.join("nbd.sock")), exports).unwrap();
+    println!("SERVING");
+    // Cuts go on while the client writes, so that some kills hit one.
+    let mut number = tracker.transit().map_or(0, |cut| cut.number);
+    loop {
+        number += 1;
+        if let Ok(cut) = tracker.cut(number) {
+            apply(folder, &cut.logs[0].path);
+            tracker.acknowledge(number).unwrap();
+        } else if let Some(cut) = tracker.transit() {
+            apply(folder, &cut.logs[0].path);
+            tracker.acknowledge(cut.number).unwrap();
+        }
+    }
+}
+
+fn open(folder: &Path) -> Arc<Tracker> {
+    let image = folder.join("disk0.img");
+    let device = Arc::new(RawDisk::open(&RealFiles, &image, Open::Write).unwrap());
+    let spec = DiskSpec { id: Machine::id(0), name: "disk0".to_owned(), device };
+    Tracker::open(Arc::new(RealFiles), folder, vec![spec], BOOT, Arc::new(StoppedClock)).unwrap()
+}
+
+/// Applies a log to the replica; again after a crash, which changes nothing.
+fn apply(folder: &Path, log: &Path) {
+    let replica = RawDisk::open(&RealFiles, &folder.join("replica.img"), Open::Write).unwrap();
+    let log = LogReader::open(&RealFiles, log, HeaderTrust::Verified).unwrap();
+    log.apply_to(&replica).unwrap();
+}
+
+fn spawn(folder: &Path) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["disk::kill::serve_until_killed", "--exact", "--nocapture"])
+        .env(FOLDER, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("SERVING") {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "the server ended");
+    }
+    // Keeps the pipe open for what the process still prints.
+    thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    child
+}
+
+/// Writes counters until the connection breaks; returns the last acknowledged one of each sector and
+/// the one that was in flight.
+fn write_until_broken(
+    folder: &Path,
+    first: u64,
+    acknowledged: &mut [u64],
+    enough: impl Fn(u64),
+) -> (u64, u64) {
+    let mut client = Client::connect(&Endpoint::Unix(folder.join("nbd.sock")), "disk").unwrap();
+    let mut count = first;
+    loop {
+        count += 1;
+        let sector = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let sector = sector % (SECTORS - 1);
+        let data: Vec<u8> = count.to_le_bytes().repeat(2 * 512 / 8);
+        if client.write_at(&data, sector * 512, count.is_multiple_of(50)).is_err() {
+            return (count, sector);
+        }
+        acknowledged[sector as usize] = count;
+        acknowledged[sector as usize + 1] = count;
+        enough(count - first);
+    }
+}
+
+fn counters(path: &Path) -> Vec<u64> {
+    let disk = RawDisk::open(&RealFiles, path, Open::Read).unwrap();
+    let content = super::content(&disk);
+    let counter = |sector: &[u8]| {
+        let (words, _) = sector.as_chunks::<8>();
+        assert!(words.iter().all(|word| *word == words[0]), "a torn sector");
+        u64::from_le_bytes(words[0])
+    };
+    content.chunks(512).map(counter).collect()
+}
+
+#[test]
+fn a_killed_server_loses_no_acknowledged_write_from_disk_or_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for image in ["disk0.img", "replica.img"] {
+        RawDisk::create(&RealFiles, &folder.join(image), SECTORS * 512).unwrap();
+    }
+    let mut acknowledged = vec![0; SECTORS as usize];
+    let mut count = 0;
+    for kill in 0..KILLS {
+        let mut child = spawn(folder);
+        let pid = rustix::process::Pid::from_child(&child);
+        let kill_after = 300 + kill * 171;
+        let enough = |done| {
+            if done == kill_after {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+        };
+        let (in_flight, sector) = write_until_broken(folder, count, &mut acknowledged, enough);
+        count = in_flight;
+        child.wait().unwrap();
+
+        let tracker = open(folder);
+        let status = tracker.status();
+        assert!(status.tracking && status.broken.is_none(), "{status:?}");
+        let found = counters(&folder.join("disk0.img"));
+        for (index, (found, acknowledged)) in found.iter().zip(&acknowledged).enumerate() {
+            let may_be_in_flight = (sector..sector + 2).contains(&(index as u64));
+            assert!(
+                found == acknowledged || may_be_in_flight && *found == in_flight,
+                "kill {kill}: sector {index} holds {found} where {acknowledged} was acknowledged"
+            );
+        }
+        acknowledged = found.clone();
+        let mut last = 1_000_000 * (kill + 1);
+        if let Some(cut) = tracker.transit() {
+            apply(folder, &cut.logs[0].path);
+            tracker.acknowledge(cut.number).unwrap();
+            last = last.max(cut.number + 1);
+        }
+        let cut = tracker.cut(last).unwrap();
+        apply(folder, &cut.logs[0].path);
+        tracker.acknowledge(last).unwrap();
+        assert_eq!(counters(&folder.join("replica.img")), found, "kill {kill}: the logs differ");
+        // The next process numbers its cuts from 1, in a chain of its own.
+        tracker.stop().unwrap();
+    }
+    let device = RawDisk::open(&RealFiles, &folder.join("disk0.img"), Open::Read).unwrap();
+    assert_eq!(device.size_bytes(), SECTORS * 512);
+}
