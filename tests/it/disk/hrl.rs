@@ -207,6 +207,35 @@ proptest! {
     }
 }
 
+/// A log at its cut, and the one that follows it in the same tail.
+fn cut_and_next(files: &MemoryFiles) -> (LogWriter, LogWriter) {
+    let mut writer = create(files);
+    for sector in 0..3 {
+        writer.append(&[1; 512], sector * 512, AT).unwrap();
+    }
+    writer.seal_for_cut().unwrap();
+    let header = Header::open(Uuid::from_u128(9 << 100), Uuid::nil(), Uuid::nil(), AT);
+    let tail = Tail::open(files, Path::new(TAIL)).unwrap();
+    let next = LogWriter::create(files, Path::new("/b.hrl"), tail, header).unwrap();
+    (writer, next)
+}
+
+#[test]
+fn a_kill_in_a_cut_finds_the_end_of_a_log_whose_tail_the_next_one_uses() {
+    let files = MemoryFiles::new(1);
+    let (_, mut next) = cut_and_next(&files);
+    for sector in 0..5 {
+        next.append(&[2; 512], sector * 512, AT).unwrap();
+    }
+    let (mut writer, log) = recover(&*files).unwrap();
+    assert_eq!(log.total_entries(), 3);
+    writer.close(AT).unwrap();
+    assert_eq!(open(&*files).unwrap().total_entries(), 3);
+    let tail = Tail::open(&*files, Path::new(TAIL)).unwrap();
+    let (_, log) = recover_after_kill(&*files, Path::new("/b.hrl"), tail).unwrap();
+    assert_eq!(log.total_entries(), 5);
+}
+
 /// A small closed log, and the states of its disk after each write.
 fn small_log() -> (Vec<u8>, Vec<Vec<u8>>) {
     let files = MemoryFiles::new(1);
