@@ -104,3 +104,38 @@ impl Log {
         self.flushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::files::MemoryFiles;
+    use crate::disk::hrl::{Header, Tail, recover_after_power_loss};
+    use crate::ports::files::Files;
+
+    #[test]
+    fn a_flush_in_the_middle_of_a_cut_covers_the_log_before() {
+        for seed in 0..32 {
+            let files = MemoryFiles::new(seed);
+            let tail = Tail::create(&*files, Path::new("/tail")).unwrap();
+            let log = |path: &str, id| {
+                let header =
+                    Header::open(Uuid::from_u128(id), Uuid::nil(), Uuid::nil(), LogTime(0));
+                let path = Path::new(path);
+                let writer = LogWriter::create(&*files, path, tail.clone(), header).unwrap();
+                Arc::new(Log::new(writer))
+            };
+            let (before, after) = (log("/before", 1 << 100), log("/after", 2 << 100));
+            files.sync_dir(Path::new("/")).unwrap();
+            before.writer().append(&[1; 512], 0, LogTime(0)).unwrap();
+            before.writer().seal_for_cut().unwrap();
+            let logs = DiskLogs { active: after, retired: Some(before) };
+            logs.active.writer().append(&[2; 512], 0, LogTime(0)).unwrap();
+            logs.flush().unwrap();
+            files.lose_power();
+            for path in ["/before", "/after"] {
+                let log = recover_after_power_loss(&*files, Path::new(path)).unwrap();
+                assert_eq!(log.total_entries(), 1, "{path}, seed {seed}");
+            }
+        }
+    }
+}

@@ -147,7 +147,7 @@ impl Found<'_> {
         for (disk, log) in &logs {
             log.apply_to(&*disk.device)?;
         }
-        self.flush_devices().map_err(Stop::Fatal)
+        Ok(()) // not flushed: the logs stay, and are applied again after a power loss
     }
 
     /// After a power loss: applies what is sure to have been flushed. The disks can hold more.

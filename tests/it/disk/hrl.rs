@@ -32,7 +32,8 @@ fn writes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Write>> {
         if zero && value < 64 {
             Write::Zero { offset, length }
         } else {
-            let data = (0..length).map(|nth| (nth as u8).wrapping_mul(31) ^ value).collect();
+            let mut data = vec![value; length as usize];
+            data[..4].copy_from_slice(&(offset as u32).to_le_bytes());
             Write::Data { offset, data }
         }
     });
@@ -65,19 +66,27 @@ fn states(writes: &[Write]) -> Vec<Vec<u8>> {
     let mut states = vec![vec![0; DISK_BYTES]];
     for write in writes {
         let mut next = states[states.len() - 1].clone();
-        match write {
-            Write::Data { offset, data } => {
-                next[*offset as usize..][..data.len()].copy_from_slice(data);
-            }
-            Write::Zero { offset, length } => next[*offset as usize..][..*length as usize].fill(0),
-        }
+        apply(write, &mut next);
         states.push(next);
     }
     states
 }
 
 fn last_state(writes: &[Write]) -> Vec<u8> {
-    states(writes).pop().unwrap()
+    let mut state = vec![0; DISK_BYTES];
+    for write in writes {
+        apply(write, &mut state);
+    }
+    state
+}
+
+fn apply(write: &Write, state: &mut [u8]) {
+    match write {
+        Write::Data { offset, data } => {
+            state[*offset as usize..][..data.len()].copy_from_slice(data)
+        }
+        Write::Zero { offset, length } => state[*offset as usize..][..*length as usize].fill(0),
+    }
 }
 
 fn replay(log: &LogReader) -> Result<Vec<u8>, LogError> {
@@ -113,7 +122,7 @@ fn add_file(files: &MemoryFiles, path: &str, bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn a_closed_log_replays_to_what_was_written(
@@ -205,6 +214,35 @@ proptest! {
         let states = states(&writes);
         prop_assert_eq!(&replay(&log).unwrap(), &states[log.total_entries() as usize]);
     }
+}
+
+/// A log at its cut, and the one that follows it in the same tail.
+fn cut_and_next(files: &MemoryFiles) -> (LogWriter, LogWriter) {
+    let mut writer = create(files);
+    for sector in 0..3 {
+        writer.append(&[1; 512], sector * 512, AT).unwrap();
+    }
+    writer.seal_for_cut().unwrap();
+    let header = Header::open(Uuid::from_u128(9 << 100), Uuid::nil(), Uuid::nil(), AT);
+    let tail = Tail::open(files, Path::new(TAIL)).unwrap();
+    let next = LogWriter::create(files, Path::new("/b.hrl"), tail, header).unwrap();
+    (writer, next)
+}
+
+#[test]
+fn a_kill_in_a_cut_finds_the_end_of_a_log_whose_tail_the_next_one_uses() {
+    let files = MemoryFiles::new(1);
+    let (_, mut next) = cut_and_next(&files);
+    for sector in 0..5 {
+        next.append(&[2; 512], sector * 512, AT).unwrap();
+    }
+    let (mut writer, log) = recover(&*files).unwrap();
+    assert_eq!(log.total_entries(), 3);
+    writer.close(AT).unwrap();
+    assert_eq!(open(&*files).unwrap().total_entries(), 3);
+    let tail = Tail::open(&*files, Path::new(TAIL)).unwrap();
+    let (_, log) = recover_after_kill(&*files, Path::new("/b.hrl"), tail).unwrap();
+    assert_eq!(log.total_entries(), 5);
 }
 
 /// A small closed log, and the states of its disk after each write.

@@ -9,7 +9,8 @@ use lifeboat::domain::id::DiskId;
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::files::{Files, Open};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -47,6 +48,39 @@ impl Replica {
         for (index, disk) in self.disks.iter().enumerate() {
             assert!(content(disk) == content(&machine.raw(index as u128)), "disk {index} differs");
         }
+    }
+}
+
+/// A disk that lets others go first, some writes longer than others.
+#[derive(Debug)]
+struct Hesitant(RawDisk);
+
+impl BlockDevice for Hesitant {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()> {
+        for _ in 0..data[0] % 16 {
+            thread::yield_now();
+        }
+        self.0.write_at(data, offset, fua)
+    }
+
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {
+        self.0.zero(range, punch, fua)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.0.next_data(from)
     }
 }
 
@@ -168,7 +202,11 @@ fn a_closed_tracker_refuses_writes_and_the_next_goes_on_with_the_same_logs() {
 fn overlapping_writers_leave_log_and_disk_equal() {
     let folder = tempfile::tempdir().unwrap();
     let machine = Machine::new(Arc::new(RealFiles), folder.path(), 1, 1 << 16);
-    let tracker = machine.tracking();
+    let device = Arc::new(Hesitant(machine.raw(0)));
+    let spec = DiskSpec { id: Machine::id(0), name: "disk0".to_owned(), device };
+    let (files, clock) = (machine.files.clone(), Arc::new(StoppedClock));
+    let tracker = Tracker::open(files, folder.path(), vec![spec], BOOT, clock).unwrap();
+    tracker.start().unwrap();
     let replica = Replica::of(&machine);
     let disk = tracker.disk(Machine::id(0)).unwrap();
     thread::scope(|scope| {
@@ -286,6 +324,23 @@ fn a_full_volume_that_takes_no_state_still_keeps_old_logs_from_being_applied() {
     let tracker = machine.open(BOOT).unwrap();
     assert!(matches!(broken(&tracker), Broken::LogDamaged { .. }));
     assert_eq!(content(&machine.raw(0))[..512], [2; 512]);
+}
+
+#[test]
+fn what_was_flushed_into_a_log_survives_the_end_of_that_log() {
+    for seed in 0..32 {
+        let (files, machine) = Machine::in_memory(seed, 2, SIZE);
+        let tracker = machine.tracking();
+        let disks = [0, 1].map(|disk| tracker.disk(Machine::id(disk)).unwrap());
+        disks[0].write_at(&[1; 4096], 0, true).unwrap();
+        files.refuse(Path::new("/vm/disk1.hrl"), Some(ErrorKind::StorageFull));
+        disks[1].write_at(&[2; 512], 0, false).unwrap();
+        assert!(tracker.status().broken.is_some());
+        files.refuse(Path::new("/vm/disk1.hrl"), None);
+        files.lose_power();
+        machine.open(NEXT_BOOT).unwrap();
+        assert_eq!(content(&machine.raw(0))[..4096], [1; 4096], "seed {seed}");
+    }
 }
 
 #[test]
