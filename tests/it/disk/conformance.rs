@@ -190,6 +190,7 @@ fn fio_verifies_what_it_wrote() {
         "--verify_state_save=0",
         "--do_verify=1",
         "--fsync=50",
+        "--verify_state_save=0",
         "--randseed=7",
         "--group_reporting",
     ];
