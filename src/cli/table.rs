@@ -1,8 +1,8 @@
 //! The live table of VMs.
 
-use crate::domain::job::{Job, Step, TaskState};
+use crate::domain::job::{Step, TaskState};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Health, Phase, Vm};
+use crate::domain::vm::{Disk, Health, Phase, Vm};
 use crate::service::{ProtectedVm, Service};
 use std::fmt::Write;
 
@@ -108,27 +108,26 @@ fn copies(vm: &Vm) -> Vec<String> {
         return vec![];
     }
     let Some(job) = &vm.job else { return vec![] };
-    let bar = |disk, done: u64, total: u64| {
-        let name = vm.disks.iter().find(|known| known.id == disk).map_or("?", |disk| &disk.name);
-        let filled = (done * BAR_COLUMNS / total.max(1)) as usize;
-        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
-        let percent = done * 100 / total.max(1);
-        format!("  {} {name:<6} [{bar}] {percent:>3} % of {} MiB\n", vm.name, total >> 20)
-    };
-    disk_copies(job)
-        .map(|(disk, state, progress)| match (state, progress) {
-            (TaskState::Completed, _) => bar(disk, 1, 1),
-            (_, Some((done, total))) => bar(disk, done, total),
-            (_, None) => bar(disk, 0, 1),
+    let copies = job.tasks.iter().filter_map(|task| match task.step {
+        Step::CopyDisk(disk) => Some((vm.disks.iter().find(|known| known.id == disk)?, task)),
+        _ => None,
+    });
+    copies
+        .map(|(disk, task)| {
+            let done = match (task.state, task.progress) {
+                (TaskState::Completed, _) => disk.size_bytes,
+                (_, Some((done, _))) => done,
+                (_, None) => 0,
+            };
+            bar(&vm.name, disk, done)
         })
         .collect()
 }
 
-type Copy = (crate::domain::id::DiskId, TaskState, Option<(u64, u64)>);
-
-fn disk_copies(job: &Job) -> impl Iterator<Item = Copy> {
-    job.tasks.iter().filter_map(|task| match task.step {
-        Step::CopyDisk(disk) => Some((disk, task.state, task.progress)),
-        _ => None,
-    })
+fn bar(vm: &str, disk: &Disk, done: u64) -> String {
+    let total = disk.size_bytes.max(1);
+    let filled = (done * BAR_COLUMNS / total) as usize;
+    let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
+    let percent = done * 100 / total;
+    format!("  {vm} {:<6} [{bar}] {percent:>3} % of {} MiB\n", disk.name, total >> 20)
 }
