@@ -76,6 +76,29 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// Characters of a provider's text that are kept: an error that quotes a whole answer must not fill
+/// the event log.
+const PROVIDER_CHARS_MAX: usize = 1_000;
+
+/// An error with everything that led to it, in one line of bounded length.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some errors print their source themselves.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    if let Some((end, _)) = text.char_indices().nth(PROVIDER_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// An error of an adapter that knows which catalogue entry it is.
 pub trait Classified: std::error::Error {
     /// The catalogue entry.

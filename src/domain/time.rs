@@ -7,9 +7,7 @@ use std::time::Duration;
 /// A moment, in milliseconds since 1970-01-01T00:00:00Z.
 ///
 /// It is for people and for schedules; order is decided by sequence numbers alone.
-#[derive(
-    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 

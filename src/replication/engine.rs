@@ -1,13 +1,13 @@
 //! The engine: the replication port over trackers and a vault.
 
 use super::copy::copy_disk;
-use super::failures::{at_host, at_vault, host_lost, in_full, invalid};
+use super::failures::{at_host, at_vault, host_lost, invalid};
 use super::recovery::RecoverySite;
 use super::shipment::ship;
 use super::source::{Source, Sources};
 use crate::disk::tracker::{Broken, Cut};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};

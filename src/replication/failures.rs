@@ -1,26 +1,11 @@
 //! Errors of the data plane as entries of the catalogue, with the facts that their messages name.
 
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::vm::Vm;
 use crate::replica::VaultError;
 use std::error::Error;
 use std::io;
-
-/// An error with everything that led to it, in one line.
-pub(super) fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors print their source themselves.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
 
 /// A failure at the vault.
 pub(super) fn at_vault(vm: &Vm, operation: &str, error: &VaultError) -> Failure {

@@ -2,11 +2,10 @@
 //! tracked overlay for writes.
 
 use super::engine::Work;
-use super::failures::in_full;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::VmId;
 use crate::domain::vm::{Disk, Vm};
 use crate::ports::clock::Clock;

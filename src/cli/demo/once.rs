@@ -5,6 +5,7 @@
 
 use crate::actors::Origin;
 use crate::cli::{Answer, CommandError, Output, print};
+use crate::domain::failure::in_full;
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Command, FailoverKind, Health, Phase, PointChoice, Vm};
@@ -356,7 +357,7 @@ impl Scene<'_> {
         let workload = vm.workload.clone().ok_or("the VM has no guest")?;
         let checked = tokio::task::spawn_blocking(move || {
             let disks: Vec<&dyn BlockDevice> = devices.iter().map(|disk| &**disk).collect();
-            check(&workload, &disks, LastWrite::Whole, &|_, _| {}).map_err(in_line)
+            check(&workload, &disks, LastWrite::Whole, &|_, _| {}).map_err(|error| in_full(&error))
         });
         Ok(checked.await??.last_write)
     }
@@ -477,14 +478,4 @@ fn same_bytes(
         }
     }
     Ok(true)
-}
-
-fn in_line(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
