@@ -33,6 +33,7 @@ use actix_web::dev::ServerHandle;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -344,7 +345,15 @@ impl Service {
             for vm in &agent.vms {
                 let vm_name = &vm.config.name;
                 if let Some(disks) = agent.inventory(vm) {
-                    self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await?;
+                    match self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await {
+                        // One VM, as with a disk that grew, is no reason to leave the others alone.
+                        Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
+                            let because = error.source().map(ToString::to_string);
+                            tracing::error!(vm = %vm_name, %error, because, "enrol a VM");
+                            continue;
+                        }
+                        enrolled => enrolled?,
+                    }
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
                 }
