@@ -63,7 +63,11 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
     let path = std::fs::canonicalize(image)
         .map_err(|error| format!("open disk image {}: {error}", image.display()))?;
-    let size = std::fs::metadata(&path)?.len();
+    let metadata = std::fs::metadata(&path)?;
+    if !metadata.is_file() {
+        return Err(format!("use disk image {}: it is not a file", image.display()).into());
+    }
+    let size = metadata.len();
     if size == 0 || !size.is_multiple_of(512) {
         let problem = "its size must be a multiple of 512 bytes and not 0";
         return Err(format!("use disk image {}: {problem}", image.display()).into());
@@ -81,6 +85,11 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {
     let service = Service::start(config, AfterBoot::KeepWriting).await?;
     if print_uri {
+        let refused = service.vms.iter().find_map(|vm| service.refused(vm.id));
+        if let Some(failure) = refused {
+            service.stop().await;
+            return Err(failure.to_string().into());
+        }
         for disk in service.vms.iter().flat_map(|vm| &vm.disks) {
             print(&disk.uri);
         }

@@ -180,7 +180,10 @@ fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> 
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {
-    std::fs::create_dir_all(&data.data)?;
+    // Nothing is made for a file that is not there.
+    File::open(from).map_err(|error| format!("open {}: {error}", from.display()))?;
+    std::fs::create_dir_all(&data.data)
+        .map_err(|error| format!("make folder {}: {error}", data.data.display()))?;
     let store = SledStore::open(&folder(data))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let header = runtime.block_on(jsonl::import(from, &store))?;

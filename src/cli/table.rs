@@ -1,5 +1,6 @@
 //! The live table of VMs.
 
+use crate::domain::failure::Failure;
 use crate::domain::job::{Step, TaskState};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Health, Phase, Vm};
@@ -11,7 +12,10 @@ const BAR_COLUMNS: u64 = 30;
 
 /// One VM at one moment.
 pub(super) struct Row {
+    name: String,
     vm: Vm,
+    /// Why its disks cannot be used. A VM that was never protected has no other place for it.
+    refused: Option<Failure>,
     /// Bytes of its logs, in transit included, and bytes of its disks.
     logs: (u64, u64),
     /// Writes that its guest had answered, and whether it is at the recovery site.
@@ -39,7 +43,7 @@ fn row(service: &Service, known: &ProtectedVm, vm: Vm) -> Row {
     let guest = at_recovery
         .map(|guest| (guest.acknowledged, true))
         .or_else(|| service.primary().guest(known.id).map(|guest| (guest.acknowledged, false)));
-    Row { vm, logs, guest }
+    Row { name: known.name.clone(), vm, refused: service.refused(known.id), logs, guest }
 }
 
 /// The table, a line a VM, with the copies under way and every reason for what is not Normal.
@@ -58,7 +62,10 @@ pub(super) fn render(rows: &[Row], now: Timestamp, colour: bool) -> String {
     }
     for row in rows {
         for cause in row.vm.health_causes(now) {
-            let _ = writeln!(out, "  {}: {}; {}", row.vm.name, cause.because, cause.next);
+            let _ = writeln!(out, "  {}: {}; {}", row.name, cause.because, cause.next);
+        }
+        if let (Phase::Undiscovered, Some(failure)) = (&row.vm.phase, &row.refused) {
+            let _ = writeln!(out, "  {}: {failure}", row.name);
         }
     }
     out
@@ -86,7 +93,7 @@ fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
     let _ = writeln!(
         out,
         "{:<10} {state:<34} {begin}{:<9}{end} {rpo:>7} {hrl:>7}  {point:<22} {writes:>9}",
-        vm.name,
+        row.name,
         health.to_string()
     );
 }

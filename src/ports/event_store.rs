@@ -145,7 +145,7 @@ pub enum StoreError {
         supported: u16,
     },
     /// Another process has it open.
-    #[error("open event store {} refused: another process has it open", folder.display())]
+    #[error("open event store {} refused: another process has it open, stop that first", folder.display())]
     InUse {
         /// The store's folder.
         folder: PathBuf,

@@ -279,11 +279,12 @@ impl Scene<'_> {
     async fn unplanned(&self, vm: &ProtectedVm) -> Result<VmResult, CommandError> {
         self.say(&format!("the host of {} is killed in the middle of writes", vm.name));
         let mut samples = Vec::new();
-        let known = self.state(vm).await?.points.len();
-        // Watch the guest over at least one more recovery point, so that its place can be checked.
+        // Only a recovery point that was begun while the guest was watched can be placed.
         loop {
             samples.extend(self.sample(vm));
-            if known + 2 <= self.state(vm).await?.points.len() {
+            let watched_since = samples.first().ok_or("the VM has no guest")?.at;
+            let state = self.state(vm).await?;
+            if state.latest_point().is_some_and(|point| watched_since <= point.at) {
                 break;
             }
             actix::clock::sleep(LOOK).await;
