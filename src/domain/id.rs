@@ -55,11 +55,7 @@ id! {
 /// Hashes kind, parent and counter or name into a version-8 (custom) UUID.
 fn derive(what: &str, parent: Uuid, which: &[u8]) -> Uuid {
     let mut hasher = blake3::Hasher::new_derive_key("lifeboat 2026 derived id");
-    hasher
-        .update(what.as_bytes())
-        .update(&[0])
-        .update(parent.as_bytes())
-        .update(which);
+    hasher.update(what.as_bytes()).update(&[0]).update(parent.as_bytes()).update(which);
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     uuid::Builder::from_bytes(bytes)

@@ -7,8 +7,9 @@
 use super::committer::{Committer, Request};
 use super::index::Index;
 use super::record::{RECORD_BYTES_MAX, Record, StreamKey, carve, chain};
-use super::state::{STATE_BYTES_MAX, StateRecord};
+use super::segments::Walk;
 use super::sled_tree::{SledTree, StateKey, io, panic_text, sync};
+use super::state::{STATE_BYTES_MAX, StateRecord};
 use super::watermark::{Reading, State, Watermark, WatermarkFile};
 use super::{record, segments, watermark};
 use crate::ports::event_store::StoreError;
@@ -368,9 +369,8 @@ impl Log {
             return Ok(());
         };
         drop(requests);
-        let committer = committer.join().map_err(|panic| StoreError::Stopped {
-            because: panic_text(&*panic),
-        });
+        let committer =
+            committer.join().map_err(|panic| StoreError::Stopped { because: panic_text(&*panic) });
         let failed = self.shared.stopped().is_some();
         self.shared.stop("it was closed".to_owned());
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -550,43 +550,46 @@ fn holds_records(db: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Proves what can be proven before sled, which writes while it recovers, opens its folder.
+/// Proves what can be proven before sled, which overwrites what it takes for a torn end, opens its
+/// folder.
 pub(crate) fn check_before_sled(folder: &Path, watermark: &Watermark) -> Result<(), StoreError> {
     let log = folder.join("log");
     let db = log.join("db");
     let bytes = fs::metadata(&db).map_err(io("open", &db))?.len();
-    match watermark.state {
-        State::Closed { db_bytes } if bytes == db_bytes => Ok(()),
-        State::Closed { db_bytes } => {
-            let what = format!("has {bytes} bytes, but was closed with {db_bytes}");
-            Err(StoreError::damaged(db.display(), what))
-        }
-        State::Open => check_reachable(&log, &db, watermark),
+    if let State::Closed { db_bytes } = watermark.state
+        && bytes != db_bytes
+    {
+        let what = format!("has {bytes} bytes, but was closed with {db_bytes}");
+        return Err(StoreError::damaged(db.display(), what));
     }
+    check_reachable(&log, &db, watermark)
 }
 
 fn check_reachable(log: &Path, db: &Path, watermark: &Watermark) -> Result<(), StoreError> {
     let expected = watermark.covered + 1..=watermark.last;
-    let Ok(count) = usize::try_from(watermark.last - watermark.covered) else {
-        return Err(StoreError::damaged(log.display(), "holds more commits than can be checked"));
-    };
+    let count = usize::try_from(watermark.last.saturating_sub(watermark.covered))
+        .map_err(|_| StoreError::damaged(log.display(), "more commits than memory can hold"))?;
     let mut found = vec![false; count];
-    let covered_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
     let seen = |record: Record<'_>| {
         if expected.contains(&record.global) {
             found[(record.global - expected.start()) as usize] = true;
         }
     };
-    segments::reachable(db, covered_lsn, seen).map_err(io("read", db))?;
+    let covered_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
+    let walk = segments::walk(db, covered_lsn, seen).map_err(io("read", db))?;
     let missing = found.iter().filter(|found| !**found).count();
-    match found.iter().position(|found| !found) {
-        None => Ok(()),
-        Some(at) => {
-            let what = format!(
-                "{missing} acknowledged commits cannot be reached, the first is {}",
-                expected.start() + at as u64
-            );
-            Err(StoreError::damaged(db.display(), what))
+    if let Some(at) = found.iter().position(|found| !found) {
+        let first = expected.start() + at as u64;
+        let what = format!("{missing} acknowledged commits are out of reach, the first is {first}");
+        return Err(StoreError::damaged(db.display(), what));
+    }
+    match walk {
+        Walk::Sound => Ok(()),
+        Walk::StopsAt { offset } => {
+            Err(StoreError::damaged(db.display(), format!("bad frame at byte {offset}")))
+        }
+        Walk::SegmentMissing => {
+            Err(StoreError::damaged(db.display(), "the segment written last has a bad header"))
         }
     }
 }

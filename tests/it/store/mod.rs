@@ -33,7 +33,8 @@ fn commit(nth: u64, expected_seq: u64) -> NewCommit {
 fn commit_of_bytes(nth: u64, expected_seq: u64, bytes: usize) -> NewCommit {
     let stream = stream(nth);
     let name = format!("host {nth} commit {expected_seq} ");
-    let filler = (0..bytes as u64).map(|at| char::from(b'a' + ((at * 7 + expected_seq) % 26) as u8));
+    let filler =
+        (0..bytes as u64).map(|at| char::from(b'a' + ((at * 7 + expected_seq) % 26) as u8));
     let event = host::Event::Registered {
         id: HostId(stream.id),
         name: name + &filler.collect::<String>(),

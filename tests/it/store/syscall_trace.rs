@@ -50,7 +50,8 @@ pub(super) fn read(trace: &Path, root: &Path) -> Vec<Deed> {
     let mut deeds = Vec::new();
     while let Some((head, after)) = rest.split_first_chunk::<17>() {
         let at = u64::from_le_bytes(*head[1..].first_chunk().unwrap());
-        let [a, b] = [9, 13].map(|at| u32::from_le_bytes(*head[at..].first_chunk().unwrap()) as usize);
+        let [a, b] =
+            [9, 13].map(|at| u32::from_le_bytes(*head[at..].first_chunk().unwrap()) as usize);
         if after.len() < a + b {
             break;
         }
@@ -142,8 +143,12 @@ impl<'a> Disk<'a> {
     /// Makes the names up to the folder's last change durable: a journal commits in order.
     fn sync_folder(&mut self, folder: &Path) {
         let concerns = |naming: &Naming| match naming {
-            Naming::Create(path, _) | Naming::Folder(path) | Naming::Unlink(path) => path.parent() == Some(folder),
-            Naming::Rename(from, to) => from.parent() == Some(folder) || to.parent() == Some(folder),
+            Naming::Create(path, _) | Naming::Folder(path) | Naming::Unlink(path) => {
+                path.parent() == Some(folder)
+            }
+            Naming::Rename(from, to) => {
+                from.parent() == Some(folder) || to.parent() == Some(folder)
+            }
         };
         let durable = self.namings.iter().rposition(concerns).map_or(0, |at| at + 1);
         for naming in self.namings.drain(..durable) {
@@ -175,7 +180,11 @@ impl<'a> Disk<'a> {
     }
 }
 
-fn name(names: &mut BTreeMap<PathBuf, usize>, folders: &mut BTreeSet<PathBuf>, naming: &Naming<'_>) {
+fn name(
+    names: &mut BTreeMap<PathBuf, usize>,
+    folders: &mut BTreeSet<PathBuf>,
+    naming: &Naming<'_>,
+) {
     match naming {
         Naming::Create(path, file) => {
             names.insert(path.to_path_buf(), *file);
