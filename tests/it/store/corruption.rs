@@ -121,8 +121,7 @@ async fn damage_anywhere_is_harmless_or_an_error_that_verify_explains() {
             }
         }
     }
-    println!("{harmless} harmless, {errors} errors");
-    assert!(20 < errors && 10 < harmless);
+    assert!(20 < errors && 10 < harmless, "{errors} errors, {harmless} harmless");
 }
 
 /// Opening a damaged store, which has been tried before `verify`, destroys nothing; what small damage

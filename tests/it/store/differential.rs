@@ -88,8 +88,8 @@ async fn answer(store: &dyn EventStore, step: &Step) -> String {
     }
 }
 
-fn text(result: Result<impl Debug, impl Debug>) -> String {
-    format!("{result:?}")
+fn text<T: Debug, E: Debug>(result: Result<T, E>) -> String {
+    result.map_or_else(|error| format!("{error:?}"), |value| format!("{value:?}"))
 }
 
 proptest! {

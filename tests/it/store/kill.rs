@@ -6,6 +6,7 @@ use lifeboat::ports::event_store::EventStore;
 use lifeboat::store::SledStore;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
@@ -18,6 +19,7 @@ const WRITERS: u64 = 8;
 
 /// Not a test of its own: the process that is killed.
 #[test]
+#[expect(clippy::print_stdout, reason = "its output is how it tells what was acknowledged")]
 fn child_that_appends_until_it_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
@@ -34,6 +36,7 @@ fn child_that_appends_until_it_is_killed() {
     });
 }
 
+#[expect(clippy::print_stdout, reason = "its output is how it tells what was acknowledged")]
 async fn append_forever(store: Arc<SledStore>, nth: u64) {
     let streams = store.streams().unwrap();
     let known = streams.iter().find(|(stream, _)| *stream == super::stream(nth));
@@ -110,7 +113,6 @@ fn kill_once(
             _ => assert!(!line.contains("panicked"), "{line}"),
         }
     }
-    use std::os::unix::process::ExitStatusExt;
     let status = killer.join().unwrap();
     assert_eq!(status.signal(), Some(9), "the writer ended by itself: {status}");
 }

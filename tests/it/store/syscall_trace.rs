@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Builds the shim into `folder`; `None`, with a line that says so, if there is no C compiler.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 pub(super) fn build(test: &str, folder: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/store/syscall_trace.c");
     let shim = folder.join("syscall_trace.so");
@@ -19,16 +20,12 @@ pub(super) fn build(test: &str, folder: &Path) -> Option<PathBuf> {
         .arg(&source)
         .args(["-ldl", "-lpthread"])
         .output();
-    match built {
-        Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Some(shim)
-        }
-        Err(_) => {
-            println!("SKIPPED {test}: cc is not installed");
-            None
-        }
-    }
+    let Ok(output) = built else {
+        println!("SKIPPED {test}: cc is not installed");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(shim)
 }
 
 /// One thing that was done. Paths are relative to the root.

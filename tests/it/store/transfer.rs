@@ -63,12 +63,12 @@ async fn a_damaged_line_is_named_and_nothing_is_imported() {
     let lines: Vec<&str> = text.lines().collect();
     let without = |gone: usize| {
         let kept = lines.iter().enumerate().filter(|(at, _)| *at != gone);
-        kept.map(|(_, line)| format!("{line}\n")).collect::<String>()
+        kept.fold(String::new(), |text, (_, line)| text + line + "\n")
     };
     let with = |at: usize, line: String| {
         let mut lines = lines.clone();
         lines[at] = &line;
-        lines.iter().map(|line| format!("{line}\n")).collect::<String>()
+        lines.iter().fold(String::new(), |text, line| text + line + "\n")
     };
     let swapped = format!("{}\n{}", lines[8], lines[7]);
     let cases = [
