@@ -9,7 +9,7 @@
 //! The layout is that of sled 0.34.7, the version the crate is pinned to: `pagecache/logger.rs`
 //! (`SegmentHeader`, `read_message`), `pagecache/iterator.rs`, `serialization.rs`.
 
-use super::record::{self, Record, field};
+use super::record::{self, RECORD_BYTES_MAX, Record, field};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -112,6 +112,23 @@ pub(crate) fn walk(
         expected_in_tail += if in_tail { SEGMENT_LSNS } else { 0 };
     }
     Ok(walk)
+}
+
+/// Calls `seen` with every sound record in sled's file, reachable for sled or not, current or stale;
+/// some twice. A file that is not there has none.
+pub(crate) fn carve_file(db: &Path, mut seen: impl FnMut(Record<'_>)) -> io::Result<()> {
+    let file = match File::open(db) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Windows overlap, so that each record lies in one of them as a whole.
+    let mut window = vec![0; SEGMENT_BYTES + RECORD_BYTES_MAX];
+    for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
+        let read = read_up_to(&file, &mut window, base)?;
+        record::carve(&window[..read]).for_each(&mut seen);
+    }
+    Ok(())
 }
 
 /// A segment with a sound header.
