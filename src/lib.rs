@@ -8,5 +8,11 @@ pub mod ports;
 
 pub mod actors;
 pub mod disk;
+pub mod drivers;
 pub mod replica;
+pub mod replication;
 pub mod store;
+
+pub mod service;
+
+pub mod cli;

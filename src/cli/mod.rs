@@ -1,7 +1,7 @@
 //! The command line. Results go to standard output, everything else to standard error.
 //!
-//! Exit codes: 0 done; 1 the answer is no (a verification failed, damage was found); 2 error;
-//! 130 interrupted.
+//! Exit codes: 0 done, also if a signal ended what runs until it is stopped; 1 the answer is no (a
+//! verification failed, damage was found); 2 error.
 
 mod demo;
 mod events;
@@ -48,7 +48,6 @@ type CommandError = Box<dyn std::error::Error>;
 enum Answer {
     Done,
     No,
-    Interrupted,
 }
 
 /// Runs the command that the arguments name.
@@ -62,7 +61,6 @@ pub fn run() -> ExitCode {
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
-        Ok(Answer::Interrupted) => ExitCode::from(130),
         Err(error) => {
             complain(&*error);
             ExitCode::from(2)

@@ -195,6 +195,13 @@ catalogue! {
         causes: ["the volume is full or answers with errors", "the log is damaged"],
         next: "The service stops, since it must not act on what it cannot record.",
         action: "Run `lifeboat events verify`, free space or restore the log, and start again.";
+    /// Tracking was lost again before the resynchronization that it had called for was complete.
+    TrackingLostAgain = "SR-2401", Recoverable, Critical, System,
+        title: "Tracking was lost again during resynchronization",
+        message: "the changes of {vm} were lost again while it was being resynchronized",
+        causes: ["the volume of the replication logs is full or answers with errors", "the host lost power again"],
+        next: "The resynchronization is tried again by schedule.",
+        action: "Look at the volume of the replication logs; earlier recovery points can be used.";
 }
 
 /// The entry of a code.

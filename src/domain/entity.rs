@@ -135,6 +135,18 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// How many events it has.
+    pub const fn event_count(&self) -> usize {
+        match self {
+            Self::Vm { events, .. } => events.len(),
+            Self::Host { events, .. } => events.len(),
+            Self::Cloud { events, .. } => events.len(),
+            Self::Vault { events, .. } => events.len(),
+        }
+    }
+}
+
 /// A commit that is about to be appended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NewCommit {

@@ -39,11 +39,17 @@ pub trait Replication: Send + Sync {
     /// `VmNotFound`, `DiskUnusable`, `HostLost`.
     async fn check_source(&self, vm: &Vm) -> Result<(), Failure>;
 
-    /// Checks that the vault answers and takes an object.
+    /// Checks that the vault answers, by its cheapest request.
+    ///
+    /// # Errors
+    /// Those of the vault: `LinkDown`, `VaultBusy`, `AuthenticationFailed`, ...
+    async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure>;
+
+    /// Checks that the vault takes an object.
     ///
     /// # Errors
     /// Those of the vault: `LinkDown`, `VaultFull`, `VaultBusy`, `AuthenticationFailed`, ...
-    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure>;
+    async fn check_vault(&self, vm: &Vm) -> Result<(), Failure>;
 
     /// Starts a chain of logs from nothing on all disks at one instant. Tracking is durable when this
     /// returns.
@@ -83,12 +89,13 @@ pub trait Replication: Send + Sync {
     /// Those of the vault; `LogChainBroken`, `ReplicaInvalid`, `HostLost`.
     async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure>;
 
-    /// Sends everything that is tracked, in as many deltas as that needs, and answers their points.
-    /// On a VM that does not write, nothing tracked is left when this returns.
+    /// Sends everything tracked up to and including the cut `last_cycle`, which is made if it was not,
+    /// and answers the points that the VM does not know. On a VM that is off, nothing tracked is left
+    /// when this returns.
     ///
     /// # Errors
     /// Those of [`Replication::snapshot`] and [`Replication::ship`].
-    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure>;
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure>;
 
     /// Proves that a recovery point is complete in the vault: chain, checksums of the indexes, and
     /// one point of every disk.

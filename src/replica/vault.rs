@@ -109,6 +109,17 @@ impl Vault {
         }
     }
 
+    /// Whether the vault takes an object: writes one and deletes it.
+    ///
+    /// # Errors
+    /// As [`Vault::probe`]; [`VaultError::Store`].
+    pub async fn probe_write(&self) -> Result<(), VaultError> {
+        self.probe().await?;
+        let path = Path::from(format!("v1/{}/probe", self.id));
+        self.create(&path, vec![Bytes::from_static(b"probe\n")]).await?;
+        self.delete(&path).await
+    }
+
     /// Starts the delta that `header` describes. Nothing is visible before
     /// [`DeltaWriter::commit`].
     pub fn delta(&self, disk: DiskId, header: DeltaHeader) -> DeltaWriter {

@@ -13,10 +13,11 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
 use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
 use crate::replica::segment::{Kind, SegmentHash};
-use crate::replica::{Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError};
+use crate::replica::{
+    Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError,
+};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,9 +31,6 @@ use tokio::runtime::Handle;
 /// anyway, so noticing it is not urgent.
 const TRACKING_LOOK: Duration = Duration::from_secs(1);
 
-/// Deltas in a row after which a VM that was shut down must have nothing left to send.
-const LAST_DELTAS_MAX: u32 = 4;
-
 /// What an engine is made of.
 pub struct EngineParts {
     /// The vaults that VMs can be protected in.
@@ -41,8 +39,6 @@ pub struct EngineParts {
     pub sources: Sources,
     /// The recovery site.
     pub recovery: RecoverySite,
-    /// The files that the logs are in.
-    pub files: Arc<dyn Files>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The data plane's runtime, which must have threads of its own.
@@ -194,13 +190,13 @@ impl Engine {
     async fn run_at_source<T: Send + 'static>(
         &self,
         vm: &Vm,
-        work: impl FnOnce(&EngineParts, &Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let source = self.source(vm)?;
-        self.run(vm, move |parts, context| {
+        self.run(vm, move |_, context| {
             let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
             context.still_wanted()?;
-            work(parts, context, &source)
+            work(context, &source)
         })
         .await
     }
@@ -210,38 +206,37 @@ fn cut(work: &Work<'_>, source: &Source, cycle: u64) -> Result<Cut, Failure> {
     work.checked_at_host("cutting the replication logs", source.tracker.cut(cycle))
 }
 
-/// Cuts and sends until everything tracked is in the vault, or once if the VM runs.
-fn ship_all(
-    parts: &EngineParts,
+/// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
+/// that is in transit is sent, and what is missing is cut.
+fn ship_through(
     work: &Work<'_>,
     source: &Source,
+    last_cycle: u64,
 ) -> Result<Vec<RecoveryPoint>, Failure> {
-    let files = &*parts.files;
     let known = work.vm.latest_point().map(|point| point.cycle);
-    // Points that an earlier run made and could not report.
-    let first = known.map_or(work.vm.delta.chain_first_cycle, |cycle| cycle + 1);
-    let mut points = work.points_from(first.max(work.vm.delta.chain_first_cycle))?;
-    for _ in 0..LAST_DELTAS_MAX {
+    let first = known.map_or(0, |cycle| cycle + 1).max(work.vm.delta.chain_first_cycle);
+    // Points that an earlier attempt made and could not report.
+    let mut points = work.points_from(first)?;
+    loop {
         let last = points.last().map(|point| point.cycle).or(known);
-        let in_transit = source.tracker.transit();
-        let was_in_transit = in_transit.is_some();
-        let next = last.map_or(0, |cycle| cycle + 1).max(work.vm.delta.cycle);
-        let cut = match in_transit {
-            Some(cut) if Some(cut.number) <= last => {
-                // Its point is in the vault; only the logs are left.
-                let done = source.tracker.acknowledge(cut.number);
-                work.checked_at_host("removing sent logs", done)?;
-                continue;
-            }
-            Some(cut) => cut,
-            None => self::cut(work, source, next)?,
-        };
-        points.push(ship(work, files, source, &cut, last)?);
-        if !was_in_transit {
+        if let Some(cut) = source.tracker.transit().filter(|cut| Some(cut.number) <= last) {
+            // Its point is in the vault; only the logs are left.
+            let done = source.tracker.acknowledge(cut.number);
+            work.checked_at_host("removing sent logs", done)?;
+        }
+        if Some(last_cycle) <= last {
             return Ok(points);
         }
+        let cut = match source.tracker.transit() {
+            Some(cut) => cut,
+            None => self::cut(
+                work,
+                source,
+                last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle),
+            )?,
+        };
+        points.push(ship(work, source, &cut, last)?);
     }
-    Err(invalid(work.vm, "sending everything tracked", "logs keep appearing in transit"))
 }
 
 /// Puts a fence after everything that the disk's log holds.
@@ -258,8 +253,7 @@ fn fence_disk(work: &Work<'_>, disk: DiskId, epoch: u64, at: Timestamp) -> Resul
         }
         let (sequence, previous) =
             last.map_or((0, SegmentHash::NONE), |last| (last.header.sequence, last.hash));
-        let header =
-            DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
+        let header = DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
         match work.vault_call(operation, work.vault.fence(disk, header))? {
             FenceOutcome::Fenced(_) => return Ok(()),
             FenceOutcome::LostTo(segment) => last = Some(segment),
@@ -336,8 +330,14 @@ impl Replication for Engine {
         check_disks(vm, &source)
     }
 
-    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure> {
-        let vm = Vm { vault, ..Vm::default() };
+    async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        let operation = "a test object";
+        self.run(vm, move |_, work| work.vault_call(operation, work.vault.probe_write())).await
+    }
+
+    async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
+        let mut vm = Vm::default();
+        vm.vault = vault;
         let probed = self.vault(&vm)?.clone();
         let probe = self.parts.runtime.spawn(async move { probed.probe().await }).await;
         match probe {
@@ -347,7 +347,7 @@ impl Replication for Engine {
     }
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
-        self.run_at_source(vm, |_, work, source| {
+        self.run_at_source(vm, |work, source| {
             check_disks(work.vm, source)?;
             work.checked_at_host("starting to track", source.tracker.start())
         })
@@ -361,13 +361,13 @@ impl Replication for Engine {
         progress: Progress<'_>,
     ) -> Result<u64, Failure> {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let copy = self.run_at_source(vm, move |_, work, source| {
+        let copy = self.run_at_source(vm, move |work, source| {
             check_disks(work.vm, source)?;
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
             let generation = u64::from(work.vm.delta.generation);
             let base = work.vault.base(disk, generation, work.vm.epoch, device.size_bytes());
             // Nobody listening means that the work was given up, which it notices itself.
-            let progress = move |done, total| drop(tell.send((done, total)));
+            let progress = move |done, total| _ = tell.send((done, total));
             copy_disk(work, &*device, &base, &progress)
         });
         let mut copy = std::pin::pin!(copy);
@@ -389,7 +389,7 @@ impl Replication for Engine {
     }
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
-        self.run_at_source(vm, move |_, work, source| {
+        self.run_at_source(vm, move |work, source| {
             let cut = cut(work, source, cycle)?;
             let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
             Ok(Snapshot { at: cut.at, log_bytes })
@@ -398,11 +398,11 @@ impl Replication for Engine {
     }
 
     async fn ship(&self, vm: &Vm, cycle: u64, _: Timestamp) -> Result<u64, Failure> {
-        self.run_at_source(vm, move |parts, work, source| {
+        self.run_at_source(vm, move |work, source| {
             match source.tracker.transit().filter(|cut| cut.number == cycle) {
                 Some(cut) => {
                     let last = work.vm.latest_point().map(|point| point.cycle);
-                    Ok(ship(work, &*parts.files, source, &cut, last)?.bytes)
+                    Ok(ship(work, source, &cut, last)?.bytes)
                 }
                 // Sent and removed, but the service stopped before that was recorded.
                 None => match work.point(cycle)? {
@@ -418,8 +418,8 @@ impl Replication for Engine {
         .await
     }
 
-    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
-        self.run_at_source(vm, ship_all).await
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
+        self.run_at_source(vm, move |work, source| ship_through(work, source, last_cycle)).await
     }
 
     async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {

@@ -61,7 +61,9 @@ pub(super) fn invalid(vm: &Vm, operation: &str, damage: &str) -> Failure {
 
 /// Whether an I/O error says that the whole host is gone, not a file of it.
 fn is_host_gone(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+    let causes =
+        std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source());
+    causes.into_iter().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::NotConnected)

@@ -3,12 +3,12 @@
 
 use super::engine::Work;
 use super::failures::in_full;
-use crate::disk::nbd::{ExportTable, NbdUri};
+use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure};
 use crate::domain::id::VmId;
-use crate::domain::vm::Vm;
+use crate::domain::vm::{Disk, Vm};
 use crate::ports::clock::Clock;
 use crate::ports::files::Files;
 use crate::ports::replication::ServedDisk;
@@ -22,9 +22,9 @@ use tokio::runtime::Handle;
 pub struct RecoverySite {
     folder: PathBuf,
     files: Arc<dyn Files>,
-    exports: Arc<ExportTable>,
-    /// Where the exports can be reached; the name of each is filled in.
-    server: NbdUri,
+    exports: Arc<Exports>,
+    /// Where the exports can be reached.
+    server: Endpoint,
     boot: BootId,
     served: Mutex<BTreeMap<VmId, Served>>,
 }
@@ -39,8 +39,8 @@ impl RecoverySite {
     pub fn new(
         folder: PathBuf,
         files: Arc<dyn Files>,
-        exports: Arc<ExportTable>,
-        server: NbdUri,
+        exports: Arc<Exports>,
+        server: Endpoint,
         boot: BootId,
     ) -> Self {
         Self { folder, files, exports, server, boot, served: Mutex::default() }
@@ -60,16 +60,11 @@ impl RecoverySite {
             let tracker = self.open(work, record, clock, runtime)?;
             served.insert(vm.id, Served { cycle: record.cycle, tracker });
         }
-        let mut disks = Vec::new();
-        for disk in &vm.disks {
-            let name = format!("{}-{}", vm.name, disk.name);
-            let tracked = served.get(&vm.id).and_then(|served| served.tracker.disk(disk.id));
-            if let Some(tracked) = tracked {
-                self.exports.insert(&name, tracked);
-            }
-            disks.push(ServedDisk { disk: disk.id, uri: self.server.export(&name).to_string() });
-        }
-        Ok(disks)
+        let uri = |name| NbdUri { endpoint: self.server.clone(), export: name }.to_string();
+        let disks = vm.disks.iter();
+        Ok(disks
+            .map(|disk| ServedDisk { disk: disk.id, uri: uri(export_name(vm, disk)) })
+            .collect())
     }
 
     fn open(
@@ -98,18 +93,28 @@ impl RecoverySite {
         if !tracker.status().tracking {
             tracker.start().map_err(|error| classified(vm, &error))?;
         }
+        for disk in &vm.disks {
+            if let Some(tracked) = tracker.disk(disk.id) {
+                self.exports.add(&export_name(vm, disk), tracked);
+            }
+        }
         Ok(tracker)
     }
 
     /// Stops serving, in an orderly way.
     pub fn close(&self) {
-        let served = std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
+        let served =
+            std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
         for (vm, served) in served {
             if let Err(error) = served.tracker.close() {
                 tracing::error!(%vm, error = %in_full(&error), "close the disks of a replica");
             }
         }
     }
+}
+
+fn export_name(vm: &Vm, disk: &Disk) -> String {
+    format!("{}-{}", vm.name, disk.name)
 }
 
 fn local(vm: &Vm, error: &dyn std::error::Error) -> Failure {

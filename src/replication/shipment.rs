@@ -23,7 +23,6 @@ const PIECE_BYTES: u32 = 1 << 20;
 /// logs are removed once the point is durable.
 pub(super) fn ship(
     work: &Work<'_>,
-    files: &dyn Files,
     source: &Source,
     cut: &Cut,
     last_cycle: Option<u64>,
@@ -33,7 +32,7 @@ pub(super) fn ship(
     let mut stored_bytes = 0;
     for log in &cut.logs {
         let before = head_before(work, source, log.disk, last_cycle)?;
-        let (head, bytes) = ship_log(work, files, log, before, cut.at)?;
+        let (head, bytes) = ship_log(work, &*source.files, log, before, cut.at)?;
         stored_bytes += bytes;
         heads.insert(log.disk, (cut.number, head));
         let Head { sequence, generation, .. } = head;

@@ -3,6 +3,7 @@
 use crate::disk::tracker::Tracker;
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, VmId};
+use crate::ports::files::Files;
 use crate::replica::segment::SegmentHash;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Source {
     /// Tracks and serves its disks.
     pub tracker: Arc<Tracker>,
+    /// The host's files, in which the logs are.
+    pub(super) files: Arc<dyn Files>,
     /// Held by whoever moves data of the VM: work that was given up may still be ending when the same
     /// work starts again.
     pub(super) busy: Mutex<()>,
@@ -33,9 +36,9 @@ pub struct Sources(Arc<Mutex<BTreeMap<VmId, Result<Arc<Source>, Failure>>>>);
 
 impl Sources {
     /// Attaches a VM, in place of what was attached as this VM before.
-    pub fn attach(&self, vm: VmId, tracker: Arc<Tracker>) {
-        let source = Arc::new(Source { tracker, busy: Mutex::default(), heads: Mutex::default() });
-        self.all().insert(vm, Ok(source));
+    pub fn attach(&self, vm: VmId, tracker: Arc<Tracker>, files: Arc<dyn Files>) {
+        let (busy, heads) = (Mutex::default(), Mutex::default());
+        self.all().insert(vm, Ok(Arc::new(Source { tracker, files, busy, heads })));
     }
 
     /// Keeps why a VM cannot be attached; that is what its work fails with.

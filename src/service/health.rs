@@ -80,9 +80,7 @@ async fn readyz(checked: web::Data<Checked>) -> HttpResponse {
     let ready = checks.iter().all(|check| check.ok || !check.required);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match serde_json::to_string(&Readiness { ready, checks }) {
-        Ok(body) => {
-            HttpResponse::build(status).content_type("application/json").body(body + "\n")
-        }
+        Ok(body) => HttpResponse::build(status).content_type("application/json").body(body + "\n"),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
     }
 }

@@ -1,13 +1,15 @@
 //! The agent of a host: attaches the disks of its VMs, tracks their writes and exports them.
 
 use super::config::{DiskConfig, VmConfig};
-use crate::disk::nbd::{ExportTable, NbdUri};
+use crate::disk::files::RealFiles;
+use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::raw::RawDisk;
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure};
 use crate::domain::id::{DiskId, HostId, VmId};
 use crate::domain::vm::{Disk, Vm};
+use crate::drivers::lab::LabFiles;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
@@ -15,7 +17,7 @@ use crate::replication::Sources;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A disk of a VM, where it is and how it can be reached.
 #[derive(Clone, Debug)]
@@ -43,9 +45,8 @@ pub(super) struct AgentVm {
 /// What all agents of a service share.
 #[derive(Clone)]
 pub(super) struct AgentParts {
-    pub(super) files: Arc<dyn Files>,
-    pub(super) exports: Arc<ExportTable>,
-    pub(super) server: NbdUri,
+    pub(super) exports: Arc<Exports>,
+    pub(super) server: Endpoint,
     pub(super) sources: Sources,
     pub(super) boot: BootId,
     pub(super) clock: Arc<dyn Clock>,
@@ -57,6 +58,8 @@ pub(super) struct HostAgent {
     pub(super) name: String,
     pub(super) vms: Vec<AgentVm>,
     parts: AgentParts,
+    /// The host's files; another set of them each time that the host comes up.
+    files: Mutex<LabFiles>,
 }
 
 /// Names of exports: what a hypervisor connects to.
@@ -70,7 +73,7 @@ impl AgentVm {
         config: VmConfig,
         folder: PathBuf,
         place: impl Fn(&DiskConfig) -> PathBuf,
-        server: &NbdUri,
+        server: &Endpoint,
     ) -> Self {
         let disks = config
             .disk
@@ -79,7 +82,11 @@ impl AgentVm {
                 id: DiskId::named(id.0, &disk.name),
                 name: disk.name.clone(),
                 image: place(disk),
-                uri: server.export(&export_name(&config.name, &disk.name)).to_string(),
+                uri: NbdUri {
+                    endpoint: server.clone(),
+                    export: export_name(&config.name, &disk.name),
+                }
+                .to_string(),
             })
             .collect();
         Self { id, config, disks, folder }
@@ -88,7 +95,12 @@ impl AgentVm {
 
 impl HostAgent {
     pub(super) fn new(host: HostId, name: &str, vms: Vec<AgentVm>, parts: AgentParts) -> Self {
-        Self { host, name: name.to_owned(), vms, parts }
+        let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), name));
+        Self { host, name: name.to_owned(), vms, parts, files }
+    }
+
+    fn files(&self) -> LabFiles {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Attaches every VM that may run here. A VM whose disks cannot be used is left out, with the
@@ -118,19 +130,20 @@ impl HostAgent {
             specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
         }
         let parts = &self.parts;
-        let (files, clock) = (Arc::clone(&parts.files), Arc::clone(&parts.clock));
+        let files: Arc<dyn Files> = Arc::new(self.files());
+        let (log_files, clock) = (Arc::clone(&files), Arc::clone(&parts.clock));
         let tracker = std::fs::create_dir_all(&vm.folder)
             .map_err(|error| self.failure(Code::HostResourcesShort, vm, &error))
             .and_then(|()| {
-                Tracker::open(files, &vm.folder, specs, parts.boot, clock)
+                Tracker::open(log_files, &vm.folder, specs, parts.boot, clock)
                     .map_err(|error| self.failure(error.code(), vm, &error))
             })?;
         for disk in &vm.disks {
             if let Some(tracked) = tracker.disk(disk.id) {
-                parts.exports.insert(&export_name(&vm.config.name, &disk.name), tracked);
+                parts.exports.add(&export_name(&vm.config.name, &disk.name), tracked);
             }
         }
-        parts.sources.attach(vm.id, tracker);
+        parts.sources.attach(vm.id, tracker, files);
         Ok(())
     }
 
@@ -152,7 +165,7 @@ impl HostAgent {
         disk: &AttachedDisk,
         config: &DiskConfig,
     ) -> Result<Arc<dyn BlockDevice>, String> {
-        let files = &self.parts.files;
+        let files = self.files();
         let in_words = |doing: &str, error: io::Error| format!("{doing}: {error}");
         if let (Some(mib), false) = (config.create_mib, files.exists(&disk.image)) {
             let parent = disk.image.parent().map_or(Ok(()), std::fs::create_dir_all);
@@ -161,7 +174,7 @@ impl HostAgent {
                 .and_then(|file| file.set_len(mib << 20))
                 .map_err(|error| in_words("create the image", error))?;
         }
-        let opened = RawDisk::open(&**files, &disk.image);
+        let opened = RawDisk::open(&files, &disk.image, Open::Write);
         let device = opened.map_err(|error| {
             let mut text = error.to_string();
             if let Some(source) = error.source() {
@@ -207,13 +220,22 @@ impl HostAgent {
         }
     }
 
-    /// What is left after the host died: nothing is closed.
-    pub(super) fn abandon_all(&self) {
+    /// Dies as the process of an agent does by kill -9: files and exports are gone at once, nothing is
+    /// closed.
+    pub(super) fn die(&self) {
+        self.files().kill();
         for vm in &self.vms {
             for disk in &vm.disks {
                 self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
             }
             self.parts.sources.detach(vm.id);
         }
+    }
+
+    /// Comes up again after [`HostAgent::die`].
+    pub(super) fn come_up(&self, may_run: impl Fn(VmId) -> bool) {
+        let fresh = LabFiles::new(Arc::new(RealFiles), &self.name);
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.attach_all(may_run);
     }
 }

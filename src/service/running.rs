@@ -6,11 +6,11 @@
 use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
 use super::health;
-use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent};
+use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
 use crate::disk::files::RealFiles;
-use crate::disk::nbd::{Endpoint, ExportTable, NbdError, NbdUri, Server, connect};
+use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
@@ -20,12 +20,11 @@ use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, Disk, Phase, Vm};
 use crate::drivers::lab::{
-    AfterBoot, Faults, FaultyStore, LabFiles, LabSite, LabVm, Workload, WorkloadError,
+    AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
-use crate::ports::files::Files;
 use crate::replica::{self, VaultError};
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
@@ -77,8 +76,14 @@ pub enum ServiceError {
     #[error("open the vault")]
     Vault(#[from] VaultError),
     /// The disks cannot be exported.
-    #[error("export the disks")]
-    Exports(#[from] NbdError),
+    #[error("export disks at {endpoint}: the path of a socket has at most 107 bytes")]
+    Exports {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// The health checks cannot be served.
     #[error("listen on {address}: choose another address with `listen`")]
     Listen {
@@ -145,7 +150,6 @@ pub struct Service {
     primary: LabSite,
     recovery: LabSite,
     agents: Vec<Arc<HostAgent>>,
-    host_files: BTreeMap<HostId, LabFiles>,
     sources: Sources,
     engine: Engine,
     primary_server: Server,
@@ -188,8 +192,10 @@ impl Service {
 
         let recovery_folder = config.data.join("recovery");
         make_folder(&recovery_folder)?;
-        let (primary_exports, primary_server) = serve_exports(&config.data)?;
-        let (recovery_exports, recovery_server) = serve_exports(&recovery_folder)?;
+        let primary_exports = Arc::new(Exports::default());
+        let primary_server = serve_exports(&config.data, &primary_exports)?;
+        let recovery_exports = Arc::new(Exports::default());
+        let recovery_server = serve_exports(&recovery_folder, &recovery_exports)?;
 
         let boot = BootId::of_this_machine().map_err(|source| ServiceError::Folder {
             doing: "read",
@@ -198,20 +204,15 @@ impl Service {
         })?;
         let sources = Sources::default();
         let mut agents = Vec::new();
-        let mut host_files = BTreeMap::new();
         for host in &config.host {
-            let files = LabFiles::new(Arc::new(RealFiles), &host.name, &faults);
             let parts = AgentParts {
-                files: Arc::new(files.clone()),
                 exports: Arc::clone(&primary_exports),
-                server: primary_server.uri(),
+                server: primary_server.endpoint().clone(),
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
             };
-            let agent = agent(config, host, parts);
-            host_files.insert(agent.host, files);
-            agents.push(Arc::new(agent));
+            agents.push(Arc::new(agent(config, host, parts)));
         }
         let vms = protected_vms(config, &agents)?;
         for agent in &agents {
@@ -219,7 +220,7 @@ impl Service {
             agent.attach_all(|vm| runs.contains(&vm));
         }
 
-        let connect: Connect = Arc::new(|uri| connect(uri));
+        let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
         let primary = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
         let recovery = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
         recovery.add_host(names.recovery_host, "recovery-host");
@@ -236,19 +237,17 @@ impl Service {
         let guests: BTreeSet<_> =
             vms.iter().filter(|vm| vm.workload.is_some()).map(|vm| vm.id).collect();
 
-        let files: Arc<dyn Files> = Arc::new(RealFiles);
         let recovery_site = RecoverySite::new(
             recovery_folder,
-            Arc::clone(&files),
+            Arc::new(RealFiles),
             recovery_exports,
-            recovery_server.uri(),
+            recovery_server.endpoint().clone(),
             boot,
         );
         let engine = Engine::new(EngineParts {
             vaults: BTreeMap::from([(names.vault, vault.clone())]),
             sources: sources.clone(),
             recovery: recovery_site,
-            files,
             clock: Arc::clone(&clock),
             runtime: data_plane.handle().clone(),
         });
@@ -276,7 +275,6 @@ impl Service {
             primary,
             recovery,
             agents,
-            host_files,
             sources,
             engine,
             primary_server,
@@ -332,8 +330,7 @@ impl Service {
         policy: Policy,
     ) -> Result<(), ServiceError> {
         let (cloud, vault) = (names.cloud, names.vault);
-        let discover =
-            vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
+        let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
         self.tell::<Vm>(name, id.0, discover).await?;
         let known = self.state::<Vm>(name, id.0).await?;
         if known.phase == Phase::Unprotected {
@@ -391,6 +388,15 @@ impl Service {
         self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
     }
 
+    /// Where the disks of a VM's replica are served once it has failed over, in the order of its disks.
+    pub fn replica_uris(&self, vm: &ProtectedVm) -> Vec<String> {
+        let uri = |disk: &AttachedDisk| NbdUri {
+            endpoint: self.recovery_server.endpoint().clone(),
+            export: export_name(&vm.name, &disk.name),
+        };
+        vm.disks.iter().map(|disk| uri(disk).to_string()).collect()
+    }
+
     /// The guests of the primary site.
     pub fn primary(&self) -> &LabSite {
         &self.primary
@@ -404,11 +410,8 @@ impl Service {
     /// Kills a host of the lab in the middle of whatever it does, as a power switch would: its guests
     /// and its agent are gone, nothing is closed.
     pub fn kill_host(&self, host: HostId) {
-        if let Some(files) = self.host_files.get(&host) {
-            files.kill();
-        }
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
-            agent.abandon_all();
+            agent.die();
         }
         self.primary.kill_host(host);
     }
@@ -418,12 +421,9 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
-        if let Some(files) = self.host_files.get(&host) {
-            files.revive();
-        }
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
             let runs = may_run_at_primary(&*self.store, agent)?;
-            agent.attach_all(|vm| runs.contains(&vm));
+            agent.come_up(|vm| runs.contains(&vm));
         }
         self.primary.revive_host(host);
         self.boot_guests().await
@@ -456,8 +456,8 @@ impl Service {
                 agent.detach_all();
             }
             engine.close();
-            primary_server.shutdown();
-            recovery_server.shutdown();
+            drop(primary_server);
+            drop(recovery_server);
             // Work that was given up may be waiting for the vault; it is not waited for.
             data_plane.shutdown_timeout(Duration::from_secs(2));
             store.close()
@@ -491,19 +491,18 @@ fn open_vault(
     })?;
     // Without fsync a power loss would take what was acknowledged.
     let local: Arc<dyn ObjectStore> = Arc::new(local.with_fsync(true));
-    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults)), names.vault))
+    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults.clone())), names.vault))
 }
 
-fn serve_exports(folder: &Path) -> Result<(Arc<ExportTable>, Server), ServiceError> {
+fn serve_exports(folder: &Path, exports: &Arc<Exports>) -> Result<Server, ServiceError> {
     let folder = std::path::absolute(folder).map_err(|source| ServiceError::Folder {
         doing: "find folder",
         path: folder.to_owned(),
         source,
     })?;
-    let exports = Arc::new(ExportTable::default());
     let endpoint = Endpoint::Unix(folder.join("nbd.sock"));
-    let server = Server::bind(&endpoint, Arc::clone(&exports))?;
-    Ok((exports, server))
+    Server::bind(&endpoint, Arc::clone(exports))
+        .map_err(|source| ServiceError::Exports { endpoint, source })
 }
 
 fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
@@ -559,7 +558,8 @@ fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceE
 }
 
 fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
-    let guest = config.host.iter().flat_map(|host| &host.vm).find(|own| own.name == vm.name)?.guest?;
+    let guest =
+        config.host.iter().flat_map(|host| &host.vm).find(|own| own.name == vm.name)?.guest?;
     Some(LabVm {
         name: vm.name.clone(),
         host: vm.host,
@@ -585,4 +585,3 @@ fn may_run_at_primary(
     }
     Ok(runs)
 }
-

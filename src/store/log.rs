@@ -6,14 +6,13 @@
 
 use super::committer::{Committer, Request};
 use super::index::Index;
-use super::opening::{self, Opened};
+use super::opening::{self, FolderLock, Opened};
 use super::record::{self, RECORD_BYTES_MAX, Record, StreamKey};
 use super::sled_tree::{SledTree, StateKey, io, panic_text};
 use super::state::{STATE_BYTES_MAX, StateRecord};
 use crate::ports::event_store::StoreError;
 use sled::IVec;
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -82,7 +81,7 @@ pub struct Log {
 struct Writing {
     requests: mpsc::UnboundedSender<Request>,
     committer: JoinHandle<Committer>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Shared {
@@ -232,7 +231,7 @@ impl Log {
     ) -> Result<(), StoreError> {
         let until = self.durable().min(from.max(1).saturating_add(limit as u64) - 1);
         let mut next = from.max(1);
-        let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+        let mut seqs: BTreeMap<StreamKey, u64> = BTreeMap::new();
         self.with_tree(|tree| {
             while next <= until {
                 let (first, block) = block_of(tree, next)?;
@@ -410,7 +409,7 @@ pub(crate) fn place(global: u64) -> String {
 
 /// Refuses a record that does not follow the one before it in its stream, if that was read as well.
 pub(crate) fn check_seq(
-    seqs: &mut HashMap<StreamKey, u64>,
+    seqs: &mut BTreeMap<StreamKey, u64>,
     record: &Record<'_>,
 ) -> Result<(), StoreError> {
     match seqs.insert(record.stream, record.seq) {

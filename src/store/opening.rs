@@ -7,14 +7,14 @@ use super::segments::{self, Walk};
 use super::sled_tree::{SledTree, io, sync};
 use super::watermark::{self, Reading, State, Watermark, WatermarkFile};
 use crate::ports::event_store::StoreError;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
 
 /// A folder that was opened, with everything that it holds durable.
 pub(crate) struct Opened {
-    pub(crate) lock: File,
+    pub(crate) lock: FolderLock,
     pub(crate) tree: SledTree,
     pub(crate) watermark: WatermarkFile,
     pub(crate) index: Index,
@@ -62,13 +62,25 @@ pub(crate) fn seal(
     watermark.write_both(closed).map_err(io("write", &folder.join("HEAD")))
 }
 
-/// Keeps other processes out for as long as the file is open.
-fn lock(folder: &Path) -> Result<File, StoreError> {
+/// Keeps other processes out of a folder until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FolderLock(File);
+
+impl Drop for FolderLock {
+    /// Closing would not do: a child that is just being started can hold a copy for a moment.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "event store not unlocked");
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<FolderLock, StoreError> {
     let path = folder.join("LOCK");
     let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = lock.map_err(io("open", &path))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(FolderLock(lock)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_path_buf() }),
         Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
     }
@@ -202,7 +214,7 @@ fn add_block(
     if block.is_empty() {
         return Err(StoreError::damaged(place(first), "is in an empty block"));
     }
-    let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+    let mut seqs: BTreeMap<StreamKey, u64> = BTreeMap::new();
     for record in &block {
         seqs.entry(record.stream).or_insert_with(|| index.seq(record.stream));
         check_seq(&mut seqs, record)?;

@@ -9,5 +9,6 @@
 
 mod disk;
 mod domain;
+mod drivers;
 mod replica;
 mod store;

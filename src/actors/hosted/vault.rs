@@ -28,7 +28,7 @@ impl Hosted for Vault {
         let Effect::Watch = effect;
         Box::pin(async move {
             loop {
-                reporter.report(match world.replication.check_vault(vault).await {
+                reporter.report(match world.replication.probe_vault(vault).await {
                     Ok(()) => Command::ReportReachable,
                     Err(failure) => Command::ReportUnreachable { failure },
                 });

@@ -98,10 +98,13 @@ async fn perform_step(
 ) -> Result<Outcome, Failure> {
     let replication = &world.replication;
     match step {
-        Step::CheckEnableProtection | Step::CheckPlannedFailover => {
+        Step::CheckEnableProtection => replication.check_source(vm).await?,
+        // A source that is shut down for a vault that takes nothing would be down for nothing.
+        Step::CheckPlannedFailover => {
             replication.check_source(vm).await?;
+            replication.check_vault(vm).await?;
         }
-        Step::IdentifyTarget => replication.check_vault(vm.vault).await?,
+        Step::IdentifyTarget => replication.check_vault(vm).await?,
         Step::EnableReplication | Step::RestartTracking => replication.start_tracking(vm).await?,
         // The transitions themselves are the work; the commit that records them is what counts.
         Step::StartInitialReplication | Step::UpdateProviderState => {}
@@ -118,7 +121,9 @@ async fn perform_step(
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::PrepareForFailover => {
-            return Ok(Outcome::Shipped { points: replication.ship_all(vm).await? });
+            return Ok(Outcome::Shipped {
+                points: replication.ship_through(vm, vm.last_cycle_of_job()).await?,
+            });
         }
         Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
         Step::ShutDownSource => world.primary.shut_down(vm).await?,

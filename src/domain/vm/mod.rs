@@ -13,6 +13,9 @@
 //!  Protected <----- a check failed -------'
 //! ```
 //!
+//! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
+//! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
+//!
 //! Work fails in one of two ways: a recoverable failure schedules another attempt of the same work
 //! ([`Trouble`], see [`RetryLadder`]); a non-recoverable one waits for an administrator, except that a
 //! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
@@ -315,6 +318,15 @@ impl Vm {
         if self.delta.chain_first_cycle == 0 { 1 } else { self.delta.cycle + 2 }
     }
 
+    /// The cycle that a job which sends what is tracked ends with, the same in every attempt: the
+    /// next one after a delta that a planned failover met under way, or else the next one.
+    pub const fn last_cycle_of_job(&self) -> u64 {
+        match self.delta.stage {
+            Stage::Off | Stage::Waiting { .. } => self.delta.cycle,
+            Stage::Snapshotting | Stage::Shipping { .. } => self.delta.cycle + 1,
+        }
+    }
+
     fn enter(&mut self, phase: Phase, at: Timestamp) {
         self.phase = phase;
         self.phase_since = at;
@@ -474,7 +486,11 @@ impl Entity for Vm {
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
-                self.enter(Phase::Resynchronizing(reason.clone()), at);
+                let since = match self.phase {
+                    Phase::Resynchronizing(_) => self.phase_since,
+                    _ => at,
+                };
+                self.enter(Phase::Resynchronizing(reason.clone()), since);
             }
             Event::RetryScheduled { work, attempt, due, because } => {
                 let since = self.trouble.as_ref().map_or(at, |trouble| trouble.since);

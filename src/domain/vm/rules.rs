@@ -6,7 +6,7 @@ use super::{
 };
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Entity, Rejection};
-use crate::domain::failure::{Class, Failure};
+use crate::domain::failure::{Cause, Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
 use crate::domain::time::Timestamp;
@@ -88,7 +88,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             if vm.work() != Some(Work::Snapshot { cycle: *cycle }) {
                 return Ok(vec![]);
             }
-            Ok(vec![Event::SnapshotTaken { cycle: *cycle, at: *at, log_bytes: *log_bytes }])
+            // A cut that lies in the future is one of a host whose clock is ahead.
+            let at = (*at).min(now);
+            Ok(vec![Event::SnapshotTaken { cycle: *cycle, at, log_bytes: *log_bytes }])
         }
         Command::ReportShipped { cycle, shipped_bytes } => {
             let Some(Work::Ship { cycle: current, snapshot_at }) = vm.work() else {
@@ -102,7 +104,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::ReportFailure { work, failure } => Ok(work_failed(vm, *work, failure, now)),
         Command::ReportTrackingLost { first_cycle, reason } => {
-            Ok(tracking_lost(vm, *first_cycle, reason))
+            Ok(tracking_lost(vm, *first_cycle, reason, now))
         }
     }
 }
@@ -192,7 +194,7 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
     // What the catalogue promises of a broken chain, wherever the chain still matters.
     if failure.code == Code::LogChainBroken {
         let reason = ResyncReason::LogDamaged(failure.to_string());
-        let events = tracking_lost(vm, vm.delta.chain_first_cycle, &reason);
+        let events = tracking_lost(vm, vm.delta.chain_first_cycle, &reason, now);
         if !events.is_empty() {
             return events;
         }
@@ -227,7 +229,7 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
     }
 }
 
-fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason) -> Vec<Event> {
+fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestamp) -> Vec<Event> {
     if !vm.is_tracked() || first_cycle != vm.delta.chain_first_cycle {
         return vec![];
     }
@@ -246,6 +248,17 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason) -> Vec<Event>
     let mut events = cancel_job(vm);
     events.push(Event::MarkedForResync { reason: reason.clone() });
     events.extend(start_next(vm, JobKind::Resynchronize));
+    // Lost again: at once it would be lost as fast as the host can restart it.
+    if let Phase::Resynchronizing(_) = vm.phase {
+        let job = JobId::derived(vm.id.0, vm.jobs);
+        events.push(Event::RetryScheduled {
+            work: Work::Task { job, task: 0, step: Step::RestartTracking },
+            attempt: 1,
+            due: RetryLadder::next_due(vm.phase_since, now),
+            because: Failure::new(Code::TrackingLostAgain, Cause::Itself, reason)
+                .with("vm", &vm.name),
+        });
+    }
     events
 }
 
@@ -349,6 +362,9 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
 fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     let known = vm.latest_point().map_or(0, |point| point.cycle);
     let mut fresh: Vec<_> = points.iter().copied().filter(|point| known < point.cycle).collect();
+    for point in &mut fresh {
+        point.at = point.at.min(now);
+    }
     fresh.sort_by_key(|point| point.cycle);
     fresh.dedup_by_key(|point| point.cycle);
     let newest = fresh.last().copied().or(vm.latest_point());

@@ -1,1 +1,90 @@
 //! Tests of `disk`.
+
+mod crash;
+mod files;
+mod hrl;
+mod tracker;
+
+use lifeboat::disk::files::MemoryFiles;
+use lifeboat::disk::raw::RawDisk;
+use lifeboat::disk::tracker::{BootId, DiskSpec, TrackError, Tracker};
+use lifeboat::domain::id::DiskId;
+use lifeboat::domain::time::Timestamp;
+use lifeboat::ports::block::BlockDevice;
+use lifeboat::ports::clock::Clock;
+use lifeboat::ports::files::{Files, Open};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A clock that stands still at 2026-01-01.
+#[derive(Debug)]
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_767_225_600_000)
+    }
+}
+
+const BOOT: BootId = BootId(Uuid::from_u128(1));
+const NEXT_BOOT: BootId = BootId(Uuid::from_u128(2));
+
+/// A VM with some disks in one folder, on any file system.
+struct Machine {
+    files: Arc<dyn Files>,
+    folder: PathBuf,
+    disks: u128,
+}
+
+impl Machine {
+    fn new(files: Arc<dyn Files>, folder: &Path, disks: u128, size_bytes: u64) -> Self {
+        let machine = Self { files, folder: folder.to_owned(), disks };
+        for disk in 0..disks {
+            RawDisk::create(&*machine.files, &machine.image(disk), size_bytes).unwrap();
+        }
+        machine.files.sync_dir(&machine.folder).unwrap();
+        machine
+    }
+
+    fn in_memory(seed: u64, disks: u128, size_bytes: u64) -> (Arc<MemoryFiles>, Self) {
+        let files = MemoryFiles::new(seed);
+        let machine = Self::new(files.clone(), Path::new("/vm"), disks, size_bytes);
+        (files, machine)
+    }
+
+    fn id(disk: u128) -> DiskId {
+        DiskId(Uuid::from_u128(disk + 1))
+    }
+
+    fn image(&self, disk: u128) -> PathBuf {
+        self.folder.join(format!("disk{disk}.img"))
+    }
+
+    fn raw(&self, disk: u128) -> RawDisk {
+        RawDisk::open(&*self.files, &self.image(disk), Open::Write).unwrap()
+    }
+
+    fn open(&self, boot: BootId) -> Result<Arc<Tracker>, TrackError> {
+        let spec = |disk| DiskSpec {
+            id: Self::id(disk),
+            name: format!("disk{disk}"),
+            device: Arc::new(self.raw(disk)),
+        };
+        let specs = (0..self.disks).map(spec).collect();
+        Tracker::open(self.files.clone(), &self.folder, specs, boot, Arc::new(StoppedClock))
+    }
+
+    fn tracking(&self) -> Arc<Tracker> {
+        let tracker = self.open(BOOT).unwrap();
+        tracker.start().unwrap();
+        tracker
+    }
+}
+
+/// Everything that a disk holds.
+fn content(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0; device.size_bytes() as usize];
+    device.read_at(&mut bytes, 0).unwrap();
+    bytes
+}

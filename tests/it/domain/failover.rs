@@ -133,13 +133,13 @@ fn a_failover_keeps_the_point_that_was_chosen_however_old_it_is() {
 
 #[test]
 fn points_found_by_fencing_are_used_by_latest_and_only_kept_by_a_chosen_older_one() {
-    for (choice, used) in [(PointChoice::Latest, 5), (PointChoice::Cycle(2), 2)] {
+    for (choice, used) in [(PointChoice::Latest, 7), (PointChoice::Cycle(2), 2)] {
         let mut story = Story::protected_with_points(3);
         story.tell(unplanned(choice));
         story.until_step(|step| step == Step::FenceSource);
         let Some(Work::Task { job, task, .. }) = story.vm.work() else { unreachable!() };
         // Known, repeated and out of order: what a listing of the vault can give.
-        let found = vec![point(5), point(3), point(4), point(4)];
+        let found = vec![point(7), point(3), point(4), point(4)];
         let outcome = Outcome::Fenced { found };
         let events = story.tell(Command::ReportDone { job, task, outcome });
         let shipped: Vec<_> = events
@@ -149,8 +149,9 @@ fn points_found_by_fencing_are_used_by_latest_and_only_kept_by_a_chosen_older_on
                 _ => None,
             })
             .collect();
-        assert_eq!(shipped, [4, 5]);
-        assert_eq!(cycles(&story), [1, 2, 3, 4, 5]);
+        assert_eq!(shipped, [4, 7]);
+        assert_eq!(cycles(&story), [1, 2, 3, 4, 7]);
+        assert_eq!(story.vm.delta.cycle, 8);
         assert_eq!(story.vm.epoch, 2);
         story.work_off();
         assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(used));
@@ -200,6 +201,16 @@ fn a_planned_failover_without_a_last_change_runs_from_the_latest_point() {
     story.tell(Command::ReportDone { job, task, outcome });
     story.work_off();
     assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(1));
+}
+
+#[test]
+fn a_planned_failover_forgets_the_point_that_an_earlier_attempt_had_chosen() {
+    let mut story = Story::protected_with_points(3);
+    story.tell(unplanned(PointChoice::Cycle(1)));
+    story.fail(check_failed());
+    story.tell(planned());
+    story.work_off();
+    assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(4));
 }
 
 #[test]

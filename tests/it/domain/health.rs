@@ -7,7 +7,7 @@ use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::vm::{Command, Health, PointChoice};
+use lifeboat::domain::vm::{Command, Health, Outcome, PointChoice, RecoveryPoint, Work};
 use std::time::Duration;
 
 #[track_caller]
@@ -102,6 +102,25 @@ fn the_recovery_point_objective_is_told_only_where_it_means_something() {
     story.tell(unplanned(PointChoice::Latest));
     story.work_off();
     assert_eq!(story.vm.rpo(story.now), None);
+}
+
+/// A host whose clock is ahead used to hide the age of its recovery points.
+#[test]
+fn a_recovery_point_is_never_younger_than_its_report() {
+    let hour = Duration::from_secs(3600);
+    let mut story = Story::protected();
+    story.wake();
+    let cut_at = story.now;
+    story.tell(Command::ReportSnapshot { cycle: 2, at: cut_at.after(hour), log_bytes: 1 });
+    story.succeed();
+    assert_eq!(story.vm.latest_point().map(|point| point.at), Some(cut_at));
+
+    story.tell(unplanned(PointChoice::Latest));
+    story.succeed();
+    let Some(Work::Task { job, task, .. }) = story.vm.work() else { unreachable!() };
+    let found = vec![RecoveryPoint { cycle: 3, at: story.now.after(hour), bytes: 1 }];
+    story.tell(Command::ReportDone { job, task, outcome: Outcome::Fenced { found } });
+    assert_eq!(story.vm.latest_point().map(|point| point.at), Some(story.now));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::vm::{Command, Effect, Event, Phase, PointChoice, ResyncReason, Work};
+use std::collections::BTreeSet;
 
 #[track_caller]
 fn expect_resync(story: &mut Story) {
@@ -15,6 +16,9 @@ fn expect_resync(story: &mut Story) {
     assert_eq!(story.vm.job.as_ref().map(|job| job.kind), Some(JobKind::Resynchronize));
     let cancelled = Event::JobEnded { job: before.id, outcome: JobOutcome::Cancelled };
     assert_eq!(events.contains(&cancelled), before.ended.is_none());
+    if before.kind == JobKind::Resynchronize && before.ended.is_none() {
+        story.wake();
+    }
     story.work_off();
     assert_eq!(story.vm.phase, Phase::Protected);
 }
@@ -80,7 +84,7 @@ fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew
     let watched = |story: &Story| {
         story.vm.pending().into_iter().find_map(|effect| match effect {
             Effect::WatchTracking { first_cycle } => Some(first_cycle),
-            Effect::Do(_) | Effect::WakeAt { .. } => None,
+            Effect::Do(_) | Effect::RunReplica | Effect::WakeAt { .. } => None,
         })
     };
     assert_eq!(watched(&story), Some(1));
@@ -92,6 +96,27 @@ fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew
     assert_ne!(watched(&story), Some(1));
     let second = story.tracking_lost();
     assert_ne!(story.tell(second), []);
+}
+
+/// Where the logs cannot be written, tracking is lost again as soon as it is restarted: that used to
+/// go round as fast as the host could restart it.
+#[test]
+fn a_resynchronization_that_loses_track_again_begins_again_by_the_retry_schedule() {
+    let mut story = Story::resynchronizing();
+    let first = story.now;
+    let mut begun_at = Vec::new();
+    for _ in 0..7 {
+        story.succeed();
+        let events = story.tell(story.tracking_lost());
+        assert!(matches!(events.last(), Some(Event::RetryScheduled { .. })), "{events:?}");
+        story.wake();
+        assert!(matches!(story.vm.work(), Some(Work::Task { step: Step::RestartTracking, .. })));
+        begun_at.push(story.now.since(first).as_secs() / 60);
+    }
+    assert_eq!(begun_at, [1, 2, 4, 8, 10, 40, 70]);
+    assert_eq!(story.vm.phase_since, first);
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Protected);
 }
 
 /// A planned failover sends the delta under way and one more; a chain that began right after the
@@ -145,6 +170,41 @@ fn points_from_before_a_loss_stay_usable() {
     let mut never_copied = Story::in_initial_replication();
     never_copied.tell(never_copied.tracking_lost());
     assert_eq!(never_copied.vm.allowed_operations(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_late_report_of_an_earlier_delta_does_not_end_the_one_under_way() {
+    let mut story = Story::shipping();
+    let earlier = story.success().expect("a delta is being sent");
+    story.succeed();
+    story.wake();
+    let cutting = story.vm.work();
+    assert_eq!(story.tell(earlier), []);
+    story.succeed();
+    for cycle in [2, 4] {
+        assert_eq!(story.tell(Command::ReportShipped { cycle, shipped_bytes: 1 }), []);
+    }
+    assert_ne!(story.vm.work(), cutting);
+    assert!(matches!(story.vm.work(), Some(Work::Ship { cycle: 3, .. })));
+}
+
+#[test]
+fn every_job_has_an_id_of_its_own() {
+    let mut story = Story::resynchronizing();
+    story.work_off();
+    story.tell(story.tracking_lost());
+    story.work_off();
+    let jobs: Vec<_> = story
+        .told
+        .iter()
+        .flat_map(|(_, _, events)| events)
+        .filter_map(|event| match event {
+            Event::JobStarted { job, .. } => Some(*job),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(jobs.len(), 5);
+    assert_eq!(jobs.iter().collect::<BTreeSet<_>>().len(), jobs.len());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use lifeboat::ports::event_store::{EventStore, StoreError};
 use lifeboat::store::{MemoryStore, SledStore};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::tempdir;
 
 #[tokio::test]
@@ -183,6 +184,29 @@ async fn a_folder_is_opened_by_one_at_a_time() {
     assert!(matches!(SledStore::open(dir.path()), Err(StoreError::InUse { .. })));
     drop(store);
     open(dir.path());
+}
+
+/// A child has copies of all open files, and their locks, until it runs its program.
+#[tokio::test]
+async fn a_store_can_be_opened_again_while_children_are_started() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let starting = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        }
+    });
+    let dir = tempdir().unwrap();
+    for count in 0..30 {
+        let store = open(dir.path());
+        assert_eq!(store.durable(), count);
+        fill(&store, 1, 10).await;
+        store.close().unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    starting.join().unwrap();
 }
 
 #[tokio::test]

@@ -103,7 +103,10 @@ fn kill_once(
         match words[..] {
             ["OPENED", held] => {
                 opened.send(()).unwrap_or_default();
-                assert!(before <= held.parse().unwrap(), "{held} held, {before} acknowledged");
+                assert!(
+                    before <= held.parse::<usize>().unwrap(),
+                    "{held} held, {before} acknowledged"
+                );
             }
             ["ACK", global, nth, seq] if seq.parse::<u64>().is_ok() => {
                 let place = (nth.parse().unwrap(), seq.parse().unwrap());

@@ -1,0 +1,259 @@
+//! `lifeboat events`: the event log of a service that does not run.
+
+use super::{Answer, CommandError, DataArg, Output, print};
+use crate::domain::entity::{Commit, Entry};
+use crate::ports::event_store::EventStore;
+use crate::store::{SledStore, jsonl, verify};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+/// Commits read at a time.
+const BATCH: usize = 1_000;
+
+/// Read the event log.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// The last events, one a line
+    Tail {
+        #[command(flatten)]
+        data: DataArg,
+        /// How many commits
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: usize,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Commits in full: command, events, who, when, and what led to it
+    Show {
+        #[command(flatten)]
+        data: DataArg,
+        /// The first global position
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// The last global position; that of --from alone if it is not given
+        #[arg(long)]
+        to: Option<u64>,
+        /// Only this stream, as in vm/0198...; its beginning is enough
+        #[arg(long, value_name = "STREAM")]
+        stream: Option<String>,
+    },
+    /// Write the log as JSON Lines
+    Export {
+        #[command(flatten)]
+        data: DataArg,
+        /// The file; standard output if it is not given
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Read an exported log into a folder that has none
+    Import {
+        #[command(flatten)]
+        data: DataArg,
+        /// The exported file
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
+    /// Read everything and name what is damaged; exit code 1 if something is
+    Verify {
+        #[command(flatten)]
+        data: DataArg,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    match &args.command {
+        Command::Tail { data, lines, output } => tail(data, *lines, *output),
+        Command::Show { data, from, to, stream } => {
+            show(data, *from, to.unwrap_or(*from), stream.as_deref(), to.is_none())
+        }
+        Command::Export { data, to } => export(data, to.as_ref()),
+        Command::Import { data, from } => import(data, from),
+        Command::Verify { data, output } => verify_log(data, *output),
+    }
+}
+
+fn folder(data: &DataArg) -> PathBuf {
+    data.data.join("events")
+}
+
+/// Opens a log that must be there: a look at nothing must not make something.
+fn open(data: &DataArg) -> Result<SledStore, CommandError> {
+    let folder = folder(data);
+    if !folder.is_dir() {
+        let place = data.data.display();
+        return Err(format!("no event log in {place}: --data names a service's data folder").into());
+    }
+    Ok(SledStore::open(&folder)?)
+}
+
+fn each(
+    store: &dyn EventStore,
+    from: u64,
+    mut take: impl FnMut(Commit) -> Result<bool, CommandError>,
+) -> Result<(), CommandError> {
+    let mut from = from.max(1);
+    loop {
+        let commits = store.read_all(from, BATCH)?;
+        let Some(last) = commits.last() else { return Ok(()) };
+        from = last.global + 1;
+        for commit in commits {
+            if !take(commit)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn tail(data: &DataArg, lines: usize, output: Output) -> Result<Answer, CommandError> {
+    let store = open(data)?;
+    let from = (store.durable() + 1).saturating_sub(lines as u64);
+    let mut last = VecDeque::new();
+    each(&store, from, |commit| {
+        last.push_back(commit);
+        Ok(true)
+    })?;
+    for commit in last {
+        match output {
+            Output::Json => print(&serde_json::to_string(&commit)?),
+            Output::Table => in_lines(&commit).iter().for_each(|line| print(line)),
+        }
+    }
+    store.close()?;
+    Ok(Answer::Done)
+}
+
+fn show(
+    data: &DataArg,
+    from: u64,
+    to: u64,
+    stream: Option<&str>,
+    one: bool,
+) -> Result<Answer, CommandError> {
+    let store = open(data)?;
+    let to = if one && stream.is_some() { u64::MAX } else { to };
+    let mut shown = 0;
+    each(&store, from, |commit| {
+        if to < commit.global {
+            return Ok(false);
+        }
+        if stream.is_none_or(|stream| commit.stream.to_string().starts_with(stream)) {
+            print(&serde_json::to_string_pretty(&commit)?);
+            shown += 1;
+        }
+        Ok(true)
+    })?;
+    let last = store.durable();
+    store.close()?;
+    if shown == 0 {
+        return Err(format!("no such commit: the log has positions 1 to {last}").into());
+    }
+    Ok(Answer::Done)
+}
+
+fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> {
+    let store = open(data)?;
+    match to {
+        Some(path) => {
+            let file = File::create_new(path)
+                .map_err(|error| format!("create {}: {error}", path.display()))?;
+            let mut out = BufWriter::new(file);
+            let header = jsonl::export(&store, &mut out)?;
+            out.into_inner()?.sync_all()?;
+            print(&format!("{} commits exported to {}", header.count, path.display()));
+        }
+        None => {
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            jsonl::export(&store, &mut out)?;
+            out.flush()?;
+        }
+    }
+    store.close()?;
+    Ok(Answer::Done)
+}
+
+fn import(data: &DataArg, from: &PathBuf) -> Result<Answer, CommandError> {
+    std::fs::create_dir_all(&data.data)?;
+    let store = SledStore::open(&folder(data))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let header = runtime.block_on(jsonl::import(from, &store))?;
+    store.close()?;
+    print(&format!("{} commits imported into {}", header.count, data.data.display()));
+    Ok(Answer::Done)
+}
+
+/// What `verify -o json` prints.
+#[derive(Serialize)]
+struct Verified {
+    sound: bool,
+    commits: u64,
+    acknowledged: Option<u64>,
+    findings: Vec<String>,
+}
+
+fn verify_log(data: &DataArg, output: Output) -> Result<Answer, CommandError> {
+    let folder = folder(data);
+    if !folder.is_dir() {
+        return Err(format!("no event log in {}", data.data.display()).into());
+    }
+    let scratch = std::env::temp_dir().join(format!("lifeboat-verify-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    let report = verify::verify(&folder, &scratch);
+    std::fs::remove_dir_all(&scratch)?;
+    let report = report?;
+    let findings: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+    let sound = findings.is_empty();
+    match output {
+        Output::Json => {
+            let (commits, acknowledged) = (report.commits, report.acknowledged);
+            let verified = Verified { sound, commits, acknowledged, findings };
+            print(&serde_json::to_string(&verified)?);
+        }
+        Output::Table => {
+            findings.iter().for_each(|finding| print(&format!("damaged: {finding}")));
+            if let Some(recoverable) = &report.recoverable {
+                let missing: Vec<_> = recoverable
+                    .missing
+                    .iter()
+                    .map(|gone| format!("{} to {}", gone.start(), gone.end()))
+                    .collect();
+                print(&format!(
+                    "{} commits can be got back; missing: {}",
+                    recoverable.commits,
+                    if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
+                ));
+            }
+            let verdict = if sound { "sound" } else { "DAMAGED" };
+            print(&format!("{} commits in order from the first: {verdict}", report.commits));
+        }
+    }
+    Ok(if sound { Answer::Done } else { Answer::No })
+}
+
+/// A commit for people: one line an event.
+fn in_lines(commit: &Commit) -> Vec<String> {
+    let events: Vec<String> = match &commit.entry {
+        Entry::Vm { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
+        Entry::Host { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
+        Entry::Cloud { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
+        Entry::Vault { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
+    };
+    let stream = commit.stream.to_string();
+    let stream = stream.get(..stream.len().min(14)).unwrap_or(&stream);
+    events
+        .iter()
+        .map(|event| {
+            format!("{:>6} {} {stream:<14} {:<13} {event}", commit.global, commit.at, commit.actor)
+        })
+        .collect()
+}

@@ -1,0 +1,134 @@
+//! The live table of VMs.
+
+use crate::domain::job::{Job, Step, TaskState};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{Health, Phase, Vm};
+use crate::service::{ProtectedVm, Service};
+use std::fmt::Write;
+
+/// Columns of a progress bar.
+const BAR_COLUMNS: u64 = 30;
+
+/// One VM at one moment.
+pub(super) struct Row {
+    vm: Vm,
+    /// Bytes of its logs, in transit included, and bytes of its disks.
+    logs: (u64, u64),
+    /// Writes that its guest had answered, and whether it is at the recovery site.
+    guest: Option<(u64, bool)>,
+}
+
+/// Looks at every VM.
+pub(super) async fn look(service: &Service) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for known in &service.vms {
+        // A VM whose actor is being built anew is there again at the next look.
+        if let Ok(vm) = service.site.state::<Vm>(known.id.0).await {
+            rows.push(row(service, known, vm));
+        }
+    }
+    rows
+}
+
+fn row(service: &Service, known: &ProtectedVm, vm: Vm) -> Row {
+    let disks = service.log_status(known.id);
+    let logs = disks.iter().fold((0, 0), |(logs, size), disk| {
+        (logs + disk.active_bytes + disk.transit_bytes, size + disk.size_bytes)
+    });
+    let at_recovery = service.recovery().guest(known.id);
+    let guest = at_recovery
+        .map(|guest| (guest.acknowledged, true))
+        .or_else(|| service.primary().guest(known.id).map(|guest| (guest.acknowledged, false)));
+    Row { vm, logs, guest }
+}
+
+/// The table, a line a VM, with the copies under way and every reason for what is not Normal.
+pub(super) fn render(rows: &[Row], now: Timestamp, colour: bool) -> String {
+    let mut out = format!(
+        "{:<10} {:<34} {:<9} {:>7} {:>7}  {:<22} {:>9}\n",
+        "VM", "STATE", "HEALTH", "RPO", ".HRL", "LAST RECOVERY POINT", "WRITES"
+    );
+    for row in rows {
+        line(&mut out, row, now, colour);
+    }
+    for row in rows {
+        for progress in copies(&row.vm) {
+            out.push_str(&progress);
+        }
+    }
+    for row in rows {
+        for cause in row.vm.health_causes(now) {
+            let _ = writeln!(out, "  {}: {}; {}", row.vm.name, cause.because, cause.next);
+        }
+    }
+    out
+}
+
+fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
+    let vm = &row.vm;
+    let health = vm.health(now);
+    let (begin, end) = paint(health, colour);
+    let rpo = vm.rpo(now).map_or("-".to_owned(), |rpo| format!("{} s", rpo.as_secs()));
+    let hrl = match row.logs {
+        (_, 0) => "-".to_owned(),
+        (logs, size) => format!("{:.1} %", logs as f64 * 100.0 / size as f64),
+    };
+    let point = vm.latest_point().map_or("-".to_owned(), |point| {
+        let at = point.at.to_string();
+        format!("#{} {}", point.cycle, at.get(11..19).unwrap_or(&at))
+    });
+    let writes = match row.guest {
+        Some((writes, false)) => writes.to_string(),
+        Some((writes, true)) => format!("{writes} R"),
+        None => "-".to_owned(),
+    };
+    let state = vm.phase.to_string();
+    let _ = writeln!(
+        out,
+        "{:<10} {state:<34} {begin}{:<9}{end} {rpo:>7} {hrl:>7}  {point:<22} {writes:>9}",
+        vm.name,
+        health.to_string()
+    );
+}
+
+/// Colour, never without the word.
+fn paint(health: Health, colour: bool) -> (&'static str, &'static str) {
+    match health {
+        _ if !colour => ("", ""),
+        Health::Normal => ("\x1b[32m", "\x1b[0m"),
+        Health::Warning => ("\x1b[33m", "\x1b[0m"),
+        Health::Critical => ("\x1b[31m", "\x1b[0m"),
+        Health::NotApplicable => ("\x1b[2m", "\x1b[0m"),
+    }
+}
+
+/// A progress bar for each disk that is copied.
+fn copies(vm: &Vm) -> Vec<String> {
+    if !matches!(vm.phase, Phase::InitialReplication | Phase::Resynchronizing(_)) {
+        return vec![];
+    }
+    let Some(job) = &vm.job else { return vec![] };
+    let bar = |disk, done: u64, total: u64| {
+        let name = vm.disks.iter().find(|known| known.id == disk).map_or("?", |disk| &disk.name);
+        let filled = (done * BAR_COLUMNS / total.max(1)) as usize;
+        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
+        let percent = done * 100 / total.max(1);
+        format!("  {} {name:<6} [{bar}] {percent:>3} % of {} MiB\n", vm.name, total >> 20)
+    };
+    disk_copies(job)
+        .map(|(disk, state, progress)| match (state, progress) {
+            (TaskState::Completed, _) => bar(disk, 1, 1),
+            (_, Some((done, total))) => bar(disk, done, total),
+            (_, None) => bar(disk, 0, 1),
+        })
+        .collect()
+}
+
+type Copy = (crate::domain::id::DiskId, TaskState, Option<(u64, u64)>);
+
+fn disk_copies(job: &Job) -> impl Iterator<Item = Copy> {
+    job.tasks.iter().filter_map(|task| match task.step {
+        Step::CopyDisk(disk) => Some((disk, task.state, task.progress)),
+        _ => None,
+    })
+}

@@ -1,0 +1,17 @@
+//! NBD, the network block device protocol: how a hypervisor reaches a disk.
+//!
+//! Source of everything here: <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
+
+mod client;
+mod device;
+mod exports;
+pub mod protocol;
+mod server;
+mod session;
+mod socket;
+
+pub use client::{BlockExtent, Client, ClientError};
+pub use device::{NbdDisk, UriError};
+pub use exports::Exports;
+pub use server::Server;
+pub use socket::{Endpoint, NbdUri};

@@ -1,0 +1,126 @@
+//! A disk in a raw image file.
+
+use super::bounds;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::Classified;
+use crate::ports::block::BlockDevice;
+use crate::ports::files::{File, Files, Open};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The unit that a disk's size is a multiple of.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// A disk whose byte `n` is byte `n` of a file. A flush is an `fdatasync` of the file.
+#[derive(Debug)]
+pub struct RawDisk {
+    file: Arc<dyn File>,
+    size_bytes: u64,
+    read_only: bool,
+}
+
+/// Why a raw image cannot be used as a disk.
+#[derive(Debug, Error)]
+pub enum RawDiskError {
+    /// The file cannot be opened or made.
+    #[error("open disk image {path}")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// No disk has such a size.
+    #[error(
+        "use disk image {path}: its {size_bytes} bytes are not a multiple of {SECTOR_BYTES}; \
+         extend it with `truncate --size=%{SECTOR_BYTES} {path}`"
+    )]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its length.
+        size_bytes: u64,
+    },
+}
+
+impl Classified for RawDiskError {
+    fn code(&self) -> Code {
+        Code::DiskUnusable
+    }
+}
+
+impl RawDisk {
+    /// Opens an image that exists; with [`Open::Read`] the disk is read-only.
+    ///
+    /// # Errors
+    /// [`RawDiskError`]: not recoverable until somebody puts the file right.
+    pub fn open(files: &dyn Files, path: &Path, how: Open) -> Result<Self, RawDiskError> {
+        let failed = |source| RawDiskError::Open { path: path.to_owned(), source };
+        let file = files.open(path, how).map_err(failed)?;
+        let size_bytes = file.len().map_err(failed)?;
+        if !size_bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(RawDiskError::Size { path: path.to_owned(), size_bytes });
+        }
+        Ok(Self { file, size_bytes, read_only: how == Open::Read })
+    }
+
+    /// Makes an image of `size_bytes` zeroes, all of it a hole. Durable with the next flush and a
+    /// sync of the folder.
+    ///
+    /// # Errors
+    /// [`RawDiskError`]; a file that exists is left as it is.
+    pub fn create(files: &dyn Files, path: &Path, size_bytes: u64) -> Result<Self, RawDiskError> {
+        if !size_bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(RawDiskError::Size { path: path.to_owned(), size_bytes });
+        }
+        let failed = |source| RawDiskError::Open { path: path.to_owned(), source };
+        let file = files.open(path, Open::CreateNew).map_err(failed)?;
+        file.set_len(size_bytes).map_err(failed)?;
+        Ok(Self { file, size_bytes, read_only: false })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
+    }
+}
+
+impl BlockDevice for RawDisk {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        bounds::check(self.size_bytes, offset, buffer.len() as u64)?;
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()> {
+        self.check_writable()?;
+        bounds::check(self.size_bytes, offset, data.len() as u64)?;
+        self.file.write_all_at(data, offset)?;
+        if fua { self.file.sync_data() } else { Ok(()) }
+    }
+
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {
+        self.check_writable()?;
+        bounds::check(self.size_bytes, range.start, range.end.saturating_sub(range.start))?;
+        self.file.zero(range, punch)?;
+        if fua { self.file.sync_data() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.read_only { Ok(()) } else { self.file.sync_data() }
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.file.next_data(from)
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+}

@@ -1,0 +1,244 @@
+//! A disk whose writes are logged: what its hypervisor is served.
+
+use super::log::DiskLogs;
+use super::range_guard::RangeGuard;
+use super::shared::{Gate, Shared};
+use super::{Broken, names::Names};
+use crate::disk::bounds;
+use crate::disk::hrl::format::DATA_BYTES_MAX;
+use crate::disk::hrl::{LogError, LogTime};
+use crate::disk::raw::SECTOR_BYTES;
+use crate::domain::id::DiskId;
+use crate::ports::block::BlockDevice;
+use std::borrow::Cow;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One disk below a tracker.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) id: DiskId,
+    pub(super) name: String,
+    pub(super) names: Names,
+    pub(super) device: Arc<dyn BlockDevice>,
+    guard: RangeGuard,
+    /// Whether a flush of the device failed. The kernel reports such an error once and then forgets the
+    /// data, so no later flush proves anything.
+    flush_failed: AtomicBool,
+}
+
+impl Disk {
+    pub(super) fn new(
+        id: DiskId,
+        name: String,
+        names: Names,
+        device: Arc<dyn BlockDevice>,
+    ) -> Self {
+        let flush_failed = AtomicBool::new(false);
+        Self { id, name, names, device, guard: RangeGuard::default(), flush_failed }
+    }
+
+    /// Makes the device durable. Fails for good once it has failed.
+    pub(super) fn flush_device(&self) -> io::Result<()> {
+        if self.flush_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier flush of this disk failed"));
+        }
+        self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+    }
+
+    /// A chain of logs starts with the disk as it is.
+    pub(super) fn accept_as_it_is(&self) {
+        self.flush_failed.store(false, Ordering::Release);
+    }
+}
+
+/// A disk that a [`Tracker`](super::Tracker) serves.
+///
+/// While tracking is on, a write is appended to the log, then written to the disk, then acknowledged;
+/// a flush makes the log durable, not the disk. Otherwise everything goes straight to the disk.
+#[derive(Debug)]
+pub struct TrackedDisk {
+    shared: Arc<Shared>,
+    index: usize,
+}
+
+/// One change of a disk.
+#[derive(Clone)]
+enum Change<'a> {
+    Data { data: Cow<'a, [u8]>, offset: u64 },
+    Zero { range: Range<u64>, punch: bool },
+}
+
+impl TrackedDisk {
+    pub(super) fn new(shared: Arc<Shared>, index: usize) -> Self {
+        Self { shared, index }
+    }
+
+    fn disk(&self) -> &Disk {
+        &self.shared.disks[self.index]
+    }
+
+    fn device(&self) -> &dyn BlockDevice {
+        &*self.disk().device
+    }
+
+    fn change(&self, change: &Change<'_>, fua: bool) -> io::Result<()> {
+        loop {
+            let gate = self.shared.read_gate();
+            let logs = match &*gate {
+                Gate::Closed => return Err(io::ErrorKind::NotConnected.into()),
+                Gate::Off | Gate::Broken(_) => return change.apply_to(self.device(), fua),
+                Gate::On(logs) => &logs[self.index],
+            };
+            let held = self.disk().guard.hold(change.sectors());
+            let appended = self.append(logs, &change.widened(self.device())?);
+            if let Err(error) = appended {
+                drop(held);
+                drop(gate);
+                self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
+                continue;
+            }
+            let applied = change.apply_to(self.device(), false);
+            let repaired = match &applied {
+                Ok(()) => Ok(()),
+                Err(_) => self.log_what_the_disk_holds(logs, change.sectors()),
+            };
+            drop(held);
+            drop(gate);
+            if let Err(reason) = repaired {
+                self.shared.break_with(reason);
+            }
+            applied?;
+            return if fua { self.flush() } else { Ok(()) };
+        }
+    }
+
+    fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<(), LogError> {
+        let at = LogTime::from(self.shared.clock.now());
+        let mut writer = logs.active.writer();
+        match change {
+            Change::Data { data, offset } => writer.append(data, *offset, at),
+            Change::Zero { range, .. } => writer.append_zeroes(range.clone(), at),
+        }
+    }
+
+    /// After a write that the disk refused, or took a part of: logs what is there, so that the log
+    /// still leads to what the disk holds.
+    fn log_what_the_disk_holds(&self, logs: &DiskLogs, range: Range<u64>) -> Result<(), Broken> {
+        let disk = self.disk();
+        let at = LogTime::from(self.shared.clock.now());
+        let mut buffer = Vec::new();
+        for start in range.clone().step_by(DATA_BYTES_MAX) {
+            let length = (range.end - start).min(DATA_BYTES_MAX as u64);
+            buffer.resize(length as usize, 0);
+            let unknown = |error: io::Error| Broken::DiskUnknown {
+                disk: disk.id,
+                offset: start,
+                error: error.to_string(),
+            };
+            disk.device.read_at(&mut buffer, start).map_err(unknown)?;
+            let appended = logs.active.writer().append(&buffer, start, at);
+            appended.map_err(|error| Broken::log_write_failed(disk.id, &error))?;
+        }
+        Ok(())
+    }
+}
+
+impl BlockDevice for TrackedDisk {
+    fn size_bytes(&self) -> u64 {
+        self.device().size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.device().read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()> {
+        bounds::check(self.size_bytes(), offset, data.len() as u64)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.change(&Change::Data { data: Cow::Borrowed(data), offset }, fua)
+    }
+
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {
+        let length = range.end.saturating_sub(range.start);
+        bounds::check(self.size_bytes(), range.start, length)?;
+        let sector = SECTOR_BYTES;
+        let inner = range.start.next_multiple_of(sector)..range.end - range.end % sector;
+        if inner.is_empty() {
+            return self.write_at(&vec![0; length as usize], range.start, fua);
+        }
+        // Edges inside a sector are written as data; the log holds whole sectors only.
+        let edge = [0; SECTOR_BYTES as usize];
+        self.write_at(&edge[..(inner.start - range.start) as usize], range.start, false)?;
+        self.write_at(&edge[..(range.end - inner.end) as usize], inner.end, false)?;
+        let zero = Change::Zero { range: inner.clone(), punch };
+        if inner == range {
+            return self.change(&zero, fua);
+        }
+        self.change(&zero, false)?;
+        if fua { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        loop {
+            let gate = self.shared.read_gate();
+            let logs = match &*gate {
+                Gate::On(logs) => logs[self.index].clone(),
+                Gate::Off | Gate::Broken(_) | Gate::Closed => {
+                    drop(gate);
+                    return self.disk().flush_device();
+                }
+            };
+            drop(gate); // a cut need not wait for a flush
+            let Err(error) = logs.flush() else { return Ok(()) };
+            self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
+        }
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.device().next_data(from)
+    }
+
+    fn read_only(&self) -> bool {
+        self.device().read_only()
+    }
+}
+
+impl Change<'_> {
+    /// The whole sectors that the change touches.
+    fn sectors(&self) -> Range<u64> {
+        match self {
+            Self::Zero { range, .. } => range.clone(),
+            Self::Data { data, offset } => {
+                let end = offset + data.len() as u64;
+                offset - offset % SECTOR_BYTES..end.next_multiple_of(SECTOR_BYTES)
+            }
+        }
+    }
+
+    /// The change as the log takes it, in whole sectors: what is missing is read from the disk, which
+    /// nobody else changes there meanwhile.
+    fn widened(&self, device: &dyn BlockDevice) -> io::Result<Self> {
+        let Self::Data { data, offset } = self else { return Ok(self.clone()) };
+        let sectors = self.sectors();
+        if sectors.end - sectors.start == data.len() as u64 {
+            return Ok(self.clone());
+        }
+        let mut whole = vec![0; (sectors.end - sectors.start) as usize];
+        device.read_at(&mut whole, sectors.start)?;
+        let start = (offset - sectors.start) as usize;
+        whole[start..start + data.len()].copy_from_slice(data);
+        Ok(Change::Data { data: Cow::Owned(whole), offset: sectors.start })
+    }
+
+    fn apply_to(&self, device: &dyn BlockDevice, fua: bool) -> io::Result<()> {
+        match self {
+            Self::Data { data, offset } => device.write_at(data, *offset, fua),
+            Self::Zero { range, punch } => device.zero(range.clone(), *punch, fua),
+        }
+    }
+}

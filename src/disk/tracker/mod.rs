@@ -1,0 +1,746 @@
+//! The write tracker: one per VM, over all its disks.
+//!
+//! ```text
+//!            start                     log write fails, damage, power loss
+//!   Off ----------------> On ------------------------------------------> Broken
+//!    ^                    | \ cut: active log -> in transit, next log -> active
+//!    |<------ stop -------+                                                |
+//!    |<------ stop --------------------------------------------------------+
+//!                         On <---------------- start (another chain) ------+
+//! ```
+//!
+//! * A write is appended to the log, written to the disk, then acknowledged. Writes that overlap wait
+//!   for each other, so replaying the log gives the disk.
+//! * A flush of the guest makes the log durable (one `fdatasync`), not the disk. The disk is made
+//!   durable before a log is deleted, and a start after a power loss applies the logs.
+//! * A cut changes the logs of all disks at one instant. Writers are held up for two small writes to
+//!   the page cache per disk; what must be durable is made so afterwards.
+//! * A log that cannot be written never fails the guest: tracking is broken, with a reason that
+//!   survives restarts, and writes go on to the disks. Only another chain of logs ends that.
+//!
+//! What a start finds, and does:
+//!
+//! | the last run ended by | logs and disks | tracking |
+//! |---|---|---|
+//! | [`Tracker::close`] | agree | goes on |
+//! | kill -9 | the logs have every acknowledged write, and are applied | goes on |
+//! | power loss | flushed writes are in the logs, which are applied; the disks may have more than the logs | broken |
+//!
+//! A cut that was half done is completed; after a power loss only if all its logs were durable.
+
+mod disk;
+mod log;
+mod names;
+mod range_guard;
+mod reopen;
+mod shared;
+mod state;
+
+pub use disk::TrackedDisk;
+
+use crate::disk::hrl::{Header, LogError, LogTime, LogWriter, Tail};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::Classified;
+use crate::domain::id::DiskId;
+use crate::domain::time::Timestamp;
+use crate::ports::block::BlockDevice;
+use crate::ports::clock::Clock;
+use crate::ports::files::Files;
+use disk::Disk;
+use log::{DiskLogs, Log};
+use names::Names;
+use reopen::Reopened;
+use serde::{Deserialize, Serialize};
+use shared::{Gate, Shared};
+use state::{State, StateFile, TrackedState, Tracking};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// One run of a machine, from its start to its end or power loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootId(pub Uuid);
+
+impl BootId {
+    /// The run that this process is in.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn of_this_machine() -> io::Result<Self> {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let id = text.trim().parse().map_err(io::Error::other)?;
+        Ok(Self(id))
+    }
+}
+
+/// A disk to track.
+#[derive(Clone, Debug)]
+pub struct DiskSpec {
+    /// Whose disk.
+    pub id: DiskId,
+    /// File stem of its logs: `<name>.hrl`. Unique in the folder, without a path separator.
+    pub name: String,
+    /// The disk itself. Nobody else writes to it.
+    pub device: Arc<dyn BlockDevice>,
+}
+
+/// A cut: the logs that hold every write of all disks between the cut before and one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The caller's number of it.
+    pub number: u64,
+    /// The instant, in whole seconds, as the logs' headers keep it.
+    pub at: Timestamp,
+    /// One closed and durable log for each disk, in the order of the disks.
+    pub logs: Vec<TransitLog>,
+}
+
+/// One log of a cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransitLog {
+    /// Whose writes.
+    pub disk: DiskId,
+    /// The closed log.
+    pub path: PathBuf,
+    /// Its identity.
+    pub unique_id: Uuid,
+    /// The log before it; nil for the first of a chain.
+    pub previous_unique_id: Uuid,
+    /// Length of the log. Zeroes in it are holes, so it can take less on its volume.
+    pub bytes: u64,
+}
+
+/// What a tracker does, as of a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackStatus {
+    /// Whether every write is logged.
+    pub tracking: bool,
+    /// Why it is not, where it should be.
+    pub broken: Option<Broken>,
+    /// The disks, in the order of [`Tracker::open`].
+    pub disks: Vec<DiskStatus>,
+}
+
+/// One disk of [`TrackStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What its active log takes on the volume.
+    pub active_bytes: u64,
+    /// What its log in transit takes on the volume.
+    pub transit_bytes: u64,
+}
+
+/// Why logs and disks no longer agree: the VM must be resynchronized.
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Broken {
+    /// A write could not be logged.
+    #[error("write replication log {path}: {error}")]
+    LogWriteFailed {
+        /// Whose log.
+        disk: DiskId,
+        /// The log.
+        path: PathBuf,
+        /// What the file system answered.
+        error: String,
+    },
+    /// A log does not hold what it must.
+    #[error("read replication log {path}: {damage}")]
+    LogDamaged {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong, and where.
+        damage: String,
+    },
+    /// A log is not there.
+    #[error("find replication log {path}: it is gone")]
+    LogMissing {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Writes that were never flushed can have reached the disks and not the logs.
+    #[error("the machine lost power or crashed while the disks were in use")]
+    PowerLoss,
+    /// A write failed and what the disk holds there cannot be read.
+    #[error("read back disk {disk} at byte {offset} after a write that failed: {error}")]
+    DiskUnknown {
+        /// Which disk.
+        disk: DiskId,
+        /// Where on it.
+        offset: u64,
+        /// What the disk answered.
+        error: String,
+    },
+    /// The VM has another set of disks, or a disk another size or name, than when tracking started.
+    #[error("disk {disk} was added, removed, renamed or resized while nothing tracked it")]
+    DiskChanged {
+        /// Which disk.
+        disk: DiskId,
+    },
+}
+
+impl Broken {
+    fn log_write_failed(disk: DiskId, error: &LogError) -> Self {
+        let (path, error) = describe(error);
+        Self::LogWriteFailed { disk, path, error }
+    }
+
+    fn log_unreadable(error: &LogError) -> Self {
+        let (path, damage) = describe(error);
+        match error {
+            LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::LogMissing { path }
+            }
+            LogError::Io { .. } | LogError::Damaged { .. } | LogError::Apply { .. } => {
+                Self::LogDamaged { path, damage }
+            }
+        }
+    }
+}
+
+/// The file that an error is about, and what was wrong with it.
+fn describe(error: &LogError) -> (PathBuf, String) {
+    match error {
+        LogError::Io { path, source } => (path.clone(), source.to_string()),
+        LogError::Damaged { path, at, damage } => (path.clone(), format!("{damage} at byte {at}")),
+        LogError::Apply { path, source, .. } => (path.clone(), source.to_string()),
+    }
+}
+
+impl Classified for Broken {
+    fn code(&self) -> Code {
+        Code::LogChainBroken
+    }
+}
+
+/// Why a tracker refuses.
+#[derive(Debug, Error)]
+pub enum TrackError {
+    /// A file of the tracker cannot be used.
+    #[error("use tracking file {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The state does not read back.
+    #[error(
+        "read {path}: it is damaged, so whether logs must be applied is not known; restore it, or \
+         remove it and resynchronize the VM"
+    )]
+    StateDamaged {
+        /// The state file.
+        path: PathBuf,
+    },
+    /// A log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A disk cannot be made durable.
+    #[error("flush disk {disk}")]
+    Disk {
+        /// Which disk.
+        disk: DiskId,
+        /// What the disk answered.
+        #[source]
+        source: io::Error,
+    },
+    /// No log can have such a name.
+    #[error("name the logs of a disk {name:?}: the name is empty, used twice, or has a separator")]
+    DiskName {
+        /// The name.
+        name: String,
+    },
+    /// Nothing is tracked.
+    #[error("cut the logs: tracking is off")]
+    NotTracking,
+    /// The logs lack writes.
+    #[error("cut the logs: they lack writes")]
+    Broken(#[source] Broken),
+    /// Only one cut is in transit at a time.
+    #[error("another cut, {number}, is in transit")]
+    InTransit {
+        /// Its number.
+        number: u64,
+    },
+    /// No such cut is in transit.
+    #[error("cut {number} is not in transit")]
+    NotInTransit {
+        /// The number asked for.
+        number: u64,
+    },
+    /// Numbers of cuts only grow.
+    #[error("cut {number} was acknowledged already; the last one was {last}")]
+    NumberUsed {
+        /// The number asked for.
+        number: u64,
+        /// The last one acknowledged.
+        last: u64,
+    },
+    /// The tracker was closed.
+    #[error("the tracker is closed")]
+    Closed,
+}
+
+impl Classified for TrackError {
+    fn code(&self) -> Code {
+        match self {
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Code::LogVolumeFull
+            }
+            Self::File { .. } | Self::Closed => Code::HostResourcesShort,
+            Self::Log(error) => error.code(),
+            Self::Disk { .. } => Code::DiskUnusable,
+            Self::Broken(broken) => broken.code(),
+            Self::StateDamaged { .. } => Code::LogChainBroken,
+            Self::DiskName { .. } => Code::ConfigurationInvalid,
+            Self::NotTracking
+            | Self::InTransit { .. }
+            | Self::NotInTransit { .. }
+            | Self::NumberUsed { .. } => Code::PrerequisiteFailed,
+        }
+    }
+}
+
+/// Tracks the writes of one VM. All calls block; disks go on being read and written meanwhile, except
+/// where a call says that it holds writers up.
+#[derive(Debug)]
+pub struct Tracker {
+    shared: Arc<Shared>,
+    /// Held by every call that changes which logs there are.
+    control: Mutex<()>,
+    transit: Mutex<Option<Transit>>,
+}
+
+/// A cut, and what its logs take on the volume.
+#[derive(Clone, Debug)]
+struct Transit {
+    cut: Cut,
+    allocated_bytes: Vec<u64>,
+}
+
+impl Tracker {
+    /// Opens the tracker of a VM in `folder`, where its logs are. If tracking was on, completes or
+    /// undoes what was half done, applies the logs to the disks after a crash, and goes on; what it
+    /// found is in [`Tracker::status`] and [`Tracker::transit`]. Only one tracker may be open.
+    ///
+    /// # Errors
+    /// [`TrackError`] if the disks cannot be brought to a state that keeps what was acknowledged;
+    /// nothing may be served then.
+    pub fn open(
+        files: Arc<dyn Files>,
+        folder: &Path,
+        disks: Vec<DiskSpec>,
+        boot: BootId,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, TrackError> {
+        check_names(&disks)?;
+        let named = |spec: DiskSpec| {
+            let names = Names::new(folder, &spec.name);
+            Disk::new(spec.id, spec.name, names, spec.device)
+        };
+        let disks: Vec<Disk> = disks.into_iter().map(named).collect();
+        let state_file = StateFile::new(folder);
+        let state = state_file.read(&*files)?;
+        let mut state = state.unwrap_or_else(|| State {
+            boot,
+            clean: true,
+            chain: 0,
+            tracking: Tracking::Off,
+            acknowledged: 0,
+            disks: BTreeMap::new(),
+        });
+        let Reopened { gate, transit } =
+            reopen::reopen(&*files, folder, &disks, &state, boot, &*clock)?;
+        state.boot = boot;
+        state.clean = false;
+        if let Gate::Broken(reason) = &gate {
+            state.tracking = Tracking::Broken(reason.clone());
+        }
+        if state.tracking != Tracking::Off {
+            state_file.write(&*files, &state)?;
+        }
+        let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
+        let (shared, control, transit) = (Arc::new(shared), Mutex::new(()), Mutex::new(transit));
+        Ok(Arc::new(Self { shared, control, transit }))
+    }
+
+    /// The disk to serve.
+    pub fn disk(&self, id: DiskId) -> Option<Arc<TrackedDisk>> {
+        let index = self.shared.disks.iter().position(|disk| disk.id == id)?;
+        Some(Arc::new(TrackedDisk::new(Arc::clone(&self.shared), index)))
+    }
+
+    /// Starts a chain of logs: every write from some instant during the call on is in them. Does
+    /// nothing if tracking is on. Drops all earlier logs, also those in transit. Holds writers up
+    /// while the last bytes of the disks and the empty logs are made durable.
+    ///
+    /// # Errors
+    /// [`TrackError`]; tracking is then off, or broken as before.
+    pub fn start(&self) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        match &*self.shared.read_gate() {
+            Gate::On(_) => return Ok(()),
+            Gate::Closed => return Err(TrackError::Closed),
+            Gate::Off | Gate::Broken(_) => {}
+        }
+        for disk in &self.shared.disks {
+            disk.accept_as_it_is();
+        }
+        self.shared.flush_devices()?; // the bulk, without holding writers up
+        let mut gate = self.shared.write_gate();
+        self.shared.flush_devices()?;
+        self.shared.change_state(|state| {
+            state.tracking = Tracking::Off;
+            state.chain += 1;
+            state.acknowledged = 0;
+            state.disks.clear();
+        })?;
+        *gate = Gate::Off;
+        self.drop_logs()?;
+        let chain = self.shared.state().chain;
+        let mut logs = Vec::new();
+        for disk in &self.shared.disks {
+            let header = self.header(disk, chain, Uuid::nil(), 0);
+            let tail = Tail::create(&*self.shared.files, &disk.names.tail())?;
+            let path = disk.names.active();
+            logs.push(DiskLogs::of(LogWriter::create(&*self.shared.files, &path, tail, header)?));
+        }
+        self.sync_folder()?;
+        self.shared.change_state(|state| {
+            state.tracking = Tracking::On;
+            state.disks = self.shared.disks.iter().map(tracked_state).collect();
+        })?;
+        *gate = Gate::On(logs);
+        Ok(())
+    }
+
+    /// Ends tracking and drops all logs, also those in transit. Does nothing if tracking is off. Holds
+    /// writers up while the last bytes of the disks are made durable.
+    ///
+    /// # Errors
+    /// [`TrackError`]; call again.
+    pub fn stop(&self) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        match &*self.shared.read_gate() {
+            Gate::Closed => return Err(TrackError::Closed),
+            Gate::Off if self.shared.state().chain == 0 => return Ok(()),
+            Gate::Off | Gate::On(_) | Gate::Broken(_) => {}
+        }
+        self.shared.flush_devices()?;
+        let mut gate = self.shared.write_gate();
+        self.shared.flush_devices()?;
+        self.shared.change_state(|state| {
+            state.tracking = Tracking::Off;
+            state.disks.clear();
+        })?;
+        *gate = Gate::Off;
+        drop(gate);
+        self.drop_logs()?;
+        self.sync_folder()
+    }
+
+    /// Cuts the logs of all disks at one instant; what they hold is durable and closed on return, and
+    /// in transit until [`Tracker::acknowledge`]. The same number again answers the same cut.
+    ///
+    /// # Errors
+    /// [`TrackError::Broken`] with the reason if the logs lack writes; [`TrackError::InTransit`] and
+    /// [`TrackError::NumberUsed`]; else nothing was cut and tracking goes on.
+    pub fn cut(&self, number: u64) -> Result<Cut, TrackError> {
+        let _control = self.lock_control();
+        if let Some(transit) = &*self.lock_transit() {
+            let cut = &transit.cut;
+            let other = || TrackError::InTransit { number: cut.number };
+            return if cut.number == number { Ok(cut.clone()) } else { Err(other()) };
+        }
+        let last = self.shared.state().acknowledged;
+        if number <= last {
+            return Err(TrackError::NumberUsed { number, last });
+        }
+        let next = self.prepare(number).inspect_err(|_| self.remove_prepared(number))?;
+        let (retired, at) = match self.switch(next) {
+            Ok(switched) => switched,
+            Err(error) => {
+                self.remove_prepared(number);
+                return Err(error);
+            }
+        };
+        let finished = self.finish(number, &retired, at);
+        let transit = finished.map_err(|reason| self.break_with(reason))?;
+        let cut = transit.cut.clone();
+        *self.lock_transit() = Some(transit);
+        Ok(cut)
+    }
+
+    /// The cut that is in transit, also after a restart.
+    pub fn transit(&self) -> Option<Cut> {
+        self.lock_transit().as_ref().map(|transit| transit.cut.clone())
+    }
+
+    /// Says that a cut is safe elsewhere: makes the disks durable, then drops its logs. Does nothing
+    /// for a cut that was acknowledged already.
+    ///
+    /// # Errors
+    /// [`TrackError`]; the logs are kept where the disks cannot be made durable.
+    pub fn acknowledge(&self, number: u64) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        let transit = self.lock_transit().clone();
+        let cut = match transit {
+            Some(transit) if transit.cut.number == number => transit.cut,
+            Some(_) | None if number <= self.shared.state().acknowledged => return Ok(()),
+            Some(_) | None => return Err(TrackError::NotInTransit { number }),
+        };
+        self.shared.flush_devices()?;
+        self.shared.change_state(|state| {
+            state.acknowledged = number;
+            for log in &cut.logs {
+                if let Some(disk) = state.disks.get_mut(&log.disk) {
+                    disk.shipped = log.unique_id;
+                }
+            }
+        })?;
+        for log in &cut.logs {
+            names::remove(&*self.shared.files, &log.path)
+                .map_err(|source| TrackError::File { path: log.path.clone(), source })?;
+        }
+        self.sync_folder()?;
+        *self.lock_transit() = None;
+        Ok(())
+    }
+
+    /// What the tracker does.
+    pub fn status(&self) -> TrackStatus {
+        let transit = self.lock_transit().clone();
+        let gate = self.shared.read_gate();
+        let disk_status = |(index, disk): (usize, &Disk)| DiskStatus {
+            disk: disk.id,
+            size_bytes: disk.device.size_bytes(),
+            active_bytes: match &*gate {
+                Gate::On(logs) => logs[index].active.writer().allocated_bytes(),
+                Gate::Off | Gate::Broken(_) | Gate::Closed => 0,
+            },
+            transit_bytes: transit.as_ref().map_or(0, |transit| transit.allocated_bytes[index]),
+        };
+        TrackStatus {
+            tracking: matches!(*gate, Gate::On(_)),
+            broken: match &*gate {
+                Gate::Broken(reason) => Some(reason.clone()),
+                Gate::Off | Gate::On(_) | Gate::Closed => None,
+            },
+            disks: self.shared.disks.iter().enumerate().map(disk_status).collect(),
+        }
+    }
+
+    /// Ends the use of the disks: makes logs and disks durable and says so in the state, so that the
+    /// next start has nothing to apply. Writes are refused from then on.
+    ///
+    /// # Errors
+    /// [`TrackError`]; writes are refused all the same, and the next start does as after kill -9.
+    pub fn close(&self) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        let gate = std::mem::replace(&mut *self.shared.write_gate(), Gate::Closed);
+        match &gate {
+            Gate::Closed => return Ok(()),
+            Gate::On(logs) => logs.iter().try_for_each(DiskLogs::flush)?,
+            Gate::Off | Gate::Broken(_) => {}
+        }
+        self.shared.flush_devices()?;
+        match gate {
+            Gate::On(_) | Gate::Broken(_) => self.shared.change_state(|state| state.clean = true),
+            Gate::Off | Gate::Closed => Ok(()),
+        }
+    }
+
+    /// Makes the logs that become active with a cut; durable, also their names, on return.
+    fn prepare(&self, number: u64) -> Result<Vec<LogWriter>, TrackError> {
+        let logs = match &*self.shared.read_gate() {
+            Gate::On(logs) => logs.clone(),
+            Gate::Off => return Err(TrackError::NotTracking),
+            Gate::Broken(reason) => return Err(TrackError::Broken(reason.clone())),
+            Gate::Closed => return Err(TrackError::Closed),
+        };
+        let chain = self.shared.state().chain;
+        let mut next = Vec::new();
+        for (disk, logs) in self.shared.disks.iter().zip(&logs) {
+            let header = self.header(disk, chain, logs.active.unique_id(), number);
+            let path = disk.names.next(number);
+            let tail = Tail::open(&*self.shared.files, &disk.names.tail())?;
+            next.push(LogWriter::create(&*self.shared.files, &path, tail, header)?);
+        }
+        self.sync_folder()?;
+        Ok(next)
+    }
+
+    /// The instant of a cut: no write is half done on any disk.
+    fn switch(&self, next: Vec<LogWriter>) -> Result<(Vec<Arc<Log>>, LogTime), TrackError> {
+        let mut gate = self.shared.write_gate();
+        let logs = match &mut *gate {
+            Gate::On(logs) => logs,
+            Gate::Off => return Err(TrackError::NotTracking),
+            Gate::Broken(reason) => return Err(TrackError::Broken(reason.clone())),
+            Gate::Closed => return Err(TrackError::Closed),
+        };
+        let at = LogTime::from(self.shared.clock.now());
+        for (disk, logs) in self.shared.disks.iter().zip(&*logs) {
+            let sealed = logs.active.writer().seal_for_cut();
+            if let Err(error) = sealed {
+                drop(gate);
+                return Err(self.break_with(Broken::log_write_failed(disk.id, &error)));
+            }
+        }
+        let mut retired = Vec::new();
+        for (logs, next) in logs.iter_mut().zip(next) {
+            let active = std::mem::replace(&mut logs.active, Arc::new(Log::new(next)));
+            logs.retired = Some(Arc::clone(&active));
+            retired.push(active);
+        }
+        Ok((retired, at))
+    }
+
+    /// Closes the logs of a cut, then gives all files the names that say so. In this order: a log in
+    /// transit is whole, whatever happens.
+    fn finish(&self, number: u64, retired: &[Arc<Log>], at: LogTime) -> Result<Transit, Broken> {
+        let disks = &self.shared.disks;
+        for (disk, log) in disks.iter().zip(retired) {
+            log.close(at, &disk.names.transit(number))
+                .map_err(|error| Broken::log_write_failed(disk.id, &error))?;
+        }
+        for disk in disks {
+            let renamed = reopen::rename_cut(&*self.shared.files, &disk.names, number);
+            renamed.map_err(|error| rename_failed(disk, &error))?;
+        }
+        if let (Err(TrackError::File { source, .. }), Some(disk)) =
+            (self.sync_folder(), disks.first())
+        {
+            return Err(rename_failed(disk, &source));
+        }
+        if let Gate::On(logs) = &*self.shared.read_gate() {
+            for (disk, logs) in disks.iter().zip(logs) {
+                logs.active.writer().renamed(&disk.names.active());
+            }
+        }
+        let headers = disks.iter().zip(retired).map(|(disk, log)| {
+            let writer = log.writer();
+            (disk, *writer.header(), writer.allocated_bytes())
+        });
+        Ok(Transit::of(number, headers))
+    }
+
+    /// Breaks tracking; returns the error that the caller answers.
+    fn break_with(&self, reason: Broken) -> TrackError {
+        self.shared.break_with(reason.clone());
+        TrackError::Broken(reason)
+    }
+
+    fn remove_prepared(&self, number: u64) {
+        for disk in &self.shared.disks {
+            let path = disk.names.next(number);
+            if let Err(error) = names::remove(&*self.shared.files, &path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unused log");
+            }
+        }
+    }
+
+    /// Removes all logs. They do not count any more, by the state.
+    fn drop_logs(&self) -> Result<(), TrackError> {
+        *self.lock_transit() = None;
+        for disk in &self.shared.disks {
+            disk.names
+                .remove_all(&*self.shared.files)
+                .map_err(|source| TrackError::File { path: disk.names.active(), source })?;
+        }
+        Ok(())
+    }
+
+    fn header(&self, disk: &Disk, chain: u64, previous: Uuid, number: u64) -> Header {
+        let at = LogTime::from(self.shared.clock.now());
+        let unique_id = log_id(disk.id, chain, previous, number);
+        Header::open(unique_id, previous, lineage(disk.id, chain), at)
+    }
+
+    fn sync_folder(&self) -> Result<(), TrackError> {
+        let folder = &self.shared.folder;
+        let failed = |source| TrackError::File { path: folder.clone(), source };
+        self.shared.files.sync_dir(folder).map_err(failed)
+    }
+
+    fn lock_control(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_transit(&self) -> MutexGuard<'_, Option<Transit>> {
+        self.transit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transit {
+    /// A cut by the headers of its closed logs, in the order of the disks.
+    fn of<'a>(number: u64, logs: impl Iterator<Item = (&'a Disk, Header, u64)>) -> Self {
+        let mut at = LogTime(0);
+        let mut allocated_bytes = Vec::new();
+        let logs = logs
+            .map(|(disk, header, allocated)| {
+                at = header.last_modified;
+                allocated_bytes.push(allocated);
+                TransitLog {
+                    disk: disk.id,
+                    path: disk.names.transit(number),
+                    unique_id: header.unique_id,
+                    previous_unique_id: header.previous_unique_id,
+                    bytes: header.end_of_log,
+                }
+            })
+            .collect();
+        Self { cut: Cut { number, at: at.into(), logs }, allocated_bytes }
+    }
+}
+
+fn rename_failed(disk: &Disk, error: &io::Error) -> Broken {
+    let (path, error) = (disk.names.active(), error.to_string());
+    Broken::LogWriteFailed { disk: disk.id, path, error }
+}
+
+fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
+    let mut used = BTreeSet::new();
+    for disk in disks {
+        let plain = !disk.name.is_empty() && !disk.name.contains(['/', '\0']);
+        if !plain || !used.insert(&disk.name) {
+            return Err(TrackError::DiskName { name: disk.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
+    let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
+    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil() })
+}
+
+/// The identity of a log, the same for the same place in the same chain.
+fn log_id(disk: DiskId, chain: u64, previous: Uuid, number: u64) -> Uuid {
+    let parts: [&[u8]; 4] =
+        [disk.0.as_bytes(), &chain.to_le_bytes(), previous.as_bytes(), &number.to_le_bytes()];
+    derive("lifeboat 2026 hrl log", &parts)
+}
+
+/// The identity of the content that a chain of logs continues.
+fn lineage(disk: DiskId, chain: u64) -> Uuid {
+    derive("lifeboat 2026 hrl lineage", &[disk.0.as_bytes(), &chain.to_le_bytes()])
+}
+
+fn derive(context: &str, parts: &[&[u8]]) -> Uuid {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut bytes = [0; 16];
+    hasher.finalize_xof().fill(&mut bytes);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}

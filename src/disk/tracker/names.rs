@@ -1,0 +1,83 @@
+//! The names of a disk's files, and which of them are there.
+//!
+//! | name | what |
+//! |---|---|
+//! | `<disk>.hrl` | the active log |
+//! | `<disk>.hrl.tail` | the tail of the active log |
+//! | `<disk>.hrl.<number>.transit` | the log of cut `<number>` |
+//! | `<disk>.hrl.<number>.next` | the log that becomes active with cut `<number>` |
+
+use crate::ports::files::Files;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file names of one disk.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    folder: PathBuf,
+    name: String,
+}
+
+/// Which logs of a disk are there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Present {
+    pub(super) active: bool,
+    pub(super) transit: Vec<u64>,
+    pub(super) next: Vec<u64>,
+}
+
+impl Names {
+    pub(super) fn new(folder: &Path, name: &str) -> Self {
+        Self { folder: folder.to_owned(), name: name.to_owned() }
+    }
+
+    pub(super) fn active(&self) -> PathBuf {
+        self.folder.join(format!("{}.hrl", self.name))
+    }
+
+    pub(super) fn tail(&self) -> PathBuf {
+        self.folder.join(format!("{}.hrl.tail", self.name))
+    }
+
+    pub(super) fn transit(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}.hrl.{number}.transit", self.name))
+    }
+
+    pub(super) fn next(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}.hrl.{number}.next", self.name))
+    }
+
+    /// Looks which logs are there.
+    pub(super) fn present(&self, files: &dyn Files) -> io::Result<Present> {
+        let prefix = format!("{}.hrl.", self.name);
+        let mut present = Present { active: files.exists(&self.active()), ..Present::default() };
+        for path in files.list(&self.folder)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let Some(rest) = name.and_then(|name| name.strip_prefix(&prefix)) else { continue };
+            let Some((number, kind)) = rest.split_once('.') else { continue };
+            match (number.parse(), kind) {
+                (Ok(number), "transit") => present.transit.push(number),
+                (Ok(number), "next") => present.next.push(number),
+                (Ok(_) | Err(_), _) => {}
+            }
+        }
+        Ok(present)
+    }
+
+    /// Removes every log of the disk and its tail.
+    pub(super) fn remove_all(&self, files: &dyn Files) -> io::Result<()> {
+        let present = self.present(files)?;
+        let mut paths = vec![self.active(), self.tail()];
+        paths.extend(present.transit.iter().map(|number| self.transit(*number)));
+        paths.extend(present.next.iter().map(|number| self.next(*number)));
+        paths.iter().try_for_each(|path| remove(files, path))
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+pub(super) fn remove(files: &dyn Files, path: &Path) -> io::Result<()> {
+    match files.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}

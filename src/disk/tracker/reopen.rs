@@ -1,0 +1,383 @@
+//! Brings logs and disks together again when a tracker is opened.
+
+use super::disk::Disk;
+use super::log::DiskLogs;
+use super::names::{self, Names, Present};
+use super::shared::Gate;
+use super::state::{State, TrackedState, Tracking};
+use super::{BootId, Broken, TrackError, Transit, lineage};
+use crate::disk::hrl::{
+    Damage, EMPTY_LOG_BYTES, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail,
+    recover_after_kill, recover_after_power_loss,
+};
+use crate::ports::clock::Clock;
+use crate::ports::files::{Files, Open};
+use std::io;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// How a tracker goes on.
+pub(super) struct Reopened {
+    pub(super) gate: Gate,
+    pub(super) transit: Option<Transit>,
+}
+
+/// Why tracking does not go on.
+enum Stop {
+    /// The disks can be served, but the logs lack writes.
+    Broken(Broken),
+    /// The disks cannot be served.
+    Fatal(TrackError),
+}
+
+/// Brings logs and disks together as the state says. Can be done again if it is interrupted.
+pub(super) fn reopen(
+    files: &dyn Files,
+    folder: &Path,
+    disks: &[Disk],
+    state: &State,
+    boot: BootId,
+    clock: &dyn Clock,
+) -> Result<Reopened, TrackError> {
+    let found = Found { files, folder, disks, state };
+    match &state.tracking {
+        Tracking::Off => Ok(Reopened { gate: Gate::Off, transit: None }),
+        Tracking::Broken(reason) => found.stay_broken(reason.clone()),
+        Tracking::On => {
+            let lost_power = !state.clean && state.boot != boot;
+            match (lost_power, found.changed_disk()) {
+                (true, changed) => found.after_power_loss(changed.unwrap_or(Broken::PowerLoss)),
+                (false, Some(changed)) => found.stay_broken(changed),
+                (false, None) => found.resume(clock),
+            }
+        }
+    }
+}
+
+/// Gives the two logs of one disk the names that they have after a cut. Can be done again.
+pub(super) fn rename_cut(files: &dyn Files, names: &Names, number: u64) -> io::Result<()> {
+    let (next, active) = (names.next(number), names.active());
+    if !files.exists(&next) {
+        return Ok(());
+    }
+    if files.exists(&active) {
+        files.rename(&active, &names.transit(number))?;
+    }
+    files.rename(&next, &active)
+}
+
+/// What is in the folder, and what the state says about it.
+struct Found<'a> {
+    files: &'a dyn Files,
+    folder: &'a Path,
+    disks: &'a [Disk],
+    state: &'a State,
+}
+
+impl Found<'_> {
+    /// Goes on without tracking. When it broke, and when a guest flushed since, the disks were made
+    /// durable, so there is nothing to apply.
+    fn stay_broken(&self, reason: Broken) -> Result<Reopened, TrackError> {
+        let transit = self.whole_transit()?;
+        Ok(Reopened { gate: Gate::Broken(reason), transit })
+    }
+
+    /// A disk that is not what it was when tracking started.
+    fn changed_disk(&self) -> Option<Broken> {
+        let same = |disk: &&Disk| {
+            self.state.disks.get(&disk.id).is_some_and(|known| {
+                known.name == disk.name && known.size_bytes == disk.device.size_bytes()
+            })
+        };
+        let added = self.disks.iter().find(|disk| !same(disk)).map(|disk| disk.id);
+        let is_there = |id| self.disks.iter().any(|disk| disk.id == id);
+        let removed = || self.state.disks.keys().copied().find(|id| !is_there(*id));
+        added.or_else(removed).map(|disk| Broken::DiskChanged { disk })
+    }
+
+    /// After a clean stop or kill -9: everything that was acknowledged is in the logs, or they are
+    /// damaged. In that case the disks still have it, since the page cache lived on.
+    fn resume(&self, clock: &dyn Clock) -> Result<Reopened, TrackError> {
+        match self.try_resume(clock) {
+            Ok(reopened) => Ok(reopened),
+            Err(Stop::Fatal(error)) => Err(error),
+            Err(Stop::Broken(reason)) => {
+                tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
+                self.flush_devices()?;
+                self.stay_broken(reason)
+            }
+        }
+    }
+
+    fn try_resume(&self, clock: &dyn Clock) -> Result<Reopened, Stop> {
+        self.finish_acknowledge()?;
+        self.finish_cut(clock)?;
+        let number = self.number_in_transit()?;
+        let mut logs = Vec::new();
+        let mut transit = Vec::new();
+        let mut to_apply = Vec::new();
+        for disk in self.disks {
+            let mut previous = self.tracked(disk).shipped;
+            if let Some(number) = number {
+                let reader = self.closed(&disk.names.transit(number))?;
+                check_chain(&reader, disk, self.state.chain, previous)?;
+                previous = reader.header().unique_id;
+                let allocated = self.allocated_bytes(&reader)?;
+                transit.push((disk, *reader.header(), allocated));
+                to_apply.push((disk, reader));
+            }
+            let (writer, reader) = self.open_log(disk)?;
+            check_chain(&reader, disk, self.state.chain, previous)?;
+            to_apply.push((disk, reader));
+            logs.push(DiskLogs::of(writer));
+        }
+        if !self.state.clean {
+            self.apply(to_apply)?;
+        }
+        let transit = number.map(|number| Transit::of(number, transit.into_iter()));
+        Ok(Reopened { gate: Gate::On(logs), transit })
+    }
+
+    /// Applies whole logs: all are verified before the first is applied, since a part of a log is no
+    /// state of its disk.
+    fn apply(&self, mut logs: Vec<(&Disk, LogReader)>) -> Result<(), Stop> {
+        for (_, log) in &mut logs {
+            log.verify()?;
+        }
+        for (disk, log) in &logs {
+            log.apply_to(&*disk.device)?;
+        }
+        self.flush_devices().map_err(Stop::Fatal)
+    }
+
+    /// After a power loss: applies what is sure to have been flushed. The disks can hold more.
+    fn after_power_loss(&self, mut reason: Broken) -> Result<Reopened, TrackError> {
+        for disk in self.disks.iter().filter(|disk| self.state.disks.contains_key(&disk.id)) {
+            for path in self.chain_of(disk)? {
+                let is_next = path.extension().is_some_and(|kind| kind == "next");
+                match self.flushed_part(disk, &path) {
+                    Ok(log) => log.apply_to(&*disk.device)?,
+                    // Writes go to the log of a cut only after its header is durable.
+                    Err(_) if is_next => {}
+                    Err(error) => reason = Broken::log_unreadable(&error),
+                }
+            }
+        }
+        tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
+        self.flush_devices()?;
+        self.stay_broken(reason)
+    }
+
+    fn flushed_part(&self, disk: &Disk, path: &Path) -> Result<LogReader, LogError> {
+        let log = recover_after_power_loss(self.files, path)?;
+        if log.header().data_write_guid == lineage(disk.id, self.state.chain) {
+            Ok(log)
+        } else {
+            Err(out_of_chain(&log))
+        }
+    }
+
+    /// The logs of a disk that are to be applied, the oldest first.
+    fn chain_of(&self, disk: &Disk) -> Result<Vec<PathBuf>, TrackError> {
+        let present = self.present(disk)?;
+        let unshipped = |number: &&u64| self.state.acknowledged < **number;
+        let transit = present.transit.iter().filter(unshipped);
+        let mut chain: Vec<PathBuf> = transit.map(|number| disk.names.transit(*number)).collect();
+        // After half a rename the active log is the one in transit, and the next has no other name yet.
+        if present.active || present.next.is_empty() {
+            chain.push(disk.names.active());
+        }
+        chain.extend(present.next.iter().map(|number| disk.names.next(*number)));
+        Ok(chain)
+    }
+
+    /// Removes the logs of a cut that was acknowledged.
+    fn finish_acknowledge(&self) -> Result<(), TrackError> {
+        for disk in self.disks {
+            for number in self.present(disk)?.transit {
+                if number <= self.state.acknowledged {
+                    self.remove(&disk.names.transit(number))?;
+                }
+            }
+        }
+        self.sync_folder()
+    }
+
+    /// Completes a cut that was half done if its logs were all prepared, else undoes it: only then can
+    /// a log have been switched.
+    fn finish_cut(&self, clock: &dyn Clock) -> Result<(), Stop> {
+        let present = self.all_present()?;
+        let Some(number) = present.iter().flat_map(|present| &present.next).max().copied() else {
+            return Ok(());
+        };
+        let mut prepared = true;
+        for (disk, present) in self.disks.iter().zip(&present) {
+            prepared &= present.transit.contains(&number)
+                || present.next.contains(&number) && self.is_prepared(&disk.names.next(number))?;
+        }
+        if prepared {
+            self.close_cut_logs(number, clock)?;
+            for disk in self.disks {
+                rename_cut(self.files, &disk.names, number)
+                    .map_err(|source| file_error(&disk.names.active(), source))?;
+            }
+        }
+        for (disk, present) in self.disks.iter().zip(&present) {
+            for number in &present.next {
+                self.remove(&disk.names.next(*number))?;
+            }
+        }
+        Ok(self.sync_folder()?)
+    }
+
+    /// Whether the making of a log was completed: its first bytes are written in one call.
+    fn is_prepared(&self, path: &Path) -> Result<bool, TrackError> {
+        let len = self.files.open(path, Open::Read).and_then(|file| file.len());
+        Ok(EMPTY_LOG_BYTES <= len.map_err(|source| file_error(path, source))?)
+    }
+
+    /// Closes the logs of a half done cut that are not closed yet, with the time of those that are.
+    fn close_cut_logs(&self, number: u64, clock: &dyn Clock) -> Result<(), Stop> {
+        let mut open = Vec::new();
+        let mut at = None;
+        for disk in self.disks {
+            let (next, active) = (disk.names.next(number), disk.names.active());
+            let switched = !self.files.exists(&next) || !self.files.exists(&active);
+            let path = if switched { disk.names.transit(number) } else { active };
+            match LogReader::open(self.files, &path, HeaderTrust::Verified) {
+                Ok(log) => at = Some(log.header().last_modified),
+                Err(LogError::Damaged { damage: Damage::NotClosed, .. }) => open.push((disk, path)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let at = at.unwrap_or_else(|| LogTime::from(clock.now()));
+        for (disk, path) in open {
+            let tail = Tail::open(self.files, &disk.names.tail())?;
+            let (mut writer, _) = recover_after_kill(self.files, &path, tail)?;
+            writer.close(at)?;
+        }
+        Ok(())
+    }
+
+    /// The number of the cut that every disk has a log in transit of, if any.
+    fn number_in_transit(&self) -> Result<Option<u64>, Stop> {
+        let present = self.all_present()?;
+        let Some(number) = present.iter().flat_map(|present| &present.transit).max().copied()
+        else {
+            return Ok(None);
+        };
+        for (disk, present) in self.disks.iter().zip(&present) {
+            if present.transit != [number] {
+                let path = disk.names.transit(number);
+                return Err(Stop::Broken(Broken::LogMissing { path }));
+            }
+        }
+        Ok(Some(number))
+    }
+
+    /// The cut in transit if all its logs are there and whole; they were durable before they were
+    /// named so.
+    fn whole_transit(&self) -> Result<Option<Transit>, TrackError> {
+        let Ok(Some(number)) = self.number_in_transit() else { return Ok(None) };
+        if number <= self.state.acknowledged {
+            return Ok(None);
+        }
+        let mut logs = Vec::new();
+        for disk in self.disks {
+            let whole = self.closed(&disk.names.transit(number)).and_then(|mut log| {
+                log.verify()?;
+                let known = self.state.disks.get(&disk.id).map_or(Uuid::nil(), |d| d.shipped);
+                check_chain(&log, disk, self.state.chain, known)?;
+                Ok(log)
+            });
+            match whole {
+                Ok(log) => logs.push((disk, *log.header(), self.allocated_bytes(&log)?)),
+                Err(Stop::Broken(_)) => return Ok(None),
+                Err(Stop::Fatal(error)) => return Err(error),
+            }
+        }
+        Ok(Some(Transit::of(number, logs.into_iter())))
+    }
+
+    fn open_log(&self, disk: &Disk) -> Result<(LogWriter, LogReader), Stop> {
+        let tail = Tail::open(self.files, &disk.names.tail())?;
+        Ok(recover_after_kill(self.files, &disk.names.active(), tail)?)
+    }
+
+    fn closed(&self, path: &Path) -> Result<LogReader, Stop> {
+        Ok(LogReader::open(self.files, path, HeaderTrust::Verified)?)
+    }
+
+    fn allocated_bytes(&self, log: &LogReader) -> Result<u64, TrackError> {
+        Ok(log.allocated_bytes()?)
+    }
+
+    fn tracked(&self, disk: &Disk) -> &TrackedState {
+        self.state.disks.get(&disk.id).expect("a disk that is not known has broken tracking")
+    }
+
+    fn present(&self, disk: &Disk) -> Result<Present, TrackError> {
+        disk.names.present(self.files).map_err(|source| file_error(self.folder, source))
+    }
+
+    fn all_present(&self) -> Result<Vec<Present>, TrackError> {
+        self.disks.iter().map(|disk| self.present(disk)).collect()
+    }
+
+    fn flush_devices(&self) -> Result<(), TrackError> {
+        for disk in self.disks {
+            disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), TrackError> {
+        names::remove(self.files, path).map_err(|source| file_error(path, source))
+    }
+
+    fn sync_folder(&self) -> Result<(), TrackError> {
+        self.files.sync_dir(self.folder).map_err(|source| file_error(self.folder, source))
+    }
+}
+
+/// Refuses a log that belongs to another disk or chain, or does not follow `previous`.
+fn check_chain(log: &LogReader, disk: &Disk, chain: u64, previous: Uuid) -> Result<(), Stop> {
+    let header = log.header();
+    let continues =
+        header.data_write_guid == lineage(disk.id, chain) && header.previous_unique_id == previous;
+    if continues { Ok(()) } else { Err(out_of_chain(log).into()) }
+}
+
+fn out_of_chain(log: &LogReader) -> LogError {
+    LogError::Damaged { path: log.path().to_owned(), at: 76, damage: Damage::Chain }
+}
+
+fn file_error(path: &Path, source: io::Error) -> TrackError {
+    TrackError::File { path: path.to_owned(), source }
+}
+
+/// `EIO`: the medium does not give the log back. Source: Linux `errno-base.h`.
+const EIO: i32 = 5;
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        let unreadable = match &error {
+            LogError::Damaged { .. } => true,
+            LogError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(EIO)
+            }
+            LogError::Apply { .. } => false,
+        };
+        if unreadable {
+            Self::Broken(Broken::log_unreadable(&error))
+        } else {
+            Self::Fatal(error.into())
+        }
+    }
+}
+
+impl From<TrackError> for Stop {
+    fn from(error: TrackError) -> Self {
+        Self::Fatal(error)
+    }
+}

@@ -1,0 +1,119 @@
+//! What a tracker and its disks share: the gate that every write passes, and the state file.
+
+use super::disk::Disk;
+use super::log::DiskLogs;
+use super::state::{State, StateFile, Tracking};
+use super::{Broken, TrackError};
+use crate::ports::clock::Clock;
+use crate::ports::files::Files;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// What happens to a write. Whoever writes holds the gate for reading from before the log is written
+/// until the disk is; whoever changes it holds it for writing, and so sees no write half done on any
+/// disk of the VM.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// It goes to the disk.
+    Off,
+    /// It goes to the disk's log, then to the disk. By index of the disk.
+    On(Vec<DiskLogs>),
+    /// It goes to the disk; the logs lack some.
+    Broken(Broken),
+    /// It is refused.
+    Closed,
+}
+
+/// What a tracker and its disks share. Locks are taken in the order gate, state.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) folder: PathBuf,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) disks: Vec<Disk>,
+    gate: RwLock<Gate>,
+    state_file: StateFile,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        folder: PathBuf,
+        clock: Arc<dyn Clock>,
+        disks: Vec<Disk>,
+        state: State,
+        gate: Gate,
+    ) -> Self {
+        let state_file = StateFile::new(&folder);
+        let (gate, state) = (RwLock::new(gate), Mutex::new(state));
+        Self { files, folder, clock, disks, gate, state_file, state }
+    }
+
+    pub(super) fn read_gate(&self) -> RwLockReadGuard<'_, Gate> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write_gate(&self) -> RwLockWriteGuard<'_, Gate> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.lock_state().clone()
+    }
+
+    /// Changes the state; durable on return. An error leaves it as it was, at least in memory.
+    pub(super) fn change_state(&self, change: impl FnOnce(&mut State)) -> Result<(), TrackError> {
+        let mut state = self.lock_state();
+        let mut changed = state.clone();
+        change(&mut changed);
+        self.state_file.write(&*self.files, &changed)?;
+        *state = changed;
+        Ok(())
+    }
+
+    /// Makes all devices durable.
+    pub(super) fn flush_devices(&self) -> Result<(), TrackError> {
+        for disk in &self.disks {
+            disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })?;
+        }
+        Ok(())
+    }
+
+    /// Ends tracking for a reason, with the guest going on. Returns once it is certain that no start
+    /// of the tracker takes the logs for whole; what was flushed is durable on the disks by then.
+    pub(super) fn break_with(&self, reason: Broken) {
+        let mut gate = self.write_gate();
+        let Gate::On(logs) = &*gate else { return };
+        tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
+        if let Err(error) = self.flush_devices() {
+            // Remembered by the disk, whose next flush by the guest fails.
+            tracing::error!(folder = %self.folder.display(), %error, "a disk cannot be flushed");
+        }
+        self.record_broken(&reason, logs);
+        *gate = Gate::Broken(reason);
+    }
+
+    /// Records that the logs are not whole: in the state, or else, on a volume that is full, in a log
+    /// itself, or else by removing a log.
+    fn record_broken(&self, reason: &Broken, logs: &[DiskLogs]) {
+        let tracking = Tracking::Broken(reason.clone());
+        let Err(error) = self.change_state(|state| state.tracking = tracking) else { return };
+        self.lock_state().tracking = Tracking::Broken(reason.clone());
+        let marked = logs.iter().any(|log| log.active.writer().give_up(GIVEN_UP).is_ok());
+        let removed = || self.disks.iter().any(|d| self.files.remove(&d.names.active()).is_ok());
+        if !marked && !removed() {
+            tracing::error!(
+                folder = %self.folder.display(), %error,
+                "cannot record that the logs are not whole; do not let them be applied"
+            );
+        }
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error code in the header of a log that was given up: `E_FAIL` of Windows.
+const GIVEN_UP: i32 = 0x8000_4005_u32 as i32;

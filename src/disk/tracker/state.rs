@@ -1,0 +1,182 @@
+//! What a tracker must know after a restart: one small file, `tracking.state`.
+//!
+//! | offset | field | type |
+//! |---|---|---|
+//! | 0 | Magic, `lbtrack\0` | u8\[8\] |
+//! | 8 | Version, 1 | u32 |
+//! | 12 | length of the payload | u32 |
+//! | 16 | CRC32 of the payload | u32 |
+//! | 20 | payload: [`State`], bincode 2 standard encoding | |
+//!
+//! Replaced as a whole: written beside, synced, renamed, folder synced.
+
+use super::{BootId, Broken, TrackError};
+use crate::disk::hrl::format::Take;
+use crate::domain::id::DiskId;
+use crate::ports::files::{Files, Open};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+const MAGIC: [u8; 8] = *b"lbtrack\0";
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 20;
+
+/// Far more than the disks of any VM need; bounds what is read into memory.
+const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
+
+/// What `tracking.state` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The machine's run in which the tracker was open last.
+    pub(super) boot: BootId,
+    /// Whether it was closed: nothing was written since.
+    pub(super) clean: bool,
+    /// Counts chains of logs; never goes back, so that no identity is given twice.
+    pub(super) chain: u64,
+    /// What is done with writes.
+    pub(super) tracking: Tracking,
+    /// The last cut that was acknowledged, 0 if none in this chain.
+    pub(super) acknowledged: u64,
+    /// The disks that are tracked.
+    pub(super) disks: BTreeMap<DiskId, TrackedState>,
+}
+
+/// One disk of [`State`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TrackedState {
+    /// File stem of its logs.
+    pub(super) name: String,
+    /// Its size when tracking started.
+    pub(super) size_bytes: u64,
+    /// The last log that was acknowledged, which the chain goes on from; nil if none.
+    pub(super) shipped: Uuid,
+}
+
+/// What is done with writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Tracking {
+    /// They go to the disks only.
+    Off,
+    /// They go to the logs, then to the disks.
+    On,
+    /// They go to the disks only, and the logs lack some.
+    Broken(Broken),
+}
+
+/// `tracking.state` of one VM.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    folder: PathBuf,
+    pub(super) path: PathBuf,
+}
+
+impl StateFile {
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), path: folder.join("tracking.state") }
+    }
+
+    /// The state, or `None` if there is none.
+    pub(super) fn read(&self, files: &dyn Files) -> Result<Option<State>, TrackError> {
+        let file = match files.open(&self.path, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.io(source)),
+        };
+        let len = file.len().map_err(|source| self.io(source))?;
+        if PAYLOAD_BYTES_MAX < len {
+            return Err(self.damaged());
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(|source| self.io(source))?;
+        decode(&bytes).map(Some).ok_or_else(|| self.damaged())
+    }
+
+    /// Replaces the state; durable on return.
+    pub(super) fn write(&self, files: &dyn Files, state: &State) -> Result<(), TrackError> {
+        self.replace(files, &encode(state)).map_err(|source| self.io(source))
+    }
+
+    fn replace(&self, files: &dyn Files, bytes: &[u8]) -> io::Result<()> {
+        let beside = self.folder.join("tracking.state.next");
+        let file = files.open(&beside, Open::Create)?;
+        file.set_len(0)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        files.rename(&beside, &self.path)?;
+        files.sync_dir(&self.folder)
+    }
+
+    fn io(&self, source: io::Error) -> TrackError {
+        TrackError::File { path: self.path.clone(), source }
+    }
+
+    fn damaged(&self) -> TrackError {
+        TrackError::StateDamaged { path: self.path.clone() }
+    }
+}
+
+fn encode(state: &State) -> Vec<u8> {
+    let payload = bincode::serde::encode_to_vec(state, bincode::config::standard())
+        .expect("plain data always encodes");
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + payload.len());
+    bytes.extend(MAGIC);
+    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<State> {
+    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
+    let mut fields = Take(head);
+    let (magic, version, length, crc): ([u8; 8], _, _, _) =
+        (fields.array(), fields.u32(), fields.u32(), fields.u32());
+    if magic != MAGIC || version != VERSION || length as usize != payload.len() {
+        return None;
+    }
+    if crc != crc32fast::hash(payload) {
+        return None;
+    }
+    let config = bincode::config::standard().with_limit::<{ PAYLOAD_BYTES_MAX as usize }>();
+    let (state, read) = bincode::serde::decode_from_slice(payload, config).ok()?;
+    (read == payload.len()).then_some(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let disk = TrackedState { name: "sda".to_owned(), size_bytes: 4096, shipped: Uuid::nil() };
+        State {
+            boot: BootId(Uuid::from_u128(7)),
+            clean: false,
+            chain: 3,
+            tracking: Tracking::Broken(Broken::PowerLoss),
+            acknowledged: 9,
+            disks: BTreeMap::from([(DiskId(Uuid::from_u128(1)), disk)]),
+        }
+    }
+
+    #[test]
+    fn a_state_reads_back() {
+        assert_eq!(decode(&encode(&state())), Some(state()));
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_bit_is_seen() {
+        let whole = encode(&state());
+        for length in 0..whole.len() {
+            assert_eq!(decode(&whole[..length]), None, "cut at {length}");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), None, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! A lab site: hosts that can be lost, and the guests on them, behind the hypervisor port.
+
+use super::guest::{AfterBoot, Crash, Guest, Machine, Status};
+use super::workload::{Checked, LastWrite, Workload};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::id::{HostId, VmId};
+use crate::domain::vm::Vm;
+use crate::ports::block::Connect;
+use crate::ports::hypervisor::Hypervisor;
+use crate::ports::replication::ServedDisk;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+
+/// A VM as the site knows it before it is switched on.
+#[derive(Clone, Debug)]
+pub struct LabVm {
+    /// Its name.
+    pub name: String,
+    /// The host that it runs on.
+    pub host: HostId,
+    /// Its writes.
+    pub workload: Workload,
+    /// How fast it writes after the install.
+    pub writes_per_second: NonZeroU32,
+    /// What it does once booted.
+    pub after_boot: AfterBoot,
+}
+
+/// Why the site did not do it.
+#[derive(Debug, Error)]
+pub enum LabError {
+    /// The host is down.
+    #[error("reach host {name}: it is down")]
+    HostDown {
+        /// The host.
+        host: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// The site has no such host.
+    #[error("reach host {host}: the site has no such host")]
+    NoSuchHost {
+        /// The host.
+        host: HostId,
+    },
+    /// The site has no such VM.
+    #[error("find VM {vm}: it is not defined at this site")]
+    NoSuchVm {
+        /// The VM.
+        vm: VmId,
+    },
+    /// A disk of the VM is not served.
+    #[error("start {name}: its disk {disk} is not served")]
+    NotServed {
+        /// The VM.
+        name: String,
+        /// The disk's name.
+        disk: String,
+    },
+    /// The guest did not boot.
+    #[error("start the guest")]
+    DidNotBoot(#[source] Arc<Crash>),
+    /// The guest is off, but what it wrote may not be durable.
+    #[error("shut the guest down")]
+    DidNotStop(#[source] Arc<Crash>),
+    /// The thread that waits for the guest ended.
+    #[error("wait for the guest")]
+    Waiting(#[from] tokio::task::JoinError),
+}
+
+impl Classified for LabError {
+    fn code(&self) -> Code {
+        match self {
+            Self::HostDown { .. } | Self::NoSuchHost { .. } => Code::HostLost,
+            Self::NoSuchVm { .. } => Code::VmNotFound,
+            Self::NotServed { .. } | Self::DidNotBoot(_) => Code::ReplicaDidNotStart,
+            Self::DidNotStop(_) => Code::SourceDidNotStop,
+            Self::Waiting(_) => Code::HostResourcesShort,
+        }
+    }
+}
+
+/// The hypervisors of one site. Clones are the same site.
+#[derive(Clone)]
+pub struct LabSite(Arc<Inside>);
+
+struct Inside {
+    connect: Connect,
+    patience: Duration,
+    hosts: Mutex<BTreeMap<HostId, LabHost>>,
+    vms: Mutex<BTreeMap<VmId, Slot>>,
+}
+
+struct LabHost {
+    name: String,
+    up: bool,
+}
+
+/// A defined VM and the guest that last ran as it.
+struct Slot {
+    vm: LabVm,
+    guest: Option<Guest>,
+}
+
+impl LabSite {
+    /// A site without hosts. Guests reach their disks through `connect` and try for `patience` to get
+    /// one back.
+    pub fn new(connect: Connect, patience: Duration) -> Self {
+        let (hosts, vms) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inside { connect, patience, hosts, vms }))
+    }
+
+    /// Adds a host that is up.
+    pub fn add_host(&self, host: HostId, name: &str) {
+        let name = name.to_owned();
+        self.hosts().insert(host, LabHost { name, up: true });
+    }
+
+    /// Defines a VM, or defines it anew; a guest that runs as it goes on as it was.
+    pub fn define(&self, id: VmId, vm: LabVm) {
+        let mut vms = self.vms();
+        let guest = vms.remove(&id).and_then(|slot| slot.guest);
+        vms.insert(id, Slot { vm, guest });
+    }
+
+    /// Switches a VM on, on the disks at `uris`, and blocks until it has booted. One that boots or
+    /// runs on them goes on; one that runs on others is killed first. A write that is partly there is
+    /// accepted at the end of the disks and made whole, as after the loss of a host.
+    ///
+    /// # Errors
+    /// `HostDown`, `NoSuchHost`, `NoSuchVm`, `DidNotBoot`.
+    pub fn boot(&self, vm: VmId, uris: &[String]) -> Result<Checked, LabError> {
+        self.boot_from(vm, uris, LastWrite::MayBeTorn)
+    }
+
+    /// Shuts a VM down and blocks until it is off and its writes are durable; see [`Guest::stop`].
+    ///
+    /// # Errors
+    /// `HostDown`, `NoSuchHost`, `NoSuchVm`, `DidNotStop`.
+    pub fn stop(&self, vm: VmId) -> Result<(), LabError> {
+        let guest = {
+            let vms = self.vms();
+            let slot = vms.get(&vm).ok_or(LabError::NoSuchVm { vm })?;
+            self.reach(slot.vm.host)?;
+            slot.guest.clone()
+        };
+        guest.map_or(Ok(()), |guest| guest.stop().map_err(LabError::DidNotStop))
+    }
+
+    /// Loses a host: it no longer answers, and the guests on it are killed. What serves their disks is
+    /// the caller's to kill. Unknown hosts stay unknown.
+    pub fn kill_host(&self, host: HostId) {
+        if let Some(known) = self.hosts().get_mut(&host) {
+            known.up = false;
+        }
+        let guests: Vec<_> = self
+            .vms()
+            .values()
+            .filter(|slot| slot.vm.host == host)
+            .filter_map(|slot| slot.guest.clone())
+            .collect();
+        guests.iter().for_each(Guest::kill);
+    }
+
+    /// Brings a host back. Its VMs stay off until they are booted: they may run elsewhere.
+    pub fn revive_host(&self, host: HostId) {
+        if let Some(known) = self.hosts().get_mut(&host) {
+            known.up = true;
+        }
+    }
+
+    /// How far a VM is; `None` if it was never switched on.
+    pub fn guest(&self, vm: VmId) -> Option<Status> {
+        self.vms().get(&vm)?.guest.as_ref().map(Guest::status)
+    }
+
+    fn boot_from(
+        &self,
+        vm: VmId,
+        uris: &[String],
+        last_write: LastWrite,
+    ) -> Result<Checked, LabError> {
+        let guest = {
+            let mut vms = self.vms();
+            let slot = vms.get_mut(&vm).ok_or(LabError::NoSuchVm { vm })?;
+            self.reach(slot.vm.host)?;
+            match slot.guest.clone().filter(Guest::is_on) {
+                Some(guest) if guest.uris() == uris => guest,
+                other => {
+                    other.iter().for_each(Guest::kill);
+                    slot.guest
+                        .insert(Guest::start(self.machine(&slot.vm, uris, last_write)))
+                        .clone()
+                }
+            }
+        };
+        guest.wait_booted().map_err(LabError::DidNotBoot)
+    }
+
+    fn machine(&self, vm: &LabVm, uris: &[String], last_write: LastWrite) -> Machine {
+        Machine {
+            name: vm.name.clone(),
+            workload: vm.workload.clone(),
+            uris: uris.to_vec(),
+            connect: self.0.connect.clone(),
+            writes_per_second: vm.writes_per_second,
+            after_boot: vm.after_boot,
+            last_write,
+            patience: self.0.patience,
+        }
+    }
+
+    /// Whether the VM has booted here from the disks at `uris` before, so that it may have been killed
+    /// while it wrote to them.
+    fn has_run_on(&self, vm: VmId, uris: &[String]) -> bool {
+        let vms = self.vms();
+        let guest = vms.get(&vm).and_then(|slot| slot.guest.as_ref());
+        guest.is_some_and(|guest| guest.uris() == uris && guest.status().boot.is_some())
+    }
+
+    fn reach(&self, host: HostId) -> Result<(), LabError> {
+        match self.hosts().get(&host) {
+            Some(known) if known.up => Ok(()),
+            Some(known) => Err(LabError::HostDown { host, name: known.name.clone() }),
+            None => Err(LabError::NoSuchHost { host }),
+        }
+    }
+
+    /// Only whole changes are made under the locks, so a panic of another thread leaves them usable.
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<HostId, LabHost>> {
+        self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vms(&self) -> MutexGuard<'_, BTreeMap<VmId, Slot>> {
+        self.0.vms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host of a VM: this site's, or else the one that the VM names.
+    fn host_of(&self, vm: &Vm) -> HostId {
+        self.vms().get(&vm.id).map_or(vm.host, |slot| slot.vm.host)
+    }
+
+    /// Does blocking work for a VM away from the executor.
+    async fn work<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        what: impl FnOnce(&Self) -> Result<T, LabError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let site = self.clone();
+        let done = tokio::task::spawn_blocking(move || what(&site)).await;
+        done.map_err(LabError::from)
+            .and_then(|result| result)
+            .map_err(|error| self.failure(self.host_of(vm), &error).with("vm", &vm.name))
+    }
+
+    fn failure(&self, host: HostId, error: &LabError) -> Failure {
+        let cause = match error {
+            LabError::HostDown { host, .. } | LabError::NoSuchHost { host } => Cause::Host(*host),
+            LabError::NoSuchVm { .. }
+            | LabError::NotServed { .. }
+            | LabError::DidNotBoot(_)
+            | LabError::DidNotStop(_)
+            | LabError::Waiting(_) => Cause::Itself,
+        };
+        let name = self.hosts().get(&host).map_or_else(|| host.to_string(), |it| it.name.clone());
+        Failure::new(error.code(), cause, words(error)).with("host", name)
+    }
+}
+
+#[async_trait]
+impl Hypervisor for LabSite {
+    async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
+        self.reach(host).map_err(|error| self.failure(host, &error))
+    }
+
+    async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
+        let id = vm.id;
+        self.work(vm, move |site| site.stop(id)).await
+    }
+
+    async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
+        let uris = uris(vm, disks);
+        let id = vm.id;
+        let ran_before = vm.failover.is_some_and(|failover| failover.started_at.is_some());
+        self.work(vm, move |site| {
+            let uris = uris?;
+            let torn = ran_before || site.has_run_on(id, &uris);
+            let last_write = if torn { LastWrite::MayBeTorn } else { LastWrite::Whole };
+            site.boot_from(id, &uris, last_write)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// The URIs of a VM's disks in the VM's order.
+fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
+    let uri = |disk: &crate::domain::vm::Disk| {
+        let found = served.iter().find(|served| served.disk == disk.id);
+        found
+            .map(|served| served.uri.clone())
+            .ok_or_else(|| LabError::NotServed { name: vm.name.clone(), disk: disk.name.clone() })
+    };
+    vm.disks.iter().map(uri).collect()
+}
+
+/// What an error and its sources say.
+fn words(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words = format!("{words}: {error}");
+        source = error.source();
+    }
+    words
+}
