@@ -42,7 +42,7 @@ pub trait EventStore: Send + Sync + Debug {
     fn read_all(&self, from_global: u64, limit: usize) -> Result<Vec<Commit>, StoreError>;
 
     /// Hands every commit from global position `from_global` up to the last durable one to `visit`, in
-    /// order. For reading much: it holds one commit at a time. `visit` must not close the store.
+    /// order. For reading much: it holds one commit at a time. `visit` must not call the store.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if what is stored is not what was written.
