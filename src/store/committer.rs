@@ -6,7 +6,7 @@ use super::index::{Index, PAGE_RECORDS};
 use super::log::{Draft, Placed, Shared};
 use super::record::{Record, StreamKey, chain};
 use super::sled_tree::{SledTree, io};
-use super::watermark::{State, Watermark, WatermarkFile};
+use super::watermark::{Watermark, WatermarkFile};
 use crate::ports::event_store::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,10 +45,8 @@ pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tree: Arc<SledTree>,
     pub(crate) watermark: WatermarkFile,
-    /// The last global sequence number that was covered when sled was opened.
-    pub(crate) covered: u64,
-    /// Running checksum of the log.
-    pub(crate) chain: u32,
+    /// What is acknowledged, and what sled covered when it was opened.
+    pub(crate) mark: Watermark,
 }
 
 /// The records of one group, encoded.
@@ -95,7 +93,7 @@ impl Committer {
     fn encode(&self, requests: Vec<Request>) -> Group {
         let index = self.shared.index();
         let mut heads: BTreeMap<StreamKey, u64> = BTreeMap::new();
-        let mut group = Group { last: index.last(), chain: self.chain, ..Group::default() };
+        let mut group = Group { last: index.last(), chain: self.mark.chain, ..Group::default() };
         for Request { draft, reply } in requests {
             let head = heads.entry(draft.stream).or_insert_with(|| index.seq(draft.stream));
             if draft.expected_seq == *head {
@@ -115,13 +113,8 @@ impl Committer {
             self.tree.put_block(*first, block)?;
         }
         self.tree.sync()?;
-        let watermark = Watermark {
-            state: State::Open,
-            last: group.last,
-            covered: self.covered,
-            chain: group.chain,
-        };
-        self.watermark.write(watermark).map_err(io("write", &self.shared.folder.join("HEAD")))
+        let mark = Watermark { last: group.last, chain: group.chain, ..self.mark };
+        self.watermark.write(mark).map_err(io("write", &self.shared.folder.join("HEAD")))
     }
 
     /// Tells everybody what became of their record: after it is durable, and readable.
@@ -133,7 +126,7 @@ impl Committer {
             }
             return;
         }
-        self.chain = group.chain;
+        self.mark = Watermark { last: group.last, chain: group.chain, ..self.mark };
         self.shared.advance(group.placed.iter().map(|(stream, ..)| *stream));
         for (_, placed, reply) in group.placed {
             let _ = reply.send(Ok(placed));
@@ -147,7 +140,8 @@ impl Committer {
         if self.shared.index().unpaged() < PAGE_RECORDS {
             return Ok(());
         }
-        let (last, page) = self.shared.change_index(|index: &mut Index| index.cut_page(self.chain));
+        let (last, page) =
+            self.shared.change_index(|index: &mut Index| index.cut_page(self.mark.chain));
         self.tree.put_page(last, &page)
     }
 }

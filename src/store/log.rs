@@ -130,23 +130,17 @@ impl Log {
     /// [`StoreError::InUse`]; [`StoreError::Damaged`] if acknowledged records are missing or cannot be
     /// reached; [`StoreError::Io`].
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let Opened { lock, tree, watermark, index, chain } = opening::open(folder)?;
-        let last = index.last();
+        let Opened { lock, tree, watermark, mark, index } = opening::open(folder)?;
         let shared = Arc::new(Shared {
             folder: folder.to_path_buf(),
             index: RwLock::new(index),
-            progress: watch::Sender::new(Progress { durable: last, stopped: false }),
+            progress: watch::Sender::new(Progress { durable: mark.last, stopped: false }),
             stopped: OnceLock::new(),
         });
         let tree = Arc::new(tree);
         let (requests, receiver) = mpsc::unbounded_channel();
-        let committer = Committer {
-            shared: Arc::clone(&shared),
-            tree: Arc::clone(&tree),
-            watermark,
-            covered: last,
-            chain,
-        };
+        let committer =
+            Committer { shared: Arc::clone(&shared), tree: Arc::clone(&tree), watermark, mark };
         let committer = std::thread::Builder::new()
             .name("event-store".to_owned())
             .spawn(move || committer.run(receiver))
@@ -340,12 +334,12 @@ impl Log {
         let failed = self.shared.stopped().is_some();
         self.shared.stop("it was closed".to_owned());
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Committer { tree: committers_tree, watermark, chain, .. } = committer?;
+        let Committer { tree: committers_tree, watermark, mark, .. } = committer?;
         drop((tree, committers_tree));
         if failed {
             return Err(self.shared.stopped_error());
         }
-        opening::seal(&self.shared.folder, watermark, self.durable(), chain)
+        opening::seal(&self.shared.folder, watermark, mark)
     }
 
     /// Reads from sled; keeps the log from being closed meanwhile.

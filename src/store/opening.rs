@@ -17,9 +17,9 @@ pub(crate) struct Opened {
     pub(crate) lock: FolderLock,
     pub(crate) tree: SledTree,
     pub(crate) watermark: WatermarkFile,
+    /// What it says.
+    pub(crate) mark: Watermark,
     pub(crate) index: Index,
-    /// Running checksum of the log.
-    pub(crate) chain: u32,
 }
 
 /// Opens the store in `folder`, or creates it.
@@ -39,18 +39,17 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, StoreError> {
     let (index, chain) = load(&tree, &reading.watermark)?;
     tree.sync()?;
     let last = index.last();
-    watermark
-        .write_both(Watermark { state: State::Open, last, covered: last, chain })
-        .map_err(io("write", &folder.join("HEAD")))?;
-    Ok(Opened { lock, tree, watermark, index, chain })
+    let covered_lsn = segments::covered_lsn(&log).map_err(io("list", &log))?;
+    let mark = Watermark { state: State::Open, last, covered: last, covered_lsn, chain };
+    watermark.write_both(mark).map_err(io("write", &folder.join("HEAD")))?;
+    Ok(Opened { lock, tree, watermark, mark, index })
 }
 
 /// Lets sled cover everything by a page table, and notes that the store is closed.
 pub(crate) fn seal(
     folder: &Path,
     mut watermark: WatermarkFile,
-    last: u64,
-    chain: u32,
+    mark: Watermark,
 ) -> Result<(), StoreError> {
     let log = folder.join("log");
     let db = log.join("db");
@@ -58,7 +57,9 @@ pub(crate) fn seal(
     sync(&db)?;
     sync(&log)?;
     let db_bytes = fs::metadata(&db).map_err(io("measure", &db))?.len();
-    let closed = Watermark { state: State::Closed { db_bytes }, last, covered: last, chain };
+    let covered_lsn = segments::covered_lsn(&log).map_err(io("list", &log))?;
+    let state = State::Closed { db_bytes };
+    let closed = Watermark { state, covered: mark.last, covered_lsn, ..mark };
     watermark.write_both(closed).map_err(io("write", &folder.join("HEAD")))
 }
 
@@ -112,7 +113,7 @@ fn create(folder: &Path) -> Result<(WatermarkFile, Reading), StoreError> {
     SledTree::open(&log)?.initialize(&log)?;
     sync(folder)?;
     folder.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)?;
-    let watermark = Watermark { state: State::Open, last: 0, covered: 0, chain: 0 };
+    let watermark = Watermark { state: State::Open, last: 0, covered: 0, covered_lsn: 0, chain: 0 };
     let file = WatermarkFile::create(&path, watermark).map_err(io("create", &path))?;
     sync(folder)?;
     drop(file);
@@ -150,8 +151,10 @@ fn check_reachable(log: &Path, db: &Path, watermark: &Watermark) -> Result<(), S
             found[(record.global - expected.start()) as usize] = true;
         }
     };
-    let covered_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
-    let walk = segments::walk(db, covered_lsn, seen).map_err(io("read", db))?;
+    // A newer page table than the watermark's was written by an opening, or a closing, that was cut off.
+    let newest_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
+    let from_lsn = watermark.covered_lsn.min(newest_lsn);
+    let walk = segments::walk(db, from_lsn, newest_lsn, seen).map_err(io("read", db))?;
     let missing = found.iter().filter(|found| !**found).count();
     if let Some(at) = found.iter().position(|found| !found) {
         let first = expected.start() + at as u64;

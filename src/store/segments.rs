@@ -75,20 +75,23 @@ pub(crate) enum Walk {
     SegmentMissing,
 }
 
-/// Calls `seen` with every record that sled will find in the segments from `covered_lsn` on.
+/// Calls `seen` with every record that sled can find in the segments from `from_lsn` on. Its newest
+/// page table ends at `covered_lsn`, there or later.
 pub(crate) fn walk(
     db: &Path,
+    from_lsn: i64,
     covered_lsn: i64,
     mut seen: impl FnMut(Record<'_>),
 ) -> io::Result<Walk> {
     let file = File::open(db)?;
     let covered_bytes = covered_lsn % SEGMENT_LSNS;
-    let first_lsn = covered_lsn - covered_bytes;
+    let covered_base = covered_lsn - covered_bytes;
+    let first_lsn = from_lsn - from_lsn % SEGMENT_LSNS;
     let segments = segments_from(&file, first_lsn)?;
     // From the segment in which the highest sequence number known to be stable lies, sled takes the
     // first bad frame, or missing segment, for the end; before, it only gives up the rest of a segment.
     let stable_lsn = segments.values().map(|segment| segment.stable_lsn).max().unwrap_or(0);
-    let mut expected_in_tail = stable_lsn.max(first_lsn) / SEGMENT_LSNS * SEGMENT_LSNS;
+    let mut expected_in_tail = stable_lsn.max(covered_base) / SEGMENT_LSNS * SEGMENT_LSNS;
     let mut walk = if covered_bytes == 0 { Walk::Sound } else { Walk::SegmentMissing };
     let mut bytes = vec![0; SEGMENT_BYTES];
     for (lsn, Segment { base, .. }) in segments {
@@ -101,7 +104,7 @@ pub(crate) fn walk(
         for body in messages.by_ref() {
             record::carve(body).for_each(&mut seen);
         }
-        if lsn == first_lsn && covered_bytes != 0 {
+        if lsn == covered_base && covered_bytes != 0 {
             let reached = covered_bytes <= messages.at as i64;
             let offset = base + messages.at as u64;
             walk = if reached { Walk::Sound } else { Walk::StopsAt { offset } };

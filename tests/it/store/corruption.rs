@@ -180,6 +180,21 @@ async fn an_older_log_under_a_newer_watermark_is_refused() {
     assert_eq!(report.recoverable.unwrap().missing, [11..=20]);
 }
 
+/// sled writes its page table when it is opened, the watermark follows: a crash can come in between.
+#[tokio::test]
+async fn an_opening_that_was_cut_off_after_sleds_page_table_is_no_damage() {
+    let stores = Stores::fill().await;
+    let log = stores.dir.path().join("killed/log");
+    let page_tables = || {
+        let names = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("snap.")).collect::<Vec<_>>()
+    };
+    let before = page_tables();
+    drop(sled::Config::new().path(&log).segment_size(4 << 20).open().unwrap());
+    assert_ne!(page_tables(), before);
+    assert!(read_everything(&stores.dir.path().join("killed")).unwrap() == stores.commits);
+}
+
 #[tokio::test]
 async fn verify_finds_nothing_in_a_sound_store_and_changes_nothing() {
     let stores = Stores::fill().await;

@@ -113,7 +113,7 @@ fn every_acknowledged_commit_survives_a_power_loss() {
     let Some((deeds, _dir)) = record(test, None) else { return };
     let mut random = Random(4711);
     let mut with_commits = 0;
-    for trial in 0..40 {
+    for trial in 0..30 {
         let cut = random.below(deeds.len() as u64) as usize;
         let (acknowledged, held) = after_power_loss(&deeds, cut, trial % 2 == 1, &mut random);
         let held = held.unwrap_or_else(|error| panic!("trial {trial}, cut {cut}: {error}"));
@@ -122,7 +122,7 @@ fn every_acknowledged_commit_survives_a_power_loss() {
         assert!(last <= held.len() as u64, "trial {trial}, cut {cut}: {last} > {}", held.len());
         with_commits += usize::from(0 < last);
     }
-    assert!(20 < with_commits);
+    assert!(15 < with_commits);
 }
 
 /// The test above must be able to fail: without the `fdatasync` after sled's flush, what was
