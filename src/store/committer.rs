@@ -158,12 +158,7 @@ fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request
 }
 
 impl Group {
-    fn push(
-        &mut self,
-        draft: &Draft,
-        seq: u64,
-        reply: Reply,
-    ) {
+    fn push(&mut self, draft: &Draft, seq: u64, reply: Reply) {
         self.last += 1;
         let fits = |block: &Vec<u8>| block.len() + draft.bytes() <= BLOCK_BYTES;
         if !self.blocks.last().is_some_and(|(_, block)| fits(block)) {

@@ -109,8 +109,13 @@ impl Index {
         if page.first != self.last + 1 || !self.unpaged.is_empty() {
             return None;
         }
-        let streams: Vec<StreamKey> = page.streams.iter().map(|(kind, id, _)| key(*kind, *id)).collect();
-        let continues = page.streams.iter().zip(&streams).all(|((_, _, before), stream)| self.seq(*stream) == *before);
+        let streams: Vec<StreamKey> =
+            page.streams.iter().map(|(kind, id, _)| key(*kind, *id)).collect();
+        let continues = page
+            .streams
+            .iter()
+            .zip(&streams)
+            .all(|((_, _, before), stream)| self.seq(*stream) == *before);
         if !continues || page.order.iter().any(|place| streams.len() <= usize::from(*place)) {
             return None;
         }
@@ -168,7 +173,8 @@ mod tests {
             assert_eq!(rebuilt.add_page(page), Some(*last as u32 - 1));
             assert_eq!(rebuilt.last(), *last);
         }
-        (rebuilt.last()..index.last()).for_each(|at| rebuilt.push(stream(u128::from(at) % 7 + u128::from(at) / 1000)));
+        (rebuilt.last()..index.last())
+            .for_each(|at| rebuilt.push(stream(u128::from(at) % 7 + u128::from(at) / 1000)));
         assert_eq!(rebuilt.streams, index.streams);
         assert_eq!(rebuilt.globals(stream(8), 3, 2), index.globals(stream(8), 3, 2));
     }

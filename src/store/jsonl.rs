@@ -192,8 +192,7 @@ impl Lines {
         let seqs = BTreeMap::new();
         let mut lines = Self { path: path.to_path_buf(), reader, header, line: 0, chain: 0, seqs };
         let text = lines.next_line()?.ok_or_else(|| lines.damaged("the file is empty"))?;
-        let header: Header =
-            serde_json::from_str(&text).map_err(|error| lines.damaged(error))?;
+        let header: Header = serde_json::from_str(&text).map_err(|error| lines.damaged(error))?;
         if header.format != FORMAT || header.version != VERSION {
             let what = format!("{} {} is unknown", header.format, header.version);
             return Err(lines.damaged(what));

@@ -7,8 +7,8 @@
 use super::committer::{Committer, Request};
 use super::index::Index;
 use super::record::{RECORD_BYTES_MAX, Record, StreamKey, carve, chain};
-use super::state::{STATE_BYTES_MAX, StateRecord};
 use super::sled_tree::{SledTree, StateKey, io, panic_text, sync};
+use super::state::{STATE_BYTES_MAX, StateRecord};
 use super::watermark::{Reading, State, Watermark, WatermarkFile};
 use super::{record, segments, watermark};
 use crate::ports::event_store::StoreError;
@@ -368,9 +368,8 @@ impl Log {
             return Ok(());
         };
         drop(requests);
-        let committer = committer.join().map_err(|panic| StoreError::Stopped {
-            because: panic_text(&*panic),
-        });
+        let committer =
+            committer.join().map_err(|panic| StoreError::Stopped { because: panic_text(&*panic) });
         let failed = self.shared.stopped().is_some();
         self.shared.stop("it was closed".to_owned());
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();

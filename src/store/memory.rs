@@ -119,11 +119,7 @@ impl EventStore for MemoryStore {
         Ok(self.contents().commits.iter().skip(from).take(limit).cloned().collect())
     }
 
-    fn replay(
-        &self,
-        from_global: u64,
-        visit: &mut dyn FnMut(Commit),
-    ) -> Result<(), StoreError> {
+    fn replay(&self, from_global: u64, visit: &mut dyn FnMut(Commit)) -> Result<(), StoreError> {
         self.read_all(from_global, usize::MAX)?.into_iter().for_each(visit);
         Ok(())
     }
@@ -140,9 +136,9 @@ impl EventStore for MemoryStore {
     async fn durable_after(&self, global: u64) -> Result<u64, StoreError> {
         let mut durable = self.durable.subscribe();
         let reached = durable.wait_for(|durable| global < *durable).await;
-        reached.map(|durable| *durable).map_err(|_| StoreError::Stopped {
-            because: "it was dropped".to_owned(),
-        })
+        reached
+            .map(|durable| *durable)
+            .map_err(|_| StoreError::Stopped { because: "it was dropped".to_owned() })
     }
 
     fn save_snapshot(&self, snapshot: Snapshot) -> Result<(), StoreError> {

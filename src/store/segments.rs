@@ -45,9 +45,10 @@ pub(crate) fn covered_lsn(log: &Path) -> io::Result<i64> {
 pub(crate) fn remove_unfinished_page_tables(log: &Path) -> io::Result<()> {
     for entry in log.read_dir()? {
         let entry = entry?;
-        let unfinished = entry.file_name().to_str().is_some_and(|name| {
-            name.starts_with("snap.") && name.ends_with(".generating")
-        });
+        let unfinished = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating"));
         if unfinished {
             std::fs::remove_file(entry.path())?;
         }

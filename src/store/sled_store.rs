@@ -86,11 +86,7 @@ impl EventStore for SledStore {
         named.collect()
     }
 
-    fn replay(
-        &self,
-        from_global: u64,
-        visit: &mut dyn FnMut(Commit),
-    ) -> Result<(), StoreError> {
+    fn replay(&self, from_global: u64, visit: &mut dyn FnMut(Commit)) -> Result<(), StoreError> {
         self.log.read_all(from_global, usize::MAX, |record| {
             visit(payload::decode(&record)?);
             Ok(())

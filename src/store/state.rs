@@ -77,10 +77,11 @@ impl StateRecord {
             });
             state.state.extend_from_slice(&part[HEADER_BYTES..]);
         }
-        whole.filter(|(state, count)| {
-            state.state.len().div_ceil(PART_BYTES).max(1) == usize::from(*count)
-        })
-        .map(|(state, _)| state)
+        whole
+            .filter(|(state, count)| {
+                state.state.len().div_ceil(PART_BYTES).max(1) == usize::from(*count)
+            })
+            .map(|(state, _)| state)
     }
 }
 

@@ -93,7 +93,8 @@ pub fn verify(folder: &Path, scratch: &Path) -> Result<Report, StoreError> {
         Ok(tree) => read_everything(&tree, reading.as_ref(), &mut report, &mut sound),
         Err(error) => report.found_error("log", error),
     }
-    report.commits = sound.keys().zip(1..).take_while(|(global, at)| **global == *at).count() as u64;
+    report.commits =
+        sound.keys().zip(1..).take_while(|(global, at)| **global == *at).count() as u64;
     if !report.findings.is_empty() {
         carve_file(&folder.join("log/db"), &mut sound)?;
         report.recoverable = Some(recoverable(&sound, report.acknowledged.unwrap_or(0)));
@@ -174,7 +175,9 @@ fn read_blocks(tree: &SledTree, report: &mut Report, sound: &mut Sound) -> BTree
                 let mut chain_so_far = running.get(&(first - 1)).copied();
                 next = first + 1;
                 for record in records(first, &block) {
-                    match record.and_then(|record| check_record(&record, &mut seqs).map(|()| record)) {
+                    match record
+                        .and_then(|record| check_record(&record, &mut seqs).map(|()| record))
+                    {
                         Ok(record) => {
                             sound.insert(record.global, (record.stream, record.seq));
                             next = record.global + 1;

@@ -220,7 +220,7 @@ fn nothing_of_the_primary_site_goes_on_after_a_failover() {
         story.tell(command);
         story.work_off();
         assert_eq!(story.vm.delta.stage, Stage::Off);
-        assert_eq!(story.vm.pending(), Vec::<Effect>::new());
+        assert_eq!(story.vm.pending(), [Effect::RunReplica]);
     }
 }
 

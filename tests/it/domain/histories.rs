@@ -210,7 +210,7 @@ fn check_state(vm: &Vm) {
                 let next = vm.trouble.as_ref().map(|trouble| trouble.next);
                 assert_eq!(next, Some(NextStep::RetryAt(*due)));
             }
-            Effect::Do(_) | Effect::WatchTracking { .. } => unreachable!(),
+            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => unreachable!(),
         }
     }
 
@@ -282,7 +282,10 @@ fn newest_cycle_in_vault(vm: &Vm) -> u64 {
             let under_way = matches!(vm.delta.stage, Stage::Snapshotting | Stage::Shipping { .. });
             newest.max(vm.delta.cycle + u64::from(under_way))
         }
-        Effect::Do(_) | Effect::WatchTracking { .. } | Effect::WakeAt { .. } => newest,
+        Effect::Do(_)
+        | Effect::WatchTracking { .. }
+        | Effect::RunReplica
+        | Effect::WakeAt { .. } => newest,
     })
 }
 

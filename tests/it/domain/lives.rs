@@ -148,18 +148,22 @@ when ReportDone
   then TaskCompleted StartReplica
   then JobEnded Completed
   then ReplicaStarted
+    do RunReplica
 when CommitFailover
   then JobStarted CommitFailover
   then TaskStarted CheckCommit
     do CheckCommit
+    do RunReplica
 when ReportDone
   then TaskCompleted CheckCommit
   then TaskStarted DropOtherPoints
     do DropOtherPoints
+    do RunReplica
 when ReportDone
   then TaskCompleted DropOtherPoints
   then JobEnded Completed
   then FailoverCommitted
+    do RunReplica
 ";
 
 #[test]
@@ -197,18 +201,22 @@ when ReportDone
   then TaskCompleted StartReplica
   then JobEnded Completed
   then ReplicaStarted
+    do RunReplica
 when CommitFailover
   then JobStarted CommitFailover
   then TaskStarted CheckCommit
     do CheckCommit
+    do RunReplica
 when ReportDone
   then TaskCompleted CheckCommit
   then TaskStarted DropOtherPoints
     do DropOtherPoints
+    do RunReplica
 when ReportDone
   then TaskCompleted DropOtherPoints
   then JobEnded Completed
   then FailoverCommitted
+    do RunReplica
 ";
 
 #[test]

@@ -249,7 +249,7 @@ impl Story {
     pub(crate) fn alarm(&self) -> Option<(Timestamp, Command)> {
         self.vm.pending().into_iter().find_map(|effect| match effect {
             Effect::WakeAt { due, wake } => Some((due, Command::Wake { due, wake })),
-            Effect::Do(_) | Effect::WatchTracking { .. } => None,
+            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => None,
         })
     }
 
@@ -315,6 +315,7 @@ impl Story {
             Effect::Do(Work::Snapshot { cycle }) => format!("Snapshot {cycle}"),
             Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
             Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),
+            Effect::RunReplica => "RunReplica".to_owned(),
             Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
         }
     }

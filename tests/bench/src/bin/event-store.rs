@@ -31,7 +31,8 @@ fn main() {
     let base = args.first().map_or_else(std::env::temp_dir, PathBuf::from);
     let seconds = args.get(1).map_or(3.0, |text| text.parse().expect("seconds"));
     let commits = args.get(2).map_or(1_000_000, |text| text.parse().expect("commits"));
-    let folder = tempfile::Builder::new().prefix("lifeboat-bench").tempdir_in(base).expect("folder");
+    let folder =
+        tempfile::Builder::new().prefix("lifeboat-bench").tempdir_in(base).expect("folder");
     writers(folder.path(), Duration::from_secs_f64(seconds), WRITERS);
     writers(folder.path(), Duration::from_secs_f64(seconds), 1);
     full_store(folder.path(), commits);
@@ -44,13 +45,13 @@ fn row(work: &str, ours: f64, peer: f64, peer_name: &str) {
     println!("{row}");
 }
 
-
 /// A commit of about 200 bytes: a delta that was shipped after a slow vault had held up a few others
 /// (nine in ten), or a failure in the vault's words.
 fn commit(writer: u64, expected_seq: u64) -> NewCommit {
     let id = Uuid::from_u128(u128::from(writer) << 64 | 0x5eed);
     let at = Timestamp::from_millis(1_700_000_000_000 + expected_seq as i64 * 30_000);
-    let entry = if expected_seq % 10 == 9 { failed(id, expected_seq) } else { shipped(expected_seq, at) };
+    let entry =
+        if expected_seq % 10 == 9 { failed(id, expected_seq) } else { shipped(expected_seq, at) };
     NewCommit {
         stream: StreamId { kind: Kind::Vm, id },
         expected_seq,
@@ -65,8 +66,9 @@ fn commit(writer: u64, expected_seq: u64) -> NewCommit {
 fn shipped(cycle: u64, at: Timestamp) -> Entry {
     let shipped_bytes = 9_000_000 + cycle;
     let point = |cycle| RecoveryPoint { cycle, at, bytes: shipped_bytes };
-    let mut events: Vec<Event> =
-        (cycle..cycle + 5).map(|cycle| Event::LogShipped { point: point(cycle + 100_000) }).collect();
+    let mut events: Vec<Event> = (cycle..cycle + 5)
+        .map(|cycle| Event::LogShipped { point: point(cycle + 100_000) })
+        .collect();
     events.push(Event::RecoveryPointsExpired { kept_from_cycle: 90_000 + cycle });
     events.push(Event::SnapshotTaken { cycle: cycle + 100_005, at, log_bytes: 12_000_000 });
     Vm::entry(Command::ReportShipped { cycle: cycle + 100_000, shipped_bytes }, events)
@@ -83,7 +85,8 @@ fn failed(id: Uuid, cycle: u64) -> Entry {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build();
     runtime.expect("runtime")
 }
 
@@ -245,7 +248,12 @@ fn full_store(folder: &Path, commits: u64) {
     let close_ms = closing.elapsed().as_secs_f64() * 1e3;
     let bytes = folder_bytes(&ours);
     eprintln!("{count} commits at {rate:.0}/s, {bytes} bytes on disk, closed in {close_ms:.0} ms");
-    row("bytes on disk a commit", bytes as f64 / count as f64, payload_bytes() as f64, "its payload");
+    row(
+        "bytes on disk a commit",
+        bytes as f64 / count as f64,
+        payload_bytes() as f64,
+        "its payload",
+    );
 
     let file = folder.join("full.sqlite");
     let connection = sqlite(&file);
@@ -284,7 +292,8 @@ fn payload_bytes() -> usize {
 }
 
 fn folder_bytes(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).expect("list").map(|entry| entry.expect("entry").path());
+    let entries =
+        std::fs::read_dir(folder).expect("list").map(|entry| entry.expect("entry").path());
     entries
         .map(|path| match path.is_dir() {
             true => folder_bytes(&path),
@@ -316,7 +325,8 @@ fn child(mode: &str, folder: &Path) {
             match mode {
                 "open-and-die" => {
                     let until = store.durable() / WRITERS * 2;
-                    let rate = runtime().block_on(append_all(&Arc::new(store), 64, move |seq| seq < until));
+                    let rate = runtime()
+                        .block_on(append_all(&Arc::new(store), 64, move |seq| seq < until));
                     println!("{rate} 0");
                     std::process::exit(9);
                 }
