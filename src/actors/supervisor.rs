@@ -11,7 +11,7 @@ use super::hosted::{Hosted, World};
 use crate::domain::catalogue::Code;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
-use crate::domain::failure::Cause;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::{self, Host};
 use crate::domain::id::{HostId, VaultId};
 use crate::domain::time::Timestamp;
@@ -19,7 +19,7 @@ use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, RetryReason, Vm};
 use actix::clock::Instant;
 use actix::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest wait before an actor is built anew.
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// An actor that lived for this long is not the one that dies again and again.
+const LIVES_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// The actors of a site, by type.
 #[derive(Default)]
@@ -62,11 +65,19 @@ struct Timer {
     passed_at: Instant,
 }
 
+/// How often an actor died lately.
+struct Deaths {
+    in_a_row: u32,
+    last: Instant,
+}
+
 /// Supervises the actors of a site.
 pub struct Supervisor {
     world: Arc<World>,
     shelves: Shelves,
-    deaths: BTreeMap<StreamId, u32>,
+    deaths: BTreeMap<StreamId, Deaths>,
+    /// VMs whose last attempt was made since the cause of its failure had been seen to end.
+    tried_early: BTreeSet<Uuid>,
     timers: BTreeMap<TimerId, Timer>,
     sleeping: Option<SpawnHandle>,
     stopping: bool,
@@ -80,6 +91,7 @@ impl Supervisor {
             world,
             shelves: Shelves::default(),
             deaths: BTreeMap::new(),
+            tried_early: BTreeSet::new(),
             timers: BTreeMap::new(),
             sleeping: None,
             stopping: false,
@@ -102,7 +114,12 @@ impl Supervisor {
         if self.stopping {
             return Err(TellError::Gone { stream });
         }
-        let actor = EntityActor::<E>::load(stream, Arc::clone(&self.world), ctx.address())?.start();
+        let actor = EntityActor::<E>::load(stream, Arc::clone(&self.world), ctx.address())?;
+        if let Some(because) = actor.waits_for_end_of().cloned() {
+            // Whether the cause was suspected before the log ended is unknown.
+            ctx.address().do_send(Suspect { because });
+        }
+        let actor = actor.start();
         E::shelf(&mut self.shelves).insert(id, actor.clone());
         Ok(actor)
     }
@@ -116,8 +133,19 @@ impl Supervisor {
         };
         if let (Err(error), false) = (built, self.stopping) {
             tracing::error!(%stream, %error, "build an actor from the log");
-            self.failed.send_replace(Some(error.to_string()));
+            self.fail(error.to_string());
         }
+    }
+
+    /// The site cannot go on: its actors stop, and whoever started it is told.
+    fn fail(&mut self, because: String) {
+        self.stopping = true;
+        self.timers.clear();
+        halt(&self.shelves.vms);
+        halt(&self.shelves.clouds);
+        halt(&self.shelves.hosts);
+        halt(&self.shelves.vaults);
+        self.failed.send_replace(Some(because));
     }
 
     fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
@@ -149,19 +177,19 @@ impl Supervisor {
 
     /// A VM could not reach its vault: the vault's own watch may not have noticed, and only what it
     /// has seen end can it announce as ended.
-    fn suspect_cause(&self, commit: &Commit, because: &crate::domain::failure::Failure) {
+    fn suspect_cause(&self, because: &Failure, origin: Origin) {
         let failure = because.clone();
         match because.cause {
             Cause::Vault(VaultId(id)) if because.code == Code::LinkDown => {
                 if let Some(vault) = self.shelves.vaults.get(&id) {
                     let command = vault::Command::ReportUnreachable { failure };
-                    vault.do_send(Tell::new(command, caused_by(commit)));
+                    vault.do_send(Tell::new(command, origin));
                 }
             }
             Cause::Host(HostId(id)) if because.code == Code::HostLost => {
                 if let Some(host) = self.shelves.hosts.get(&id) {
                     let command = host::Command::ReportSilence { failure };
-                    host.do_send(Tell::new(command, caused_by(commit)));
+                    host.do_send(Tell::new(command, origin));
                 }
             }
             Cause::Vault(_) | Cause::Host(_) | Cause::Itself => {}
@@ -169,8 +197,47 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// An attempt made because the cause had ended, and failed all the same, shows that the cause is
+    /// another one: suspecting it again would lead from attempt to attempt without a pause.
+    fn attempted(&mut self, commit: &Commit, event: &vm::Event) {
+        let vm = commit.stream.id;
+        match event {
+            vm::Event::RetryStarted { early: Some(RetryReason::CauseEnded(_)), .. } => {
+                self.tried_early.insert(vm);
+            }
+            vm::Event::RetryScheduled { because, attempt, .. } => {
+                if !self.tried_early.remove(&vm) || *attempt == 1 {
+                    self.suspect_cause(because, caused_by(commit));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if !self.stopping {
+            self.failed.send_replace(Some("the supervisor died".to_owned()));
+        }
+    }
+}
+
 fn caused_by(commit: &Commit) -> Origin {
-    Origin { actor: "supervisor".to_owned(), correlation: None, causation: Some(commit.global) }
+    Origin { causation: Some(commit.global), ..Origin::of("supervisor") }
+}
+
+fn halt<E: Hosted>(shelf: &BTreeMap<Uuid, Addr<EntityActor<E>>>) {
+    shelf.values().for_each(|actor| actor.do_send(Halt));
+}
+
+/// Returns when all are gone.
+async fn halted<E: Hosted>(shelf: BTreeMap<Uuid, Addr<EntityActor<E>>>) {
+    for actor in shelf.into_values() {
+        // A closed mailbox means that the actor is gone already.
+        let _ = actor.send(Halt).await;
+    }
 }
 
 impl Actor for Supervisor {
@@ -180,9 +247,7 @@ impl Actor for Supervisor {
         ctx.set_mailbox_capacity(0);
         match self.world.store.streams() {
             Ok(streams) => streams.into_iter().for_each(|(stream, _)| self.build(stream, ctx)),
-            Err(error) => {
-                self.failed.send_replace(Some(error.to_string()));
-            }
+            Err(error) => self.fail(error.to_string()),
         }
     }
 }
@@ -214,6 +279,8 @@ impl<E: Hosted> Handler<Find<E>> for Supervisor {
 #[rtype(result = "()")]
 pub(super) struct SetTimer {
     pub(super) id: TimerId,
+    /// The longest that it can be away.
+    pub(super) longest: Duration,
     pub(super) wake: Wake,
 }
 
@@ -221,7 +288,7 @@ impl Handler<SetTimer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
-        let wait = timer.id.due.since(self.world.clock.now());
+        let wait = timer.id.due.since(self.world.clock.now()).min(timer.longest);
         let passed_at = Instant::now() + wait;
         let first = self.timers.values().all(|other| passed_at < other.passed_at);
         self.timers.insert(timer.id, Timer { wake: timer.wake, passed_at });
@@ -258,9 +325,7 @@ impl Handler<Committed> for Supervisor {
         match &commit.entry {
             Entry::Vm { events, .. } => {
                 for event in events {
-                    if let vm::Event::RetryScheduled { because, .. } = event {
-                        self.suspect_cause(&commit, because);
-                    }
+                    self.attempted(&commit, event);
                 }
             }
             Entry::Vault { events, .. } => {
@@ -275,6 +340,21 @@ impl Handler<Committed> for Supervisor {
             }
             Entry::Cloud { .. } => {}
         }
+    }
+}
+
+/// An entity that was just loaded waits for the cause of a failure to end.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Suspect {
+    because: Failure,
+}
+
+impl Handler<Suspect> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Suspect { because }: Suspect, _: &mut Context<Self>) {
+        self.suspect_cause(&because, Origin::of("supervisor"));
     }
 }
 
@@ -293,13 +373,15 @@ impl Handler<Died> for Supervisor {
         if self.stopping {
             return;
         }
-        let deaths = self.deaths.entry(stream).or_default();
-        let wait = RESTART_AFTER * 2u32.saturating_pow(*deaths);
-        *deaths = (*deaths + 1).min(16);
-        tracing::error!(%stream, "an actor died; it is built anew from the log");
-        ctx.run_later(wait.min(RESTART_AFTER_MAX), move |supervisor, ctx| {
-            supervisor.build(stream, ctx);
-        });
+        let last = Instant::now();
+        let deaths = self.deaths.entry(stream).or_insert(Deaths { in_a_row: 0, last });
+        if LIVES_AGAIN_AFTER <= last - deaths.last {
+            deaths.in_a_row = 0;
+        }
+        let wait = RESTART_AFTER_MAX.min(RESTART_AFTER * 2u32.saturating_pow(deaths.in_a_row));
+        *deaths = Deaths { in_a_row: deaths.in_a_row + 1, last };
+        tracing::error!(%stream, ?wait, "an actor died; it is built anew from the log");
+        ctx.run_later(wait, move |supervisor, ctx| supervisor.build(stream, ctx));
     }
 }
 
@@ -314,8 +396,7 @@ impl Handler<StoreFailed> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, failed: StoreFailed, _: &mut Context<Self>) {
-        self.stopping = true;
-        self.failed.send_replace(Some(failed.because));
+        self.fail(failed.because);
     }
 }
 
@@ -325,27 +406,19 @@ impl Handler<StoreFailed> for Supervisor {
 pub(super) struct StopAll;
 
 impl Handler<StopAll> for Supervisor {
-    type Result = ResponseActFuture<Self, ()>;
+    // Nothing else is dealt with meanwhile, another `StopAll` in particular.
+    type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
         self.stopping = true;
         self.timers.clear();
         let shelves = std::mem::take(&mut self.shelves);
         let halt = async move {
-            // A closed mailbox means that the actor is gone already.
-            for actor in shelves.vms.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.clouds.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.hosts.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.vaults.values() {
-                let _ = actor.send(Halt).await;
-            }
+            halted(shelves.vms).await;
+            halted(shelves.clouds).await;
+            halted(shelves.hosts).await;
+            halted(shelves.vaults).await;
         };
-        Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop()))
+        AtomicResponse::new(Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop())))
     }
 }
