@@ -2,7 +2,8 @@
 
 use super::hosted::{Alarm, Hosted, Reporter, World};
 use super::supervisor::{ClearTimer, SetTimer};
-use super::supervisor::{Committed, Died, StoreFailed, Supervisor, TimerId};
+use super::supervisor::{Committed, Died, StoreFailed, Supervisor};
+use super::timers::TimerId;
 use crate::domain::entity::{Commit, NewCommit, Rejection, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::JobId;

@@ -8,13 +8,13 @@
 
 use super::entity_actor::{EntityActor, Halt, Origin, Tell, TellError};
 use super::hosted::{Hosted, World};
+use super::timers::{TimerId, Timers, Wake};
 use crate::domain::catalogue::Code;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::{self, Host};
 use crate::domain::id::{HostId, VaultId};
-use crate::domain::time::Timestamp;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, RetryReason, Vm};
 use actix::clock::Instant;
@@ -47,24 +47,6 @@ pub struct Shelves {
     pub(super) vaults: BTreeMap<Uuid, Addr<EntityActor<Vault>>>,
 }
 
-/// Identifies a timer; ordered by when it is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TimerId {
-    pub(super) due: Timestamp,
-    pub(super) stream: StreamId,
-    pub(super) nth: u64,
-}
-
-/// What a timer does when it is due.
-pub(super) type Wake = Box<dyn FnOnce() + Send>;
-
-/// A timer is due when the wall clock says so, or when the time has really passed, whichever is
-/// first: a clock that is set back must not put a retry off.
-struct Timer {
-    wake: Wake,
-    passed_at: Instant,
-}
-
 /// How often an actor died lately.
 struct Deaths {
     in_a_row: u32,
@@ -78,7 +60,7 @@ pub struct Supervisor {
     deaths: BTreeMap<StreamId, Deaths>,
     /// VMs whose last attempt was made since the cause of its failure had been seen to end.
     tried_early: BTreeSet<Uuid>,
-    timers: BTreeMap<TimerId, Timer>,
+    timers: Timers,
     sleeping: Option<SpawnHandle>,
     stopping: bool,
     failed: watch::Sender<Option<String>>,
@@ -92,7 +74,7 @@ impl Supervisor {
             shelves: Shelves::default(),
             deaths: BTreeMap::new(),
             tried_early: BTreeSet::new(),
-            timers: BTreeMap::new(),
+            timers: Timers::default(),
             sleeping: None,
             stopping: false,
             failed,
@@ -140,7 +122,7 @@ impl Supervisor {
     /// The site cannot go on: its actors stop, and whoever started it is told.
     fn fail(&mut self, because: String) {
         self.stopping = true;
-        self.timers.clear();
+        self.timers.clear_all();
         halt(&self.shelves.vms);
         halt(&self.shelves.clouds);
         halt(&self.shelves.hosts);
@@ -150,9 +132,8 @@ impl Supervisor {
 
     fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
         let (now, instant) = (self.world.clock.now(), Instant::now());
-        let due = |id: &TimerId, timer: &mut Timer| id.due <= now || timer.passed_at <= instant;
-        for (_, timer) in self.timers.extract_if(.., due) {
-            (timer.wake)();
+        while let Some(wake) = self.timers.pop_due(now, instant) {
+            wake();
         }
         self.sleep_until_next_timer(ctx);
     }
@@ -161,8 +142,8 @@ impl Supervisor {
         if let Some(handle) = self.sleeping.take() {
             ctx.cancel_future(handle);
         }
-        let Some(passed) = self.timers.values().map(|timer| timer.passed_at).min() else { return };
-        let wait = passed.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
+        let Some(next) = self.timers.next() else { return };
+        let wait = next.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
         self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
     }
 
@@ -290,8 +271,8 @@ impl Handler<SetTimer> for Supervisor {
     fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
         let wait = timer.id.due.since(self.world.clock.now()).min(timer.longest);
         let passed_at = Instant::now() + wait;
-        let first = self.timers.values().all(|other| passed_at < other.passed_at);
-        self.timers.insert(timer.id, Timer { wake: timer.wake, passed_at });
+        let first = self.timers.next().is_none_or(|next| passed_at < next);
+        self.timers.set(timer.id, passed_at, timer.wake);
         if first {
             self.sleep_until_next_timer(ctx);
         }
@@ -309,7 +290,7 @@ impl Handler<ClearTimer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, timer: ClearTimer, _: &mut Context<Self>) {
-        self.timers.remove(&timer.id);
+        self.timers.clear(timer.id);
     }
 }
 
@@ -369,7 +350,7 @@ impl Handler<Died> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Died { stream }: Died, ctx: &mut Context<Self>) {
-        self.timers.retain(|timer, _| timer.stream != stream);
+        self.timers.clear_of(stream);
         if self.stopping {
             return;
         }
@@ -411,7 +392,7 @@ impl Handler<StopAll> for Supervisor {
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
         self.stopping = true;
-        self.timers.clear();
+        self.timers.clear_all();
         let shelves = std::mem::take(&mut self.shelves);
         let halt = async move {
             halted(shelves.vms).await;

@@ -167,6 +167,7 @@ struct State {
     under_way: BTreeSet<(Uuid, Op)>,
     violations: Vec<String>,
     latency: Duration,
+    tracking_look: Duration,
     forgets_calls: bool,
 }
 
@@ -196,7 +197,11 @@ impl Outside {
         fate: Arc<Fate>,
         log: Option<Arc<dyn EventStore>>,
     ) -> Self {
-        let state = State { latency: Duration::from_millis(200), ..State::default() };
+        let state = State {
+            latency: Duration::from_millis(200),
+            tracking_look: Duration::from_secs(1),
+            ..State::default()
+        };
         Self { clock, fate, log, state: Mutex::new(state) }
     }
 
@@ -228,9 +233,11 @@ impl Outside {
         self.state.lock().unwrap().latency = latency;
     }
 
-    /// Keeps no calls; for long runs.
-    pub(crate) fn forget_calls(&self) {
-        self.state.lock().unwrap().forgets_calls = true;
+    /// Keeps no calls and hardly looks for lost tracking; for runs with many VMs.
+    pub(crate) fn relax(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.forgets_calls = true;
+        state.tracking_look = Duration::from_secs(3600);
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -457,11 +464,13 @@ impl Replication for Outside {
 
     async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure> {
         let effect = || {
-            let facts = self.facts(vm.id);
-            let cut = facts.cuts.get(&cycle).map(|cut| cut.at);
-            self.expect(cut == Some(snapshot_at), "a delta is sent that was not cut");
-            self.expect(facts.copy_complete, "a delta is sent without a copy");
-            self.expect(!facts.fenced, "a delta is sent past the fence");
+            let (is_cut, copy_complete, fenced) = self.with(vm, |facts, _| {
+                let cut = facts.cuts.get(&cycle).map(|cut| cut.at);
+                (cut == Some(snapshot_at), facts.copy_complete, facts.fenced)
+            });
+            self.expect(is_cut, "a delta is sent that was not cut");
+            self.expect(copy_complete, "a delta is sent without a copy");
+            self.expect(!fenced, "a delta is sent past the fence");
             self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
         };
         self.call(vm.id.0, Op::Ship, effect).await
@@ -506,14 +515,15 @@ impl Replication for Outside {
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
         loop {
-            if let Some(reason) = self.facts(vm.id).tracking_lost {
+            if let Some(reason) = self.with(vm, |facts, _| facts.tracking_lost.clone()) {
                 return reason;
             }
             // Without a script it is never lost; the answer of a script is over at once.
             if self.scripted_panic(vm.id.0, Op::TrackingLost) {
                 panic!("the tracker panics");
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            let look_again = self.state.lock().unwrap().tracking_look;
+            tokio::time::sleep(look_again).await;
         }
     }
 }

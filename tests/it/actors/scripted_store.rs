@@ -38,7 +38,9 @@ struct Script {
     next: BTreeMap<StreamId, VecDeque<Append>>,
     stopped: bool,
     read_panics: bool,
-    durable_at: Vec<(u64, Duration)>,
+    began: Vec<(StreamId, Duration)>,
+    durable_at: BTreeMap<u64, Duration>,
+    commits_read: usize,
 }
 
 impl ScriptedStore {
@@ -62,8 +64,21 @@ impl ScriptedStore {
 
     /// The moment at which a commit became durable.
     pub(crate) fn durable_at(&self, global: u64) -> Duration {
+        self.script.lock().unwrap().durable_at[&global]
+    }
+
+    /// When appends to a stream were asked for.
+    pub(crate) fn began_appends(&self, stream: StreamId) -> Vec<Duration> {
         let script = self.script.lock().unwrap();
-        script.durable_at.iter().find(|(own, _)| *own == global).unwrap().1
+        let of_stream = script.began.iter().filter(|(own, _)| *own == stream);
+        of_stream.map(|(_, at)| *at).collect()
+    }
+
+    /// Commits that something reads from streams.
+    pub(crate) fn count_reads<T>(&self, something: impl FnOnce() -> T) -> usize {
+        self.script.lock().unwrap().commits_read = 0;
+        something();
+        self.script.lock().unwrap().commits_read
     }
 
     fn next(&self, stream: StreamId) -> Append {
@@ -82,8 +97,9 @@ impl ScriptedStore {
 #[async_trait]
 impl EventStore for ScriptedStore {
     async fn append(&self, commit: NewCommit) -> Result<Commit, StoreError> {
-        let what = format!("append {} after {}", commit.stream, commit.expected_seq);
-        self.fate.instant(|| format!("{what} begins")).await;
+        let (stream, after) = (commit.stream, commit.expected_seq);
+        self.fate.instant(|| format!("append to {stream} after {after} begins")).await;
+        self.script.lock().unwrap().began.push((commit.stream, self.clock.elapsed()));
         match self.next(commit.stream) {
             Append::After(latency) if latency.is_zero() => {}
             Append::After(latency) => tokio::time::sleep(latency).await,
@@ -95,8 +111,8 @@ impl EventStore for ScriptedStore {
             Append::Panic => panic!("the store panics"),
         }
         let commit = self.inner.append(commit).await?;
-        self.script.lock().unwrap().durable_at.push((commit.global, self.clock.elapsed()));
-        self.fate.instant(|| format!("{what} ends")).await;
+        self.script.lock().unwrap().durable_at.insert(commit.global, self.clock.elapsed());
+        self.fate.instant(|| format!("append to {stream} after {after} ends")).await;
         Ok(commit)
     }
 
@@ -107,7 +123,9 @@ impl EventStore for ScriptedStore {
         limit: usize,
     ) -> Result<Vec<Commit>, StoreError> {
         assert!(!self.script.lock().unwrap().read_panics, "the store panics");
-        self.inner.read_stream(stream, from_seq, limit)
+        let commits = self.inner.read_stream(stream, from_seq, limit)?;
+        self.script.lock().unwrap().commits_read += commits.len();
+        Ok(commits)
     }
 
     fn read_all(&self, from_global: u64, limit: usize) -> Result<Vec<Commit>, StoreError> {
