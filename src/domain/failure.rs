@@ -29,6 +29,19 @@ pub enum Cause {
     Itself,
 }
 
+/// Bytes kept of a text that a component or an adapter supplies. A failure is part of a commit, whose
+/// size is limited, and a server can answer with a page of any length.
+const TEXT_BYTES_MAX: usize = 2_000;
+
+fn clipped(text: impl fmt::Display) -> String {
+    let mut text = text.to_string();
+    if TEXT_BYTES_MAX < text.len() {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 /// One failure: a catalogue code with the facts that its message names.
 ///
 /// Text is rendered when it is read, so an old log gets better words.
@@ -40,20 +53,20 @@ pub struct Failure {
     pub cause: Cause,
     /// Values for the `{placeholders}` of the entry's message.
     pub facts: BTreeMap<String, String>,
-    /// What the failing component said, word for word.
+    /// What the failing component said, word for word; clipped where it is very long.
     pub provider: String,
 }
 
 impl Failure {
     /// A failure with what the component said. Add facts with [`Failure::with`].
     pub fn new(code: Code, cause: Cause, provider: impl fmt::Display) -> Self {
-        Self { code, cause, facts: BTreeMap::new(), provider: provider.to_string() }
+        Self { code, cause, facts: BTreeMap::new(), provider: clipped(provider) }
     }
 
     /// Adds one fact.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.facts.insert(name.to_owned(), value.to_string());
+        self.facts.insert(name.to_owned(), clipped(value));
         self
     }
 
@@ -103,4 +116,19 @@ pub fn in_full(error: &dyn std::error::Error) -> String {
 pub trait Classified: std::error::Error {
     /// The catalogue entry.
     fn code(&self) -> Code;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_end_is_clipped_between_characters() {
+        let page = "ä".repeat(100_000);
+        let failure = Failure::new(Code::VaultBusy, Cause::Itself, &page).with("target", &page);
+        for text in [&failure.provider, &failure.facts["target"]] {
+            assert!(text.len() <= TEXT_BYTES_MAX + '…'.len_utf8());
+            assert!(text.ends_with("ä…"));
+        }
+    }
 }

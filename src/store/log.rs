@@ -4,8 +4,6 @@
 //! (sled's). In sled: blocks of records by first global sequence number, [index](super::index) pages,
 //! state snapshots, and a format key.
 
-#![expect(clippy::disallowed_types, reason = "the index is looked up, never iterated in order")]
-
 use super::committer::{Committer, Request};
 use super::index::Index;
 use super::opening::{self, FolderLock, Opened};

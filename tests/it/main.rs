@@ -7,6 +7,7 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod actors;
 mod disk;
 mod domain;
 mod drivers;
