@@ -26,8 +26,10 @@ use lifeboat::drivers::lab::{Faults, FaultyStore, LabFiles, LastWrite, Workload,
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::replication::Replication;
-use lifeboat::replica::{DiskImage, RecoveryPointRecord, Vault};
+use lifeboat::replica::segment::SegmentHash;
+use lifeboat::replica::{DeltaHeader, DiskImage, RecoveryPointRecord, Vault, VaultError};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tap::Tap;
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 const VAULT: VaultId = VaultId(Uuid::from_u128(0xfa01));
@@ -100,7 +103,8 @@ impl Rig {
         let store = Arc::new(FaultyStore::new(Arc::new(tap.clone()), faults.clone()));
         let (vault, proof) = (Vault::new(store, VAULT), Vault::new(objects.clone(), VAULT));
         runtime.block_on(proof.establish()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where that is possible: what a sync costs is no matter here.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let host = LabFiles::new(Arc::new(RealFiles), "host-1");
         let spec = |(index, size): (usize, &u64)| {
             let path = folder.path().join(format!("disk{index}.img"));
@@ -273,6 +277,50 @@ impl Rig {
     #[track_caller]
     fn prove_disks(&self, disks: &[&dyn BlockDevice]) -> u64 {
         check(&self.workload, disks, LastWrite::Whole, &|_, _| ()).unwrap().last_write
+    }
+
+    /// How often each object was sent.
+    fn sent(&self) -> BTreeMap<String, usize> {
+        self.tap.sent()
+    }
+
+    /// The hash that the next segment of a disk must name.
+    fn hash(&self, disk: usize, sequence: u64) -> SegmentHash {
+        let segment = self.runtime.block_on(self.proof.segment(disk_id(disk), sequence));
+        segment.unwrap().unwrap().hash
+    }
+
+    /// A delta of the primary site that lands when nobody expects it.
+    fn late_delta(&self, disk: usize, after: u64, hash: SegmentHash) -> Result<(), VaultError> {
+        let header = DeltaHeader {
+            sequence: after + 1,
+            epoch: 1,
+            previous: hash,
+            cut_at: self.clock.now(),
+            disk_size: SIZES[disk],
+        };
+        let mut delta = self.proof.delta(disk_id(disk), header);
+        self.runtime.block_on(async {
+            delta.data(0, &[7; 4096]).await?;
+            delta.commit().await.map(drop)
+        })
+    }
+
+    /// Damages a byte of an object.
+    fn damage(&self, object: &str, at: usize) {
+        self.runtime.block_on(async {
+            let path = object.into();
+            let mut bytes = self.objects.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+            bytes[at] ^= 0xff;
+            self.objects.put(&path, bytes.into()).await.unwrap();
+        });
+    }
+
+    /// Starts the present work without waiting for it.
+    fn begin(&self) -> JoinHandle<Result<Command, Failure>> {
+        let (engine, vm) = (self.engine.clone(), self.vm.clone());
+        let work = vm.work().unwrap();
+        self.runtime.spawn(async move { perform(&engine, &vm, work).await })
     }
 
     /// The cycles of the points in the vault.
