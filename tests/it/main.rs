@@ -12,4 +12,5 @@ mod disk;
 mod domain;
 mod drivers;
 mod replica;
+mod replication;
 mod store;
