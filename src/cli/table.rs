@@ -1,6 +1,7 @@
 //! The live table of VMs.
 
 use crate::domain::failure::Failure;
+use crate::domain::id::DiskId;
 use crate::domain::job::{Job, Step, TaskState};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Health, Phase, Vm};
@@ -115,27 +116,37 @@ fn copies(vm: &Vm) -> Vec<String> {
         return vec![];
     }
     let Some(job) = &vm.job else { return vec![] };
-    let bar = |disk, done: u64, total: u64| {
-        let name = vm.disks.iter().find(|known| known.id == disk).map_or("?", |disk| &disk.name);
+    let bar = |disk, progress| {
+        let known = vm.disks.iter().find(|known| known.id == disk);
+        let (name, size) = known.map_or(("?", 0), |disk| (&*disk.name, disk.size_bytes));
+        let (done, total): (u64, u64) = match progress {
+            CopyProgress::Waiting => (0, size),
+            CopyProgress::Copied(done, total) => (done, total),
+            CopyProgress::Done => (size, size),
+        };
         let filled = (done * BAR_COLUMNS / total.max(1)) as usize;
         let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
         let percent = done * 100 / total.max(1);
         format!("  {} {name:<6} [{bar}] {percent:>3} % of {} MiB\n", vm.name, total >> 20)
     };
-    disk_copies(job)
-        .map(|(disk, state, progress)| match (state, progress) {
-            (TaskState::Completed, _) => bar(disk, 1, 1),
-            (_, Some((done, total))) => bar(disk, done, total),
-            (_, None) => bar(disk, 0, 1),
-        })
-        .collect()
+    disk_copies(job).map(|(disk, progress)| bar(disk, progress)).collect()
 }
 
-type Copy = (crate::domain::id::DiskId, TaskState, Option<(u64, u64)>);
+/// How far the copy of a disk is, in bytes.
+enum CopyProgress {
+    Waiting,
+    Copied(u64, u64),
+    Done,
+}
 
-fn disk_copies(job: &Job) -> impl Iterator<Item = Copy> {
-    job.tasks.iter().filter_map(|task| match task.step {
-        Step::CopyDisk(disk) => Some((disk, task.state, task.progress)),
-        _ => None,
+fn disk_copies(job: &Job) -> impl Iterator<Item = (DiskId, CopyProgress)> {
+    job.tasks.iter().filter_map(|task| {
+        let Step::CopyDisk(disk) = task.step else { return None };
+        let progress = match (task.state, task.progress) {
+            (TaskState::Completed, _) => CopyProgress::Done,
+            (_, Some((done, total))) => CopyProgress::Copied(done, total),
+            (_, None) => CopyProgress::Waiting,
+        };
+        Some((disk, progress))
     })
 }
