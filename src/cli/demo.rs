@@ -95,11 +95,12 @@ async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> 
         }
     }
     let screen = Screen::new(print_uri);
-    screen.say(&format!(
+    let headline = format!(
         "data in {}, health on http://{}/readyz, Ctrl-C stops; start again to go on",
         config.data.display(),
         service.address
-    ));
+    );
+    screen.begin(&headline);
     let stop = told_to_stop(service.failed());
     let mut stop = std::pin::pin!(stop);
     let ended = loop {
@@ -111,7 +112,7 @@ async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> 
             () = actix::clock::sleep(screen.pause()) => {}
         }
     };
-    screen.say("stopping");
+    screen.write("stopping\n");
     service.stop().await;
     ended.map_or(Ok(Answer::Done), |because| Err(because.into()))
 }
@@ -139,22 +140,19 @@ impl Screen {
         if self.terminal { LOOK } else { LOOK_UNSEEN }
     }
 
+    fn begin(&self, headline: &str) {
+        let clear = if self.terminal { "\x1b[2J\x1b[H" } else { "" };
+        self.write(&format!("{clear}{headline}\n"));
+    }
+
     fn show(&self, table: &str) {
-        // Home, the table with each line cleared to its end, then whatever was below.
+        // Below the headline: the table with each line cleared to its end, and nothing after it.
         let drawn = if self.terminal {
-            format!("\x1b[H\x1b[2K{}\x1b[J", table.replace('\n', "\x1b[K\n"))
+            format!("\x1b[2H{}\x1b[J", table.replace('\n', "\x1b[K\n"))
         } else {
             format!("{table}\n")
         };
         self.write(&drawn);
-    }
-
-    fn say(&self, text: &str) {
-        if self.terminal {
-            self.write(&format!("\x1b[2J\x1b[H{text}\n"));
-        } else {
-            self.write(&format!("{text}\n"));
-        }
     }
 
     fn write(&self, text: &str) {

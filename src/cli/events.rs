@@ -1,6 +1,6 @@
 //! `lifeboat events`: the event log of a service that does not run.
 
-use super::{Answer, CommandError, DataArg, Output, print};
+use super::{Answer, CommandError, DataArg, Output, Results, print};
 use crate::domain::entity::{Commit, Entry};
 use crate::ports::event_store::EventStore;
 use crate::store::{SledStore, jsonl, verify};
@@ -171,7 +171,7 @@ fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> 
         out.into_inner()?.sync_all()?;
         print(&format!("{} commits exported to {}", header.count, path.display()));
     } else {
-        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut out = BufWriter::new(Results(std::io::stdout().lock()));
         jsonl::export(&store, &mut out)?;
         out.flush()?;
     }

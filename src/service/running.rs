@@ -19,7 +19,7 @@ use crate::domain::host::{self, Host};
 use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
 use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Disk, Phase, Vm};
+use crate::domain::vm::{self, Disk, Phase, RetryReason, Vm};
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
@@ -380,6 +380,9 @@ impl Service {
             let enable = vm::Command::EnableProtection { job, vault, policy };
             self.tell::<Vm>(name, id.0, enable).await?;
         }
+        // Its disks could be attached, and somebody started the service: what waited for that goes on.
+        let because = RetryReason::Administrator;
+        self.tell::<Vm>(name, id.0, vm::Command::Retry { because }).await?;
         Ok(())
     }
 

@@ -224,7 +224,9 @@ impl Rig {
     /// The time of the next delta comes.
     fn wake(&mut self) {
         let wake = self.vm.pending().into_iter().find_map(|effect| match effect {
-            Effect::WakeAt { due, wake: wake @ Wake::Cycle(_) } => Some(Command::Wake { due, wake }),
+            Effect::WakeAt { due, wake: wake @ Wake::Cycle(_) } => {
+                Some(Command::Wake { due, wake })
+            }
             _ => None,
         });
         self.tell(wake.unwrap());

@@ -66,8 +66,13 @@ enum Met {
 }
 
 impl Met {
-    const ALL: [Self; 5] =
-        [Self::Waiting, Self::NotCut, Self::CutUnreported, Self::InTransit, Self::ShippedUnreported];
+    const ALL: [Self; 5] = [
+        Self::Waiting,
+        Self::NotCut,
+        Self::CutUnreported,
+        Self::InTransit,
+        Self::ShippedUnreported,
+    ];
 
     fn reach(self, rig: &mut Rig) {
         rig.write(2);
@@ -138,11 +143,7 @@ fn led_back(met: Met) -> Rig {
     rig.perform().unwrap();
     let point = PointChoice::Cycle(1);
     rig.tell(Command::UnplannedFailover { job: job(3), point });
-    let failure = Failure::new(
-        Code::ReplicaDamaged,
-        Cause::Vault(VAULT),
-        "its point is damaged",
-    );
+    let failure = Failure::new(Code::ReplicaDamaged, Cause::Vault(VAULT), "its point is damaged");
     rig.fail(failure);
     assert_eq!(rig.vm.phase, Phase::Protected);
     rig
