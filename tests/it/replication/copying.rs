@@ -91,7 +91,10 @@ fn a_copy_killed_at_any_request_is_taken_up_and_no_region_is_sent_twice() {
             assert_eq!(rig.prove(2), rig.written);
             assert!(point < rig.written);
             for (object, times) in rig.tap.sent() {
-                assert!(times == 1 || !object.contains("/base/"), "{object} was sent {times} times");
+                assert!(
+                    times == 1 || !object.contains("/base/"),
+                    "{object} was sent {times} times"
+                );
             }
             if result.is_ok() {
                 assert!(20 < requests, "the whole run has {requests} requests");
