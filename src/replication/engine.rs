@@ -227,7 +227,7 @@ impl Engine {
 }
 
 /// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
-/// that is in transit is sent, and what is missing is cut.
+/// that is in transit is sent, and what is missing is cut. What [`is_left`] then takes one more.
 fn ship_through(
     work: &Work<'_>,
     source: &Source,
@@ -247,12 +247,11 @@ fn ship_through(
         if Some(last_cycle) <= last && !is_left(work, source, last, last_cycle) {
             return Ok(points);
         }
-        let cut = match source.tracker.transit() {
-            Some(cut) => cut,
-            None => {
-                let next = last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle);
-                work.checked_at_host(CUTTING, source.tracker.cut(next))?
-            }
+        let cut = if let Some(cut) = source.tracker.transit() {
+            cut
+        } else {
+            let next = last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle);
+            work.checked_at_host(CUTTING, source.tracker.cut(next))?
         };
         points.push(ship(work, source, &cut, last)?);
     }

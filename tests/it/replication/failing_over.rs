@@ -11,7 +11,7 @@ use lifeboat::ports::replication::Replication;
 use std::sync::Arc;
 
 fn fail_over(rig: &mut Rig, point: PointChoice) {
-    rig.tell(Command::UnplannedFailover { job: job(3), point });
+    rig.tell(&Command::UnplannedFailover { job: job(3), point });
 }
 
 fn found(rig: &Rig) -> Vec<RecoveryPoint> {
@@ -177,7 +177,7 @@ fn a_commit_leaves_the_point_of_the_failover_alone() {
     rig.cycle();
     fail_over(&mut rig, PointChoice::Cycle(1));
     rig.work_off().unwrap();
-    rig.tell(Command::CommitFailover { job: job(4) });
+    rig.tell(&Command::CommitFailover { job: job(4) });
     rig.work_off().unwrap();
     assert!(matches!(rig.vm.phase, Phase::FailedOver(_)));
     assert_eq!(rig.cycles_in_vault(), [1]);

@@ -43,7 +43,7 @@ fn a_guest_writes_while_a_delta_hangs() {
 #[test]
 fn a_guest_writes_while_the_vault_is_slow_or_gone() {
     let mut rig = cut();
-    rig.faults.set_latency(Duration::from_secs(3600));
+    rig.faults.set_latency(Duration::from_hours(1));
     let delta = rig.begin();
     rig.write(50);
     assert!(!delta.is_finished());

@@ -22,7 +22,7 @@ use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
     Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Vm, Wake, Work,
 };
-use lifeboat::drivers::lab::{Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
+use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::replication::Replication;
@@ -141,7 +141,7 @@ impl Rig {
             copied,
             folder,
         };
-        rig.tell(Command::Discover {
+        rig.tell(&Command::Discover {
             id: VM,
             name: "sql-01".to_owned(),
             host: HOST,
@@ -162,7 +162,7 @@ impl Rig {
 
     fn enable(&mut self) {
         let policy = Policy { recovery_point_retention_h: 24, ..Policy::default() };
-        self.tell(Command::EnableProtection { job: job(1), vault: VAULT, policy });
+        self.tell(&Command::EnableProtection { job: job(1), vault: VAULT, policy });
     }
 
     /// The service starts again: nothing but what is on disks and in the vault is known.
@@ -179,9 +179,9 @@ impl Rig {
         );
     }
 
-    fn tell(&mut self, command: Command) {
+    fn tell(&mut self, command: &Command) {
         let now = self.clock.now();
-        for event in self.vm.decide(&command, now).unwrap() {
+        for event in self.vm.decide(command, now).unwrap() {
             self.vm.apply(&event, now);
         }
     }
@@ -204,7 +204,7 @@ impl Rig {
         if let Command::ReportDone { outcome: Outcome::Copied { bytes, .. }, .. } = command {
             self.copied += bytes;
         }
-        self.tell(command);
+        self.tell(&command);
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl Rig {
             }
             _ => None,
         });
-        self.tell(wake.unwrap());
+        self.tell(&wake.unwrap());
     }
 
     /// One whole delta.
@@ -240,13 +240,13 @@ impl Rig {
 
     fn fail(&mut self, failure: Failure) {
         let work = self.vm.work().unwrap();
-        self.tell(Command::ReportFailure { work, failure });
+        self.tell(&Command::ReportFailure { work, failure });
     }
 
     fn lose_tracking(&mut self) {
         let first_cycle = self.vm.delta.chain_first_cycle;
         let reason = ResyncReason::PowerLoss;
-        self.tell(Command::ReportTrackingLost { first_cycle, reason });
+        self.tell(&Command::ReportTrackingLost { first_cycle, reason });
     }
 
     fn latest(&self) -> RecoveryPoint {
@@ -334,6 +334,14 @@ impl Rig {
 
     fn cycles_known(&self) -> Vec<u64> {
         self.vm.points.iter().map(|point| point.cycle).collect()
+    }
+}
+
+/// A test that failed while the vault hung must end.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.faults.raise(Fault::LinkCut);
+        self.tap.release();
     }
 }
 

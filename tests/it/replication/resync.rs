@@ -25,7 +25,7 @@ fn a_vm_that_lost_track_is_copied_again_and_its_older_points_stay_what_they_were
     let reason = rig.runtime.block_on(rig.engine.tracking_lost(&rig.vm));
     assert!(matches!(&reason, ResyncReason::LogWriteFailed(text) if text.contains("disk")));
     let first_cycle = rig.vm.delta.chain_first_cycle;
-    rig.tell(Command::ReportTrackingLost { first_cycle, reason });
+    rig.tell(&Command::ReportTrackingLost { first_cycle, reason });
     rig.write(5);
     rig.work_until(Step::ApplyTrackedChanges);
     rig.write(5);
@@ -54,7 +54,7 @@ fn a_delta_of_a_chain_that_was_lost_before_its_first_point_is_refused_too() {
         (disk, head.header.sequence, head.hash)
     });
     rig.lose_tracking();
-    rig.tell(Command::Retry { because: RetryReason::Administrator });
+    rig.tell(&Command::Retry { because: RetryReason::Administrator });
     rig.write(3);
     rig.work_until(Step::ApplyTrackedChanges);
     for (disk, sequence, hash) in ends {

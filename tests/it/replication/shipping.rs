@@ -109,7 +109,7 @@ fn a_planned_failover_sends_everything_in_the_cycles_that_are_its_own() {
             met.reach(&mut rig);
             let next = rig.vm.delta.cycle;
             rig.write(2);
-            rig.tell(Command::PlannedFailover { job: job(2) });
+            rig.tell(&Command::PlannedFailover { job: job(2) });
             rig.work_until(Step::PrepareForFailover);
             let own = next..=rig.vm.last_cycle_of_job();
             assert!(*own.end() <= next + 1);
@@ -138,11 +138,11 @@ fn led_back(met: Met) -> Rig {
     rig.write(1);
     rig.cycle();
     met.reach(&mut rig);
-    rig.tell(Command::PlannedFailover { job: job(2) });
+    rig.tell(&Command::PlannedFailover { job: job(2) });
     rig.work_until(Step::PrepareForFailover);
     rig.perform().unwrap();
     let point = PointChoice::Cycle(1);
-    rig.tell(Command::UnplannedFailover { job: job(3), point });
+    rig.tell(&Command::UnplannedFailover { job: job(3), point });
     let failure = Failure::new(Code::ReplicaDamaged, Cause::Vault(VAULT), "its point is damaged");
     rig.fail(failure);
     assert_eq!(rig.vm.phase, Phase::Protected);
@@ -169,7 +169,7 @@ fn a_planned_failover_loses_nothing_after_one_that_led_back() {
     for met in Met::ALL {
         let mut rig = led_back(met);
         rig.write(5);
-        rig.tell(Command::PlannedFailover { job: job(4) });
+        rig.tell(&Command::PlannedFailover { job: job(4) });
         rig.work_until(Step::StartFailover);
         assert_eq!(rig.prove(rig.latest().cycle), rig.written, "{met:?}");
         assert!(!rig.tracker.has_writes());
