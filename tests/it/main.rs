@@ -7,6 +7,7 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod cli;
 mod disk;
 mod domain;
 mod drivers;
