@@ -8,6 +8,7 @@
 )]
 
 mod actors;
+mod cli;
 mod disk;
 mod domain;
 mod drivers;
