@@ -36,7 +36,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const RESTART_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// An actor that lived for this long is not the one that dies again and again.
-const LIVES_AGAIN_AFTER: Duration = Duration::from_secs(600);
+const LIVES_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 /// The actors of a site, by type.
 #[derive(Default)]
@@ -187,10 +187,10 @@ impl Supervisor {
             vm::Event::RetryStarted { early: Some(RetryReason::CauseEnded(_)), .. } => {
                 self.tried_early.insert(vm);
             }
-            vm::Event::RetryScheduled { because, attempt, .. } => {
-                if !self.tried_early.remove(&vm) || *attempt == 1 {
-                    self.suspect_cause(because, caused_by(commit));
-                }
+            vm::Event::RetryScheduled { because, attempt, .. }
+                if !self.tried_early.remove(&vm) || *attempt == 1 =>
+            {
+                self.suspect_cause(because, caused_by(commit));
             }
             _ => {}
         }
@@ -210,7 +210,9 @@ fn caused_by(commit: &Commit) -> Origin {
 }
 
 fn halt<E: Hosted>(shelf: &BTreeMap<Uuid, Addr<EntityActor<E>>>) {
-    shelf.values().for_each(|actor| actor.do_send(Halt));
+    for actor in shelf.values() {
+        actor.do_send(Halt);
+    }
 }
 
 /// Returns when all are gone.

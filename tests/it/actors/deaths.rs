@@ -38,13 +38,13 @@ fn a_watch_that_panics_is_begun_again_and_disturbs_nobody() {
         bed.outside.always(vm.0, Op::Ship, Answer::After(10 * SECOND));
         service.until(vm, |vm| matches!(vm.work(), Some(Work::Ship { .. }))).await;
         bed.outside.script(vm.0, Op::TrackingLost, [Answer::Panic]);
-        bed.outside.script(vault_id().0, Op::CheckVault, [Answer::Panic]);
+        bed.outside.script(vault_id().0, Op::ProbeVault, [Answer::Panic]);
         bed.outside.script(host_id().0, Op::Heartbeat, [Answer::Panic]);
         let looks = |of, op| bed.outside.calls_of(of, op).len();
         let (at_vault, at_host) =
-            (looks(vault_id().0, Op::CheckVault), looks(host_id().0, Op::Heartbeat));
+            (looks(vault_id().0, Op::ProbeVault), looks(host_id().0, Op::Heartbeat));
         service.sleep(MINUTE).await;
-        assert!(at_vault + 20 < looks(vault_id().0, Op::CheckVault));
+        assert!(at_vault + 20 < looks(vault_id().0, Op::ProbeVault));
         assert!(at_host + 20 < looks(host_id().0, Op::Heartbeat));
         let ended = bed.outside.calls_of(vm.0, Op::Ship)[0].ended.unwrap();
         assert_eq!(ended.1, super::outside::End::Succeeded);
@@ -115,7 +115,7 @@ fn a_vault_whose_actor_dies_is_watched_again() {
         let stream = StreamId { kind: Kind::Vault, id: vault_id().0 };
         bed.store.script(stream, [Append::Panic]);
         let down = super::outside::link_down(vault_id());
-        bed.outside.always(vault_id().0, Op::CheckVault, Answer::Fail(down));
+        bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(down));
         service.sleep(MINUTE).await;
         let vault = service.site.state::<lifeboat::domain::vault::Vault>(vault_id().0).await;
         assert!(vault.unwrap().unreachable.is_some());

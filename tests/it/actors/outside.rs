@@ -24,13 +24,14 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Op {
     CheckSource,
+    ProbeVault,
     CheckVault,
     StartTracking,
     CopyDisk,
     CompleteCopy,
     Snapshot,
     Ship,
-    ShipAll,
+    ShipThrough,
     Verify,
     Fence,
     Serve,
@@ -46,7 +47,7 @@ impl Op {
     const fn is_work(self) -> bool {
         !matches!(
             self,
-            Self::CheckVault
+            Self::ProbeVault
                 | Self::Verify
                 | Self::Serve
                 | Self::Start
@@ -63,12 +64,15 @@ impl Op {
                 Self::CheckSource => {
                     matches!(step, Step::CheckEnableProtection | Step::CheckPlannedFailover)
                 }
+                Self::CheckVault => {
+                    matches!(step, Step::IdentifyTarget | Step::CheckPlannedFailover)
+                }
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
                 Self::CopyDisk => matches!(step, Step::CopyDisk(_)),
                 Self::CompleteCopy => step == Step::CompleteCopy,
-                Self::ShipAll => {
+                Self::ShipThrough => {
                     matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
                 }
                 Self::Fence => step == Step::FenceSource,
@@ -117,6 +121,7 @@ pub(crate) struct Call {
 }
 
 /// What there is of a VM outside.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) tracking_lost: Option<ResyncReason>,
@@ -125,7 +130,6 @@ pub(crate) struct Facts {
     copy_complete: bool,
     cuts: BTreeMap<u64, Snapshot>,
     pub(crate) points: BTreeMap<u64, RecoveryPoint>,
-    unsent_writes: bool,
     pub(crate) fenced: bool,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
@@ -140,7 +144,6 @@ impl Default for Facts {
             copy_complete: false,
             cuts: BTreeMap::new(),
             points: BTreeMap::new(),
-            unsent_writes: true,
             fenced: false,
             runs_at_primary: true,
             runs_at_recovery: false,
@@ -237,7 +240,7 @@ impl Outside {
     pub(crate) fn relax(&self) {
         let mut state = self.state.lock().unwrap();
         state.forgets_calls = true;
-        state.tracking_look = Duration::from_secs(3600);
+        state.tracking_look = Duration::from_hours(1);
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -385,24 +388,13 @@ fn add_point(facts: &mut Facts, cycle: u64, at: Timestamp) -> RecoveryPoint {
     *facts.points.entry(cycle).or_insert(RecoveryPoint { cycle, at, bytes: 4096 })
 }
 
-fn ship_all(vm: &Vm, facts: &mut Facts, now: Timestamp) -> Vec<RecoveryPoint> {
-    let first =
-        vm.latest_point().map_or(0, |point| point.cycle + 1).max(vm.delta.chain_first_cycle);
-    let cut: Option<(u64, Snapshot)> = facts
-        .cuts
-        .iter()
-        .map(|(cycle, cut)| (*cycle, *cut))
-        .find(|(cycle, _)| first <= *cycle && !facts.points.contains_key(cycle));
-    if let Some((cycle, cut)) = cut {
-        add_point(facts, cycle, cut.at);
-    }
-    let last = facts.points.keys().next_back().copied().unwrap_or(0);
-    let unreported = first <= last;
-    if (facts.unsent_writes && !facts.runs_at_primary) || !unreported {
-        add_point(facts, (last + 1).max(first).max(vm.delta.cycle), now);
-        facts.unsent_writes = facts.runs_at_primary;
-    }
-    facts.points.range(first..).map(|(_, point)| *point).collect()
+fn ship_through(vm: &Vm, facts: &mut Facts, last: u64, now: Timestamp) -> Vec<RecoveryPoint> {
+    let known = vm.latest_point().map_or(0, |point| point.cycle);
+    let first = vm.delta.chain_first_cycle.max(known + 1);
+    facts.cuts.entry(last).or_insert(Snapshot { at: now, log_bytes: 8192 });
+    let cuts: Vec<_> =
+        facts.cuts.range(first..=last).map(|(cycle, cut)| (*cycle, cut.at)).collect();
+    cuts.into_iter().map(|(cycle, at)| add_point(facts, cycle, at)).collect()
 }
 
 #[async_trait]
@@ -411,8 +403,12 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::CheckSource, || {}).await
     }
 
-    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure> {
-        self.call(vault.0, Op::CheckVault, || {}).await
+    async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
+        self.call(vault.0, Op::ProbeVault, || {}).await
+    }
+
+    async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.call(vm.id.0, Op::CheckVault, || {}).await
     }
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
@@ -476,9 +472,9 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::Ship, effect).await
     }
 
-    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
-        let effect = || self.with(vm, |facts, now| ship_all(vm, facts, now));
-        self.call(vm.id.0, Op::ShipAll, effect).await
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
+        let effect = || self.with(vm, |facts, now| ship_through(vm, facts, last_cycle, now));
+        self.call(vm.id.0, Op::ShipThrough, effect).await
     }
 
     async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
@@ -519,9 +515,7 @@ impl Replication for Outside {
                 return reason;
             }
             // Without a script it is never lost; the answer of a script is over at once.
-            if self.scripted_panic(vm.id.0, Op::TrackingLost) {
-                panic!("the tracker panics");
-            }
+            assert!(!self.scripted_panic(vm.id.0, Op::TrackingLost), "the tracker panics");
             let look_again = self.state.lock().unwrap().tracking_look;
             tokio::time::sleep(look_again).await;
         }

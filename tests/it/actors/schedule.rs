@@ -41,14 +41,14 @@ fn ladder(up_to_min: u32) -> Vec<f64> {
 
 /// The link between host and vault is cut.
 fn cut_link(bed: &Testbed, vms: &[VmId]) {
-    bed.outside.always(vault_id().0, Op::CheckVault, Answer::Fail(link_down(vault_id())));
+    bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(link_down(vault_id())));
     for vm in vms {
         bed.outside.always(vm.0, Op::Ship, Answer::Fail(link_down(vault_id())));
     }
 }
 
 fn mend_link(bed: &Testbed, vms: &[VmId]) {
-    bed.outside.heal(vault_id().0, Op::CheckVault);
+    bed.outside.heal(vault_id().0, Op::ProbeVault);
     for vm in vms {
         bed.outside.heal(vm.0, Op::Ship);
     }
@@ -247,7 +247,7 @@ fn a_failure_that_needs_an_administrator_is_not_tried_again_until_one_asks() {
         service.until(vm, |vm| vm.trouble.is_some()).await;
         let before = bed.outside.began(vm.0, Op::Ship).len();
         // The vault going and coming is no reason to try.
-        bed.outside.script(vault_id().0, Op::CheckVault, [Answer::Fail(link_down(vault_id()))]);
+        bed.outside.script(vault_id().0, Op::ProbeVault, [Answer::Fail(link_down(vault_id()))]);
         service.sleep(30 * DAY).await;
         assert_eq!(bed.outside.began(vm.0, Op::Ship).len(), before);
 

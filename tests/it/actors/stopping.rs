@@ -13,7 +13,7 @@ async fn busy(service: &Running<'_>) {
     let waits = service.protected(2, every_30_s()).await;
     bed.outside.always(sends.0, Op::Ship, Answer::After(5 * MINUTE));
     bed.outside.always(waits.0, Op::Ship, Answer::Fail(link_down(vault_id())));
-    bed.outside.always(vault_id().0, Op::CheckVault, Answer::Fail(link_down(vault_id())));
+    bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(link_down(vault_id())));
     service.until(sends, |vm| matches!(vm.work(), Some(Work::Ship { .. }))).await;
     let is_waiting = |next| matches!(next, NextStep::RetryAt(_));
     service.until(waits, |vm| vm.trouble.as_ref().is_some_and(|t| is_waiting(t.next))).await;
@@ -45,7 +45,7 @@ fn a_stopped_site_does_nothing_more_and_a_later_start_goes_on() {
     for n in 1..=2 {
         bed.outside.heal(vm_id(n).0, Op::Ship);
     }
-    bed.outside.heal(vault_id().0, Op::CheckVault);
+    bed.outside.heal(vault_id().0, Op::ProbeVault);
     bed.run(async |service: Running| {
         for n in 1..=2 {
             service.until(vm_id(n), |vm| vm.trouble.is_none() && 3 <= vm.points.len()).await;

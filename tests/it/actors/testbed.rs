@@ -18,12 +18,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-pub(crate) const MINUTE: Duration = Duration::from_secs(60);
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
-pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 
 /// Virtual time after which a test that waits for something fails.
-const PATIENCE: Duration = Duration::from_secs(7 * 86_400);
+const PATIENCE: Duration = Duration::from_hours(7 * 24);
 
 pub(crate) fn vm_id(n: u128) -> VmId {
     VmId(Uuid::from_u128(0x1000 + n))

@@ -198,7 +198,7 @@ fn eventful_day() -> Vec<Commit> {
             service.enable(n, every_30_s()).await;
         }
         service.sleep(10 * MINUTE).await;
-        bed.outside.always(vault_id().0, Op::CheckVault, Answer::Fail(link_down(vault_id())));
+        bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(link_down(vault_id())));
         for n in 1..=8 {
             let down = link_down(vault_id());
             let slow = Answer::FailAfter(Duration::from_millis(700 * n as u64), down);
@@ -208,7 +208,7 @@ fn eventful_day() -> Vec<Commit> {
             bed.outside.always(vm_id(n).0, Op::Snapshot, Answer::Fail(host_lost(host_id())));
         }
         service.sleep(HOUR).await;
-        bed.outside.heal(vault_id().0, Op::CheckVault);
+        bed.outside.heal(vault_id().0, Op::ProbeVault);
         for n in 1..=12 {
             bed.outside.heal(vm_id(n).0, Op::Ship);
             bed.outside.heal(vm_id(n).0, Op::Snapshot);
