@@ -79,12 +79,16 @@ fn a_delta_that_begins_again_at_once_does_not_run_beside_the_one_that_was_given_
         wait_until(|| rig.tap.waiting().0 == 1);
         delta.abort();
     }
-    let last = rig.begin();
+    let deltas = [rig.begin(), rig.begin(), rig.begin()];
     wait_until(|| rig.tap.waiting().0 == 1);
+    let before = rig.written;
+    rig.write(50);
     assert_eq!(rig.tap.waiting().1, 1, "two deltas at one time");
     rig.tap.release();
-    rig.runtime.block_on(last).unwrap().unwrap();
+    for delta in deltas {
+        rig.runtime.block_on(delta).unwrap().unwrap();
+    }
     rig.step().unwrap();
-    assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+    assert_eq!(rig.prove(rig.latest().cycle), before);
     assert_eq!(rig.cycles_in_vault(), [1, 2]);
 }
