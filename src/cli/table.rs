@@ -4,6 +4,7 @@ use crate::domain::failure::Failure;
 use crate::domain::job::{Step, TaskState};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Health, Phase, Vm};
+use crate::drivers::lab::{State, Status};
 use crate::service::{ProtectedVm, Service};
 use std::fmt::Write;
 
@@ -18,8 +19,8 @@ pub(super) struct Row {
     refused: Option<Failure>,
     /// Bytes of its logs, in transit included, and bytes of its disks.
     logs: (u64, u64),
-    /// Writes that its guest had answered, and whether it is at the recovery site.
-    guest: Option<(u64, bool)>,
+    /// Its guest, and whether that is at the recovery site.
+    guest: Option<(Status, bool)>,
 }
 
 /// Looks at every VM.
@@ -41,8 +42,8 @@ fn row(service: &Service, known: &ProtectedVm, vm: Vm) -> Row {
     });
     let at_recovery = service.recovery().guest(known.id);
     let guest = at_recovery
-        .map(|guest| (guest.acknowledged, true))
-        .or_else(|| service.primary().guest(known.id).map(|guest| (guest.acknowledged, false)));
+        .map(|guest| (guest, true))
+        .or_else(|| service.primary().guest(known.id).map(|guest| (guest, false)));
     Row { name: known.name.clone(), vm, refused: service.refused(known.id), logs, guest }
 }
 
@@ -84,9 +85,9 @@ fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
         let at = point.at.to_string();
         format!("#{} {}", point.cycle, at.get(11..19).unwrap_or(&at))
     });
-    let writes = match row.guest {
-        Some((writes, false)) => writes.to_string(),
-        Some((writes, true)) => format!("{writes} R"),
+    let writes = match &row.guest {
+        Some((guest, false)) => writes(guest),
+        Some((guest, true)) => format!("{} R", writes(guest)),
         None => "-".to_owned(),
     };
     let state = vm.phase.to_string();
@@ -96,6 +97,15 @@ fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
         row.name,
         health.to_string()
     );
+}
+
+/// The writes that a guest had answered, or why it does none.
+fn writes(guest: &Status) -> String {
+    match guest.state {
+        State::Booting => "boots".to_owned(),
+        State::Crashed(_) => "crashed".to_owned(),
+        State::Running | State::Stopped => guest.acknowledged.to_string(),
+    }
 }
 
 /// Colour, never without the word.

@@ -312,10 +312,11 @@ impl Vm {
     }
 
     /// The first cycle of a chain of logs that starts from nothing: one that no earlier chain can
-    /// have used. Two of its cycles may have reached the vault unrecorded, those that an interrupted
-    /// planned failover sends: the delta under way and the last one.
+    /// have used. Three of its cycles may have reached the vault unrecorded, those that interrupted
+    /// planned failovers send: the delta under way, the last one, and, where the VM wrote on in
+    /// between, one more.
     pub const fn first_cycle_of_new_chain(&self) -> u64 {
-        if self.delta.chain_first_cycle == 0 { 1 } else { self.delta.cycle + 2 }
+        if self.delta.chain_first_cycle == 0 { 1 } else { self.delta.cycle + 3 }
     }
 
     /// The cycle that a job which sends what is tracked ends with, the same in every attempt: the

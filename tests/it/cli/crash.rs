@@ -39,17 +39,17 @@ const GUESTS: [(&str, u64, &[u64]); 2] = [("web-01", 1, &[8]), ("db-01", 2, &[8,
 const INSTALL_MIB: u64 = 3;
 
 fn site() -> String {
-    let mut text = "[[host]]\nname = \"host-1\"\n".to_owned();
-    for (name, seed, disks) in GUESTS {
+    let vm = |(name, seed, disks): &(&str, u64, &[u64])| {
         let disk = |(number, mib)| {
             format!("{{ name = 'd{number}', path = 'disks/{name}-{number}', create_mib = {mib} }}")
         };
         let disks: Vec<_> = disks.iter().enumerate().map(disk).collect();
-        let guest = format!("{{ seed = {seed}, install_mib = {INSTALL_MIB} }}");
         let disks = disks.join(", ");
-        text += &format!("[[host.vm]]\nname = \"{name}\"\ndisk = [{disks}]\nguest = {guest}\n");
-    }
-    text
+        let guest = format!("{{ seed = {seed}, install_mib = {INSTALL_MIB} }}");
+        format!("[[host.vm]]\nname = \"{name}\"\ndisk = [{disks}]\nguest = {guest}\n")
+    };
+    let vms: String = GUESTS.iter().map(vm).collect();
+    format!("[[host]]\nname = \"host-1\"\n{vms}")
 }
 
 /// All VMs that the log of a stopped service knows, and its vault.

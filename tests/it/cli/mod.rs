@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 
 fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
@@ -41,7 +41,7 @@ struct Running {
     /// What it said until it served.
     said: Vec<String>,
     /// Kept: a process whose reader is gone could not tell anything more.
-    _stderr: BufReader<Box<dyn Read>>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl Running {
@@ -49,21 +49,18 @@ impl Running {
     fn start<A: AsRef<OsStr>>(arguments: &[A]) -> Self {
         let mut child =
             command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr: Box<dyn Read> = Box::new(child.stderr.take().unwrap());
-        let mut stderr = BufReader::new(stderr);
-        let mut said = Vec::new();
-        loop {
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Self { child, address: String::new(), said: Vec::new(), stderr };
+        while running.address.is_empty() {
             let mut line = String::new();
-            let length = stderr.read_line(&mut line).unwrap();
-            assert_ne!(length, 0, "it ended before it served: {said:#?}");
-            let address = line.split("http://").nth(1).map(|rest| {
-                rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect()
-            });
-            said.push(line);
-            if let Some(address) = address {
-                return Self { child, address, said, _stderr: stderr };
-            }
+            let length = running.stderr.read_line(&mut line).unwrap();
+            assert_ne!(length, 0, "it ended before it served: {:#?}", running.said);
+            let address = line.split("http://").nth(1).unwrap_or("");
+            let ours = |c: &char| c.is_ascii_digit() || ".:".contains(*c);
+            running.address = address.chars().take_while(ours).collect();
+            running.said.push(line);
         }
+        running
     }
 
     fn serve(config: &Path) -> Self {
@@ -133,9 +130,9 @@ impl Place {
     }
 
     fn configure(&self, hosts: &str) {
-        let data = self.data();
+        let data = self.data_text();
         let text = format!(
-            "data = {data:?}\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\n{hosts}\n"
+            "data = '{data}'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\n{hosts}\n"
         );
         std::fs::write(self.config(), text).unwrap();
     }
