@@ -1,13 +1,17 @@
 //! The generic actor that hosts an entity.
 
-use super::hosted::{Hosted, Reporter, World};
+use super::hosted::{Alarm, Hosted, Reporter, World};
 use super::supervisor::{ClearTimer, SetTimer};
-use super::supervisor::{Committed, Died, StoreFailed, Supervisor, TimerId};
+use super::supervisor::{Committed, Died, StoreFailed, Supervisor};
+use super::timers::TimerId;
 use crate::domain::entity::{Commit, NewCommit, Rejection, StreamId};
+use crate::domain::failure::Failure;
 use crate::domain::id::JobId;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use actix::prelude::*;
+use futures_util::FutureExt;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -147,6 +151,11 @@ impl<E: Hosted> EntityActor<E> {
         })
     }
 
+    /// The failure whose cause the entity waits to see end.
+    pub(super) fn waits_for_end_of(&self) -> Option<&Failure> {
+        self.state.waits_for_end_of()
+    }
+
     /// Starts what the state newly calls for and stops what it calls for no more.
     fn align_work(&mut self, ctx: &mut Context<Self>) {
         let wanted = self.state.pending();
@@ -171,14 +180,14 @@ impl<E: Hosted> EntityActor<E> {
 
     fn begin(&mut self, effect: E::Effect, pause: Duration, ctx: &mut Context<Self>) -> Running {
         let me = ctx.address();
-        if let Some((due, wake)) = E::timer(&effect) {
+        if let Some(Alarm { due, longest, command }) = self.state.alarm(&effect) {
             self.timers_set += 1;
             let id = TimerId { due, stream: self.stream, nth: self.timers_set };
             let wake = move || {
                 let origin = Origin::of("timer");
-                me.do_send(Tell::<E> { command: wake, origin, ends: Some(effect) });
+                me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
             };
-            self.supervisor.do_send(SetTimer { id, wake: Box::new(wake) });
+            self.supervisor.do_send(SetTimer { id, longest, wake: Box::new(wake) });
             return Running::Timer(id);
         }
         let reporter = Reporter::new(me.clone(), self.supervisor.clone(), self.stream);
@@ -189,7 +198,12 @@ impl<E: Hosted> EntityActor<E> {
             }
             work.await
         };
-        Running::Work(ctx.spawn(work.into_actor(self).map(move |command, _, _| {
+        let work = AssertUnwindSafe(work).catch_unwind();
+        Running::Work(ctx.spawn(work.into_actor(self).map(move |ended, actor, ctx| {
+            let Ok(command) = ended else {
+                tracing::error!(stream = %actor.stream, ?effect, "work panicked; it is done again");
+                return actor.ended_in_vain(Some(effect), ctx);
+            };
             let origin = Origin::of(E::WORKER);
             me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
         })))
@@ -324,6 +338,11 @@ impl<E: Hosted> Handler<Tell<E>> for EntityActor<E> {
                     }
                     actor.committed(commit, ctx);
                     Ok(Told { commit: Some(global) })
+                }
+                Err(error @ StoreError::TooLarge { .. }) => {
+                    tracing::error!(stream = %actor.stream, %error, "append");
+                    actor.ended_in_vain(tell.ends, ctx);
+                    Err(error.into())
                 }
                 Err(error) => {
                     actor.store_failed(&error, ctx);

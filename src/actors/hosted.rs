@@ -57,8 +57,13 @@ pub trait Hosted: Entity {
         None
     }
 
-    /// The moment and the command of an effect that is a timer.
-    fn timer(_: &Self::Effect) -> Option<(Timestamp, Self::Command)> {
+    /// What an effect that is a timer waits for.
+    fn alarm(&self, _: &Self::Effect) -> Option<Alarm<Self::Command>> {
+        None
+    }
+
+    /// The failure whose cause the entity waits to see end.
+    fn waits_for_end_of(&self) -> Option<&Failure> {
         None
     }
 
@@ -70,6 +75,16 @@ pub trait Hosted: Entity {
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Self::Command>;
+}
+
+/// A moment that an entity waits for.
+pub struct Alarm<C> {
+    /// When, by the wall clock.
+    pub due: Timestamp,
+    /// The longest that it can be away: the wall clock may have been set back while nobody looked.
+    pub longest: Duration,
+    /// What the entity is told then.
+    pub command: C,
 }
 
 /// The way from running work back to the entities.

@@ -19,6 +19,7 @@ mod entity_actor;
 mod hosted;
 mod site;
 mod supervisor;
+mod timers;
 
 pub use entity_actor::{EntityActor, Origin, Tell, TellError, Told, load_entity};
 pub use hosted::{Hosted, Reporter, World};

@@ -8,18 +8,18 @@
 
 use super::entity_actor::{EntityActor, Halt, Origin, Tell, TellError};
 use super::hosted::{Hosted, World};
+use super::timers::{TimerId, Timers, Wake};
 use crate::domain::catalogue::Code;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
-use crate::domain::failure::Cause;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::{self, Host};
 use crate::domain::id::{HostId, VaultId};
-use crate::domain::time::Timestamp;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, RetryReason, Vm};
 use actix::clock::Instant;
 use actix::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// The longest wait before an actor is built anew.
 const RESTART_AFTER_MAX: Duration = Duration::from_mins(1);
 
+/// An actor that lived for this long is not the one that dies again and again.
+const LIVES_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
 /// The actors of a site, by type.
 #[derive(Default)]
 pub struct Shelves {
@@ -44,30 +47,20 @@ pub struct Shelves {
     pub(super) vaults: BTreeMap<Uuid, Addr<EntityActor<Vault>>>,
 }
 
-/// Identifies a timer; ordered by when it is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TimerId {
-    pub(super) due: Timestamp,
-    pub(super) stream: StreamId,
-    pub(super) nth: u64,
-}
-
-/// What a timer does when it is due.
-pub(super) type Wake = Box<dyn FnOnce() + Send>;
-
-/// A timer is due when the wall clock says so, or when the time has really passed, whichever is
-/// first: a clock that is set back must not put a retry off.
-struct Timer {
-    wake: Wake,
-    passed_at: Instant,
+/// How often an actor died lately.
+struct Deaths {
+    in_a_row: u32,
+    last: Instant,
 }
 
 /// Supervises the actors of a site.
 pub struct Supervisor {
     world: Arc<World>,
     shelves: Shelves,
-    deaths: BTreeMap<StreamId, u32>,
-    timers: BTreeMap<TimerId, Timer>,
+    deaths: BTreeMap<StreamId, Deaths>,
+    /// VMs whose last attempt was made since the cause of its failure had been seen to end.
+    tried_early: BTreeSet<Uuid>,
+    timers: Timers,
     sleeping: Option<SpawnHandle>,
     stopping: bool,
     failed: watch::Sender<Option<String>>,
@@ -80,7 +73,8 @@ impl Supervisor {
             world,
             shelves: Shelves::default(),
             deaths: BTreeMap::new(),
-            timers: BTreeMap::new(),
+            tried_early: BTreeSet::new(),
+            timers: Timers::default(),
             sleeping: None,
             stopping: false,
             failed,
@@ -102,7 +96,12 @@ impl Supervisor {
         if self.stopping {
             return Err(TellError::Gone { stream });
         }
-        let actor = EntityActor::<E>::load(stream, Arc::clone(&self.world), ctx.address())?.start();
+        let actor = EntityActor::<E>::load(stream, Arc::clone(&self.world), ctx.address())?;
+        if let Some(because) = actor.waits_for_end_of().cloned() {
+            // Whether the cause was suspected before the log ended is unknown.
+            ctx.address().do_send(Suspect { because });
+        }
+        let actor = actor.start();
         E::shelf(&mut self.shelves).insert(id, actor.clone());
         Ok(actor)
     }
@@ -116,15 +115,25 @@ impl Supervisor {
         };
         if let (Err(error), false) = (built, self.stopping) {
             tracing::error!(%stream, %error, "build an actor from the log");
-            self.failed.send_replace(Some(error.to_string()));
+            self.fail(error.to_string());
         }
+    }
+
+    /// The site cannot go on: its actors stop, and whoever started it is told.
+    fn fail(&mut self, because: String) {
+        self.stopping = true;
+        self.timers.clear_all();
+        halt(&self.shelves.vms);
+        halt(&self.shelves.clouds);
+        halt(&self.shelves.hosts);
+        halt(&self.shelves.vaults);
+        self.failed.send_replace(Some(because));
     }
 
     fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
         let (now, instant) = (self.world.clock.now(), Instant::now());
-        let due = |id: &TimerId, timer: &mut Timer| id.due <= now || timer.passed_at <= instant;
-        for (_, timer) in self.timers.extract_if(.., due) {
-            (timer.wake)();
+        while let Some(wake) = self.timers.pop_due(now, instant) {
+            wake();
         }
         self.sleep_until_next_timer(ctx);
     }
@@ -133,8 +142,8 @@ impl Supervisor {
         if let Some(handle) = self.sleeping.take() {
             ctx.cancel_future(handle);
         }
-        let Some(passed) = self.timers.values().map(|timer| timer.passed_at).min() else { return };
-        let wait = passed.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
+        let Some(next) = self.timers.next() else { return };
+        let wait = next.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
         self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
     }
 
@@ -149,19 +158,19 @@ impl Supervisor {
 
     /// A VM could not reach its vault: the vault's own watch may not have noticed, and only what it
     /// has seen end can it announce as ended.
-    fn suspect_cause(&self, commit: &Commit, because: &crate::domain::failure::Failure) {
+    fn suspect_cause(&self, because: &Failure, origin: Origin) {
         let failure = because.clone();
         match because.cause {
             Cause::Vault(VaultId(id)) if because.code == Code::LinkDown => {
                 if let Some(vault) = self.shelves.vaults.get(&id) {
                     let command = vault::Command::ReportUnreachable { failure };
-                    vault.do_send(Tell::new(command, caused_by(commit)));
+                    vault.do_send(Tell::new(command, origin));
                 }
             }
             Cause::Host(HostId(id)) if because.code == Code::HostLost => {
                 if let Some(host) = self.shelves.hosts.get(&id) {
                     let command = host::Command::ReportSilence { failure };
-                    host.do_send(Tell::new(command, caused_by(commit)));
+                    host.do_send(Tell::new(command, origin));
                 }
             }
             Cause::Vault(_) | Cause::Host(_) | Cause::Itself => {}
@@ -169,8 +178,47 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// An attempt made because the cause had ended, and failed all the same, shows that the cause is
+    /// another one: suspecting it again would lead from attempt to attempt without a pause.
+    fn attempted(&mut self, commit: &Commit, event: &vm::Event) {
+        let vm = commit.stream.id;
+        match event {
+            vm::Event::RetryStarted { early: Some(RetryReason::CauseEnded(_)), .. } => {
+                self.tried_early.insert(vm);
+            }
+            vm::Event::RetryScheduled { because, attempt, .. } => {
+                if !self.tried_early.remove(&vm) || *attempt == 1 {
+                    self.suspect_cause(because, caused_by(commit));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if !self.stopping {
+            self.failed.send_replace(Some("the supervisor died".to_owned()));
+        }
+    }
+}
+
 fn caused_by(commit: &Commit) -> Origin {
-    Origin { actor: "supervisor".to_owned(), correlation: None, causation: Some(commit.global) }
+    Origin { causation: Some(commit.global), ..Origin::of("supervisor") }
+}
+
+fn halt<E: Hosted>(shelf: &BTreeMap<Uuid, Addr<EntityActor<E>>>) {
+    shelf.values().for_each(|actor| actor.do_send(Halt));
+}
+
+/// Returns when all are gone.
+async fn halted<E: Hosted>(shelf: BTreeMap<Uuid, Addr<EntityActor<E>>>) {
+    for actor in shelf.into_values() {
+        // A closed mailbox means that the actor is gone already.
+        let _ = actor.send(Halt).await;
+    }
 }
 
 impl Actor for Supervisor {
@@ -180,9 +228,7 @@ impl Actor for Supervisor {
         ctx.set_mailbox_capacity(0);
         match self.world.store.streams() {
             Ok(streams) => streams.into_iter().for_each(|(stream, _)| self.build(stream, ctx)),
-            Err(error) => {
-                self.failed.send_replace(Some(error.to_string()));
-            }
+            Err(error) => self.fail(error.to_string()),
         }
     }
 }
@@ -214,6 +260,8 @@ impl<E: Hosted> Handler<Find<E>> for Supervisor {
 #[rtype(result = "()")]
 pub(super) struct SetTimer {
     pub(super) id: TimerId,
+    /// The longest that it can be away.
+    pub(super) longest: Duration,
     pub(super) wake: Wake,
 }
 
@@ -221,10 +269,10 @@ impl Handler<SetTimer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
-        let wait = timer.id.due.since(self.world.clock.now());
+        let wait = timer.id.due.since(self.world.clock.now()).min(timer.longest);
         let passed_at = Instant::now() + wait;
-        let first = self.timers.values().all(|other| passed_at < other.passed_at);
-        self.timers.insert(timer.id, Timer { wake: timer.wake, passed_at });
+        let first = self.timers.next().is_none_or(|next| passed_at < next);
+        self.timers.set(timer.id, passed_at, timer.wake);
         if first {
             self.sleep_until_next_timer(ctx);
         }
@@ -242,7 +290,7 @@ impl Handler<ClearTimer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, timer: ClearTimer, _: &mut Context<Self>) {
-        self.timers.remove(&timer.id);
+        self.timers.clear(timer.id);
     }
 }
 
@@ -258,9 +306,7 @@ impl Handler<Committed> for Supervisor {
         match &commit.entry {
             Entry::Vm { events, .. } => {
                 for event in events {
-                    if let vm::Event::RetryScheduled { because, .. } = event {
-                        self.suspect_cause(&commit, because);
-                    }
+                    self.attempted(&commit, event);
                 }
             }
             Entry::Vault { events, .. } => {
@@ -278,6 +324,21 @@ impl Handler<Committed> for Supervisor {
     }
 }
 
+/// An entity that was just loaded waits for the cause of a failure to end.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Suspect {
+    because: Failure,
+}
+
+impl Handler<Suspect> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Suspect { because }: Suspect, _: &mut Context<Self>) {
+        self.suspect_cause(&because, Origin::of("supervisor"));
+    }
+}
+
 /// An actor is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -289,17 +350,19 @@ impl Handler<Died> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Died { stream }: Died, ctx: &mut Context<Self>) {
-        self.timers.retain(|timer, _| timer.stream != stream);
+        self.timers.clear_of(stream);
         if self.stopping {
             return;
         }
-        let deaths = self.deaths.entry(stream).or_default();
-        let wait = RESTART_AFTER * 2u32.saturating_pow(*deaths);
-        *deaths = (*deaths + 1).min(16);
-        tracing::error!(%stream, "an actor died; it is built anew from the log");
-        ctx.run_later(wait.min(RESTART_AFTER_MAX), move |supervisor, ctx| {
-            supervisor.build(stream, ctx);
-        });
+        let last = Instant::now();
+        let deaths = self.deaths.entry(stream).or_insert(Deaths { in_a_row: 0, last });
+        if LIVES_AGAIN_AFTER <= last - deaths.last {
+            deaths.in_a_row = 0;
+        }
+        let wait = RESTART_AFTER_MAX.min(RESTART_AFTER * 2u32.saturating_pow(deaths.in_a_row));
+        *deaths = Deaths { in_a_row: deaths.in_a_row + 1, last };
+        tracing::error!(%stream, ?wait, "an actor died; it is built anew from the log");
+        ctx.run_later(wait, move |supervisor, ctx| supervisor.build(stream, ctx));
     }
 }
 
@@ -314,8 +377,7 @@ impl Handler<StoreFailed> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, failed: StoreFailed, _: &mut Context<Self>) {
-        self.stopping = true;
-        self.failed.send_replace(Some(failed.because));
+        self.fail(failed.because);
     }
 }
 
@@ -325,27 +387,19 @@ impl Handler<StoreFailed> for Supervisor {
 pub(super) struct StopAll;
 
 impl Handler<StopAll> for Supervisor {
-    type Result = ResponseActFuture<Self, ()>;
+    // Nothing else is dealt with meanwhile, another `StopAll` in particular.
+    type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) -> Self::Result {
         self.stopping = true;
-        self.timers.clear();
+        self.timers.clear_all();
         let shelves = std::mem::take(&mut self.shelves);
         let halt = async move {
-            // A closed mailbox means that the actor is gone already.
-            for actor in shelves.vms.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.clouds.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.hosts.values() {
-                let _ = actor.send(Halt).await;
-            }
-            for actor in shelves.vaults.values() {
-                let _ = actor.send(Halt).await;
-            }
+            halted(shelves.vms).await;
+            halted(shelves.clouds).await;
+            halted(shelves.hosts).await;
+            halted(shelves.vaults).await;
         };
-        Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop()))
+        AtomicResponse::new(Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop())))
     }
 }

@@ -63,7 +63,11 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
     let path = std::fs::canonicalize(image)
         .map_err(|error| format!("open disk image {}: {error}", image.display()))?;
-    let size = std::fs::metadata(&path)?.len();
+    let metadata = std::fs::metadata(&path)?;
+    if !metadata.is_file() {
+        return Err(format!("use disk image {}: it is not a file", image.display()).into());
+    }
+    let size = metadata.len();
     if size == 0 || !size.is_multiple_of(512) {
         let problem = "its size must be a multiple of 512 bytes and not 0";
         return Err(format!("use disk image {}: {problem}", image.display()).into());
@@ -81,16 +85,22 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {
     let service = Service::start(config, AfterBoot::KeepWriting).await?;
     if print_uri {
+        let refused = service.vms.iter().find_map(|vm| service.refused(vm.id));
+        if let Some(failure) = refused {
+            service.stop().await;
+            return Err(failure.to_string().into());
+        }
         for disk in service.vms.iter().flat_map(|vm| &vm.disks) {
             print(&disk.uri);
         }
     }
     let screen = Screen::new(print_uri);
-    screen.say(&format!(
+    let headline = format!(
         "data in {}, health on http://{}/readyz, Ctrl-C stops; start again to go on",
         config.data.display(),
         service.address
-    ));
+    );
+    screen.begin(&headline);
     let stop = told_to_stop(service.failed());
     let mut stop = std::pin::pin!(stop);
     let ended = loop {
@@ -102,7 +112,7 @@ async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> 
             () = actix::clock::sleep(screen.pause()) => {}
         }
     };
-    screen.say("stopping");
+    screen.write("stopping\n");
     service.stop().await;
     ended.map_or(Ok(Answer::Done), |because| Err(because.into()))
 }
@@ -130,22 +140,19 @@ impl Screen {
         if self.terminal { LOOK } else { LOOK_UNSEEN }
     }
 
+    fn begin(&self, headline: &str) {
+        let clear = if self.terminal { "\x1b[2J\x1b[H" } else { "" };
+        self.write(&format!("{clear}{headline}\n"));
+    }
+
     fn show(&self, table: &str) {
-        // Home, the table with each line cleared to its end, then whatever was below.
+        // Below the headline: the table with each line cleared to its end, and nothing after it.
         let drawn = if self.terminal {
-            format!("\x1b[H\x1b[2K{}\x1b[J", table.replace('\n', "\x1b[K\n"))
+            format!("\x1b[2H{}\x1b[J", table.replace('\n', "\x1b[K\n"))
         } else {
             format!("{table}\n")
         };
         self.write(&drawn);
-    }
-
-    fn say(&self, text: &str) {
-        if self.terminal {
-            self.write(&format!("\x1b[2J\x1b[H{text}\n"));
-        } else {
-            self.write(&format!("{text}\n"));
-        }
     }
 
     fn write(&self, text: &str) {

@@ -1,6 +1,6 @@
 //! `lifeboat events`: the event log of a service that does not run.
 
-use super::{Answer, CommandError, DataArg, Output, print};
+use super::{Answer, CommandError, DataArg, Output, Results, print};
 use crate::domain::entity::{Commit, Entry};
 use crate::ports::event_store::EventStore;
 use crate::store::{SledStore, jsonl, verify};
@@ -171,7 +171,7 @@ fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> 
         out.into_inner()?.sync_all()?;
         print(&format!("{} commits exported to {}", header.count, path.display()));
     } else {
-        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut out = BufWriter::new(Results(std::io::stdout().lock()));
         jsonl::export(&store, &mut out)?;
         out.flush()?;
     }
@@ -180,7 +180,10 @@ fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> 
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {
-    std::fs::create_dir_all(&data.data)?;
+    // Nothing is made for a file that is not there.
+    File::open(from).map_err(|error| format!("open {}: {error}", from.display()))?;
+    std::fs::create_dir_all(&data.data)
+        .map_err(|error| format!("make folder {}: {error}", data.data.display()))?;
     let store = SledStore::open(&folder(data))?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let header = runtime.block_on(jsonl::import(from, &store))?;

@@ -9,6 +9,7 @@ mod serve;
 mod table;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -84,11 +85,36 @@ fn complain(error: &dyn std::error::Error) {
     }
 }
 
-/// Prints a line of the result. Somebody who stopped reading wants no more of it.
+/// Standard output for results. Somebody who stopped reading wants no more of it: the process ends as if
+/// all were said. Every other failure is one: a result on a full disk is not there.
+struct Results<W>(W);
+
+impl<W: Write> Results<W> {
+    fn or_end<T>(result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::BrokenPipe
+        {
+            std::process::exit(0);
+        }
+        result
+    }
+}
+
+impl<W: Write> Write for Results<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::or_end(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::or_end(self.0.flush())
+    }
+}
+
+/// Prints a line of the result.
 fn print(line: &str) {
-    use std::io::Write;
-    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
-        std::process::exit(0);
+    if let Err(error) = writeln!(Results(io::stdout().lock()), "{line}") {
+        complain(&error);
+        std::process::exit(2);
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     actix::System::new().block_on(async {
         let service = Service::start(&config, AfterBoot::KeepWriting).await?;
         tracing::info!(health = %format!("http://{}", service.address), "the service runs");
-        for vm in &service.vms {
+        for vm in service.vms.iter().filter(|vm| service.refused(vm.id).is_none()) {
             for disk in &vm.disks {
                 tracing::info!(vm = %vm.name, disk = %disk.name, uri = %disk.uri, "disk exported");
             }

@@ -1,8 +1,9 @@
 //! The live table of VMs.
 
-use crate::domain::job::{Job, Step, TaskState};
+use crate::domain::failure::Failure;
+use crate::domain::job::{Step, TaskState};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Health, Phase, Vm};
+use crate::domain::vm::{Disk, Health, Phase, Vm};
 use crate::service::{ProtectedVm, Service};
 use std::fmt::Write;
 
@@ -11,7 +12,10 @@ const BAR_COLUMNS: u64 = 30;
 
 /// One VM at one moment.
 pub(super) struct Row {
+    name: String,
     vm: Vm,
+    /// Why its disks cannot be used. A VM that was never protected has no other place for it.
+    refused: Option<Failure>,
     /// Bytes of its logs, in transit included, and bytes of its disks.
     logs: (u64, u64),
     /// Writes that its guest had answered, and whether it is at the recovery site.
@@ -39,7 +43,7 @@ fn row(service: &Service, known: &ProtectedVm, vm: Vm) -> Row {
     let guest = at_recovery
         .map(|guest| (guest.acknowledged, true))
         .or_else(|| service.primary().guest(known.id).map(|guest| (guest.acknowledged, false)));
-    Row { vm, logs, guest }
+    Row { name: known.name.clone(), vm, refused: service.refused(known.id), logs, guest }
 }
 
 /// The table, a line a VM, with the copies under way and every reason for what is not Normal.
@@ -58,7 +62,10 @@ pub(super) fn render(rows: &[Row], now: Timestamp, colour: bool) -> String {
     }
     for row in rows {
         for cause in row.vm.health_causes(now) {
-            let _ = writeln!(out, "  {}: {}; {}", row.vm.name, cause.because, cause.next);
+            let _ = writeln!(out, "  {}: {}; {}", row.name, cause.because, cause.next);
+        }
+        if let (Phase::Undiscovered, Some(failure)) = (&row.vm.phase, &row.refused) {
+            let _ = writeln!(out, "  {}: {failure}", row.name);
         }
     }
     out
@@ -86,7 +93,7 @@ fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
     let _ = writeln!(
         out,
         "{:<10} {state:<34} {begin}{:<9}{end} {rpo:>7} {hrl:>7}  {point:<22} {writes:>9}",
-        vm.name,
+        row.name,
         health.to_string()
     );
 }
@@ -108,27 +115,26 @@ fn copies(vm: &Vm) -> Vec<String> {
         return vec![];
     }
     let Some(job) = &vm.job else { return vec![] };
-    let bar = |disk, done: u64, total: u64| {
-        let name = vm.disks.iter().find(|known| known.id == disk).map_or("?", |disk| &disk.name);
-        let filled = (done * BAR_COLUMNS / total.max(1)) as usize;
-        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
-        let percent = done * 100 / total.max(1);
-        format!("  {} {name:<6} [{bar}] {percent:>3} % of {} MiB\n", vm.name, total >> 20)
-    };
-    disk_copies(job)
-        .map(|(disk, state, progress)| match (state, progress) {
-            (TaskState::Completed, _) => bar(disk, 1, 1),
-            (_, Some((done, total))) => bar(disk, done, total),
-            (_, None) => bar(disk, 0, 1),
+    let copies = job.tasks.iter().filter_map(|task| match task.step {
+        Step::CopyDisk(disk) => Some((vm.disks.iter().find(|known| known.id == disk)?, task)),
+        _ => None,
+    });
+    copies
+        .map(|(disk, task)| {
+            let done = match (task.state, task.progress) {
+                (TaskState::Completed, _) => disk.size_bytes,
+                (_, Some((done, _))) => done,
+                (_, None) => 0,
+            };
+            bar(&vm.name, disk, done)
         })
         .collect()
 }
 
-type Copy = (crate::domain::id::DiskId, TaskState, Option<(u64, u64)>);
-
-fn disk_copies(job: &Job) -> impl Iterator<Item = Copy> {
-    job.tasks.iter().filter_map(|task| match task.step {
-        Step::CopyDisk(disk) => Some((disk, task.state, task.progress)),
-        _ => None,
-    })
+fn bar(vm: &str, disk: &Disk, done: u64) -> String {
+    let total = disk.size_bytes.max(1);
+    let filled = (done * BAR_COLUMNS / total) as usize;
+    let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR_COLUMNS as usize - filled));
+    let percent = done * 100 / total;
+    format!("  {vm} {:<6} [{bar}] {percent:>3} % of {} MiB\n", disk.name, total >> 20)
 }

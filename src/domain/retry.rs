@@ -24,6 +24,9 @@ pub struct RetryLadder {
 }
 
 impl RetryLadder {
+    /// The longest time between two attempts.
+    pub const LONGEST_GAP: Duration = Duration::from_secs(60 * TAIL_MIN as u64);
+
     /// Minutes after the first attempt at which rung `index` (from 0) stands.
     const fn minutes(index: u32) -> u32 {
         if (index as usize) < RUNGS_MIN.len() {

@@ -7,9 +7,7 @@ use std::time::Duration;
 /// A moment, in milliseconds since 1970-01-01T00:00:00Z.
 ///
 /// It is for people and for schedules; order is decided by sequence numbers alone.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
@@ -34,6 +32,13 @@ impl Timestamp {
     /// How long ago `earlier` was; zero where it is not earlier (clocks do jump back).
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// As people read it, so that an event which is printed says when.
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -42,7 +42,7 @@ pub trait EventStore: Send + Sync + Debug {
     fn read_all(&self, from_global: u64, limit: usize) -> Result<Vec<Commit>, StoreError>;
 
     /// Hands every commit from global position `from_global` up to the last durable one to `visit`, in
-    /// order. For reading much: it holds one commit at a time. `visit` must not close the store.
+    /// order. For reading much: it holds one commit at a time. `visit` must not call the store.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if what is stored is not what was written.
@@ -145,7 +145,7 @@ pub enum StoreError {
         supported: u16,
     },
     /// Another process has it open.
-    #[error("open event store {} refused: another process has it open", folder.display())]
+    #[error("open event store {} refused: another process has it open, stop that first", folder.display())]
     InUse {
         /// The store's folder.
         folder: PathBuf,

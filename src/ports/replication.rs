@@ -90,8 +90,8 @@ pub trait Replication: Send + Sync {
     async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure>;
 
     /// Sends everything tracked up to and including the cut `last_cycle`, which is made if it was not,
-    /// and answers the points that the VM does not know. On a VM that is off, nothing tracked is left
-    /// when this returns.
+    /// and answers the points that the VM does not know. In a planned failover nothing tracked is left
+    /// when this returns: if an earlier one had made that cut and led back, there is one cut more.
     ///
     /// # Errors
     /// Those of [`Replication::snapshot`] and [`Replication::ship`].

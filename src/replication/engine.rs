@@ -1,16 +1,16 @@
 //! The engine: the replication port over trackers and a vault.
 
 use super::copy::copy_disk;
-use super::failures::{at_host, at_vault, host_lost, in_full, invalid};
+use super::failures::{at_host, at_vault, host_lost, invalid};
 use super::recovery::RecoverySite;
 use super::shipment::ship;
 use super::source::{Source, Sources};
-use crate::disk::tracker::{Broken, Cut};
+use crate::disk::tracker::{Broken, TrackError};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
+use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
@@ -22,14 +22,17 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// Time between two looks at whether a tracker has lost track. A loss stops replication of the VM
 /// anyway, so noticing it is not urgent.
 const TRACKING_LOOK: Duration = Duration::from_secs(1);
+
+/// What a cut is called in messages.
+const CUTTING: &str = "cutting the replication logs";
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -56,26 +59,33 @@ pub(super) struct Work<'a> {
     pub(super) vm: &'a Vm,
     pub(super) vault: &'a Vault,
     runtime: &'a Handle,
-    given_up: &'a AtomicBool,
+    /// Whoever waits for the result holds the other end.
+    wanted: watch::Receiver<()>,
 }
 
 impl Work<'_> {
     /// Ends work whose result nobody waits for.
     pub(super) fn still_wanted(&self) -> Result<(), Failure> {
-        if !self.given_up.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Err(Failure::new(Code::HostResourcesShort, Cause::Itself, "given up"))
+        if self.wanted.has_changed().is_ok() { Ok(()) } else { Err(given_up()) }
     }
 
-    /// Waits for the vault.
+    /// Waits for the vault, but not longer than the result is waited for: a storage that hangs must
+    /// not keep the next attempt waiting.
     pub(super) fn vault_call<T>(
         &self,
         operation: &str,
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, Failure> {
         self.still_wanted()?;
-        self.checked(operation, self.runtime.block_on(call))
+        let mut wanted = self.wanted.clone();
+        let answer = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = wanted.changed() => Err(given_up()),
+                answer = call => Ok(answer),
+            }
+        });
+        self.checked(operation, answer?)
     }
 
     /// An answer of the vault.
@@ -123,20 +133,35 @@ impl Work<'_> {
     fn points_from(&self, mut cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
         let mut points = Vec::new();
         while let Some(record) = self.point(cycle)? {
-            points.push(RecoveryPoint { cycle, at: record.at, bytes: record.stored_bytes });
+            points.push(recovery_point(&record));
             cycle += 1;
         }
         Ok(points)
     }
+
+    /// The complete points that the VM does not know. A chain that began after a resynchronization
+    /// left cycles out, so they need not follow one another.
+    fn points_beyond_known(&self) -> Result<Vec<RecoveryPoint>, Failure> {
+        let known = self.vm.latest_point().map(|point| point.cycle);
+        let list = self.vault_call("listing recovery points", self.vault.points(self.vm.id))?;
+        for damage in &list.damaged {
+            tracing::warn!(vm = %self.vm.name, error = %in_full(damage), "skip a recovery point");
+        }
+        let beyond = list.points.iter().filter(|record| known < Some(record.cycle));
+        Ok(beyond.map(recovery_point).collect())
+    }
 }
 
-/// Tells the blocking thread when nobody waits for it any more.
-struct GiveUp(Arc<AtomicBool>);
+/// A point as the VM knows it.
+fn recovery_point(record: &RecoveryPointRecord) -> RecoveryPoint {
+    RecoveryPoint { cycle: record.cycle, at: record.at, bytes: record.stored_bytes }
+}
 
-impl Drop for GiveUp {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// How work ends whose result nobody waits for.
+fn given_up() -> Failure {
+    Failure::new(Code::HostResourcesShort, Cause::Itself, "given up")
+        .with("host", "this service")
+        .with("operation", "work that was given up")
 }
 
 impl Engine {
@@ -170,14 +195,13 @@ impl Engine {
     ) -> Result<T, Failure> {
         let vault = self.vault(vm)?.clone();
         let (vm, parts) = (vm.clone(), Arc::clone(&self.parts));
-        let given_up = Arc::new(AtomicBool::new(false));
-        let give_up = GiveUp(Arc::clone(&given_up));
+        let (waiting, wanted) = watch::channel(());
         let thread = self.parts.runtime.spawn_blocking(move || {
-            let (runtime, given_up) = (&parts.runtime, &*given_up);
-            work(&parts, &Work { vm: &vm, vault: &vault, runtime, given_up })
+            let runtime = &parts.runtime;
+            work(&parts, &Work { vm: &vm, vault: &vault, runtime, wanted })
         });
         let result = thread.await;
-        drop(give_up);
+        drop(waiting);
         result.unwrap_or_else(|panic| {
             tracing::error!(%panic, "data plane work panicked");
             Err(Failure::new(Code::HostResourcesShort, Cause::Itself, panic)
@@ -202,12 +226,8 @@ impl Engine {
     }
 }
 
-fn cut(work: &Work<'_>, source: &Source, cycle: u64) -> Result<Cut, Failure> {
-    work.checked_at_host("cutting the replication logs", source.tracker.cut(cycle))
-}
-
 /// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
-/// that is in transit is sent, and what is missing is cut.
+/// that is in transit is sent, and what is missing is cut. What [`is_left`] then takes one more.
 fn ship_through(
     work: &Work<'_>,
     source: &Source,
@@ -224,23 +244,38 @@ fn ship_through(
             let done = source.tracker.acknowledge(cut.number);
             work.checked_at_host("removing sent logs", done)?;
         }
-        if Some(last_cycle) <= last {
+        if Some(last_cycle) <= last && !is_left(work, source, last, last_cycle) {
             return Ok(points);
         }
-        let cut = match source.tracker.transit() {
-            Some(cut) => cut,
-            None => self::cut(
-                work,
-                source,
-                last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle),
-            )?,
+        let cut = if let Some(cut) = source.tracker.transit() {
+            cut
+        } else {
+            let next = last.map_or(first, |cycle| cycle + 1).max(work.vm.delta.cycle);
+            work.checked_at_host(CUTTING, source.tracker.cut(next))?
         };
         points.push(ship(work, source, &cut, last)?);
     }
 }
 
+/// Whether the VM, which is off, has written since its last cut: that one was then made by an earlier
+/// planned failover, after which the VM ran again. One more cut takes all of it.
+fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64) -> bool {
+    work.vm.phase == Phase::FailingOver(FailoverKind::Planned)
+        && last == Some(last_cycle)
+        && source.tracker.has_writes()
+}
+
 /// Puts a fence after everything that the disk's log holds.
-fn fence_disk(work: &Work<'_>, disk: DiskId, epoch: u64, at: Timestamp) -> Result<(), Failure> {
+///
+/// A fence of this epoch at the end of the log will do, unless something stands on it already: up to
+/// the sequence `used`.
+fn fence_disk(
+    work: &Work<'_>,
+    disk: DiskId,
+    epoch: u64,
+    used: u64,
+    at: Timestamp,
+) -> Result<(), Failure> {
     let operation = "closing the replica to the primary site";
     let disk_size = work.disk_size(disk)?;
     let mut last = work.vault_call(operation, work.vault.head(disk))?;
@@ -248,6 +283,7 @@ fn fence_disk(work: &Work<'_>, disk: DiskId, epoch: u64, at: Timestamp) -> Resul
         if let Some(last) = &last
             && last.header.kind == Kind::Fence
             && last.header.epoch == epoch
+            && used < last.header.sequence
         {
             return Ok(());
         }
@@ -268,7 +304,11 @@ fn complete_copy(work: &Work<'_>, disk: DiskId, now: Timestamp) -> Result<(), Fa
     let epoch = work.vm.epoch;
     if 0 < generation {
         // A delta of the chain before, still under way, must not land on top of the base.
-        fence_disk(work, disk, epoch, now)?;
+        // Nor on the base before, whose fence it may name as its predecessor.
+        let before = work.vault_call(operation, work.vault.newest_base(disk))?;
+        let before = before.filter(|(before, _)| *before < generation);
+        let used = before.map_or(0, |(_, completion)| completion.from_seq);
+        fence_disk(work, disk, epoch, used, now)?;
     }
     let head = work.vault_call(operation, work.vault.head(disk))?;
     let (from_seq, from_hash) =
@@ -348,8 +388,13 @@ impl Replication for Engine {
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
         self.run_at_source(vm, |work, source| {
+            let operation = "starting to track";
             check_disks(work.vm, source)?;
-            work.checked_at_host("starting to track", source.tracker.start())
+            if source.tracker.status().tracking {
+                // A chain that is whole to the tracker can still hold a log that cannot be sent.
+                work.checked_at_host(operation, source.tracker.stop())?;
+            }
+            work.checked_at_host(operation, source.tracker.start())
         })
         .await
     }
@@ -390,7 +435,14 @@ impl Replication for Engine {
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
         self.run_at_source(vm, move |work, source| {
-            let cut = cut(work, source, cycle)?;
+            let cut = source.tracker.cut(cycle);
+            // A planned failover that led back may have sent this cycle already.
+            if let Err(TrackError::NumberUsed { .. }) = cut
+                && let Some(sent) = work.point(cycle)?
+            {
+                return Ok(Snapshot { at: sent.at, log_bytes: 0 });
+            }
+            let cut = work.checked_at_host(CUTTING, cut)?;
             let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
             Ok(Snapshot { at: cut.at, log_bytes })
         })
@@ -430,10 +482,9 @@ impl Replication for Engine {
         let now = self.parts.clock.now();
         self.run(vm, move |_, work| {
             for disk in &work.vm.disks {
-                fence_disk(work, disk.id, work.vm.epoch + 1, now)?;
+                fence_disk(work, disk.id, work.vm.epoch + 1, 0, now)?;
             }
-            let known = work.vm.latest_point().map_or(0, |point| point.cycle);
-            work.points_from(known + 1)
+            work.points_beyond_known()
         })
         .await
     }

@@ -1,26 +1,14 @@
 //! Errors of the data plane as entries of the catalogue, with the facts that their messages name.
 
+use crate::disk::hrl::LogError;
+use crate::disk::tracker::{Broken, TrackError};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::vm::Vm;
 use crate::replica::VaultError;
 use std::error::Error;
 use std::io;
-
-/// An error with everything that led to it, in one line.
-pub(super) fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors print their source themselves.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
+use std::path::Path;
 
 /// A failure at the vault.
 pub(super) fn at_vault(vm: &Vm, operation: &str, error: &VaultError) -> Failure {
@@ -35,13 +23,66 @@ pub(super) fn at_vault(vm: &Vm, operation: &str, error: &VaultError) -> Failure 
 /// A failure at the VM's host.
 pub(super) fn at_host(vm: &Vm, operation: &str, error: &(impl Classified + 'static)) -> Failure {
     let code = if is_host_gone(error) { Code::HostLost } else { error.code() };
-    Failure::new(code, Cause::Host(vm.host), in_full(error))
-        .with("host", vm.host)
+    let failure = Failure::new(code, Cause::Host(vm.host), in_full(error));
+    with_tracking_facts(failure, vm, operation, error).with("host", vm.host)
+}
+
+/// The facts of an error of the tracker or of its logs.
+pub(super) fn with_tracking_facts(
+    failure: Failure,
+    vm: &Vm,
+    operation: &str,
+    error: &(dyn Error + 'static),
+) -> Failure {
+    let path = file_of(error).unwrap_or_else(|| Path::new("the VM's disks"));
+    failure
         .with("vm", &vm.name)
-        .with("disk", &vm.name)
-        .with("path", "the VM's disks")
+        .with("disk", disk_of(vm, error))
+        .with("path", path.display())
         .with("operation", operation)
+        .with("check", format_args!("what {operation} needs"))
         .with("damage", error)
+}
+
+/// The file that an error of the tracker or of its logs is about.
+fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
+    if let Some(error) = error.downcast_ref() {
+        return match error {
+            TrackError::File { path, .. } | TrackError::StateDamaged { path } => Some(path),
+            TrackError::Log(error) => file_of(error),
+            TrackError::Broken(broken) => file_of(broken),
+            TrackError::Disk { .. }
+            | TrackError::DiskName { .. }
+            | TrackError::NotTracking
+            | TrackError::InTransit { .. }
+            | TrackError::NotInTransit { .. }
+            | TrackError::NumberUsed { .. }
+            | TrackError::Closed => None,
+        };
+    }
+    if let Some(
+        Broken::LogWriteFailed { path, .. }
+        | Broken::LogDamaged { path, .. }
+        | Broken::LogMissing { path },
+    ) = error.downcast_ref()
+    {
+        return Some(path);
+    }
+    match error.downcast_ref()? {
+        LogError::Io { path, .. }
+        | LogError::Damaged { path, .. }
+        | LogError::Apply { path, .. } => Some(path),
+    }
+}
+
+/// The disk that an error is about, or else all of the VM's.
+fn disk_of<'a>(vm: &'a Vm, error: &(dyn Error + 'static)) -> &'a str {
+    let id = match error.downcast_ref() {
+        Some(TrackError::Disk { disk, .. }) => Some(*disk),
+        _ => None,
+    };
+    let disk = vm.disks.iter().find(|disk| Some(disk.id) == id);
+    disk.map_or(&vm.name, |disk| &disk.name)
 }
 
 /// The VM's host, or what stands for it here, does not answer.

@@ -2,11 +2,11 @@
 //! tracked overlay for writes.
 
 use super::engine::Work;
-use super::failures::in_full;
+use super::failures::with_tracking_facts;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::VmId;
 use crate::domain::vm::{Disk, Vm};
 use crate::ports::clock::Clock;
@@ -35,7 +35,7 @@ struct Served {
 }
 
 impl RecoverySite {
-    /// A site whose overlays are in `folder`, one folder a VM, and whose disks are in `exports`.
+    /// A site whose overlays are in `folder`, one folder a VM and recovery point, and whose disks are in `exports`.
     pub fn new(
         folder: PathBuf,
         files: Arc<dyn Files>,
@@ -46,7 +46,8 @@ impl RecoverySite {
         Self { folder, files, exports, server, boot, served: Mutex::default() }
     }
 
-    /// Serves a recovery point; once served it stays so until [`RecoverySite::close`].
+    /// Serves a recovery point; once served it stays so until [`RecoverySite::close`], or until the VM
+    /// is served from another point.
     pub(super) fn serve(
         &self,
         work: &Work<'_>,
@@ -57,6 +58,9 @@ impl RecoverySite {
         let vm = work.vm;
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         if served.get(&vm.id).is_none_or(|served| served.cycle != record.cycle) {
+            if let Some(before) = served.remove(&vm.id) {
+                before.close(vm.id);
+            }
             let tracker = self.open(work, record, clock, runtime)?;
             served.insert(vm.id, Served { cycle: record.cycle, tracker });
         }
@@ -75,7 +79,8 @@ impl RecoverySite {
         runtime: &Handle,
     ) -> Result<Arc<Tracker>, Failure> {
         let vm = work.vm;
-        let folder = self.folder.join(vm.id.to_string());
+        // An overlay belongs to one point: a failover from another one must not meet it.
+        let folder = self.folder.join(vm.id.to_string()).join(record.cycle.to_string());
         self.files.make_folder(&folder).map_err(|error| local(vm, &error))?;
         let mut specs = Vec::new();
         for disk in &vm.disks {
@@ -106,9 +111,15 @@ impl RecoverySite {
         let served =
             std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
         for (vm, served) in served {
-            if let Err(error) = served.tracker.close() {
-                tracing::error!(%vm, error = %in_full(&error), "close the disks of a replica");
-            }
+            served.close(vm);
+        }
+    }
+}
+
+impl Served {
+    fn close(&self, vm: VmId) {
+        if let Err(error) = self.tracker.close() {
+            tracing::error!(%vm, error = %in_full(&error), "close the disks of a replica");
         }
     }
 }
@@ -117,11 +128,10 @@ fn export_name(vm: &Vm, disk: &Disk) -> String {
     format!("{}-{}", vm.name, disk.name)
 }
 
-fn local(vm: &Vm, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(error))
+fn local(vm: &Vm, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let failure = Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(error));
+    with_tracking_facts(failure, vm, "serving a recovery point", error)
         .with("host", "the recovery site")
-        .with("operation", "serving a recovery point")
-        .with("vm", &vm.name)
 }
 
 fn classified(vm: &Vm, error: &(impl Classified + 'static)) -> Failure {

@@ -1,11 +1,15 @@
 //! The configuration file. Every key is checked before anything is touched; an error names the line.
 
+use super::host_agent::export_name;
 use crate::domain::policy::Policy;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+/// The largest image, 64 TiB: what Site Recovery's hypervisors allow a disk (VHDX).
+const MAX_IMAGE_MIB: u64 = 64 << 20;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -211,11 +215,15 @@ impl Config {
         Policy::from(self.policy)
             .check()
             .map_err(|rejection| ("policy".to_owned(), rejection.to_string()))?;
+        if self.vault.folder.as_os_str().is_empty() {
+            return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
+        }
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
         let mut hosts = BTreeSet::new();
         let mut vms = BTreeSet::new();
         let mut paths = BTreeSet::new();
+        let mut exports = BTreeSet::new();
         for host in &self.host {
             let key = format!("host {}", host.name);
             check_name(&key, &host.name)?;
@@ -225,17 +233,31 @@ impl Config {
                 check_name(&key, &vm.name)?;
                 once(&mut vms, &vm.name, &key, "is there twice, names of VMs are unique")?;
                 if vm.disk.is_empty() {
-                    return Err((key, "has no disk: add a [[host.vm.disk]]".to_owned()));
+                    return Err((key, "has no disk: give at least one".to_owned()));
                 }
                 let mut disks = BTreeSet::new();
                 for disk in &vm.disk {
                     let key = format!("disk {} of {}", disk.name, vm.name);
                     check_name(&key, &disk.name)?;
                     once(&mut disks, &disk.name, &key, "is there twice")?;
-                    once(&mut paths, &disk.path, &key, "has the image of another disk")?;
-                    if disk.create_mib == Some(0) {
-                        return Err((key, "has create_mib = 0: give at least 1".to_owned()));
+                    let export = export_name(&vm.name, &disk.name);
+                    let problem = format!("has the export name of another disk, {export}");
+                    once(&mut exports, &export, &key, &problem)?;
+                    if disk.path.file_name().is_none() {
+                        return Err((key, "has no file name in its path".to_owned()));
                     }
+                    // Components, because `./a` and `a` are one file.
+                    let path = self.place(&disk.path).components().collect::<PathBuf>();
+                    once(&mut paths, &path, &key, "has the image of another disk")?;
+                    if let Some(mib) = disk.create_mib {
+                        check_range(&format!("create_mib of {key}"), mib, 1, MAX_IMAGE_MIB)?;
+                    }
+                }
+                if let Some(guest) = vm.guest {
+                    let (mib, writes) = (guest.install_mib, guest.writes_per_second);
+                    check_range(&format!("install_mib of {key}"), mib, 0, MAX_IMAGE_MIB)?;
+                    let key = format!("writes_per_second of {key}");
+                    check_range(&key, u64::from(writes), 1, u64::from(u32::MAX))?;
                 }
             }
         }
@@ -253,6 +275,13 @@ fn once<T: Ord + Clone>(
         return Ok(());
     }
     Err((key.to_owned(), problem.to_owned()))
+}
+
+fn check_range(key: &str, value: u64, least: u64, most: u64) -> Result<(), (String, String)> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err((key.to_owned(), format!("is {value}, but must be from {least} to {most}")))
 }
 
 /// Names become file names and export names. The rule is Site Recovery's for names of VMs.

@@ -6,7 +6,7 @@ use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::raw::RawDisk;
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, HostId, VmId};
 use crate::domain::vm::{Disk, Vm};
 use crate::drivers::lab::LabFiles;
@@ -148,11 +148,7 @@ impl HostAgent {
     }
 
     fn failure(&self, code: Code, vm: &AgentVm, error: &dyn Error) -> Failure {
-        let mut text = error.to_string();
-        if let Some(source) = error.source() {
-            text = format!("{text}: {source}");
-        }
-        Failure::new(code, Cause::Host(self.host), text)
+        Failure::new(code, Cause::Host(self.host), in_full(error))
             .with("host", &self.name)
             .with("vm", &vm.config.name)
             .with("path", vm.folder.display())
@@ -175,13 +171,7 @@ impl HostAgent {
                 .map_err(|error| in_words("create the image", error))?;
         }
         let opened = RawDisk::open(&files, &disk.image, Open::Write);
-        let device = opened.map_err(|error| {
-            let mut text = error.to_string();
-            if let Some(source) = error.source() {
-                text = format!("{text}: {source}");
-            }
-            text
-        })?;
+        let device = opened.map_err(|error| in_full(&error))?;
         Ok(Arc::new(device))
     }
 

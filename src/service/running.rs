@@ -14,11 +14,12 @@ use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
+use crate::domain::failure::Failure;
 use crate::domain::host::{self, Host};
 use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
 use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Disk, Phase, Vm};
+use crate::domain::vm::{self, Disk, Phase, RetryReason, Vm};
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
@@ -32,6 +33,7 @@ use actix_web::dev::ServerHandle;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -39,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -48,6 +50,9 @@ const DATA_PLANE_THREADS: usize = 2;
 
 /// Time between two looks at hosts and vaults.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long work that was given up may take to end when the service stops.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a guest tries to get a disk back.
 const GUEST_PATIENCE: Duration = Duration::from_mins(1);
@@ -155,7 +160,41 @@ pub struct Service {
     primary_server: Server,
     recovery_server: Server,
     health: ServerHandle,
-    data_plane: Runtime,
+    data_plane: DataPlane,
+}
+
+/// The threads of the data plane. They may not be waited for where a future runs, as when a start
+/// fails: dropped, they end by themselves.
+struct DataPlane(Option<Runtime>);
+
+impl DataPlane {
+    fn start() -> Result<Self, ServiceError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(DATA_PLANE_THREADS)
+            .thread_name("data-plane")
+            .enable_all()
+            .build();
+        Ok(Self(Some(runtime.map_err(ServiceError::Threads)?)))
+    }
+
+    fn handle(&self) -> Handle {
+        self.0.as_ref().expect("only `stop` and `drop` take it").handle().clone()
+    }
+
+    /// Waits for work that has begun, so long at most.
+    fn stop(mut self, patience: Duration) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(patience);
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What one part of start-up hands to the next.
@@ -183,12 +222,7 @@ impl Service {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let faults = Faults::default();
         let vault = open_vault(config, &names, &faults)?;
-        let data_plane = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(DATA_PLANE_THREADS)
-            .thread_name("data-plane")
-            .enable_all()
-            .build()
-            .map_err(ServiceError::Threads)?;
+        let data_plane = DataPlane::start()?;
 
         let recovery_folder = config.data.join("recovery");
         make_folder(&recovery_folder)?;
@@ -249,7 +283,7 @@ impl Service {
             sources: sources.clone(),
             recovery: recovery_site,
             clock: Arc::clone(&clock),
-            runtime: data_plane.handle().clone(),
+            runtime: data_plane.handle(),
         });
         let site = Site::start(Arc::new(World {
             store: Arc::clone(&store) as Arc<dyn EventStore>,
@@ -311,7 +345,15 @@ impl Service {
             for vm in &agent.vms {
                 let vm_name = &vm.config.name;
                 if let Some(disks) = agent.inventory(vm) {
-                    self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await?;
+                    match self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await {
+                        // One VM, as with a disk that grew, is no reason to leave the others alone.
+                        Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
+                            let because = error.source().map(ToString::to_string);
+                            tracing::error!(vm = %vm_name, %error, because, "enrol a VM");
+                            continue;
+                        }
+                        enrolled => enrolled?,
+                    }
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
                 }
@@ -338,6 +380,9 @@ impl Service {
             let enable = vm::Command::EnableProtection { job, vault, policy };
             self.tell::<Vm>(name, id.0, enable).await?;
         }
+        // Its disks could be attached, and somebody started the service: what waited for that goes on.
+        let because = RetryReason::Administrator;
+        self.tell::<Vm>(name, id.0, vm::Command::Retry { because }).await?;
         Ok(())
     }
 
@@ -349,7 +394,7 @@ impl Service {
                 let (site, id) = (self.primary.clone(), vm.id);
                 let uris: Vec<_> = vm.disks.iter().map(|disk| disk.uri.clone()).collect();
                 let name = vm.name.clone();
-                self.data_plane.spawn_blocking(move || {
+                self.data_plane.handle().spawn_blocking(move || {
                     if let Err(error) = site.boot(id, &uris) {
                         tracing::error!(vm = %name, %error, "boot a guest");
                     }
@@ -386,6 +431,11 @@ impl Service {
     /// What the logs of a VM's disks take, in the order of its disks; nothing while its host is away.
     pub fn log_status(&self, vm: VmId) -> Vec<DiskStatus> {
         self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
+    }
+
+    /// Why the disks of a VM cannot be used, if that is so.
+    pub fn refused(&self, vm: VmId) -> Option<Failure> {
+        self.sources.find(vm).err().flatten()
     }
 
     /// Where the disks of a VM's replica are served once it has failed over, in the order of its disks.
@@ -434,7 +484,7 @@ impl Service {
     pub async fn stop(self) {
         let sites = [self.primary.clone(), self.recovery.clone()];
         let guests: Vec<_> = self.vms.iter().map(|vm| (vm.id, vm.name.clone())).collect();
-        let stopped = self.data_plane.spawn_blocking(move || {
+        let stopped = self.data_plane.handle().spawn_blocking(move || {
             for site in &sites {
                 for (vm, name) in &guests {
                     if site.guest(*vm).is_some_and(|guest| !guest.state.ended())
@@ -459,7 +509,7 @@ impl Service {
             drop(primary_server);
             drop(recovery_server);
             // Work that was given up may be waiting for the vault; it is not waited for.
-            data_plane.shutdown_timeout(Duration::from_secs(2));
+            data_plane.stop(SHUTDOWN_PATIENCE);
             store.close()
         });
         match closed.await {
@@ -547,9 +597,8 @@ fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceE
         let size = match (std::fs::metadata(&path), disk.create_mib) {
             (Ok(image), _) => image.len(),
             (Err(_), Some(mib)) => mib << 20,
-            (Err(source), None) => {
-                return Err(ServiceError::Folder { doing: "find disk image", path, source });
-            }
+            // The agent refuses the VM's disks, and says why; the other VMs go on.
+            (Err(_), None) => return Ok(None),
         };
         sizes.push(size);
     }

@@ -6,7 +6,7 @@ use super::index::{Index, PAGE_RECORDS};
 use super::log::{Draft, Placed, Shared};
 use super::record::{Record, StreamKey, chain};
 use super::sled_tree::{SledTree, io};
-use super::watermark::{State, Watermark, WatermarkFile};
+use super::watermark::{Watermark, WatermarkFile};
 use crate::ports::event_store::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ const GROUP_RECORDS: usize = 512;
 /// Bytes in a group after which it takes no more. Far below two segments: sled reuses a segment only
 /// two segments later, so that there is always a sync between.
 const GROUP_BYTES: usize = 256 << 10;
+
+/// How often the committer lets others run to let a group grow to the size of the last one; about a
+/// third of a millisecond on an idle core, the time that a sync takes.
+const GATHER_YIELDS: u32 = 1000;
 
 const _: () = assert!(GROUP_RECORDS as u64 <= PAGE_RECORDS / 2);
 
@@ -41,10 +45,8 @@ pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tree: Arc<SledTree>,
     pub(crate) watermark: WatermarkFile,
-    /// The last global sequence number that was covered when sled was opened.
-    pub(crate) covered: u64,
-    /// Running checksum of the log.
-    pub(crate) chain: u32,
+    /// What is acknowledged, and what sled covered when it was opened.
+    pub(crate) mark: Watermark,
 }
 
 /// The records of one group, encoded.
@@ -59,13 +61,16 @@ struct Group {
 
 impl Committer {
     /// Commits until every sender is gone, or until something fails; then answers the rest.
-    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Self {
+    pub(crate) fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) -> Self {
+        let _guard = StopOnPanic(Arc::clone(&self.shared));
+        let mut expected = 0;
         while let Some(first) = requests.blocking_recv() {
             if self.shared.stopped().is_some() {
                 let _ = first.reply.send(Err(self.shared.stopped_error()));
                 continue;
             }
-            let group = gather(first, &mut requests);
+            let group = gather(first, expected, &mut requests);
+            expected = group.len();
             if let Err(error) = self.commit(group) {
                 self.shared.stop(error.to_string());
             }
@@ -88,7 +93,7 @@ impl Committer {
     fn encode(&self, requests: Vec<Request>) -> Group {
         let index = self.shared.index();
         let mut heads: BTreeMap<StreamKey, u64> = BTreeMap::new();
-        let mut group = Group { last: index.last(), chain: self.chain, ..Group::default() };
+        let mut group = Group { last: index.last(), chain: self.mark.chain, ..Group::default() };
         for Request { draft, reply } in requests {
             let head = heads.entry(draft.stream).or_insert_with(|| index.seq(draft.stream));
             if draft.expected_seq == *head {
@@ -108,13 +113,8 @@ impl Committer {
             self.tree.put_block(*first, block)?;
         }
         self.tree.sync()?;
-        let watermark = Watermark {
-            state: State::Open,
-            last: group.last,
-            covered: self.covered,
-            chain: group.chain,
-        };
-        self.watermark.write(watermark).map_err(io("write", &self.shared.folder.join("HEAD")))
+        let mark = Watermark { last: group.last, chain: group.chain, ..self.mark };
+        self.watermark.write(mark).map_err(io("write", &self.shared.folder.join("HEAD")))
     }
 
     /// Tells everybody what became of their record: after it is durable, and readable.
@@ -126,7 +126,7 @@ impl Committer {
             }
             return;
         }
-        self.chain = group.chain;
+        self.mark = Watermark { last: group.last, chain: group.chain, ..self.mark };
         self.shared.advance(group.placed.iter().map(|(stream, ..)| *stream));
         for (_, placed, reply) in group.placed {
             let _ = reply.send(Ok(placed));
@@ -140,19 +140,46 @@ impl Committer {
         if self.shared.index().unpaged() < PAGE_RECORDS {
             return Ok(());
         }
-        let (last, page) = self.shared.change_index(|index: &mut Index| index.cut_page(self.chain));
+        let (last, page) =
+            self.shared.change_index(|index: &mut Index| index.cut_page(self.mark.chain));
         self.tree.put_page(last, &page)
     }
 }
 
-/// The first request and what else is waiting, up to a full group.
-fn gather(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
+/// Lets nobody wait for a committer that is no more.
+struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop("its committer panicked".to_owned());
+        }
+    }
+}
+
+/// The first request and what else is waiting, up to a full group. Writers that were served together
+/// come back together, a moment after their answers: as long as fewer than `expected` are there, it
+/// lets them run, or every second group would have just the quickest of them.
+fn gather(
+    first: Request,
+    expected: usize,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+) -> Vec<Request> {
     let mut bytes = first.draft.bytes();
     let mut group = vec![first];
+    let mut patience = GATHER_YIELDS;
     while group.len() < GROUP_RECORDS && bytes < GROUP_BYTES {
-        let Ok(next) = requests.try_recv() else { break };
-        bytes += next.draft.bytes();
-        group.push(next);
+        match requests.try_recv() {
+            Ok(next) => {
+                bytes += next.draft.bytes();
+                group.push(next);
+            }
+            Err(_) if group.len() < expected && 0 < patience => {
+                patience -= 1;
+                std::thread::yield_now();
+            }
+            Err(_) => break,
+        }
     }
     group
 }

@@ -104,7 +104,7 @@ pub fn export(store: &dyn EventStore, out: &mut dyn Write) -> Result<Header, Tra
         last,
         chain: format!("{running:08x}"),
     };
-    write_line(out, &json(&header))?;
+    writeln!(out, "{}", json(&header))?;
     each_line(store, last, |crc, commit| {
         Ok(writeln!(out, r#"{{"crc":"{crc:08x}","commit":{commit}}}"#)?)
     })?;
@@ -152,10 +152,6 @@ fn each_line(
         }
     }
     Ok(())
-}
-
-fn write_line(out: &mut dyn Write, line: &str) -> io::Result<()> {
-    writeln!(out, "{line}")
 }
 
 fn json(value: &impl Serialize) -> String {

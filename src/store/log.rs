@@ -4,27 +4,19 @@
 //! (sled's). In sled: blocks of records by first global sequence number, [index](super::index) pages,
 //! state snapshots, and a format key.
 
-#![expect(clippy::disallowed_types, reason = "the index is looked up, never iterated in order")]
-
 use super::committer::{Committer, Request};
 use super::index::Index;
-use super::record::{RECORD_BYTES_MAX, Record, StreamKey, carve, chain};
-use super::sled_tree::{SledTree, StateKey, io, panic_text, sync};
+use super::opening::{self, FolderLock, Opened};
+use super::record::{self, RECORD_BYTES_MAX, Record, StreamKey};
+use super::sled_tree::{SledTree, StateKey, io, panic_text};
 use super::state::{STATE_BYTES_MAX, StateRecord};
-use super::watermark::{Reading, State, Watermark, WatermarkFile};
-use super::{record, segments, watermark};
 use crate::ports::event_store::StoreError;
 use sled::IVec;
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// Writers that can wait for the committer before the next one waits for a place.
-const QUEUE: usize = 4096;
 
 /// State snapshots kept of each stream.
 const STATES_KEPT: usize = 2;
@@ -87,9 +79,9 @@ pub struct Log {
 /// The way to the committer, until the log is closed.
 #[derive(Debug)]
 struct Writing {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::UnboundedSender<Request>,
     committer: JoinHandle<Committer>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Shared {
@@ -136,50 +128,17 @@ impl Log {
     /// [`StoreError::InUse`]; [`StoreError::Damaged`] if acknowledged records are missing or cannot be
     /// reached; [`StoreError::Io`].
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(folder).map_err(io("create", folder))?;
-        let lock = lock(folder)?;
-        let (watermark_file, reading) = match open_watermark(folder)? {
-            Some(opened) => opened,
-            None => create(folder)?,
-        };
-        check_before_sled(folder, &reading.watermark)?;
-        let log = folder.join("log");
-        segments::remove_unfinished_page_tables(&log).map_err(io("tidy", &log))?;
-        let tree = SledTree::open(&log)?;
-        sync(&log)?;
-        tree.check_format()?;
-        let (index, chain) = load(&tree, &reading.watermark)?;
-        Self::start(folder, lock, tree, watermark_file, index, chain)
-    }
-
-    fn start(
-        folder: &Path,
-        lock: File,
-        tree: SledTree,
-        mut watermark: WatermarkFile,
-        index: Index,
-        chain: u32,
-    ) -> Result<Self, StoreError> {
-        let last = index.last();
-        tree.sync()?;
-        watermark
-            .write_both(Watermark { state: State::Open, last, covered: last, chain })
-            .map_err(io("write", &folder.join("HEAD")))?;
+        let Opened { lock, tree, watermark, mark, index } = opening::open(folder)?;
         let shared = Arc::new(Shared {
             folder: folder.to_path_buf(),
             index: RwLock::new(index),
-            progress: watch::Sender::new(Progress { durable: last, stopped: false }),
+            progress: watch::Sender::new(Progress { durable: mark.last, stopped: false }),
             stopped: OnceLock::new(),
         });
         let tree = Arc::new(tree);
-        let (requests, receiver) = mpsc::channel(QUEUE);
-        let committer = Committer {
-            shared: Arc::clone(&shared),
-            tree: Arc::clone(&tree),
-            watermark,
-            covered: last,
-            chain,
-        };
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let committer =
+            Committer { shared: Arc::clone(&shared), tree: Arc::clone(&tree), watermark, mark };
         let committer = std::thread::Builder::new()
             .name("event-store".to_owned())
             .spawn(move || committer.run(receiver))
@@ -193,7 +152,7 @@ impl Log {
     /// # Errors
     /// As [`EventStore::append`](crate::ports::event_store::EventStore::append).
     pub async fn append(&self, draft: Draft) -> Result<Placed, StoreError> {
-        let answer = self.request(draft).await?;
+        let answer = self.request(draft)?;
         answer.await.map_err(|_| self.shared.stopped_error())?
     }
 
@@ -206,10 +165,7 @@ impl Log {
         &self,
         drafts: impl Iterator<Item = Draft> + Send,
     ) -> Result<(), StoreError> {
-        let mut answers = Vec::new();
-        for draft in drafts {
-            answers.push(self.request(draft).await?);
-        }
+        let answers: Vec<_> = drafts.map(|draft| self.request(draft)).collect::<Result<_, _>>()?;
         for answer in answers {
             answer.await.map_err(|_| self.shared.stopped_error())??;
         }
@@ -217,7 +173,7 @@ impl Log {
     }
 
     /// Hands a record to the committer; the answer comes once it is durable.
-    async fn request(
+    fn request(
         &self,
         draft: Draft,
     ) -> Result<oneshot::Receiver<Result<Placed, StoreError>>, StoreError> {
@@ -225,12 +181,10 @@ impl Log {
             let limit = RECORD_BYTES_MAX - record::HEADER_BYTES;
             return Err(StoreError::TooLarge { bytes: draft.payload.len(), limit });
         }
-        let requests = self.writing().as_ref().map(|writing| writing.requests.clone());
-        let requests = requests.ok_or_else(|| self.shared.stopped_error())?;
         let (reply, answer) = oneshot::channel();
-        let sent = requests.send(Request { draft, reply }).await;
-        sent.map_err(|_| self.shared.stopped_error())?;
-        Ok(answer)
+        let writing = self.writing();
+        let sent = writing.as_ref().and_then(|it| it.requests.send(Request { draft, reply }).ok());
+        sent.map(|()| answer).ok_or_else(|| self.shared.stopped_error())
     }
 
     /// The global sequence number of the last durable record.
@@ -271,7 +225,7 @@ impl Log {
     ) -> Result<(), StoreError> {
         let until = self.durable().min(from.max(1).saturating_add(limit as u64) - 1);
         let mut next = from.max(1);
-        let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+        let mut seqs: BTreeMap<StreamKey, u64> = BTreeMap::new();
         self.with_tree(|tree| {
             while next <= until {
                 let (first, block) = block_of(tree, next)?;
@@ -333,6 +287,9 @@ impl Log {
         if STATE_BYTES_MAX < state.state.len() {
             return Err(StoreError::TooLarge { bytes: state.state.len(), limit: STATE_BYTES_MAX });
         }
+        if self.shared.stopped().is_some() {
+            return Err(self.shared.stopped_error());
+        }
         let actual = self.shared.index().seq(state.stream);
         if actual < state.seq {
             return Err(StoreError::WrongSequence { expected: state.seq, actual });
@@ -375,12 +332,12 @@ impl Log {
         let failed = self.shared.stopped().is_some();
         self.shared.stop("it was closed".to_owned());
         let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Committer { tree: committers_tree, watermark, chain, .. } = committer?;
+        let Committer { tree: committers_tree, watermark, mark, .. } = committer?;
         drop((tree, committers_tree));
         if failed {
             return Err(self.shared.stopped_error());
         }
-        seal(&self.shared.folder, watermark, self.durable(), chain)
+        opening::seal(&self.shared.folder, watermark, mark)
     }
 
     /// Reads from sled; keeps the log from being closed meanwhile.
@@ -445,7 +402,10 @@ pub(crate) fn place(global: u64) -> String {
 }
 
 /// Refuses a record that does not follow the one before it in its stream, if that was read as well.
-fn check_seq(seqs: &mut HashMap<StreamKey, u64>, record: &Record<'_>) -> Result<(), StoreError> {
+pub(crate) fn check_seq(
+    seqs: &mut BTreeMap<StreamKey, u64>,
+    record: &Record<'_>,
+) -> Result<(), StoreError> {
     match seqs.insert(record.stream, record.seq) {
         Some(before) if before + 1 != record.seq => {
             let what = format!("{} goes from {before} to {}", record.stream, record.seq);
@@ -496,185 +456,4 @@ fn drop_old_states(tree: &SledTree, stream: StreamKey) -> Result<(), StoreError>
         }
     }
     Ok(())
-}
-
-/// Keeps other processes out for as long as the file is open.
-pub(crate) fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join("LOCK");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let lock = lock.map_err(io("open", &path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_path_buf() }),
-        Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
-    }
-}
-
-/// The watermark of a store; `None` if there never was one.
-fn open_watermark(folder: &Path) -> Result<Option<(WatermarkFile, Reading)>, StoreError> {
-    let path = folder.join("HEAD");
-    match WatermarkFile::open(&path) {
-        Ok(Some(opened)) => Ok(Some(opened)),
-        Ok(None) => Err(StoreError::damaged(path.display(), "neither slot is sound")),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io("open", &path)(error)),
-    }
-}
-
-/// Creates an empty store. `HEAD` comes last: a folder without one was never used, and what an
-/// interrupted creation left in it is cleared away, unless there are records in it.
-fn create(folder: &Path) -> Result<(WatermarkFile, Reading), StoreError> {
-    let log = folder.join("log");
-    let path = folder.join("HEAD");
-    if log.exists() {
-        if holds_records(&log.join("db"))? {
-            let what = "is missing, but the log holds commits";
-            return Err(StoreError::damaged(path.display(), what));
-        }
-        fs::remove_dir_all(&log).map_err(io("clear", &log))?;
-    }
-    SledTree::open(&log)?.initialize(&log)?;
-    sync(folder)?;
-    folder.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)?;
-    let watermark = Watermark { state: State::Open, last: 0, covered: 0, chain: 0 };
-    let file = WatermarkFile::create(&path, watermark).map_err(io("create", &path))?;
-    sync(folder)?;
-    drop(file);
-    open_watermark(folder)?.ok_or_else(|| StoreError::damaged(path.display(), "vanished"))
-}
-
-fn holds_records(db: &Path) -> Result<bool, StoreError> {
-    match fs::read(db) {
-        Ok(bytes) => Ok(carve(&bytes).next().is_some()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(io("read", db)(error)),
-    }
-}
-
-/// Proves what can be proven before sled, which writes while it recovers, opens its folder.
-pub(crate) fn check_before_sled(folder: &Path, watermark: &Watermark) -> Result<(), StoreError> {
-    let log = folder.join("log");
-    let db = log.join("db");
-    let bytes = fs::metadata(&db).map_err(io("open", &db))?.len();
-    match watermark.state {
-        State::Closed { db_bytes } if bytes == db_bytes => Ok(()),
-        State::Closed { db_bytes } => {
-            let what = format!("has {bytes} bytes, but was closed with {db_bytes}");
-            Err(StoreError::damaged(db.display(), what))
-        }
-        State::Open => check_reachable(&log, &db, watermark),
-    }
-}
-
-fn check_reachable(log: &Path, db: &Path, watermark: &Watermark) -> Result<(), StoreError> {
-    let expected = watermark.covered + 1..=watermark.last;
-    let Ok(count) = usize::try_from(watermark.last - watermark.covered) else {
-        return Err(StoreError::damaged(log.display(), "holds more commits than can be checked"));
-    };
-    let mut found = vec![false; count];
-    let covered_lsn = segments::covered_lsn(log).map_err(io("list", log))?;
-    let seen = |record: Record<'_>| {
-        if expected.contains(&record.global) {
-            found[(record.global - expected.start()) as usize] = true;
-        }
-    };
-    segments::reachable(db, covered_lsn, seen).map_err(io("read", db))?;
-    let missing = found.iter().filter(|found| !**found).count();
-    match found.iter().position(|found| !found) {
-        None => Ok(()),
-        Some(at) => {
-            let what = format!(
-                "{missing} acknowledged commits cannot be reached, the first is {}",
-                expected.start() + at as u64
-            );
-            Err(StoreError::damaged(db.display(), what))
-        }
-    }
-}
-
-/// Builds the index: from its pages, then from the records after them. What was written but never
-/// acknowledged is kept as far as it is whole.
-fn load(tree: &SledTree, watermark: &Watermark) -> Result<(Index, u32), StoreError> {
-    let mut index = Index::default();
-    let mut chain_at_last = 0;
-    for page in tree.pages() {
-        let Some(chain) = page.ok().and_then(|page| index.add_page(&page)) else { break };
-        chain_at_last = chain;
-    }
-    let mut mark = (index.last() == watermark.last).then_some(chain_at_last);
-    while let Some((first, block)) = tree.block_from(index.last() + 1)? {
-        let acknowledged = first <= watermark.last;
-        match add_block(&mut index, &mut chain_at_last, &mut mark, watermark.last, first, &block) {
-            Ok(()) => {}
-            Err(error) if acknowledged => return Err(error),
-            Err(_) => tree.remove_block(first)?,
-        }
-    }
-    if index.last() < watermark.last {
-        let what = format!("{} was acknowledged and is missing", place(watermark.last));
-        return Err(StoreError::damaged(format!("log after {}", place(index.last())), what));
-    }
-    if mark.is_some_and(|chain| chain != watermark.chain) {
-        let what = "does not match the running checksum of the log";
-        return Err(StoreError::damaged("HEAD", what));
-    }
-    Ok((index, chain_at_last))
-}
-
-/// Adds a block's records to the index, all or none; notes the running checksum at `marked`.
-fn add_block(
-    index: &mut Index,
-    chain_at_last: &mut u32,
-    mark: &mut Option<u32>,
-    marked: u64,
-    first: u64,
-    block: &[u8],
-) -> Result<(), StoreError> {
-    if first != index.last() + 1 {
-        return Err(StoreError::damaged(place(index.last() + 1), "is missing"));
-    }
-    let block: Vec<Record<'_>> = records(first, block).collect::<Result<_, _>>()?;
-    if block.is_empty() {
-        return Err(StoreError::damaged(place(first), "is in an empty block"));
-    }
-    let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
-    for record in &block {
-        seqs.entry(record.stream).or_insert_with(|| index.seq(record.stream));
-        check_seq(&mut seqs, record)?;
-    }
-    for record in block {
-        index.push(record.stream);
-        *chain_at_last = chain(*chain_at_last, record.crc);
-        if record.global == marked {
-            *mark = Some(*chain_at_last);
-        }
-    }
-    Ok(())
-}
-
-/// Lets sled cover everything by a page table, and notes that the store is closed.
-fn seal(
-    folder: &Path,
-    mut watermark: WatermarkFile,
-    last: u64,
-    chain: u32,
-) -> Result<(), StoreError> {
-    let log = folder.join("log");
-    let db = log.join("db");
-    drop(SledTree::open(&log)?);
-    sync(&db)?;
-    sync(&log)?;
-    let db_bytes = fs::metadata(&db).map_err(io("measure", &db))?.len();
-    let closed = Watermark { state: State::Closed { db_bytes }, last, covered: last, chain };
-    watermark.write_both(closed).map_err(io("write", &folder.join("HEAD")))
-}
-
-/// What a store's watermark says, read without changing anything.
-pub(crate) fn read_watermark(folder: &Path) -> Result<Option<Reading>, StoreError> {
-    let path = folder.join("HEAD");
-    match watermark::read(&path) {
-        Ok(reading) => Ok(reading),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io("read", &path)(error)),
-    }
 }

@@ -10,6 +10,7 @@ mod index;
 pub mod jsonl;
 pub mod log;
 mod memory;
+mod opening;
 pub mod payload;
 pub mod record;
 mod segments;

@@ -2,13 +2,15 @@
 //!
 //! sled's recovery starts from its page table file (`snap.<lsn>`) and reads the segments written since.
 //! A bad frame in them is the end of the log to sled: what follows is cut off and overwritten with
-//! zeroes. So after an unclean shutdown the same walk is done here first, on the unchanged file, and
-//! sled opens it only if every acknowledged record is within its reach.
+//! zeroes. So the same walk is done here first, on the unchanged file, and sled opens it only if every
+//! acknowledged record is within its reach. The walk begins with the segment in which the page table
+//! ends, and there sled cuts off even what the page table covers.
 //!
 //! The layout is that of sled 0.34.7, the version the crate is pinned to: `pagecache/logger.rs`
 //! (`SegmentHeader`, `read_message`), `pagecache/iterator.rs`, `serialization.rs`.
 
-use super::record::{self, Record, field};
+use super::record::{self, RECORD_BYTES_MAX, Record, field};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,6 +18,9 @@ use std::path::Path;
 
 /// Bytes of a segment, as the store configures sled.
 pub(crate) const SEGMENT_BYTES: usize = 4 << 20;
+
+/// Sequence numbers count bytes, those of segment headers and gaps included.
+const SEGMENT_LSNS: i64 = SEGMENT_BYTES as i64;
 
 const SEGMENT_HEADER_BYTES: usize = 20;
 /// No message starts within this many bytes of a segment's end (`MAX_MSG_HEADER_LEN`).
@@ -56,53 +61,156 @@ pub(crate) fn remove_unfinished_page_tables(log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `seen` with every record that sled will find in the segments from `covered_lsn` on.
-pub(crate) fn reachable(
+/// What the walk through the segments came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    /// Sled reads on at least to where its page table ends.
+    Sound,
+    /// In the segment in which the page table ends, sled stops before it.
+    StopsAt {
+        /// Position in the file.
+        offset: u64,
+    },
+    /// The segment in which the page table ends is not there.
+    SegmentMissing,
+}
+
+/// Calls `seen` with every record that sled can find in the segments from `from_lsn` on. Its newest
+/// page table ends at `covered_lsn`, there or later.
+pub(crate) fn walk(
     db: &Path,
+    from_lsn: i64,
     covered_lsn: i64,
     mut seen: impl FnMut(Record<'_>),
-) -> io::Result<()> {
+) -> io::Result<Walk> {
     let file = File::open(db)?;
-    let mut segment = vec![0; SEGMENT_BYTES];
-    for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
-        let header_bytes = read_up_to(&file, &mut segment[..SEGMENT_HEADER_BYTES], base)?;
-        let Some(lsn) = segment_lsn(&segment[..header_bytes]) else { continue };
-        if lsn < covered_lsn / SEGMENT_BYTES as i64 * SEGMENT_BYTES as i64 {
-            continue;
+    let covered_bytes = covered_lsn % SEGMENT_LSNS;
+    let covered_base = covered_lsn - covered_bytes;
+    let first_lsn = from_lsn - from_lsn % SEGMENT_LSNS;
+    let segments = segments_from(&file, first_lsn)?;
+    // From the segment in which the highest sequence number known to be stable lies, sled takes the
+    // first bad frame, or missing segment, for the end; before, it only gives up the rest of a segment.
+    let stable_lsn = segments.values().map(|segment| segment.stable_lsn).max().unwrap_or(0);
+    let mut expected_in_tail = stable_lsn.max(covered_base) / SEGMENT_LSNS * SEGMENT_LSNS;
+    let mut walk = if covered_bytes == 0 { Walk::Sound } else { Walk::SegmentMissing };
+    let mut bytes = vec![0; SEGMENT_BYTES];
+    for (lsn, Segment { base, .. }) in segments {
+        let in_tail = expected_in_tail <= lsn;
+        if in_tail && lsn != expected_in_tail {
+            break;
         }
-        let bytes = read_up_to(&file, &mut segment, base)?;
-        for body in messages(&segment[..bytes], lsn) {
+        let read = read_up_to(&file, &mut bytes, base)?;
+        let mut messages = Messages::of(&bytes[..read], lsn);
+        for body in messages.by_ref() {
             record::carve(body).for_each(&mut seen);
         }
+        if lsn == covered_base && covered_bytes != 0 {
+            let reached = covered_bytes <= messages.at as i64;
+            let offset = base + messages.at as u64;
+            walk = if reached { Walk::Sound } else { Walk::StopsAt { offset } };
+        }
+        if in_tail && messages.end == Some(End::Bad) {
+            break;
+        }
+        expected_in_tail += if in_tail { SEGMENT_LSNS } else { 0 };
+    }
+    Ok(walk)
+}
+
+/// Calls `seen` with every sound record in sled's file, reachable for sled or not, current or stale;
+/// some twice. A file that is not there has none.
+pub(crate) fn carve_file(db: &Path, mut seen: impl FnMut(Record<'_>)) -> io::Result<()> {
+    let file = match File::open(db) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Windows overlap, so that each record lies in one of them as a whole.
+    let mut window = vec![0; SEGMENT_BYTES + RECORD_BYTES_MAX];
+    for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
+        let read = read_up_to(&file, &mut window, base)?;
+        record::carve(&window[..read]).for_each(&mut seen);
     }
     Ok(())
 }
 
-/// The sequence number of a segment with a sound header.
-fn segment_lsn(segment: &[u8]) -> Option<i64> {
-    let header = segment.first_chunk::<SEGMENT_HEADER_BYTES>()?;
-    let sound = u32::from_le_bytes(field(header, 0)) == !crc32fast::hash(&header[4..]);
-    sound.then(|| i64::from_le_bytes(field(header, 4)) ^ LSN_MASK)
+/// A segment with a sound header.
+struct Segment {
+    /// Where it starts in the file.
+    base: u64,
+    /// Up to which sequence number everything was stable when it was begun.
+    stable_lsn: i64,
 }
 
-/// The bodies of a segment's messages, up to the first one that sled would stop at.
-fn messages(segment: &[u8], lsn: i64) -> impl Iterator<Item = &[u8]> {
-    let number = lsn as u64 / SEGMENT_BYTES as u64;
-    let mut at = SEGMENT_HEADER_BYTES;
-    std::iter::from_fn(move || {
-        if SEGMENT_BYTES - RED_ZONE_BYTES < at {
+/// The segments with sound headers from `first_lsn` on, by their sequence numbers.
+fn segments_from(file: &File, first_lsn: i64) -> io::Result<BTreeMap<i64, Segment>> {
+    let mut segments = BTreeMap::new();
+    for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let read = read_up_to(file, &mut header, base)?;
+        let sound = u32::from_le_bytes(field(&header, 0)) == !crc32fast::hash(&header[4..]);
+        let [lsn, stable_lsn] = [4, 12].map(|at| i64::from_le_bytes(field(&header, at)) ^ LSN_MASK);
+        if read == header.len() && sound && first_lsn <= lsn {
+            segments.insert(lsn, Segment { base, stable_lsn });
+        }
+    }
+    Ok(segments)
+}
+
+/// Why a segment's messages end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is full.
+    Full,
+    /// What follows is no message, or a damaged one.
+    Bad,
+}
+
+/// The bodies of a segment's messages.
+struct Messages<'a> {
+    segment: &'a [u8],
+    number: u64,
+    /// Where the next one starts.
+    at: usize,
+    end: Option<End>,
+}
+
+impl<'a> Messages<'a> {
+    fn of(segment: &'a [u8], lsn: i64) -> Self {
+        let number = lsn as u64 / SEGMENT_BYTES as u64;
+        Self { segment, number, at: SEGMENT_HEADER_BYTES, end: None }
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if SEGMENT_BYTES - RED_ZONE_BYTES < self.at {
+            self.end = Some(End::Full);
             return None;
         }
-        let (body, len) = message(segment.get(at..)?, number)?;
-        at += len;
-        Some(body)
-    })
+        match self.segment.get(self.at..).and_then(|rest| message(rest, self.number)) {
+            Some((KIND_CAP, ..)) => {
+                self.end = Some(End::Full);
+                None
+            }
+            Some((_, body, len)) => {
+                self.at += len;
+                Some(body)
+            }
+            None => {
+                self.end = Some(End::Bad);
+                None
+            }
+        }
+    }
 }
 
-/// The message at the start of `bytes` and its length, if sled would go on after it.
-fn message(bytes: &[u8], segment_number: u64) -> Option<(&[u8], usize)> {
+/// Kind, body and length of the message at the start of `bytes`, if it is sound.
+fn message(bytes: &[u8], segment_number: u64) -> Option<(u8, &[u8], usize)> {
     let kind = *bytes.get(4)?;
-    if kind == KIND_CORRUPTED || kind == KIND_CAP || KIND_LAST < kind {
+    if kind == KIND_CORRUPTED || KIND_LAST < kind {
         return None;
     }
     let mut rest = &bytes[5..];
@@ -115,7 +223,7 @@ fn message(bytes: &[u8], segment_number: u64) -> Option<(&[u8], usize)> {
     hasher.update(body);
     hasher.update(&header[4..]);
     let sound = !hasher.finalize() == u32::from_le_bytes(field(header, 0));
-    (sound && number == segment_number).then_some((body, header.len() + body_bytes))
+    (sound && number == segment_number).then_some((kind, body, header.len() + body_bytes))
 }
 
 /// sled's variable-length integer.

@@ -12,6 +12,7 @@ use sled::IVec;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes of pages that sled keeps in RAM, roughly: it notices only after 64 accesses to a page in the
 /// same of 256 shards (`lru.rs`), so what a scan leaves behind comes on top. Its default is 1 GiB.
@@ -19,6 +20,10 @@ const CACHE_BYTES: u64 = 16 << 20;
 
 /// How often sled tidies up segments in the background.
 const TIDY_EVERY_MS: u64 = 500;
+
+/// How often, and how far apart, sled's lock is tried: for two seconds.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const BLOCK: u8 = b'L';
 const FORMAT: u8 = b'M';
@@ -47,7 +52,7 @@ impl SledTree {
             .mode(sled::Mode::HighThroughput)
             .use_compression(false)
             .flush_every_ms(Some(TIDY_EVERY_MS));
-        let tree = guarded(&db_path, || config.open())?;
+        let tree = open_once_unlocked(&db_path, &config)?;
         let db = File::open(&db_path).map_err(io("open", &db_path))?;
         Ok(Self { tree, db, db_path })
     }
@@ -166,6 +171,24 @@ impl SledTree {
 
     fn damaged(&self, what: impl std::fmt::Display) -> StoreError {
         StoreError::damaged(self.db_path.display(), what)
+    }
+}
+
+/// Opens sled as soon as its own lock is free. The store's lock is held, so whoever has sled's is
+/// about to let go of it: a child of this process that was being started when sled was closed.
+#[expect(clippy::disallowed_methods, reason = "sled only tries its lock, and cannot wait for it")]
+fn open_once_unlocked(db: &Path, config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let mut tries = LOCK_TRIES;
+    loop {
+        match guarded(db, || config.open()) {
+            Err(StoreError::Io { source, .. })
+                if source.to_string().contains("could not acquire lock") && 0 < tries =>
+            {
+                tries -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 

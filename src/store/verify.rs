@@ -4,9 +4,11 @@
 //! cannot give back is looked for in the raw file: records lie in it uncompressed and prove themselves.
 
 use super::index::Index;
-use super::log::{self, check_before_sled, place, read_watermark, records};
+use super::log::{self, place, records};
+use super::opening::{check_before_sled, read_watermark};
 use super::payload;
-use super::record::{Record, StreamKey, carve, chain};
+use super::record::{Record, StreamKey, chain};
+use super::segments;
 use super::sled_tree::{SledTree, io};
 use super::watermark::{Reading, State};
 use crate::ports::event_store::StoreError;
@@ -96,7 +98,11 @@ pub fn verify(folder: &Path, scratch: &Path) -> Result<Report, StoreError> {
     report.commits =
         sound.keys().zip(1..).take_while(|(global, at)| **global == *at).count() as u64;
     if !report.findings.is_empty() {
-        carve_file(&folder.join("log/db"), &mut sound)?;
+        let db = folder.join("log/db");
+        let mut carved = |record: Record<'_>| {
+            sound.entry(record.global).or_insert((record.stream, record.seq));
+        };
+        segments::carve_file(&db, &mut carved).map_err(io("read", &db))?;
         report.recoverable = Some(recoverable(&sound, report.acknowledged.unwrap_or(0)));
     }
     Ok(report)
@@ -252,19 +258,6 @@ fn check_states(tree: &SledTree, report: &mut Report) {
     }
 }
 
-/// Adds what lies in the raw file.
-fn carve_file(db: &Path, sound: &mut Sound) -> Result<(), StoreError> {
-    let bytes = match fs::read(db) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io("read", db)(error)),
-    };
-    for record in carve(&bytes) {
-        sound.entry(record.global).or_insert((record.stream, record.seq));
-    }
-    Ok(())
-}
-
 fn recoverable(sound: &Sound, acknowledged: u64) -> Recoverable {
     let last = sound.last_key_value().map_or(0, |(global, _)| *global).max(acknowledged);
     let mut streams: BTreeMap<StreamKey, BTreeSet<u64>> = BTreeMap::new();
@@ -302,9 +295,22 @@ struct Copy {
 
 impl Copy {
     fn of(log: &Path, scratch: &Path) -> Result<Self, StoreError> {
-        let copy = Self { path: scratch.join(format!("lifeboat-verify-{}", std::process::id())) };
+        let copy = Self { path: fresh_folder(scratch)? };
         copy_folder(log, &copy.path)?;
         Ok(copy)
+    }
+}
+
+/// Makes a folder in `scratch` that nobody else uses.
+fn fresh_folder(scratch: &Path) -> Result<PathBuf, StoreError> {
+    let mut nth = 0;
+    loop {
+        let path = scratch.join(format!("lifeboat-verify-{nth}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => nth += 1,
+            Err(error) => return Err(io("create", &path)(error)),
+        }
     }
 }
 

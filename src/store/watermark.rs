@@ -15,8 +15,9 @@
 //! | 16 |     8 | last acknowledged global sequence number |
 //! | 24 |     8 | last one that sled's page table file covers |
 //! | 32 |     8 | bytes of `log/db` (0 unless closed) |
-//! | 40 |     4 | running checksum up to the last one |
-//! | 44 |     4 | CRC32 of bytes 0..44 |
+//! | 40 |     8 | log sequence number of sled that its page table file covers |
+//! | 48 |     4 | running checksum up to the last one |
+//! | 52 |     4 | CRC32 of bytes 0..52 |
 
 use super::record::field;
 use std::fs::{File, OpenOptions};
@@ -25,7 +26,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const MAGIC: [u8; 4] = *b"LBH1";
-const SLOT_BYTES: usize = 48;
+const SLOT_BYTES: usize = 56;
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
 /// Whether the store was closed in good order.
@@ -50,6 +51,8 @@ pub(crate) struct Watermark {
     /// Every record up to here is covered by the page table that sled wrote when it was last opened;
     /// sled reads only what follows when it recovers.
     pub(crate) covered: u64,
+    /// The log sequence number of sled that corresponds to `covered`.
+    pub(crate) covered_lsn: i64,
     /// Running checksum of the records up to `last`.
     pub(crate) chain: u32,
 }
@@ -136,14 +139,15 @@ fn encode(watermark: Watermark, turn: u64) -> [u8; SLOT_BYTES] {
     slot[16..24].copy_from_slice(&watermark.last.to_le_bytes());
     slot[24..32].copy_from_slice(&watermark.covered.to_le_bytes());
     slot[32..40].copy_from_slice(&u64::to_le_bytes(db_bytes));
-    slot[40..44].copy_from_slice(&watermark.chain.to_le_bytes());
-    let crc = crc32fast::hash(&slot[..44]);
-    slot[44..].copy_from_slice(&crc.to_le_bytes());
+    slot[40..48].copy_from_slice(&watermark.covered_lsn.to_le_bytes());
+    slot[48..52].copy_from_slice(&watermark.chain.to_le_bytes());
+    let crc = crc32fast::hash(&slot[..52]);
+    slot[52..].copy_from_slice(&crc.to_le_bytes());
     slot
 }
 
 fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(Watermark, u64)> {
-    if slot[..4] != MAGIC || crc32fast::hash(&slot[..44]) != u32::from_le_bytes(field(slot, 44)) {
+    if slot[..4] != MAGIC || crc32fast::hash(&slot[..52]) != u32::from_le_bytes(field(slot, 52)) {
         return None;
     }
     let state = match slot[4] {
@@ -155,7 +159,8 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(Watermark, u64)> {
         state,
         last: u64::from_le_bytes(field(slot, 16)),
         covered: u64::from_le_bytes(field(slot, 24)),
-        chain: u32::from_le_bytes(field(slot, 40)),
+        covered_lsn: i64::from_le_bytes(field(slot, 40)),
+        chain: u32::from_le_bytes(field(slot, 48)),
     };
     Some((watermark, u64::from_le_bytes(field(slot, 8))))
 }
@@ -165,7 +170,7 @@ mod tests {
     use super::*;
 
     fn mark(last: u64) -> Watermark {
-        Watermark { state: State::Open, last, covered: 3, chain: 9 }
+        Watermark { state: State::Open, last, covered: 3, covered_lsn: 55, chain: 9 }
     }
 
     #[test]

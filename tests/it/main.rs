@@ -7,8 +7,11 @@
     reason = "a test says what it expects by failing"
 )]
 
+mod actors;
+mod cli;
 mod disk;
 mod domain;
 mod drivers;
 mod replica;
+mod replication;
 mod store;

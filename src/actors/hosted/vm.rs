@@ -1,14 +1,14 @@
 //! How the work of a VM is done.
 
-use super::{Hosted, Reporter, World, guarded};
+use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::EntityActor;
 use crate::actors::supervisor::Shelves;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::Step;
-use crate::domain::time::Timestamp;
-use crate::domain::vm::{Command, Effect, Outcome, RecoveryPoint, Vm, Work};
+use crate::domain::retry::RetryLadder;
+use crate::domain::vm::{Command, Effect, NextStep, Outcome, RecoveryPoint, Vm, Wake, Work};
 use actix::Addr;
 use futures_util::future::LocalBoxFuture;
 use std::collections::BTreeMap;
@@ -35,11 +35,18 @@ impl Hosted for Vm {
         self.job.as_ref().filter(|job| job.ended.is_none()).map(|job| job.id)
     }
 
-    fn timer(effect: &Effect) -> Option<(Timestamp, Command)> {
-        match effect {
-            Effect::WakeAt { due, wake } => Some((*due, Command::Wake { due: *due, wake: *wake })),
-            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => None,
-        }
+    fn alarm(&self, effect: &Effect) -> Option<Alarm<Command>> {
+        let Effect::WakeAt { due, wake } = *effect else { return None };
+        let longest = match wake {
+            Wake::Cycle(_) => self.policy.copy_frequency(),
+            Wake::Retry(_) => RetryLadder::LONGEST_GAP,
+        };
+        Some(Alarm { due, longest, command: Command::Wake { due, wake } })
+    }
+
+    fn waits_for_end_of(&self) -> Option<&Failure> {
+        let trouble = self.trouble.as_ref()?;
+        matches!(trouble.next, NextStep::RetryAt(_)).then_some(&trouble.failure)
     }
 
     fn perform(

@@ -5,6 +5,7 @@
 
 use crate::actors::Origin;
 use crate::cli::{Answer, CommandError, Output, print};
+use crate::domain::failure::in_full;
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Command, FailoverKind, Health, Phase, PointChoice, Vm};
@@ -278,11 +279,12 @@ impl Scene<'_> {
     async fn unplanned(&self, vm: &ProtectedVm) -> Result<VmResult, CommandError> {
         self.say(&format!("the host of {} is killed in the middle of writes", vm.name));
         let mut samples = Vec::new();
-        let known = self.state(vm).await?.points.len();
-        // Watch the guest over at least one more recovery point, so that its place can be checked.
+        // Only a recovery point that was begun while the guest was watched can be placed.
         loop {
             samples.extend(self.sample(vm));
-            if known + 2 <= self.state(vm).await?.points.len() {
+            let watched_since = samples.first().ok_or("the VM has no guest")?.at;
+            let state = self.state(vm).await?;
+            if state.latest_point().is_some_and(|point| watched_since <= point.at) {
                 break;
             }
             actix::clock::sleep(LOOK).await;
@@ -356,7 +358,7 @@ impl Scene<'_> {
         let workload = vm.workload.clone().ok_or("the VM has no guest")?;
         let checked = tokio::task::spawn_blocking(move || {
             let disks: Vec<&dyn BlockDevice> = devices.iter().map(|disk| &**disk).collect();
-            check(&workload, &disks, LastWrite::Whole, &|_, _| {}).map_err(in_line)
+            check(&workload, &disks, LastWrite::Whole, &|_, _| {}).map_err(|error| in_full(&error))
         });
         Ok(checked.await??.last_write)
     }
@@ -477,14 +479,4 @@ fn same_bytes(
         }
     }
     Ok(true)
-}
-
-fn in_line(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -187,8 +187,7 @@ impl Client {
 
     /// The handshake; a refusal is the option and the server's answer.
     fn negotiate(&mut self, export: &str) -> io::Result<Result<(), (u32, u32)>> {
-        let greeting = Body::of(&mut self.input, 18);
-        let mut greeting = greeting;
+        let mut greeting = Body::of(&mut self.input, 18);
         if greeting.u64()? != MAGIC || greeting.u64()? != OPTION_MAGIC {
             return Err(nonsense());
         }

@@ -106,6 +106,7 @@ impl Log {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 mod tests {
     use super::*;
     use crate::disk::files::MemoryFiles;

@@ -38,7 +38,7 @@ mod state;
 
 pub use disk::TrackedDisk;
 
-use crate::disk::hrl::{Header, LogError, LogTime, LogWriter, Tail};
+use crate::disk::hrl::{EMPTY_LOG_BYTES, Header, LogError, LogTime, LogWriter, Tail};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
 use crate::domain::id::DiskId;
@@ -483,6 +483,14 @@ impl Tracker {
     /// The cut that is in transit, also after a restart.
     pub fn transit(&self) -> Option<Cut> {
         self.lock_transit().as_ref().map(|transit| transit.cut.clone())
+    }
+
+    /// Whether anything was written since the last cut, as far as the logs know.
+    pub fn has_writes(&self) -> bool {
+        match &*self.shared.read_gate() {
+            Gate::On(logs) => logs.iter().any(|logs| EMPTY_LOG_BYTES < logs.active.writer().end()),
+            Gate::Off | Gate::Broken(_) | Gate::Closed => false,
+        }
     }
 
     /// Says that a cut is safe elsewhere: makes the disks durable, then drops its logs. Does nothing

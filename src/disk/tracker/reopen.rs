@@ -132,22 +132,10 @@ impl Found<'_> {
             logs.push(DiskLogs::of(writer));
         }
         if !self.state.clean {
-            self.apply(to_apply)?;
+            apply(to_apply)?;
         }
         let transit = number.map(|number| Transit::of(number, transit.into_iter()));
         Ok(Reopened { gate: Gate::On(logs), transit })
-    }
-
-    /// Applies whole logs: all are verified before the first is applied, since a part of a log is no
-    /// state of its disk.
-    fn apply(&self, mut logs: Vec<(&Disk, LogReader)>) -> Result<(), Stop> {
-        for (_, log) in &mut logs {
-            log.verify()?;
-        }
-        for (disk, log) in &logs {
-            log.apply_to(&*disk.device)?;
-        }
-        Ok(()) // not flushed: the logs stay, and are applied again after a power loss
     }
 
     /// After a power loss: applies what is sure to have been flushed. The disks can hold more.
@@ -334,6 +322,18 @@ impl Found<'_> {
     fn sync_folder(&self) -> Result<(), TrackError> {
         self.files.sync_dir(self.folder).map_err(|source| file_error(self.folder, source))
     }
+}
+
+/// Applies whole logs: all are verified before the first is applied, since a part of a log is no state
+/// of its disk. The disks are not flushed: the logs stay, and are applied again after a power loss.
+fn apply(mut logs: Vec<(&Disk, LogReader)>) -> Result<(), Stop> {
+    for (_, log) in &mut logs {
+        log.verify()?;
+    }
+    for (disk, log) in &logs {
+        log.apply_to(&*disk.device)?;
+    }
+    Ok(())
 }
 
 /// Refuses a log that belongs to another disk or chain, or does not follow `previous`.

@@ -3,7 +3,7 @@
 use super::guest::{AfterBoot, Crash, Guest, Machine, Status};
 use super::workload::{Checked, LastWrite, Workload};
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Classified, Failure};
+use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{HostId, VmId};
 use crate::domain::vm::Vm;
 use crate::ports::block::Connect;
@@ -11,7 +11,6 @@ use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -269,7 +268,7 @@ impl LabSite {
             | LabError::Waiting(_) => Cause::Itself,
         };
         let name = self.hosts().get(&host).map_or_else(|| host.to_string(), |it| it.name.clone());
-        Failure::new(error.code(), cause, words(error)).with("host", name)
+        Failure::new(error.code(), cause, in_full(error)).with("host", name)
     }
 }
 
@@ -308,15 +307,4 @@ fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
             .ok_or_else(|| LabError::NotServed { name: vm.name.clone(), disk: disk.name.clone() })
     };
     vm.disks.iter().map(uri).collect()
-}
-
-/// What an error and its sources say.
-fn words(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words = format!("{words}: {error}");
-        source = error.source();
-    }
-    words
 }

@@ -187,8 +187,10 @@ fn fio_verifies_what_it_wrote() {
         "--size=16m",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--do_verify=1",
         "--fsync=50",
+        "--verify_state_save=0",
         "--randseed=7",
         "--group_reporting",
     ];

@@ -83,7 +83,7 @@ fn last_state(writes: &[Write]) -> Vec<u8> {
 fn apply(write: &Write, state: &mut [u8]) {
     match write {
         Write::Data { offset, data } => {
-            state[*offset as usize..][..data.len()].copy_from_slice(data)
+            state[*offset as usize..][..data.len()].copy_from_slice(data);
         }
         Write::Zero { offset, length } => state[*offset as usize..][..*length as usize].fill(0),
     }

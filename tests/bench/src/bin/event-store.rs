@@ -315,6 +315,8 @@ fn child(mode: &str, folder: &Path) {
     let start = Instant::now();
     let figure = match mode {
         "sqlite-replay" => sqlite_replay(folder),
+        "one" => our_rate(folder, Duration::from_secs(3), 1),
+        "many" => our_rate(folder, Duration::from_secs(3), WRITERS),
         "fill" => {
             let store = Arc::new(SledStore::open(folder).expect("open"));
             runtime().block_on(append_all(&store, WRITERS, |seq| seq < 1_000_000 / WRITERS)) as f64
@@ -340,13 +342,9 @@ fn child(mode: &str, folder: &Path) {
 
 fn replay(store: &SledStore) -> f64 {
     let start = Instant::now();
-    let mut next = 1;
-    loop {
-        let commits: Vec<Commit> = store.read_all(next, 4096).expect("read");
-        let Some(last) = commits.last() else { break };
-        next = last.global + 1;
-    }
-    (next - 1) as f64 / start.elapsed().as_secs_f64()
+    let mut last = 0;
+    store.replay(1, &mut |commit: Commit| last = commit.global).expect("replay");
+    last as f64 / start.elapsed().as_secs_f64()
 }
 
 fn sqlite_replay(file: &Path) -> f64 {

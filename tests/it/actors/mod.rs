@@ -1,0 +1,14 @@
+//! The actors under virtual time: a paused clock that jumps to the next timer, a scripted world behind
+//! the ports, and a service that can be killed at any instant.
+
+mod cancellations;
+mod deaths;
+mod durability;
+mod outside;
+mod restarts;
+mod schedule;
+mod scripted_store;
+mod stopping;
+mod testbed;
+mod timers;
+mod virtual_clock;

@@ -1,0 +1,583 @@
+//! The world behind the ports: a data plane and hypervisors that keep to a script, remember every call,
+//! and check what must never be.
+
+use super::virtual_clock::{Fate, VirtualClock};
+use async_trait::async_trait;
+use lifeboat::actors::load_entity;
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::entity::{Kind, StreamId};
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
+use lifeboat::domain::job::Step;
+use lifeboat::domain::time::Timestamp;
+use lifeboat::domain::vm::{RecoveryPoint, ResyncReason, Vm, Work};
+use lifeboat::ports::clock::Clock;
+use lifeboat::ports::event_store::EventStore;
+use lifeboat::ports::hypervisor::Hypervisor;
+use lifeboat::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// An operation of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Op {
+    CheckSource,
+    CheckVault,
+    StartTracking,
+    CopyDisk,
+    CompleteCopy,
+    Snapshot,
+    Ship,
+    ShipAll,
+    Verify,
+    Fence,
+    Serve,
+    KeepOnly,
+    TrackingLost,
+    Heartbeat,
+    ShutDown,
+    Start,
+}
+
+impl Op {
+    /// Whether it is done for a piece of work alone, and so never twice at a time.
+    const fn is_work(self) -> bool {
+        !matches!(
+            self,
+            Self::CheckVault
+                | Self::Verify
+                | Self::Serve
+                | Self::Start
+                | Self::TrackingLost
+                | Self::Heartbeat
+        )
+    }
+
+    fn is_called_for_by(self, work: Option<Work>) -> bool {
+        match (self, work) {
+            (Self::Snapshot, Some(Work::Snapshot { .. }))
+            | (Self::Ship, Some(Work::Ship { .. })) => true,
+            (_, Some(Work::Task { step, .. })) => match self {
+                Self::CheckSource => {
+                    matches!(step, Step::CheckEnableProtection | Step::CheckPlannedFailover)
+                }
+                Self::StartTracking => {
+                    matches!(step, Step::EnableReplication | Step::RestartTracking)
+                }
+                Self::CopyDisk => matches!(step, Step::CopyDisk(_)),
+                Self::CompleteCopy => step == Step::CompleteCopy,
+                Self::ShipAll => {
+                    matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
+                }
+                Self::Fence => step == Step::FenceSource,
+                Self::KeepOnly => step == Step::DropOtherPoints,
+                Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// What becomes of a call.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// It succeeds after this long.
+    After(Duration),
+    /// It fails at once.
+    Fail(Failure),
+    /// It fails after this long.
+    FailAfter(Duration, Failure),
+    /// It fails, unless the one before it did.
+    FailEverySecond(Failure),
+    /// It never ends by itself.
+    Hang,
+    /// It panics.
+    Panic,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Succeeded,
+    Failed,
+    /// Whoever called stopped waiting.
+    Dropped,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) op: Op,
+    pub(crate) of: Uuid,
+    pub(crate) began: Duration,
+    pub(crate) ended: Option<(Duration, End)>,
+}
+
+/// What there is of a VM outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) tracking_lost: Option<ResyncReason>,
+    tracked: bool,
+    copied: BTreeSet<DiskId>,
+    copy_complete: bool,
+    cuts: BTreeMap<u64, Snapshot>,
+    pub(crate) points: BTreeMap<u64, RecoveryPoint>,
+    unsent_writes: bool,
+    pub(crate) fenced: bool,
+    pub(crate) runs_at_primary: bool,
+    pub(crate) runs_at_recovery: bool,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            tracking_lost: None,
+            tracked: false,
+            copied: BTreeSet::new(),
+            copy_complete: false,
+            cuts: BTreeMap::new(),
+            points: BTreeMap::new(),
+            unsent_writes: true,
+            fenced: false,
+            runs_at_primary: true,
+            runs_at_recovery: false,
+        }
+    }
+}
+
+/// The outside world.
+pub(crate) struct Outside {
+    clock: Arc<VirtualClock>,
+    fate: Arc<Fate>,
+    /// The log that work is checked against; without one it is not checked.
+    log: Option<Arc<dyn EventStore>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Call>,
+    next: BTreeMap<(Uuid, Op), VecDeque<Answer>>,
+    standing: BTreeMap<(Uuid, Op), Answer>,
+    facts: BTreeMap<VmId, Facts>,
+    failed_last: BTreeSet<(Uuid, Op)>,
+    under_way: BTreeSet<(Uuid, Op)>,
+    violations: Vec<String>,
+    latency: Duration,
+    tracking_look: Duration,
+    forgets_calls: bool,
+}
+
+/// A call that is under way.
+struct UnderWay<'a> {
+    outside: &'a Outside,
+    index: usize,
+    op: Op,
+    of: Uuid,
+    end: End,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let at = self.outside.clock.elapsed();
+        let mut state = self.outside.state.lock().unwrap();
+        if let Some(call) = state.calls.get_mut(self.index) {
+            call.ended = Some((at, self.end));
+        }
+        state.under_way.remove(&(self.of, self.op));
+    }
+}
+
+impl Outside {
+    pub(crate) fn new(
+        clock: Arc<VirtualClock>,
+        fate: Arc<Fate>,
+        log: Option<Arc<dyn EventStore>>,
+    ) -> Self {
+        let state = State {
+            latency: Duration::from_millis(200),
+            tracking_look: Duration::from_secs(1),
+            ..State::default()
+        };
+        Self { clock, fate, log, state: Mutex::new(state) }
+    }
+
+    /// The next calls do this, one after the other; then the standing answer counts.
+    pub(crate) fn script(&self, of: Uuid, op: Op, next: impl IntoIterator<Item = Answer>) {
+        self.state.lock().unwrap().next.entry((of, op)).or_default().extend(next);
+    }
+
+    /// All calls from here on do this.
+    pub(crate) fn always(&self, of: Uuid, op: Op, answer: Answer) {
+        self.state.lock().unwrap().standing.insert((of, op), answer);
+    }
+
+    /// Of two calls the first fails, over and over.
+    pub(crate) fn fail_once_each(&self, of: Uuid, op: Op, failure: Failure) {
+        let mut state = self.state.lock().unwrap();
+        state.standing.insert((of, op), Answer::FailEverySecond(failure));
+    }
+
+    /// All calls from here on succeed.
+    pub(crate) fn heal(&self, of: Uuid, op: Op) {
+        let mut state = self.state.lock().unwrap();
+        state.standing.remove(&(of, op));
+        state.next.remove(&(of, op));
+    }
+
+    /// How long a call takes that nothing else was said of.
+    pub(crate) fn set_latency(&self, latency: Duration) {
+        self.state.lock().unwrap().latency = latency;
+    }
+
+    /// Keeps no calls and hardly looks for lost tracking; for runs with many VMs.
+    pub(crate) fn relax(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.forgets_calls = true;
+        state.tracking_look = Duration::from_secs(3600);
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state.lock().unwrap().calls.clone()
+    }
+
+    /// The calls of one operation on one thing.
+    pub(crate) fn calls_of(&self, of: Uuid, op: Op) -> Vec<Call> {
+        let calls = self.calls().into_iter();
+        calls.filter(|call| (call.of, call.op) == (of, op)).collect()
+    }
+
+    /// When they began.
+    pub(crate) fn began(&self, of: Uuid, op: Op) -> Vec<Duration> {
+        self.calls_of(of, op).into_iter().map(|call| call.began).collect()
+    }
+
+    pub(crate) fn facts(&self, vm: VmId) -> Facts {
+        self.state.lock().unwrap().facts.get(&vm).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn change(&self, vm: VmId, change: impl FnOnce(&mut Facts)) {
+        change(self.state.lock().unwrap().facts.entry(vm).or_default());
+    }
+
+    /// What must never be and was.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.state.lock().unwrap().violations, Vec::<String>::new());
+    }
+
+    fn violated(&self, what: String) {
+        self.state.lock().unwrap().violations.push(what);
+    }
+
+    fn begin(&self, of: Uuid, op: Op) -> UnderWay<'_> {
+        let mut state = self.state.lock().unwrap();
+        if op.is_work() {
+            let busy: Vec<_> = state
+                .under_way
+                .iter()
+                .filter(|(other, _)| *other == of)
+                .map(|(_, op)| *op)
+                .collect();
+            if !busy.is_empty() {
+                state.violations.push(format!("{op:?} began during {busy:?}"));
+            }
+            state.under_way.insert((of, op));
+        }
+        let index = state.calls.len();
+        if !state.forgets_calls {
+            let call = Call { op, of, began: self.clock.elapsed(), ended: None };
+            state.calls.push(call);
+        }
+        drop(state);
+        if let (true, Some(log)) = (op.is_work(), &self.log) {
+            let stream = StreamId { kind: Kind::Vm, id: of };
+            let (vm, _) = load_entity::<Vm>(&**log, stream).unwrap();
+            if !op.is_called_for_by(vm.work()) {
+                self.violated(format!("{op:?} began, but the log calls for {:?}", vm.work()));
+            }
+        }
+        UnderWay { outside: self, index, op, of, end: End::Dropped }
+    }
+
+    /// Makes a call: `effect` is what it does to the world, at its end.
+    async fn call<T>(&self, of: Uuid, op: Op, effect: impl FnOnce() -> T) -> Result<T, Failure> {
+        self.call_with_middle(of, op, || {}, effect).await
+    }
+
+    async fn call_with_middle<T>(
+        &self,
+        of: Uuid,
+        op: Op,
+        middle: impl FnOnce(),
+        effect: impl FnOnce() -> T,
+    ) -> Result<T, Failure> {
+        let mut under_way = self.begin(of, op);
+        self.fate.instant(|| format!("{op:?} begins")).await;
+        match self.answer(of, op) {
+            Answer::After(latency) => {
+                pause(latency / 2).await;
+                middle();
+                pause(latency - latency / 2).await;
+            }
+            Answer::FailAfter(latency, failure) => {
+                pause(latency).await;
+                under_way.end = End::Failed;
+                return Err(failure);
+            }
+            Answer::Fail(failure) | Answer::FailEverySecond(failure) => {
+                under_way.end = End::Failed;
+                return Err(failure);
+            }
+            Answer::Hang => std::future::pending().await,
+            Answer::Panic => panic!("{op:?} panics"),
+        }
+        let result = effect();
+        self.fate.instant(|| format!("{op:?} ends")).await;
+        under_way.end = End::Succeeded;
+        Ok(result)
+    }
+
+    fn answer(&self, of: Uuid, op: Op) -> Answer {
+        let mut state = self.state.lock().unwrap();
+        let next = state.next.get_mut(&(of, op)).and_then(VecDeque::pop_front);
+        let answer = next.or_else(|| state.standing.get(&(of, op)).cloned());
+        match answer {
+            Some(Answer::FailEverySecond(_)) if state.failed_last.remove(&(of, op)) => {
+                Answer::After(state.latency)
+            }
+            Some(Answer::FailEverySecond(failure)) => {
+                state.failed_last.insert((of, op));
+                Answer::Fail(failure)
+            }
+            Some(answer) => answer,
+            None => Answer::After(state.latency),
+        }
+    }
+
+    /// Does something to what there is of a VM.
+    fn with<T>(&self, vm: &Vm, change: impl FnOnce(&mut Facts, Timestamp) -> T) -> T {
+        let now = self.clock.now();
+        change(self.state.lock().unwrap().facts.entry(vm.id).or_default(), now)
+    }
+
+    fn expect(&self, holds: bool, what: &str) {
+        if !holds {
+            self.violated(what.to_owned());
+        }
+    }
+
+    fn has_point(&self, vm: &Vm, point: RecoveryPoint) -> bool {
+        self.facts(vm.id).points.contains_key(&point.cycle)
+    }
+}
+
+async fn pause(latency: Duration) {
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+}
+
+fn add_point(facts: &mut Facts, cycle: u64, at: Timestamp) -> RecoveryPoint {
+    *facts.points.entry(cycle).or_insert(RecoveryPoint { cycle, at, bytes: 4096 })
+}
+
+fn ship_all(vm: &Vm, facts: &mut Facts, now: Timestamp) -> Vec<RecoveryPoint> {
+    let first =
+        vm.latest_point().map_or(0, |point| point.cycle + 1).max(vm.delta.chain_first_cycle);
+    let cut: Option<(u64, Snapshot)> = facts
+        .cuts
+        .iter()
+        .map(|(cycle, cut)| (*cycle, *cut))
+        .find(|(cycle, _)| first <= *cycle && !facts.points.contains_key(cycle));
+    if let Some((cycle, cut)) = cut {
+        add_point(facts, cycle, cut.at);
+    }
+    let last = facts.points.keys().next_back().copied().unwrap_or(0);
+    let unreported = first <= last;
+    if (facts.unsent_writes && !facts.runs_at_primary) || !unreported {
+        add_point(facts, (last + 1).max(first).max(vm.delta.cycle), now);
+        facts.unsent_writes = facts.runs_at_primary;
+    }
+    facts.points.range(first..).map(|(_, point)| *point).collect()
+}
+
+#[async_trait]
+impl Replication for Outside {
+    async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
+        self.call(vm.id.0, Op::CheckSource, || {}).await
+    }
+
+    async fn check_vault(&self, vault: VaultId) -> Result<(), Failure> {
+        self.call(vault.0, Op::CheckVault, || {}).await
+    }
+
+    async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            self.with(vm, |facts, _| {
+                facts.tracking_lost = None;
+                facts.tracked = true;
+                facts.copied.clear();
+                facts.copy_complete = false;
+                facts.cuts.clear();
+            });
+        };
+        self.call(vm.id.0, Op::StartTracking, effect).await
+    }
+
+    async fn copy_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<u64, Failure> {
+        let effect = || {
+            self.expect(self.facts(vm.id).tracked, "a disk is copied untracked");
+            self.with(vm, |facts, _| facts.copied.insert(disk));
+            1 << 20
+        };
+        self.call_with_middle(vm.id.0, Op::CopyDisk, || progress(1 << 19, 1 << 20), effect).await
+    }
+
+    async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let copied = self.with(vm, |facts, _| {
+                facts.copy_complete = true;
+                facts.copied.len()
+            });
+            self.expect(copied == vm.disks.len(), "a copy is complete without all disks");
+        };
+        self.call(vm.id.0, Op::CompleteCopy, effect).await
+    }
+
+    async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
+        let effect = || {
+            self.with(vm, |facts, at| {
+                *facts.cuts.entry(cycle).or_insert(Snapshot { at, log_bytes: 8192 })
+            })
+        };
+        self.call(vm.id.0, Op::Snapshot, effect).await
+    }
+
+    async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure> {
+        let effect = || {
+            let (is_cut, copy_complete, fenced) = self.with(vm, |facts, _| {
+                let cut = facts.cuts.get(&cycle).map(|cut| cut.at);
+                (cut == Some(snapshot_at), facts.copy_complete, facts.fenced)
+            });
+            self.expect(is_cut, "a delta is sent that was not cut");
+            self.expect(copy_complete, "a delta is sent without a copy");
+            self.expect(!fenced, "a delta is sent past the fence");
+            self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
+        };
+        self.call(vm.id.0, Op::Ship, effect).await
+    }
+
+    async fn ship_all(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
+        let effect = || self.with(vm, |facts, now| ship_all(vm, facts, now));
+        self.call(vm.id.0, Op::ShipAll, effect).await
+    }
+
+    async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        let effect =
+            || self.expect(self.has_point(vm, point), "a point is proven that is not there");
+        self.call(vm.id.0, Op::Verify, effect).await
+    }
+
+    async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
+        let effect = || {
+            let known = vm.latest_point().map_or(0, |point| point.cycle);
+            self.with(vm, |facts, _| {
+                facts.fenced = true;
+                facts.points.range(known + 1..).map(|(_, point)| *point).collect()
+            })
+        };
+        self.call(vm.id.0, Op::Fence, effect).await
+    }
+
+    async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let effect = || {
+            self.expect(self.has_point(vm, point), "a point is served that is not there");
+            let disks = vm.disks.iter().map(|disk| disk.id);
+            disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///{disk}") }).collect()
+        };
+        self.call(vm.id.0, Op::Serve, effect).await
+    }
+
+    async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        let effect =
+            || self.with(vm, |facts, _| facts.points.retain(|cycle, _| *cycle == point.cycle));
+        self.call(vm.id.0, Op::KeepOnly, effect).await
+    }
+
+    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+        loop {
+            if let Some(reason) = self.with(vm, |facts, _| facts.tracking_lost.clone()) {
+                return reason;
+            }
+            // Without a script it is never lost; the answer of a script is over at once.
+            if self.scripted_panic(vm.id.0, Op::TrackingLost) {
+                panic!("the tracker panics");
+            }
+            let look_again = self.state.lock().unwrap().tracking_look;
+            tokio::time::sleep(look_again).await;
+        }
+    }
+}
+
+impl Outside {
+    fn scripted_panic(&self, of: Uuid, op: Op) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let next = state.next.get_mut(&(of, op)).and_then(VecDeque::pop_front);
+        matches!(next, Some(Answer::Panic))
+    }
+}
+
+/// The hypervisor of a site.
+pub(crate) struct Guests {
+    pub(crate) outside: Arc<Outside>,
+}
+
+#[async_trait]
+impl Hypervisor for Guests {
+    async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
+        self.outside.call(host.0, Op::Heartbeat, || {}).await
+    }
+
+    async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+        self.outside.call(vm.id.0, Op::ShutDown, effect).await
+    }
+
+    async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
+        let effect = || {
+            let safe = self.outside.with(vm, |facts, _| {
+                facts.runs_at_recovery = true;
+                !facts.runs_at_primary || facts.fenced
+            });
+            self.outside.expect(safe, "a VM runs at both sites");
+            self.outside.expect(disks.len() == vm.disks.len(), "a VM starts without all disks");
+        };
+        self.outside.call(vm.id.0, Op::Start, effect).await
+    }
+}
+
+/// A failure of the link to a vault.
+pub(crate) fn link_down(vault: VaultId) -> Failure {
+    Failure::new(Code::LinkDown, Cause::Vault(vault), "connection refused")
+        .with("target", "the vault")
+        .with("operation", "a delta")
+}
+
+/// A host that does not answer.
+pub(crate) fn host_lost(host: HostId) -> Failure {
+    Failure::new(Code::HostLost, Cause::Host(host), "no route").with("host", host)
+}
+
+/// Credentials that the vault does not take.
+pub(crate) fn credentials_refused(vault: VaultId) -> Failure {
+    Failure::new(Code::AuthenticationFailed, Cause::Vault(vault), "401")
+}

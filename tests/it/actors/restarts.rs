@@ -1,0 +1,231 @@
+//! Kill -9 at every instant of every kind of life: the next start goes on, and it comes to the same.
+
+use super::outside::{Answer, Facts, Op, link_down};
+use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::vm::{
+    Command, Event, FailoverKind, Phase, PointChoice, ResyncReason, Vm, Work,
+};
+
+/// A kind of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Three deltas, a planned failover, its commit.
+    Planned,
+    /// Three deltas, an unplanned failover in the middle of the fourth, its commit.
+    Unplanned,
+    /// Three deltas, a loss of tracking, a resynchronization, three deltas.
+    Resynchronized,
+    /// A link that fails each piece of work once, then as `Planned`.
+    OverABadLink,
+}
+
+const LIVES: [Life; 4] = [Life::Planned, Life::Unplanned, Life::Resynchronized, Life::OverABadLink];
+
+/// What a life comes to, but for the times of it.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    events: Vec<serde_json::Value>,
+    vm: serde_json::Value,
+    facts: String,
+}
+
+/// Replaces every moment: a kill costs time.
+fn without_times(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Number(number) => {
+            if number.as_i64().is_some_and(|number| 1_700_000_000_000 < number) {
+                *value = serde_json::Value::Null;
+            }
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(without_times),
+        serde_json::Value::Object(values) => values.values_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+fn timeless(value: &impl serde::Serialize) -> serde_json::Value {
+    let mut value = serde_json::to_value(value).unwrap();
+    without_times(&mut value);
+    value
+}
+
+fn outcome(bed: &Testbed) -> Outcome {
+    let vm = vm_id(1);
+    let events = bed.events_of(vm).into_iter().map(|(_, event)| event);
+    // How often progress is told, and how often work fails, depends on how often it is begun.
+    let events = events.filter(|event| {
+        !matches!(
+            event,
+            Event::TaskProgressed { .. }
+                | Event::RetryScheduled { .. }
+                | Event::RetryStarted { .. }
+        )
+    });
+    let Facts { points, fenced, runs_at_primary, runs_at_recovery, .. } = bed.outside.facts(vm);
+    let points: Vec<_> = points.into_keys().collect();
+    Outcome {
+        events: events.map(|event| timeless(&event)).collect(),
+        vm: timeless(&bed.logged(vm)),
+        facts: format!("{points:?} {fenced} {runs_at_primary} {runs_at_recovery}"),
+    }
+}
+
+/// What the operator does when the VM is so; answers whether this life is complete.
+async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
+    let fail_over = 4 <= vm.points.len();
+    let command = match &vm.phase {
+        Phase::Undiscovered => super::testbed::discover(1, 2),
+        Phase::Unprotected => {
+            // A delta that is tried again must not make the next one overdue.
+            let policy = if life == Life::OverABadLink { Policy::default() } else { every_30_s() };
+            Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
+        }
+        Phase::Protected if fail_over => match life {
+            Life::Planned | Life::OverABadLink => Command::PlannedFailover { job: job_id(2) },
+            Life::Unplanned => {
+                // While the next delta is on its way, which hangs.
+                service.bed.outside.always(vm.id.0, Op::Ship, Answer::Hang);
+                if !matches!(vm.work(), Some(Work::Ship { .. })) {
+                    return false;
+                }
+                Command::UnplannedFailover { job: job_id(2), point: PointChoice::Latest }
+            }
+            Life::Resynchronized if vm.delta.generation == 0 => {
+                let lost = Some(ResyncReason::PowerLoss);
+                service.bed.outside.change(vm.id, |facts| facts.tracking_lost = lost);
+                return false;
+            }
+            Life::Resynchronized => return 8 <= vm.points.len(),
+        },
+        Phase::CommitPending(_) if vm.allowed_operations() == ["Commit"] => {
+            Command::CommitFailover { job: job_id(3) }
+        }
+        Phase::FailedOver(_) => return true,
+        _ => return false,
+    };
+    // Refused where the state has moved on since it was looked at.
+    let _ = service.tell_vm(vm_id(1), command).await;
+    false
+}
+
+async fn live(service: Running<'_>, life: Life) {
+    let born = service.bed.clock.elapsed();
+    loop {
+        assert!(service.bed.clock.elapsed() - born < DAY, "{:#?}", service.bed.logged(vm_id(1)));
+        if let Ok(vm) = service.site.state::<Vm>(vm_id(1).0).await
+            && operate(&service, life, &vm).await
+        {
+            return;
+        }
+        service.sleep(SECOND).await;
+    }
+}
+
+fn testbed(life: Life) -> Testbed {
+    let bed = Testbed::new();
+    let vm = vm_id(1).0;
+    match life {
+        Life::Planned | Life::Unplanned | Life::Resynchronized => {}
+        Life::OverABadLink => {
+            let work = [
+                Op::CopyDisk,
+                Op::CompleteCopy,
+                Op::Ship,
+                Op::ShipAll,
+                Op::Verify,
+                Op::Serve,
+                Op::Start,
+            ];
+            for op in work {
+                bed.outside.fail_once_each(vm, op, link_down(vault_id()));
+            }
+        }
+    }
+    bed
+}
+
+/// Lives a life that is killed at these instants, each counted from the start before; then to its end.
+fn live_through(life: Life, kills: impl IntoIterator<Item = usize>) -> (Testbed, Vec<String>) {
+    let bed = testbed(life);
+    let mut told = Vec::new();
+    for kill in kills.into_iter().map(Some).chain([None]) {
+        bed.fate.kill_at(kill);
+        let complete = bed.run(async |service: Running| {
+            bed.fate.until_killed(live(service, life)).await.is_some()
+        });
+        told.push(bed.fate.instants());
+        if complete {
+            break;
+        }
+    }
+    (bed, told.into_iter().next_back().unwrap())
+}
+
+fn check_every_kill(life: Life) {
+    let (bed, instants) = live_through(life, []);
+    bed.outside.check();
+    let expected = outcome(&bed);
+    assert!(70 < instants.len(), "{instants:#?}");
+    for kill in 0..instants.len() {
+        let (bed, _) = live_through(life, [kill]);
+        let place = format!("{life:?}, killed at {kill}: {}", instants[kill]);
+        let found = outcome(&bed);
+        let differs = found.events.iter().zip(&expected.events).position(|(one, two)| one != two);
+        if let Some(at) = differs {
+            let (found, expected) = (&found.events[at], &expected.events[at]);
+            panic!("{place}: event {at} is {found}, not {expected}");
+        }
+        assert_eq!(found, expected, "{place}");
+        bed.outside.check();
+    }
+    println!("{life:?}: {} instants", instants.len());
+}
+
+#[test]
+fn a_life_with_a_planned_failover_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Planned);
+}
+
+#[test]
+fn a_life_with_an_unplanned_failover_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Unplanned);
+}
+
+#[test]
+fn a_life_with_a_resynchronization_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Resynchronized);
+}
+
+#[test]
+fn a_life_over_a_bad_link_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::OverABadLink);
+}
+
+#[test]
+fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
+    for life in LIVES {
+        let (bed, _) = live_through(life, []);
+        let expected = outcome(&bed);
+        for first in 0..6 {
+            // Not at a fixed distance, which can go on hitting the same work.
+            let kills = (0..40).map(|nth| 5 + (first + 7 * nth) % 23);
+            let (bed, _) = live_through(life, kills);
+            assert_eq!(outcome(&bed), expected, "{life:?}, first killed at {}", 5 + first);
+            bed.outside.check();
+        }
+    }
+}
+
+#[test]
+fn the_lives_are_what_their_names_say() {
+    let kinds = LIVES.map(|life| outcome_kind(&live_through(life, []).0));
+    let planned = (Phase::FailedOver(FailoverKind::Planned), 0);
+    let unplanned = (Phase::FailedOver(FailoverKind::Unplanned), 0);
+    assert_eq!(kinds, [planned.clone(), unplanned, (Phase::Protected, 1), planned]);
+}
+
+fn outcome_kind(bed: &Testbed) -> (Phase, u32) {
+    let vm = bed.logged(vm_id(1));
+    (vm.phase, vm.delta.generation)
+}

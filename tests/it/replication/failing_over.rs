@@ -1,0 +1,186 @@
+//! The fence against the primary site, and the recovery site's disks.
+
+use super::tap::Death;
+use super::{Rig, SIZES, VM, assert_same, job};
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::job::Step;
+use lifeboat::domain::vm::{Command, Outcome, Phase, PointChoice, RecoveryPoint};
+use lifeboat::ports::block::BlockDevice;
+use lifeboat::ports::clock::Clock;
+use lifeboat::ports::replication::Replication;
+use std::sync::Arc;
+
+fn fail_over(rig: &mut Rig, point: PointChoice) {
+    rig.tell(&Command::UnplannedFailover { job: job(3), point });
+}
+
+fn found(rig: &Rig) -> Vec<RecoveryPoint> {
+    match rig.perform().unwrap() {
+        Command::ReportDone { outcome: Outcome::Fenced { found }, .. } => found,
+        other => panic!("{other:?} is no fence"),
+    }
+}
+
+#[test]
+fn a_primary_site_that_goes_on_after_the_fence_changes_no_point() {
+    for requests in 0..8 {
+        let mut rig = Rig::protected();
+        rig.write(3);
+        rig.cycle();
+        rig.write(3);
+        rig.wake();
+        rig.step().unwrap();
+        let zombie = rig.vm.clone();
+        rig.tap.die_after(requests, Death::After);
+        let shipped = rig.step().is_ok();
+        rig.tap.revive();
+        fail_over(&mut rig, PointChoice::Latest);
+        rig.work_until(Step::FenceSource);
+        let (before, answer) = (rig.cycles_in_vault(), found(&rig));
+        let records: Vec<_> = before.iter().map(|cycle| rig.record(*cycle)).collect();
+        let proven: Vec<_> = before.iter().map(|cycle| rig.prove(*cycle)).collect();
+        rig.step().unwrap();
+
+        let cycle = zombie.delta.cycle;
+        let late = rig.engine.ship(&zombie, cycle, rig.clock.now());
+        let late = rig.runtime.block_on(late);
+        if shipped {
+            assert_eq!(before, [1, 2, 3]);
+        } else if let Err(failure) = late {
+            assert_eq!(failure.code, Code::ReplicaInvalid, "{failure}");
+            assert!(failure.to_string().contains("fenced off"), "{failure}");
+            assert_eq!(rig.cycles_in_vault(), before);
+        } else {
+            // All of its segments were there before the fence: only then can its point come late.
+            assert_eq!(rig.prove(cycle), rig.written);
+        }
+        for (cycle, (record, proven)) in before.iter().zip(records.iter().zip(proven)) {
+            assert_eq!((&rig.record(*cycle), rig.prove(*cycle)), (record, proven));
+        }
+        let known: Vec<_> = answer.iter().map(|point| point.cycle).collect();
+        assert!(known.iter().all(|cycle| before.contains(cycle)));
+        rig.work_off().unwrap();
+        assert!(matches!(rig.vm.phase, Phase::CommitPending(_)));
+    }
+}
+
+#[test]
+fn the_second_fence_answers_as_the_first() {
+    let mut rig = Rig::protected();
+    rig.write(3);
+    fail_over(&mut rig, PointChoice::Latest);
+    rig.work_until(Step::FenceSource);
+    for requests in 0.. {
+        rig.tap.die_after(requests, Death::After);
+        let done = rig.perform().is_ok();
+        rig.tap.revive();
+        rig.restart_engine();
+        if done {
+            break;
+        }
+    }
+    let objects = rig.sent().len();
+    assert_eq!(found(&rig), found(&rig));
+    assert_eq!(rig.sent().len(), objects);
+}
+
+#[test]
+fn a_fence_finds_the_point_that_was_sent_and_not_reported() {
+    let mut rig = Rig::protected();
+    rig.write(3);
+    rig.wake();
+    rig.step().unwrap();
+    let Command::ReportShipped { cycle, shipped_bytes } = rig.perform().unwrap() else {
+        panic!("nothing was sent");
+    };
+    fail_over(&mut rig, PointChoice::Latest);
+    rig.work_until(Step::FenceSource);
+    let at = rig.record(cycle).at;
+    assert_eq!(found(&rig), [RecoveryPoint { cycle, at, bytes: shipped_bytes }]);
+    rig.work_off().unwrap();
+    assert_eq!(rig.vm.failover.unwrap().point.cycle, cycle);
+    assert_eq!(rig.prove(cycle), rig.written);
+}
+
+#[test]
+fn a_fence_finds_the_first_point_of_a_chain_that_left_cycles_out() {
+    let mut rig = Rig::protected();
+    rig.lose_tracking();
+    rig.write(3);
+    rig.work_until(Step::ApplyTrackedChanges);
+    rig.perform().unwrap();
+    fail_over(&mut rig, PointChoice::Latest);
+    rig.work_off().unwrap();
+    assert_eq!(rig.vm.failover.unwrap().point.cycle, 4);
+    assert_eq!(rig.prove(4), rig.written);
+}
+
+fn served(rig: &Rig) -> Vec<Arc<dyn BlockDevice>> {
+    (0..SIZES.len()).map(|disk| rig.exports.get(&format!("sql-01-disk{disk}")).unwrap()).collect()
+}
+
+fn serve(rig: &Rig, point: RecoveryPoint) -> Vec<String> {
+    let disks = rig.runtime.block_on(rig.engine.serve(&rig.vm, point)).unwrap();
+    disks.into_iter().map(|disk| disk.uri).collect()
+}
+
+#[test]
+fn a_served_point_is_the_point_byte_for_byte_and_takes_writes_of_its_own() {
+    let mut rig = Rig::protected();
+    rig.write(20);
+    rig.cycle();
+    let point = rig.latest();
+    let uris = serve(&rig, point);
+    assert_eq!(uris[1], "nbd+unix:///sql-01-disk1?socket=/run/lifeboat/recovery.sock");
+    let disks = served(&rig);
+    for (disk, image) in disks.iter().zip(rig.images(point.cycle)) {
+        assert_same(&**disk, &image);
+    }
+
+    let sent = rig.sent();
+    disks[0].write_at(&[9; 4096], 4096, false).unwrap();
+    disks[0].flush().unwrap();
+    assert_eq!(serve(&rig, point), uris);
+    let again = served(&rig);
+    assert!(disks.iter().zip(&again).all(|(one, other)| Arc::ptr_eq(one, other)));
+    assert_eq!((rig.sent(), rig.prove(point.cycle)), (sent, rig.written));
+
+    drop((disks, again));
+    rig.restart_engine();
+    assert_eq!(serve(&rig, point), uris);
+    let disk = served(&rig).remove(0);
+    let mut block = [0; 4096];
+    disk.read_at(&mut block, 4096).unwrap();
+    assert_eq!(block, [9; 4096]);
+    disk.read_at(&mut block, 0).unwrap();
+    assert_eq!(block[..], rig.workload.content(1)[..4096]);
+}
+
+#[test]
+fn a_vm_that_was_served_from_one_point_can_be_served_from_another() {
+    let mut rig = Rig::protected();
+    rig.write(20);
+    rig.cycle();
+    let (older, newer) = (rig.vm.points[0], rig.latest());
+    serve(&rig, newer);
+    served(&rig)[0].write_at(&[9; 4096], 4096, false).unwrap();
+    serve(&rig, older);
+    let disks = served(&rig);
+    let disks: Vec<_> = disks.iter().map(|disk| &**disk).collect();
+    assert_eq!(rig.prove_disks(&disks), rig.prove(older.cycle));
+}
+
+#[test]
+fn a_commit_leaves_the_point_of_the_failover_alone() {
+    let mut rig = Rig::protected();
+    rig.write(5);
+    rig.cycle();
+    fail_over(&mut rig, PointChoice::Cycle(1));
+    rig.work_off().unwrap();
+    rig.tell(&Command::CommitFailover { job: job(4) });
+    rig.work_off().unwrap();
+    assert!(matches!(rig.vm.phase, Phase::FailedOver(_)));
+    assert_eq!(rig.cycles_in_vault(), [1]);
+    rig.prove(1);
+    assert_eq!(rig.runtime.block_on(rig.proof.points(VM)).unwrap().points.len(), 1);
+}

@@ -1,0 +1,393 @@
+//! The stored shape of commits. Every version that was ever written is frozen under
+//! `tests/fixtures/events/`, one line a payload: its bytes in hexadecimal, and what they mean.
+//!
+//! A changed line means that logs in the field can no longer be read. Variants may be added at the end
+//! of an enum: then add samples here and run once with `LIFEBOAT_FREEZE=1`, which appends and never
+//! changes a line. Anything else needs a payload version.
+
+use lifeboat::domain::catalogue::ENTRIES;
+use lifeboat::domain::entity::{Entity, Entry, Kind};
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use lifeboat::domain::job::{JobKind, JobOutcome, Step};
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::time::Timestamp;
+use lifeboat::domain::vm::{
+    self, Disk, FailoverKind, Outcome, PointChoice, RecoveryPoint, ResyncReason, RetryReason, Vm,
+    Wake, Work,
+};
+use lifeboat::domain::{cloud, host, vault};
+use lifeboat::ports::event_store::StoreError;
+use lifeboat::store::payload::{self, VERSION, v1};
+use lifeboat::store::record::{Record, StreamKey};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+fn id(nth: u8) -> Uuid {
+    Uuid::from_bytes([nth; 16])
+}
+
+fn policy() -> Policy {
+    Policy { copy_frequency_s: 30, recovery_point_retention_h: 24, app_consistent_frequency_h: 4 }
+}
+
+fn point(cycle: u64) -> RecoveryPoint {
+    RecoveryPoint { cycle, at: at(cycle as i64), bytes: 1 << 33 }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + 1000 * seconds)
+}
+
+fn failure() -> Failure {
+    Failure::new(ENTRIES[0].code, Cause::Vault(VaultId(id(5))), "503 Server Busy")
+        .with("vault", "west")
+        .with("age", 7)
+}
+
+fn disk() -> Disk {
+    Disk { id: DiskId(id(3)), name: "system".to_owned(), size_bytes: 1 << 40 }
+}
+
+fn steps() -> Vec<Step> {
+    vec![
+        Step::CheckEnableProtection,
+        Step::IdentifyTarget,
+        Step::EnableReplication,
+        Step::StartInitialReplication,
+        Step::UpdateProviderState,
+        Step::RestartTracking,
+        Step::CopyDisk(DiskId(id(3))),
+        Step::CompleteCopy,
+        Step::ApplyTrackedChanges,
+        Step::VerifyReplica,
+        Step::CheckPlannedFailover,
+        Step::ShutDownSource,
+        Step::PrepareForFailover,
+        Step::CheckUnplannedFailover,
+        Step::FenceSource,
+        Step::StartFailover,
+        Step::StartReplica,
+        Step::CheckCommit,
+        Step::DropOtherPoints,
+    ]
+}
+
+fn vm_commands() -> Vec<vm::Command> {
+    use vm::Command as C;
+    let job = JobId(id(9));
+    let mut commands = vec![
+        C::Discover {
+            id: VmId(id(1)),
+            name: "web-1".to_owned(),
+            host: HostId(id(2)),
+            cloud: CloudId(id(4)),
+            disks: vec![disk(), disk()],
+        },
+        C::EnableProtection { job, vault: VaultId(id(5)), policy: policy() },
+        C::ChangePolicy { policy: policy() },
+        C::PlannedFailover { job },
+        C::UnplannedFailover { job, point: PointChoice::Latest },
+        C::UnplannedFailover { job, point: PointChoice::Cycle(77) },
+        C::CommitFailover { job },
+        C::Retry { because: RetryReason::CauseEnded(Cause::Host(HostId(id(2)))) },
+        C::Retry { because: RetryReason::Administrator },
+        C::Wake { due: at(5), wake: Wake::Cycle(300) },
+        C::Wake { due: at(5), wake: Wake::Retry(2) },
+        C::ReportDone { job, task: 1, outcome: Outcome::Done },
+        C::ReportDone {
+            job,
+            task: 2,
+            outcome: Outcome::Copied { disk: DiskId(id(3)), bytes: 1 << 35 },
+        },
+        C::ReportDone {
+            job,
+            task: 3,
+            outcome: Outcome::Shipped { points: vec![point(1), point(2)] },
+        },
+        C::ReportDone { job, task: 4, outcome: Outcome::Fenced { found: vec![point(3)] } },
+        C::ReportProgress { job, task: 5, done_bytes: 250, total_bytes: 251 },
+        C::ReportSnapshot { cycle: 65_536, at: at(9), log_bytes: 70_000 },
+        C::ReportShipped { cycle: 9, shipped_bytes: 10 },
+        C::ReportFailure { work: Work::Snapshot { cycle: 8 }, failure: failure() },
+        C::ReportTrackingLost { first_cycle: 3, reason: ResyncReason::PowerLoss },
+    ];
+    let reasons = [
+        ResyncReason::LogWriteFailed("full".to_owned()),
+        ResyncReason::LogDamaged("checksum".to_owned()),
+        ResyncReason::LogMissing("gone".to_owned()),
+        ResyncReason::DiskChanged("resized".to_owned()),
+    ];
+    commands.extend(reasons.map(|reason| C::ReportTrackingLost { first_cycle: 3, reason }));
+    commands
+}
+
+fn vm_events() -> Vec<vm::Event> {
+    use vm::Event as E;
+    let job = JobId(id(9));
+    let mut events = vec![
+        E::Discovered {
+            id: VmId(id(1)),
+            name: "web-1".to_owned(),
+            host: HostId(id(2)),
+            cloud: CloudId(id(4)),
+            disks: vec![disk()],
+        },
+        E::TaskStarted { job, task: 2 },
+        E::TaskProgressed { job, task: 2, done_bytes: 5, total_bytes: 6 },
+        E::TaskCompleted { job, task: 2 },
+        E::TaskFailed { job, task: 2, failure: failure() },
+        E::ProtectionEnabled { vault: VaultId(id(5)), policy: policy() },
+        E::TrackingStarted { first_cycle: 4 },
+        E::DiskCopied { disk: DiskId(id(3)), bytes: 12 },
+        E::PolicyChanged { policy: policy() },
+        E::Protected,
+        E::CycleStarted { cycle: 13 },
+        E::SnapshotTaken { cycle: 13, at: at(14), log_bytes: 15 },
+        E::LogShipped { point: point(13) },
+        E::RecoveryPointsExpired { kept_from_cycle: 3 },
+        E::MarkedForResync { reason: ResyncReason::PowerLoss },
+        E::RetryScheduled {
+            work: Work::Ship { cycle: 14, snapshot_at: at(15) },
+            attempt: 3,
+            due: at(16),
+            because: failure(),
+        },
+        E::RetryStarted { attempt: 3, early: None },
+        E::RetryStarted { attempt: 3, early: Some(RetryReason::CauseEnded(Cause::Itself)) },
+        E::AdministratorNeeded { work: Work::Snapshot { cycle: 1 }, because: failure() },
+        E::FailoverRequested { point: PointChoice::Latest },
+        E::SourceShutDown,
+        E::SourceFenced { epoch: 2 },
+        E::FailedOver { kind: FailoverKind::Planned, point: point(20) },
+        E::FailedOver { kind: FailoverKind::Unplanned, point: point(20) },
+        E::ReplicaStarted,
+        E::FailoverCommitted,
+    ];
+    let kinds = [
+        JobKind::EnableProtection,
+        JobKind::InitialReplication,
+        JobKind::FinalizeProtection,
+        JobKind::Resynchronize,
+        JobKind::PlannedFailover,
+        JobKind::UnplannedFailover,
+        JobKind::CommitFailover,
+    ];
+    events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
+    let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];
+    events.extend(outcomes.map(|outcome| E::JobEnded { job, outcome }));
+    events.extend(steps().into_iter().map(|step| {
+        let work = Work::Task { job, task: 6, step };
+        E::AdministratorNeeded { work, because: failure() }
+    }));
+    events.extend(ENTRIES.iter().map(|entry| E::TaskFailed {
+        job,
+        task: 7,
+        failure: Failure::new(entry.code, Cause::Host(HostId(id(2))), ""),
+    }));
+    events
+}
+
+/// One sample of everything that a commit can hold.
+fn samples() -> Vec<Entry> {
+    use vm::Command::CommitFailover;
+    let job = JobId(id(9));
+    let mut samples: Vec<Entry> =
+        vm_commands().into_iter().map(|command| Vm::entry(command, vec![])).collect();
+    samples.extend(
+        vm_events().into_iter().map(|event| Vm::entry(CommitFailover { job }, vec![event])),
+    );
+    let (host_id, cloud_id, vault_id) = (HostId(id(2)), CloudId(id(4)), VaultId(id(5)));
+    let name = || "name".to_owned();
+    samples.extend([
+        Entry::Host {
+            command: host::Command::Register { id: host_id, name: name(), cloud: cloud_id },
+            events: vec![
+                host::Event::Registered { id: host_id, name: name(), cloud: cloud_id },
+                host::Event::HeartbeatLost { because: failure() },
+                host::Event::HeartbeatRestored,
+            ],
+        },
+        Entry::Host { command: host::Command::ReportHeartbeat, events: vec![] },
+        Entry::Host {
+            command: host::Command::ReportSilence { failure: failure() },
+            events: vec![],
+        },
+        Entry::Cloud {
+            command: cloud::Command::Create { id: cloud_id, name: name() },
+            events: vec![
+                cloud::Event::Created { id: cloud_id, name: name() },
+                cloud::Event::HostAdded { host: host_id },
+                cloud::Event::VmAdded { vm: VmId(id(1)) },
+                cloud::Event::PolicyAssociated { policy: policy() },
+                cloud::Event::PolicyTaken { vm: VmId(id(1)), revision: 300 },
+            ],
+        },
+        Entry::Cloud { command: cloud::Command::AddHost { host: host_id }, events: vec![] },
+        Entry::Cloud { command: cloud::Command::AddVm { vm: VmId(id(1)) }, events: vec![] },
+        Entry::Cloud {
+            command: cloud::Command::AssociatePolicy { policy: policy() },
+            events: vec![],
+        },
+        Entry::Cloud {
+            command: cloud::Command::ReportPolicyTaken { vm: VmId(id(1)), revision: 2 },
+            events: vec![],
+        },
+        Entry::Vault {
+            command: vault::Command::Create { id: vault_id, name: name() },
+            events: vec![
+                vault::Event::Created { id: vault_id, name: name() },
+                vault::Event::VaultUnreachable { because: failure() },
+                vault::Event::VaultReachable,
+            ],
+        },
+        Entry::Vault { command: vault::Command::ReportReachable, events: vec![] },
+        Entry::Vault {
+            command: vault::Command::ReportUnreachable { failure: failure() },
+            events: vec![],
+        },
+    ]);
+    samples
+}
+
+fn fixture(version: u16) -> PathBuf {
+    let name = format!("tests/fixtures/events/v{version}.jsonl");
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn frozen(version: u16) -> Vec<Value> {
+    let text = std::fs::read_to_string(fixture(version)).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Adds payloads to a fixture, if that is asked for.
+fn freeze(version: u16, frozen: &[Value], payloads: &[(Vec<u8>, Value)]) {
+    if std::env::var_os("LIFEBOAT_FREEZE").is_none() || payloads.len() <= frozen.len() {
+        return;
+    }
+    let known: Vec<&Value> = frozen.iter().map(|line| &line["bytes"]).collect();
+    let mut text = std::fs::read_to_string(fixture(version)).unwrap_or_default();
+    for (bytes, means) in payloads {
+        if !known.contains(&&Value::from(hex(bytes))) {
+            writeln!(text, "{}", json!({ "bytes": hex(bytes), "means": means })).unwrap();
+        }
+    }
+    std::fs::write(fixture(version), text).unwrap();
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn unhex(text: &Value) -> Vec<u8> {
+    let text = text.as_str().unwrap();
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+fn decode(version: u16, kind: Kind, payload: &[u8]) -> Result<Value, StoreError> {
+    let stream = StreamKey { kind: kind as u8, id: id(1) };
+    let record = Record { global: 7, stream, seq: 3, at_ms: 0, version, payload, crc: 0 };
+    let commit = payload::decode(&record)?;
+    Ok(json!({
+        "actor": commit.actor, "correlation": commit.correlation, "causation": commit.causation,
+        "entry": commit.entry,
+    }))
+}
+
+fn kind_of(means: &Value) -> Kind {
+    let names = means["entry"].as_object().unwrap();
+    let name = names.keys().next().unwrap().to_lowercase();
+    Kind::ALL.into_iter().find(|kind| kind.name() == name).unwrap()
+}
+
+#[test]
+fn everything_is_written_as_it_always_was() {
+    let (actor, correlation, causation) = ("operator anna", Some(JobId(id(8))), Some(70_000));
+    let payloads: Vec<_> = samples()
+        .iter()
+        .map(|entry| {
+            let means = json!({
+                "actor": actor, "correlation": correlation, "causation": causation, "entry": entry,
+            });
+            (payload::encode(actor, correlation, causation, entry), means)
+        })
+        .collect();
+    freeze(VERSION, &frozen(VERSION), &payloads);
+    let frozen = frozen(VERSION);
+    for (bytes, means) in &payloads {
+        let line = frozen.iter().find(|line| line["means"] == *means);
+        let line = line.unwrap_or_else(|| panic!("not frozen: {means}"));
+        assert_eq!(line["bytes"], hex(bytes), "the stored shape changed: {means}");
+    }
+    assert_eq!(frozen.len(), payloads.len(), "a frozen payload has no sample any more");
+}
+
+#[test]
+fn every_version_that_was_ever_written_is_read() {
+    for version in 1..=VERSION {
+        let frozen = frozen(version);
+        assert!(!frozen.is_empty(), "nothing is frozen of version {version}");
+        for line in frozen {
+            let kind = kind_of(&line["means"]);
+            let read = decode(version, kind, &unhex(&line["bytes"])).unwrap();
+            assert_eq!(read, line["means"]);
+        }
+    }
+}
+
+/// Version 1 is written by nobody; its bytes were made once by the type that still reads them.
+#[test]
+fn version_one_is_what_its_frozen_type_writes() {
+    let commands = vm_commands().into_iter().take(20).step_by(3);
+    let reachable = vault::Command::ReportReachable;
+    let entries = commands
+        .map(|command| Vm::entry(command, vec![vm::Event::Protected]))
+        .chain([Entry::Vault { command: reachable, events: vec![vault::Event::VaultReachable] }]);
+    let entries = entries.map(|entry| v1::Payload {
+        actor: "supervisor".to_owned(),
+        correlation: Some(JobId(id(8))),
+        entry,
+    });
+    let payloads: Vec<_> = entries
+        .map(|payload| {
+            let bytes = bincode::serde::encode_to_vec(&payload, bincode::config::standard());
+            let means = json!({
+                "actor": payload.actor, "correlation": payload.correlation, "causation": null,
+                "entry": payload.entry,
+            });
+            (bytes.unwrap(), means)
+        })
+        .collect();
+    freeze(1, &frozen(1), &payloads);
+    let frozen = frozen(1);
+    for (bytes, means) in payloads {
+        assert!(frozen.contains(&json!({ "bytes": hex(&bytes), "means": means })), "{means}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_payload_are_an_error() {
+    let payload = payload::encode("anna", None, None, &samples()[0]);
+    assert!(decode(VERSION, Kind::Vm, &payload).is_ok());
+    for cut in 0..payload.len() {
+        assert!(decode(VERSION, Kind::Vm, &payload[..cut]).is_err(), "cut at {cut}");
+    }
+    let longer = [&payload[..], &[0]].concat();
+    assert!(matches!(decode(VERSION, Kind::Vm, &longer), Err(StoreError::Damaged { .. })));
+    assert!(matches!(decode(VERSION, Kind::Host, &payload), Err(StoreError::Damaged { .. })));
+    assert!(matches!(decode(0, Kind::Vm, &payload), Err(StoreError::Unsupported { .. })));
+    let later = decode(VERSION + 1, Kind::Vm, &payload).unwrap_err();
+    assert!(matches!(later, StoreError::Unsupported { global: 7, version: 3, supported: 2 }));
+    for byte in 0..payload.len() {
+        for value in [0, 251, 252, 253, 255] {
+            let mut changed = payload.clone();
+            changed[byte] = value;
+            let _ = decode(VERSION, Kind::Vm, &changed);
+        }
+    }
+}
