@@ -62,8 +62,8 @@ pub(super) fn copy_disk(
 }
 
 /// Sends a region on a thread of its own.
-fn send<'scope, 'env>(
-    scope: &'scope Scope<'scope, 'env>,
+fn send<'scope>(
+    scope: &'scope Scope<'scope, '_>,
     work: &'scope Work<'_>,
     writer: RegionWriter<'scope>,
     range: Range<u64>,
