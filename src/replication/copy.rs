@@ -5,9 +5,8 @@
 //! which go on top. Returns are durable as the vault's are.
 
 use super::engine::Work;
-use super::failures::in_full;
 use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Failure};
+use crate::domain::failure::{Cause, Failure, in_full};
 use crate::ports::block::BlockDevice;
 use crate::ports::replication::Progress;
 use crate::replica::segment::REGION_BYTES;
