@@ -1,19 +1,26 @@
-//! The initial copy of a disk: region by region, holes skipped, while the VM writes.
+//! The initial copy of a disk: region by region, holes skipped, while the VM writes. A region is read
+//! while the one before it is sent, so the copy holds two regions in memory, 128 MiB.
 //!
 //! Regions that an earlier run has sent stand as they are: whatever was written since is in the logs,
 //! which go on top. Returns are durable as the vault's are.
 
 use super::engine::Work;
-use crate::domain::failure::Failure;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure, in_full};
 use crate::ports::block::BlockDevice;
 use crate::ports::replication::Progress;
 use crate::replica::segment::REGION_BYTES;
 use crate::replica::{BaseCopy, RegionWriter};
 use std::io;
 use std::ops::Range;
+use std::panic::resume_unwind;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 /// Bytes read from the disk at a time.
 const PIECE_BYTES: u64 = 1 << 20;
+
+/// A region on its way to the vault; answers its bytes, as the disk counts them.
+type Sending<'scope> = ScopedJoinHandle<'scope, Result<u64, Failure>>;
 
 /// Copies the whole disk and answers the bytes that were sent.
 pub(super) fn copy_disk(
@@ -24,19 +31,57 @@ pub(super) fn copy_disk(
 ) -> Result<u64, Failure> {
     let size = device.size_bytes();
     let present = work.vault_call("copying a disk", copy.regions_present())?;
-    let mut sent_bytes = 0;
-    progress(0, size);
-    for region in 0..size.div_ceil(REGION_BYTES) {
-        work.still_wanted()?;
-        let range = region * REGION_BYTES..((region + 1) * REGION_BYTES).min(size);
-        if !present.contains_key(&region) {
+    let (mut sent_bytes, mut done_bytes) = (0, 0);
+    let mut done = |bytes| {
+        done_bytes += bytes;
+        progress(done_bytes, size);
+    };
+    done(0);
+    thread::scope(|scope| {
+        let mut sending: Option<Sending<'_>> = None;
+        for region in 0..size.div_ceil(REGION_BYTES) {
+            work.still_wanted()?;
+            let range = region * REGION_BYTES..((region + 1) * REGION_BYTES).min(size);
+            if present.contains_key(&region) {
+                done(range.end - range.start);
+                continue;
+            }
             let mut writer = copy.region(region);
             sent_bytes += read_region(work, device, &mut writer, range.clone())?;
-            work.vault_call("copying a disk", writer.commit())?;
+            if let Some(before) = sending.take() {
+                done(sent(before)?);
+            }
+            sending = Some(send(scope, work, writer, range)?);
         }
-        progress(range.end, size);
-    }
-    Ok(sent_bytes)
+        if let Some(last) = sending {
+            done(sent(last)?);
+        }
+        Ok(sent_bytes)
+    })
+}
+
+/// Sends a region on a thread of its own.
+fn send<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: &'scope Work<'_>,
+    writer: RegionWriter<'scope>,
+    range: Range<u64>,
+) -> Result<Sending<'scope>, Failure> {
+    let send = move || {
+        work.vault_call("copying a disk", writer.commit())?;
+        Ok(range.end - range.start)
+    };
+    let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(scope, send);
+    thread.map_err(|error| {
+        Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(&error))
+            .with("host", "this service")
+            .with("operation", "copying a disk")
+    })
+}
+
+/// Waits until a region is in the vault.
+fn sent(sending: Sending<'_>) -> Result<u64, Failure> {
+    sending.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn read_region(
