@@ -2,7 +2,7 @@
 
 mod once;
 
-use super::serve::told_to_stop;
+use super::serve::StopSignals;
 use super::table::{look, render};
 use super::{Answer, CommandError, Output, print};
 use crate::drivers::lab::AfterBoot;
@@ -83,7 +83,11 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
 }
 
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {
-    let service = Service::start(config, AfterBoot::KeepWriting).await?;
+    let mut signals = StopSignals::catch()?;
+    let service = tokio::select! {
+        started = Service::start(config, AfterBoot::KeepWriting) => started?,
+        () = signals.received() => return Ok(Answer::Done),
+    };
     if print_uri {
         let refused = service.vms.iter().find_map(|vm| service.refused(vm.id));
         if let Some(failure) = refused {
@@ -101,14 +105,14 @@ async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> 
         service.address
     );
     screen.begin(&headline);
-    let stop = told_to_stop(service.failed());
+    let stop = signals.received_or_failed(service.failed());
     let mut stop = std::pin::pin!(stop);
     let ended = loop {
         let table = render(&look(&service).await, SystemClock.now(), screen.colour);
         screen.show(&table);
         tokio::select! {
             biased;
-            ended = &mut stop => break ended?,
+            ended = &mut stop => break ended,
             () = actix::clock::sleep(screen.pause()) => {}
         }
     };

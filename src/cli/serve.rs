@@ -4,7 +4,7 @@ use super::{Answer, CommandError};
 use crate::drivers::lab::AfterBoot;
 use crate::service::{Config, Service, log_to_stderr};
 use std::path::PathBuf;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Run the service.
@@ -26,30 +26,54 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     }
     log_to_stderr("info");
     actix::System::new().block_on(async {
-        let service = Service::start(&config, AfterBoot::KeepWriting).await?;
+        let mut stop = StopSignals::catch()?;
+        let service = tokio::select! {
+            started = Service::start(&config, AfterBoot::KeepWriting) => started?,
+            () = stop.received() => return Ok(Answer::Done),
+        };
         tracing::info!(health = %format!("http://{}", service.address), "the service runs");
         for vm in service.vms.iter().filter(|vm| service.refused(vm.id).is_none()) {
             for disk in &vm.disks {
                 tracing::info!(vm = %vm.name, disk = %disk.name, uri = %disk.uri, "disk exported");
             }
         }
-        let ended = told_to_stop(service.failed()).await?;
+        let ended = stop.received_or_failed(service.failed()).await;
         tracing::info!("stopping");
         service.stop().await;
         ended.map_or(Ok(Answer::Done), |because| Err(because.into()))
     })
 }
 
-/// Waits for SIGTERM or SIGINT, or until the service cannot go on, which is why then.
-pub(super) async fn told_to_stop(
-    mut failed: watch::Receiver<Option<String>>,
-) -> Result<Option<String>, CommandError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        biased;
-        because = failed.wait_for(Option::is_some) => Ok(because.ok().and_then(|because| because.clone())),
-        _ = terminate.recv() => Ok(None),
-        _ = interrupt.recv() => Ok(None),
+/// SIGTERM and SIGINT, caught before anything is started: whoever sees that the service runs can stop
+/// it.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub(super) fn catch() -> Result<Self, CommandError> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for one of them, or until the service cannot go on, which is why then.
+    pub(super) async fn received_or_failed(
+        &mut self,
+        mut failed: watch::Receiver<Option<String>>,
+    ) -> Option<String> {
+        tokio::select! {
+            biased;
+            because = failed.wait_for(Option::is_some) => because.ok().and_then(|because| because.clone()),
+            () = self.received() => None,
+        }
     }
 }
