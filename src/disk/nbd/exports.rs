@@ -72,7 +72,7 @@ impl Exports {
 #[derive(Debug)]
 pub(super) struct Connected {
     exports: Arc<Exports>,
-    name: String,
+    pub(super) name: String,
     number: u64,
     pub(super) device: Arc<dyn BlockDevice>,
 }

@@ -72,7 +72,7 @@ pub(super) fn serve(stream: &Stream, exports: &Arc<Exports>) -> Result<(), Failu
     let Handshake { mut input, output, structured, context_of, .. } = handshake;
     input.deadline = None;
     let allocation = context_of == Some(name);
-    Transmission { export, input, output, structured, allocation }.run()
+    Transmission { export, input, output, structured, allocation, refused: None }.run()
 }
 
 struct Handshake<'a> {
@@ -249,6 +249,8 @@ struct Transmission<'a> {
     structured: bool,
     /// Whether `base:allocation` was chosen.
     allocation: bool,
+    /// How the disk refused a request last.
+    refused: Option<io::ErrorKind>,
 }
 
 impl Transmission<'_> {
@@ -299,10 +301,18 @@ impl Transmission<'_> {
         match outcome {
             Ok(()) => self.simple(request, 0),
             Err(error) => {
-                let export = &*device;
-                tracing::warn!(command = request.command, %error, ?export, "a disk refused a request");
+                self.note(request, &error);
                 self.refuse(request, WireError::from(&error))
             }
+        }
+    }
+
+    /// Tells the first time that a disk refuses in some way. A guest that goes on trying on a full
+    /// disk must not fill the log as well.
+    fn note(&mut self, request: &Request, error: &io::Error) {
+        if self.refused.replace(error.kind()) != Some(error.kind()) {
+            let (command, export) = (request.command, &self.export.name);
+            tracing::warn!(command, %error, export, "a disk refuses requests");
         }
     }
 
