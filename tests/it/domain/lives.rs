@@ -236,34 +236,34 @@ when ReportTrackingLost
     do RestartTracking
     do WatchTracking from 1
 when ReportDone
-  then TrackingStarted from 4
+  then TrackingStarted from 5
   then TaskCompleted RestartTracking
   then TaskStarted CopyDisk
     do CopyDisk
-    do WatchTracking from 4
+    do WatchTracking from 5
 when ReportDone
   then DiskCopied
   then TaskCompleted CopyDisk
   then TaskStarted CompleteCopy
     do CompleteCopy
-    do WatchTracking from 4
+    do WatchTracking from 5
 when ReportDone
   then TaskCompleted CompleteCopy
   then TaskStarted ApplyTrackedChanges
     do ApplyTrackedChanges
-    do WatchTracking from 4
+    do WatchTracking from 5
 when ReportDone
-  then LogShipped 4
+  then LogShipped 5
   then TaskCompleted ApplyTrackedChanges
   then TaskStarted VerifyReplica
     do VerifyReplica
-    do WatchTracking from 4
+    do WatchTracking from 5
 when ReportDone
   then TaskCompleted VerifyReplica
   then JobEnded Completed
   then Protected
-    do WakeAt 613s for Cycle(5)
-    do WatchTracking from 4
+    do WakeAt 613s for Cycle(6)
+    do WatchTracking from 5
 ";
 
 #[test]
@@ -333,5 +333,5 @@ when ReportFailure
   then JobStarted Resynchronize
   then TaskStarted RestartTracking
     do RestartTracking
-    do WatchTracking from 4
+    do WatchTracking from 5
 ";
