@@ -122,7 +122,7 @@ fn a_policy_that_asks_for_more_deltas_counts_at_once() {
 }
 
 #[test]
-fn five_hundred_vms_with_deltas_every_30_s_for_an_hour() {
+fn five_hundred_vms_with_deltas_every_30_s_keep_their_schedule() {
     const VMS: u128 = 500;
     let mut bed = Testbed::unchecked();
     bed.watch_interval = 10 * SECOND;
@@ -136,14 +136,14 @@ fn five_hundred_vms_with_deltas_every_30_s_for_an_hour() {
             // So that they are not all due at the same instant.
             service.sleep(Duration::from_millis(59)).await;
         }
-        service.sleep(HOUR).await;
+        service.sleep(20 * MINUTE).await;
     });
     let events = bed.store.inner.durable();
     let per_second = events as f64 / began.elapsed().as_secs_f64();
-    println!("{VMS} VMs, 1 h: {events} commits, {per_second:.0} commits/s");
+    println!("{VMS} VMs, 20 min: {events} commits, {per_second:.0} commits/s");
     for n in 1..=VMS {
         let vm = bed.logged(vm_id(n));
-        assert!((118..=121).contains(&vm.points.len()), "{} points", vm.points.len());
+        assert!((39..=42).contains(&vm.points.len()), "{} points", vm.points.len());
         assert_eq!(vm.trouble, None);
     }
 }
