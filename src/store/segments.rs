@@ -71,7 +71,7 @@ pub(crate) enum Walk {
         /// Position in the file.
         offset: u64,
     },
-    /// The segment in which the page table ends is not there.
+    /// The segment in which the page table ends, and the log with it, is not there.
     SegmentMissing,
 }
 
@@ -92,7 +92,9 @@ pub(crate) fn walk(
     // first bad frame, or missing segment, for the end; before, it only gives up the rest of a segment.
     let stable_lsn = segments.values().map(|segment| segment.stable_lsn).max().unwrap_or(0);
     let mut expected_in_tail = stable_lsn.max(covered_base) / SEGMENT_LSNS * SEGMENT_LSNS;
-    let mut walk = if covered_bytes == 0 { Walk::Sound } else { Walk::SegmentMissing };
+    // Once there are later segments, it may have been given up and used again.
+    let must_be_there = covered_bytes != 0 && segments.range(covered_base + 1..).next().is_none();
+    let mut walk = if must_be_there { Walk::SegmentMissing } else { Walk::Sound };
     let mut bytes = vec![0; SEGMENT_BYTES];
     for (lsn, Segment { base, .. }) in segments {
         let in_tail = expected_in_tail <= lsn;

@@ -2,7 +2,7 @@
 //! can explain. Never fewer commits, and never a panic.
 
 use super::kill::Random;
-use super::{copy_folder, fill, open, read_everything};
+use super::{copy_folder, copy_open_store, fill, open, read_everything};
 use lifeboat::domain::entity::Commit;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::store::verify::{Report, verify};
@@ -30,7 +30,7 @@ impl Stores {
         let store = open(&folder);
         fill(&store, COMMITS - COMMITS / 3, BYTES).await;
         let commits = store.read_all(1, usize::MAX).unwrap();
-        copy_folder(&folder, &dir.path().join("killed"));
+        copy_open_store(&folder, &dir.path().join("killed"));
         store.close().unwrap();
         Self { dir, commits }
     }
@@ -178,6 +178,23 @@ async fn an_older_log_under_a_newer_watermark_is_refused() {
     let report = verify(&folder, dir.path()).unwrap();
     assert_eq!((report.commits, report.acknowledged), (10, Some(20)));
     assert_eq!(report.recoverable.unwrap().missing, [11..=20]);
+}
+
+/// What sled has moved elsewhere, it overwrites; even the segment in which its page table ends.
+#[tokio::test]
+async fn segments_that_were_used_again_since_the_opening_are_no_damage() {
+    let dir = tempdir().unwrap();
+    let (folder, killed) = (dir.path().join("store"), dir.path().join("killed"));
+    let store = open(&folder);
+    fill(&store, 40, 40_000).await;
+    drop(store);
+    let store = open(&folder);
+    for _ in 0..6 {
+        fill(&store, 100, 40_000).await;
+        copy_open_store(&folder, &killed);
+        assert_eq!(read_everything(&killed).unwrap().len() as u64, store.durable());
+        fs::remove_dir_all(&killed).unwrap();
+    }
 }
 
 /// sled writes its page table when it is opened, the watermark follows: a crash can come in between.

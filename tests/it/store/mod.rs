@@ -78,6 +78,17 @@ fn read_everything(folder: &Path) -> Result<Vec<Commit>, StoreError> {
     SledStore::open(folder)?.read_all(1, usize::MAX)
 }
 
+/// Copies a store that is open, as a kill would leave it: until nothing was written meanwhile.
+fn copy_open_store(from: &Path, to: &Path) {
+    let same =
+        |file| std::fs::read(from.join(file)).unwrap() == std::fs::read(to.join(file)).unwrap();
+    copy_folder(from, to);
+    while !same("log/db") || !same("HEAD") {
+        std::fs::remove_dir_all(to).unwrap();
+        copy_folder(from, to);
+    }
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

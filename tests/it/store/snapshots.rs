@@ -1,6 +1,6 @@
 //! State snapshots: kept twice, proven, never believed.
 
-use super::{copy_folder, fill, open, stream};
+use super::{copy_open_store, fill, open, stream};
 use lifeboat::ports::event_store::{EventStore, Snapshot, StoreError};
 use lifeboat::store::MemoryStore;
 use lifeboat::store::verify::verify;
@@ -54,7 +54,7 @@ async fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
     store.save_snapshot(snapshot(4, 1, 40_000)).unwrap();
     fill(&store, 1, 10).await;
     let crashed = dir.path().join("crashed");
-    copy_folder(&dir.path().join("store"), &crashed);
+    copy_open_store(&dir.path().join("store"), &crashed);
     damage_newest_state(&crashed);
     let store = open(&crashed);
     assert_eq!(store.snapshot(stream(0), 1).unwrap(), Some(snapshot(3, 1, 40_000)));
