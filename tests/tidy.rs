@@ -94,6 +94,7 @@ const OWNED: &[Owned] = &[
             ("drivers/lab/guest.rs", "a guest writes on a thread of its own"),
             ("drivers/lab/site.rs", "power and disks of the lab block"),
             ("replication/engine.rs", "copying reads disks, which blocks"),
+            ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
         ],
