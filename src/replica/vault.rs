@@ -180,12 +180,19 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Store`], [`VaultError::Damaged`].
     pub async fn head(&self, disk: DiskId) -> Result<Option<Segment>, VaultError> {
-        let log = self.list(&self.folder(disk, "log")).await?;
-        let last = log.iter().filter_map(|meta| numbered(&meta.location, "seg")).max();
-        match last {
+        match self.last_sequence(disk).await? {
             Some(sequence) => self.segment(disk, sequence).await,
             None => Ok(None),
         }
+    }
+
+    /// The sequence of the last segment of the disk's log, whatever it holds.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn last_sequence(&self, disk: DiskId) -> Result<Option<u64>, VaultError> {
+        let log = self.list(&self.folder(disk, "log")).await?;
+        Ok(log.iter().filter_map(|meta| numbered(&meta.location, "seg")).max())
     }
 
     /// Starts or goes on with the copy of a whole disk as the base `generation`.

@@ -14,9 +14,9 @@ use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
-use crate::replica::segment::{Kind, SegmentHash};
+use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
-    Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Vault, VaultError,
+    Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Segment, Vault, VaultError,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -278,22 +278,42 @@ fn fence_disk(
 ) -> Result<(), Failure> {
     let operation = "closing the replica to the primary site";
     let disk_size = work.disk_size(disk)?;
-    let mut last = work.vault_call(operation, work.vault.head(disk))?;
+    let mut last = match work.vault_call(operation, work.vault.head(disk)) {
+        // Points before a damaged end can still be used, so it must not stand in the way.
+        Err(failure) if failure.code == Code::ReplicaDamaged => {
+            let sequence = work.vault_call(operation, work.vault.last_sequence(disk))?;
+            LogEnd { sequence: sequence.unwrap_or(0), hash: SegmentHash::NONE, fence_of: None }
+        }
+        head => LogEnd::of(head?),
+    };
     loop {
-        if let Some(last) = &last
-            && last.header.kind == Kind::Fence
-            && last.header.epoch == epoch
-            && used < last.header.sequence
-        {
+        if last.fence_of == Some(epoch) && used < last.sequence {
             return Ok(());
         }
-        let (sequence, previous) =
-            last.map_or((0, SegmentHash::NONE), |last| (last.header.sequence, last.hash));
-        let header = DeltaHeader { sequence: sequence + 1, epoch, previous, cut_at: at, disk_size };
+        let (sequence, previous) = (last.sequence + 1, last.hash);
+        let header = DeltaHeader { sequence, epoch, previous, cut_at: at, disk_size };
         match work.vault_call(operation, work.vault.fence(disk, header))? {
             FenceOutcome::Fenced(_) => return Ok(()),
-            FenceOutcome::LostTo(segment) => last = Some(segment),
+            FenceOutcome::LostTo(segment) => last = LogEnd::of(Some(segment)),
         }
+    }
+}
+
+/// Where a disk's log in the vault ends.
+struct LogEnd {
+    sequence: u64,
+    hash: SegmentHash,
+    /// The epoch of the fence that it ends with, if it does.
+    fence_of: Option<u64>,
+}
+
+impl LogEnd {
+    fn of(last: Option<Segment>) -> Self {
+        let Some(last) = last else {
+            return Self { sequence: 0, hash: SegmentHash::NONE, fence_of: None };
+        };
+        let Header { kind, sequence, epoch, .. } = last.header;
+        Self { sequence, hash: last.hash, fence_of: (kind == Kind::Fence).then_some(epoch) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fence against the primary site, and the recovery site's disks.
 
 use super::tap::Death;
-use super::{Rig, SIZES, VM, assert_same, job};
+use super::{Rig, SIZES, VAULT, VM, assert_same, disk_id, job};
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::job::Step;
 use lifeboat::domain::vm::{Command, Outcome, Phase, PointChoice, RecoveryPoint};
@@ -185,4 +185,30 @@ fn a_commit_leaves_the_point_of_the_failover_alone() {
     assert_eq!(rig.cycles_in_vault(), [1]);
     rig.prove(1);
     assert_eq!(rig.runtime.block_on(rig.proof.points(VM)).unwrap().points.len(), 1);
+}
+
+/// The newest segment is damaged: a fence used to fail on it, and with it every failover.
+#[test]
+fn a_damaged_end_of_the_log_does_not_stop_a_failover_to_a_point_before_it() {
+    let mut rig = Rig::protected();
+    rig.write(3);
+    rig.cycle();
+    let written = rig.written;
+    rig.write(3);
+    rig.cycle();
+    let newest = rig.vm.latest_point().unwrap().cycle;
+    let sequence = rig.record(newest).disks[&disk_id(0)].sequence;
+    let object = format!("v1/{VAULT}/disk/{}/log/{sequence:020}.seg", disk_id(0));
+    rig.damage(&object, 60);
+
+    fail_over(&mut rig, PointChoice::Latest);
+    let failed = rig.perform().unwrap_err();
+    assert_eq!(failed.code, Code::ReplicaDamaged, "{failed}");
+    rig.fail(failed);
+    assert_eq!(rig.vm.phase, Phase::Protected);
+
+    fail_over(&mut rig, PointChoice::Cycle(newest - 1));
+    rig.work_off().unwrap();
+    assert_eq!(rig.vm.failover.unwrap().point.cycle, newest - 1);
+    assert_eq!(rig.prove(newest - 1), written);
 }
