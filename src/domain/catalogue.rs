@@ -55,7 +55,8 @@ macro_rules! catalogue {
     ($($(#[$doc:meta])* $code:ident = $id:literal, $class:ident, $level:ident, $by:ident,
         title: $title:literal, message: $message:literal, causes: [$($cause:literal),+ $(,)?],
         next: $next:literal, action: $action:literal;)+) => {
-        /// A failure's identity. Stored in events by name: variants are added, never renamed or moved.
+        /// A failure's identity. Events store its place in this list, exports its name: variants are
+        /// added at the end, never renamed or moved.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Code { $($(#[$doc])* $code,)+ }
 
