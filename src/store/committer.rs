@@ -5,7 +5,7 @@
 use super::index::{Index, PAGE_RECORDS};
 use super::log::{Draft, Placed, Shared};
 use super::record::{Record, StreamKey, chain};
-use super::sled_tree::{SledTree, io};
+use super::sled_tree::io;
 use super::watermark::{Watermark, WatermarkFile};
 use crate::ports::event_store::StoreError;
 use std::collections::BTreeMap;
@@ -27,6 +27,13 @@ const GROUP_BYTES: usize = 256 << 10;
 /// third of a millisecond on an idle core, the time that a sync takes.
 const GATHER_YIELDS: u32 = 1000;
 
+/// Bytes of blocks after which sled must cover them by a page table: walked in about a tenth of a second.
+const COVER_BYTES_MIN: u64 = 32 << 20;
+
+/// And this share of the store at least, for a page table names all of its pages: what covering costs
+/// in all grows with the store, not with its square.
+const COVER_SHARE: u64 = 8;
+
 const _: () = assert!(GROUP_RECORDS as u64 <= PAGE_RECORDS / 2);
 
 /// The way back to whoever waits for a record.
@@ -43,10 +50,11 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) tree: Arc<SledTree>,
     pub(crate) watermark: WatermarkFile,
-    /// What is acknowledged, and what sled covered when it was opened.
+    /// What is acknowledged, and what a page table of sled covers.
     pub(crate) mark: Watermark,
+    /// Bytes of blocks put since sled wrote a page table.
+    pub(crate) uncovered: u64,
 }
 
 /// The records of one group, encoded.
@@ -86,7 +94,8 @@ impl Committer {
             self.shared.stop(error.to_string());
         }
         self.answer(group);
-        self.cut_page_if_due()
+        self.cut_page_if_due()?;
+        self.cover_if_due()
     }
 
     /// Numbers and encodes what fits the streams' heads, including those that the group moves itself.
@@ -109,10 +118,13 @@ impl Committer {
     }
 
     fn make_durable(&mut self, group: &Group) -> Result<(), StoreError> {
-        for (first, block) in &group.blocks {
-            self.tree.put_block(*first, block)?;
-        }
-        self.tree.sync()?;
+        self.shared.with_tree(|tree| {
+            for (first, block) in &group.blocks {
+                tree.put_block(*first, block)?;
+            }
+            tree.sync()
+        })?;
+        self.uncovered += group.blocks.iter().map(|(_, block)| block.len() as u64).sum::<u64>();
         let mark = Watermark { last: group.last, chain: group.chain, ..self.mark };
         self.watermark.write(mark).map_err(io("write", &self.shared.folder.join("HEAD")))
     }
@@ -142,7 +154,23 @@ impl Committer {
         }
         let (last, page) =
             self.shared.change_index(|index: &mut Index| index.cut_page(self.mark.chain));
-        self.tree.put_page(last, &page)
+        self.shared.with_tree(|tree| tree.put_page(last, &page))
+    }
+
+    /// Bounds what an opening after a kill has to walk. sled writes its page table only when it is
+    /// opened, so it is closed and opened again; records wait for that, everything is acknowledged.
+    fn cover_if_due(&mut self) -> Result<(), StoreError> {
+        let db = self.shared.folder.join("log").join("db");
+        if self.uncovered < COVER_BYTES_MIN || self.shared.stopped().is_some() {
+            return Ok(());
+        }
+        let bytes = std::fs::metadata(&db).map_err(io("measure", &db))?.len();
+        if self.uncovered < bytes / COVER_SHARE {
+            return Ok(());
+        }
+        self.mark = self.shared.cover(self.mark)?;
+        self.uncovered = 0;
+        self.watermark.write(self.mark).map_err(io("write", &self.shared.folder.join("HEAD")))
     }
 }
 

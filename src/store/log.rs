@@ -10,16 +10,22 @@ use super::opening::{self, FolderLock, Opened};
 use super::record::{self, RECORD_BYTES_MAX, Record, StreamKey};
 use super::sled_tree::{SledTree, StateKey, io, panic_text};
 use super::state::{STATE_BYTES_MAX, StateRecord};
+use super::watermark::Watermark;
 use crate::ports::event_store::StoreError;
 use sled::IVec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// State snapshots kept of each stream.
 const STATES_KEPT: usize = 2;
+
+/// Blocks that are read at a time while the records of those before are visited; fewer cost a switch of
+/// threads too often.
+const BLOCKS_AHEAD: usize = 32;
 
 /// A record that is to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +69,8 @@ struct Progress {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
+    /// `None` once closed; held for writing while sled is closed and opened again.
+    tree: RwLock<Option<SledTree>>,
     index: RwLock<Index>,
     progress: watch::Sender<Progress>,
     stopped: OnceLock<String>,
@@ -72,7 +80,6 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    tree: RwLock<Option<Arc<SledTree>>>,
     writing: Mutex<Option<Writing>>,
 }
 
@@ -85,6 +92,30 @@ struct Writing {
 }
 
 impl Shared {
+    /// Calls into sled; keeps it open meanwhile.
+    pub(crate) fn with_tree<T>(
+        &self,
+        call: impl FnOnce(&SledTree) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        call(tree.as_ref().ok_or_else(|| self.stopped_error())?)
+    }
+
+    /// Lets sled cover what it holds by a page table, so that the next opening has little to walk.
+    /// Readers wait for as long as that takes. After an error sled stays closed.
+    pub(crate) fn cover(&self, mark: Watermark) -> Result<Watermark, StoreError> {
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        drop(tree.take());
+        let (reopened, mark) = opening::reopen(&self.folder, mark)?;
+        *tree = Some(reopened);
+        Ok(mark)
+    }
+
+    /// Closes sled.
+    fn close_tree(&self) {
+        drop(self.tree.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,20 +162,19 @@ impl Log {
         let Opened { lock, tree, watermark, mark, index } = opening::open(folder)?;
         let shared = Arc::new(Shared {
             folder: folder.to_path_buf(),
+            tree: RwLock::new(Some(tree)),
             index: RwLock::new(index),
             progress: watch::Sender::new(Progress { durable: mark.last, stopped: false }),
             stopped: OnceLock::new(),
         });
-        let tree = Arc::new(tree);
         let (requests, receiver) = mpsc::unbounded_channel();
-        let committer =
-            Committer { shared: Arc::clone(&shared), tree: Arc::clone(&tree), watermark, mark };
+        let committer = Committer { shared: Arc::clone(&shared), watermark, mark, uncovered: 0 };
         let committer = std::thread::Builder::new()
             .name("event-store".to_owned())
             .spawn(move || committer.run(receiver))
             .map_err(io("start the committer of", folder))?;
         let writing = Mutex::new(Some(Writing { requests, committer, _lock: lock }));
-        Ok(Self { shared, tree: RwLock::new(Some(tree)), writing })
+        Ok(Self { shared, writing })
     }
 
     /// Appends a record. Returns once it survives a power loss.
@@ -210,7 +240,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Stopped`] if the log was closed.
     pub fn streams(&self) -> Result<Vec<(StreamKey, u64)>, StoreError> {
-        self.with_tree(|_| Ok(self.shared.index().streams().collect()))
+        self.shared.with_tree(|_| Ok(self.shared.index().streams().collect()))
     }
 
     /// Visits the durable records from global sequence number `from` on, at most `limit`.
@@ -226,23 +256,28 @@ impl Log {
         let until = self.durable().min(from.max(1).saturating_add(limit as u64) - 1);
         let mut next = from.max(1);
         let mut seqs: BTreeMap<StreamKey, u64> = BTreeMap::new();
-        self.with_tree(|tree| {
-            while next <= until {
-                let (first, block) = block_of(tree, next)?;
-                let wanted = next..=until;
-                for record in records(first, &block) {
-                    let record = record?;
-                    if wanted.contains(&record.global) {
-                        next += 1;
-                        check_seq(&mut seqs, &record)?;
-                        visit(record)?;
+        self.shared.with_tree(|tree| {
+            std::thread::scope(|scope| {
+                let (send, ahead) = std::sync::mpsc::sync_channel(1);
+                scope.spawn(move || send_blocks(tree, next, until, &send));
+                let mut blocks = ahead.into_iter().flatten();
+                while next <= until {
+                    let missing = || StoreError::damaged(place(next), "is missing");
+                    let (first, block) = blocks.next().ok_or_else(missing)??;
+                    if next < first {
+                        return Err(missing());
+                    }
+                    for record in records(first, &block) {
+                        let record = record?;
+                        if (next..=until).contains(&record.global) {
+                            next += 1;
+                            check_seq(&mut seqs, &record)?;
+                            visit(record)?;
+                        }
                     }
                 }
-                if next == *wanted.start() {
-                    return Err(StoreError::damaged(place(next), "is missing"));
-                }
-            }
-            Ok(())
+                Ok(())
+            })
         })
     }
 
@@ -258,7 +293,7 @@ impl Log {
         mut visit: impl FnMut(Record<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let globals = self.shared.index().globals(stream, from_seq, limit);
-        self.with_tree(|tree| {
+        self.shared.with_tree(|tree| {
             let mut block: Option<(u64, IVec)> = None;
             for (global, seq) in globals.into_iter().zip(from_seq.max(1)..) {
                 let (first, bytes) = match block.take() {
@@ -294,7 +329,7 @@ impl Log {
         if actual < state.seq {
             return Err(StoreError::WrongSequence { expected: state.seq, actual });
         }
-        self.with_tree(|tree| {
+        self.shared.with_tree(|tree| {
             for (key, part) in state.parts() {
                 tree.put_state(&key, &part)?;
             }
@@ -308,7 +343,7 @@ impl Log {
     /// [`StoreError::Stopped`] if the log was closed.
     pub fn state(&self, stream: StreamKey, schema: u16) -> Result<Option<StateRecord>, StoreError> {
         let head = self.shared.index().seq(stream);
-        self.with_tree(|tree| {
+        self.shared.with_tree(|tree| {
             let sound = whole_states(tree.states_back(stream)).map_while(Result::ok);
             let usable = |it: &StateRecord| it.schema == schema && it.seq <= head;
             Ok(sound.filter_map(|(_, _, state)| state).find(usable))
@@ -331,22 +366,12 @@ impl Log {
             committer.join().map_err(|panic| StoreError::Stopped { because: panic_text(&*panic) });
         let failed = self.shared.stopped().is_some();
         self.shared.stop("it was closed".to_owned());
-        let tree = self.tree.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Committer { tree: committers_tree, watermark, mark, .. } = committer?;
-        drop((tree, committers_tree));
+        self.shared.close_tree();
+        let Committer { watermark, mark, .. } = committer?;
         if failed {
             return Err(self.shared.stopped_error());
         }
         opening::seal(&self.shared.folder, watermark, mark)
-    }
-
-    /// Reads from sled; keeps the log from being closed meanwhile.
-    fn with_tree<T>(
-        &self,
-        read: impl FnOnce(&SledTree) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
-        read(tree.as_ref().ok_or_else(|| self.shared.stopped_error())?)
     }
 
     fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
@@ -388,6 +413,27 @@ pub(crate) fn records(
         }
         Some(checked)
     })
+}
+
+/// Reads the blocks that hold records `from..=until` ahead of who takes them, up to an error or until
+/// there is nobody left to take them.
+fn send_blocks(
+    tree: &SledTree,
+    from: u64,
+    until: u64,
+    taker: &SyncSender<Vec<Result<(u64, IVec), StoreError>>>,
+) {
+    let after = |found: &Result<(u64, IVec), StoreError>| {
+        let next = found.as_ref().ok()?.0 + 1;
+        (next <= until).then(|| tree.block_from(next).transpose())?
+    };
+    let mut blocks = std::iter::successors(tree.block_of(from).transpose(), after);
+    loop {
+        let some: Vec<_> = blocks.by_ref().take(BLOCKS_AHEAD).collect();
+        if some.is_empty() || taker.send(some).is_err() {
+            return;
+        }
+    }
 }
 
 /// The block that must hold `global`.

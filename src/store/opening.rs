@@ -30,19 +30,26 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, StoreError> {
         Some(opened) => opened,
         None => create(folder)?,
     };
-    check_before_sled(folder, &reading.watermark)?;
-    let log = folder.join("log");
-    segments::remove_unfinished_page_tables(&log).map_err(io("tidy", &log))?;
-    let tree = SledTree::open(&log)?;
-    sync(&log)?;
+    let (tree, mark) = reopen(folder, reading.watermark)?;
     tree.check_format()?;
     let (index, chain) = load(&tree, &reading.watermark)?;
     tree.sync()?;
     let last = index.last();
-    let covered_lsn = segments::covered_lsn(&log).map_err(io("list", &log))?;
-    let mark = Watermark { state: State::Open, last, covered: last, covered_lsn, chain };
+    let mark = Watermark { state: State::Open, last, covered: last, chain, ..mark };
     watermark.write_both(mark).map_err(io("write", &folder.join("HEAD")))?;
     Ok(Opened { lock, tree, watermark, mark, index })
+}
+
+/// Opens sled's part of a store, which covers what it holds by a page table; returns the watermark that
+/// says so.
+pub(crate) fn reopen(folder: &Path, mark: Watermark) -> Result<(SledTree, Watermark), StoreError> {
+    check_before_sled(folder, &mark)?;
+    let log = folder.join("log");
+    segments::remove_unfinished_page_tables(&log).map_err(io("tidy", &log))?;
+    let tree = SledTree::open(&log)?;
+    sync(&log)?;
+    let covered_lsn = segments::covered_lsn(&log).map_err(io("list", &log))?;
+    Ok((tree, Watermark { covered: mark.last, covered_lsn, ..mark }))
 }
 
 /// Lets sled cover everything by a page table, and notes that the store is closed.

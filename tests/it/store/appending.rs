@@ -1,11 +1,15 @@
 //! Appending, reading and following.
 
-use super::{commit, commit_of_bytes, fill, open, stream};
+use super::{
+    commit, commit_of_bytes, copy_open_store, fill, is_commit_of_bytes, open, read_everything,
+    stream,
+};
 use lifeboat::domain::entity::{Entity, Kind, StreamId};
 use lifeboat::domain::vault::{Command, Vault};
 use lifeboat::ports::event_store::{EventStore, StoreError};
 use lifeboat::store::{MemoryStore, SledStore};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::tempdir;
@@ -217,4 +221,36 @@ async fn replay_hands_over_what_reading_returns() {
     let mut replayed = Vec::new();
     store.replay(101, &mut |commit| replayed.push(commit)).unwrap();
     assert_eq!(replayed, commits[100..]);
+}
+
+fn page_tables(store: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(store.join("log")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("snap.")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_opening_after_a_kill_has_to_walk_is_bounded() {
+    let dir = tempdir().unwrap();
+    let folder = dir.path().join("store");
+    let store = Arc::new(open(&folder));
+    let before = page_tables(&folder);
+    let reader = {
+        let store = Arc::clone(&store);
+        std::thread::spawn(move || {
+            let mut read = 0;
+            while read < 1700 {
+                let commits = store.read_all(read + 1, 100).unwrap();
+                assert!(commits.iter().all(|commit| is_commit_of_bytes(commit, 40_000)));
+                read += commits.len() as u64;
+            }
+        })
+    };
+    let written = fill(&store, 1700, 40_000).await;
+    reader.join().unwrap();
+    assert_ne!(page_tables(&folder), before, "68 MB without a page table");
+    let killed = dir.path().join("killed");
+    copy_open_store(&folder, &killed);
+    assert_eq!(read_everything(&killed).unwrap(), written);
+    assert_eq!(store.read_all(1, usize::MAX).unwrap(), written);
 }

@@ -16,9 +16,25 @@ use tempfile::{TempDir, tempdir};
 
 const ROOT: &str = "TRACE_ROOT";
 const WRITERS: u64 = 6;
-const EACH: u64 = 90;
-/// Enough that several of sled's segments are filled, given up and used again.
-const BYTES: usize = 20_000;
+
+/// How much the recorded process appends.
+#[derive(Clone, Copy)]
+struct Life {
+    /// Its name in [`LIFE`].
+    name: &'static str,
+    /// Commits of each writer, each time that the store is open.
+    each: u64,
+    /// Bytes of every third commit.
+    bytes: usize,
+}
+
+const LIFE: &str = "LIFEBOAT_TEST_LIFE";
+
+/// Several of sled's segments are filled, given up and used again.
+const SHORT: Life = Life { name: "short", each: 90, bytes: 20_000 };
+
+/// Sled has to write a page table while the store is open.
+const LONG: Life = Life { name: "long", each: 450, bytes: 40_000 };
 
 /// Not a test of its own: the process whose deeds are recorded. Acknowledged commits are lines of the
 /// file `acks`, so that the record holds them in order with everything else.
@@ -27,12 +43,15 @@ fn child_that_appends_and_notes_what_was_acknowledged() {
     let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else { return };
     let acks = OpenOptions::new().create(true).append(true).open(root.join("acks")).unwrap();
     let acks = Arc::new(Mutex::new(acks));
+    let life = std::env::var(LIFE).unwrap();
+    let life = [SHORT, LONG].into_iter().find(|known| known.name == life).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     for generation in 0..2 {
         let store = Arc::new(open(&root.join("store")));
         runtime.block_on(async {
             let writers = (0..WRITERS).map(|nth| {
-                tokio::spawn(append_some(Arc::clone(&store), Arc::clone(&acks), nth, generation))
+                let (store, acks) = (Arc::clone(&store), Arc::clone(&acks));
+                tokio::spawn(append_some(life, store, acks, nth, generation))
             });
             for writer in writers.collect::<Vec<_>>() {
                 writer.await.unwrap();
@@ -43,13 +62,14 @@ fn child_that_appends_and_notes_what_was_acknowledged() {
 }
 
 async fn append_some(
+    life: Life,
     store: Arc<SledStore>,
     acks: Arc<Mutex<std::fs::File>>,
     nth: u64,
     generation: u64,
 ) {
-    for seq in generation * EACH..(generation + 1) * EACH {
-        let bytes = if seq % 3 == 0 { BYTES } else { 100 };
+    for seq in generation * life.each..(generation + 1) * life.each {
+        let bytes = if seq % 3 == 0 { life.bytes } else { 100 };
         let appended = store.append(commit_of_bytes(nth, seq, bytes)).await.unwrap();
         let line = format!("{}\n", appended.global);
         acks.lock().unwrap().write_all(line.as_bytes()).unwrap();
@@ -57,7 +77,7 @@ async fn append_some(
 }
 
 /// The deeds of a whole life of a store; `None` without a C compiler.
-fn record(test: &str, setting: Option<(&str, &str)>) -> Option<(Vec<Deed>, TempDir)> {
+fn record(test: &str, life: Life, setting: Option<(&str, &str)>) -> Option<(Vec<Deed>, TempDir)> {
     let dir = tempdir().unwrap();
     let shim = syscall_trace::build(test, dir.path())?;
     let root = dir.path().join("root");
@@ -69,6 +89,7 @@ fn record(test: &str, setting: Option<(&str, &str)>) -> Option<(Vec<Deed>, TempD
         .env("LD_PRELOAD", shim)
         .env("TRACE_OUT", &trace)
         .env(ROOT, &root)
+        .env(LIFE, life.name)
         .envs(setting)
         .output()
         .unwrap();
@@ -102,27 +123,50 @@ fn after_power_loss(
     (acknowledged, held)
 }
 
-fn is_sound(commit: &Commit) -> bool {
-    let bytes = if (commit.seq - 1).is_multiple_of(3) { BYTES } else { 100 };
+fn is_sound(life: Life, commit: &Commit) -> bool {
+    let bytes = if (commit.seq - 1).is_multiple_of(3) { life.bytes } else { 100 };
     is_commit_of_bytes(commit, bytes)
+}
+
+/// Loses power at each cut and checks that every acknowledged commit is there; returns in how many
+/// cases there was one.
+fn check_cuts(life: Life, deeds: &[Deed], cuts: impl Iterator<Item = usize>) -> usize {
+    let mut random = Random(4712);
+    let mut with_commits = 0;
+    for (trial, cut) in cuts.enumerate() {
+        let (acknowledged, held) = after_power_loss(deeds, cut, trial % 2 == 1, &mut random);
+        let held = held.unwrap_or_else(|error| panic!("trial {trial}, cut {cut}: {error}"));
+        assert!(held.iter().all(|commit| is_sound(life, commit)), "trial {trial}, cut {cut}");
+        let last = acknowledged.iter().max().copied().unwrap_or(0);
+        assert!(last <= held.len() as u64, "trial {trial}, cut {cut}: {last} > {}", held.len());
+        with_commits += usize::from(0 < last);
+    }
+    with_commits
 }
 
 #[test]
 fn every_acknowledged_commit_survives_a_power_loss() {
     let test = "every_acknowledged_commit_survives_a_power_loss";
-    let Some((deeds, _dir)) = record(test, None) else { return };
+    let Some((deeds, _dir)) = record(test, SHORT, None) else { return };
     let mut random = Random(4711);
-    let mut with_commits = 0;
-    for trial in 0..30 {
-        let cut = random.below(deeds.len() as u64) as usize;
-        let (acknowledged, held) = after_power_loss(&deeds, cut, trial % 2 == 1, &mut random);
-        let held = held.unwrap_or_else(|error| panic!("trial {trial}, cut {cut}: {error}"));
-        assert!(held.iter().all(is_sound), "trial {trial}, cut {cut}");
-        let last = acknowledged.iter().max().copied().unwrap_or(0);
-        assert!(last <= held.len() as u64, "trial {trial}, cut {cut}: {last} > {}", held.len());
-        with_commits += usize::from(0 < last);
-    }
-    assert!(15 < with_commits);
+    let cuts = (0..30).map(|_| random.below(deeds.len() as u64) as usize);
+    assert!(15 < check_cuts(SHORT, &deeds, cuts));
+}
+
+#[test]
+fn a_power_loss_while_sled_is_made_to_cover_its_log_loses_nothing() {
+    let test = "a_power_loss_while_sled_is_made_to_cover_its_log_loses_nothing";
+    let Some((deeds, _dir)) = record(test, LONG, None) else { return };
+    let is_table = |deed: &Deed| {
+        let Deed::Rename { to, .. } = deed else { return false };
+        to.file_name().unwrap().to_str().unwrap().starts_with("snap.")
+    };
+    let appended = |deed: &Deed| matches!(deed, Deed::Write { path, .. } if path.ends_with("acks"));
+    let first = deeds.iter().position(appended).unwrap();
+    let table = first + deeds[first..].iter().position(is_table).unwrap();
+    assert!(deeds[table..].iter().any(appended), "the page table was written by closing");
+    let cuts = (table - 6..table + 14).chain([table - 40, table + 60]);
+    assert_eq!(check_cuts(LONG, &deeds, cuts), 22);
 }
 
 /// The test above must be able to fail: without the `fdatasync` after sled's flush, what was
@@ -130,7 +174,7 @@ fn every_acknowledged_commit_survives_a_power_loss() {
 #[test]
 fn without_the_sync_of_sleds_file_commits_would_be_lost_and_the_loss_is_noticed() {
     let test = "without_the_sync_of_sleds_file_commits_would_be_lost_and_the_loss_is_noticed";
-    let Some((deeds, _dir)) = record(test, Some(("TRACE_DEAF_DB", "1"))) else { return };
+    let Some((deeds, _dir)) = record(test, SHORT, Some(("TRACE_DEAF_DB", "1"))) else { return };
     let mut random = Random(4711);
     let mut lost = 0;
     for trial in 0..12 {
