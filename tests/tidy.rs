@@ -73,6 +73,7 @@ const OWNED: &[Owned] = &[
         owners: &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
+            ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
         ],
     },
@@ -81,6 +82,7 @@ const OWNED: &[Owned] = &[
         names: &["thread::sleep", "thread::park_timeout", "time::sleep", "time::interval"],
         owners: &[
             ("replication/engine.rs", "looks after tracking at an interval"),
+            ("replication/pace.rs", "waits until a limit of bandwidth has let pass what was sent"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
         ],

@@ -13,6 +13,7 @@
 //! object is ever changed. A disk at sequence *n* is its newest usable base with the segments up to
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
+mod admission;
 mod base;
 mod delta;
 mod error;
@@ -25,6 +26,7 @@ mod presence;
 pub mod segment;
 mod vault;
 
+pub use admission::Admission;
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};

@@ -1,5 +1,6 @@
 //! The vault: where its objects lie, and the few things that are asked of the storage.
 
+use super::admission::Admission;
 use super::base::{BaseCopy, Completion};
 use super::delta::{DeltaHeader, DeltaWriter};
 use super::error::VaultError;
@@ -32,6 +33,7 @@ const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Vault {
     store: Arc<dyn ObjectStore>,
+    admission: Option<Arc<dyn Admission>>,
     id: VaultId,
 }
 
@@ -64,7 +66,13 @@ pub(super) enum PutOutcome {
 impl Vault {
     /// The vault `id` in `store`. The storage's own retries should be off: who calls retries.
     pub fn new(store: Arc<dyn ObjectStore>, id: VaultId) -> Self {
-        Self { store, id }
+        Self { store, id, admission: None }
+    }
+
+    /// The same vault, with every object written only when `admission` lets it pass.
+    #[must_use]
+    pub fn admitting(&self, admission: Arc<dyn Admission>) -> Self {
+        Self { admission: Some(admission), ..self.clone() }
     }
 
     /// The vault `id` in a folder, which must exist. Whatever is written is durable (fsync of file
@@ -286,6 +294,10 @@ impl Vault {
             self.probe().await?;
         }
         let payload = PutPayload::from_iter(bytes);
+        let _upload = match &self.admission {
+            Some(admission) => Some(admission.admit(payload.content_length() as u64).await),
+            None => None,
+        };
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, payload, options).await {
             Ok(_) => Ok(PutOutcome::Created),

@@ -1,5 +1,6 @@
 //! The service: configuration, wiring of the adapters, start and stop.
 
+mod bandwidth;
 mod clock;
 mod config;
 mod health;
@@ -8,6 +9,7 @@ mod logging;
 mod running;
 mod sites;
 
+pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{
     Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, VaultConfig, VmConfig,
