@@ -95,6 +95,7 @@ const OWNED: &[Owned] = &[
             ("disk/nbd/", "guest I/O waits for nothing that runs on tokio"),
             ("drivers/lab/guest.rs", "a guest writes on a thread of its own"),
             ("drivers/lab/site.rs", "power and disks of the lab block"),
+            ("replica/sealers.rs", "compression takes every core; results keep their order"),
             ("replication/engine.rs", "copying reads disks, which blocks"),
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
@@ -103,8 +104,16 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         what: "randomness",
-        names: &["Uuid::new_v4", "Uuid::now_v7", "rand", "fastrand", "getrandom", "RandomState"],
-        owners: &[],
+        names: &[
+            "Uuid::new_v4",
+            "Uuid::now_v7",
+            "rand",
+            "fastrand",
+            "getrandom",
+            "RandomState",
+            "SystemRandom",
+        ],
+        owners: &[("service/random.rs", "the adapter of the randomness port")],
     },
     Owned {
         what: "a map without an order",

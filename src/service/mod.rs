@@ -6,6 +6,7 @@ mod config;
 mod health;
 mod host_agent;
 mod logging;
+mod random;
 mod running;
 mod sites;
 
@@ -16,4 +17,5 @@ pub use config::{
 };
 pub use host_agent::AttachedDisk;
 pub use logging::log_to_stderr;
+pub use random::KernelRandom;
 pub use running::{ProtectedVm, Service, ServiceError};
