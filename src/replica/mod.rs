@@ -5,6 +5,7 @@
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
+//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.<hash:32>.sum  checksums of its blocks of 4 KiB
 //! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
 //! v1/<vault>/vm/<vm>/rp/<cycle:020>.json                      a recovery point: one segment of every disk
 //! ```
@@ -17,6 +18,7 @@ mod base;
 mod delta;
 mod error;
 pub mod extent_map;
+mod fingerprint;
 mod image;
 mod manifest;
 mod overlay;
@@ -28,6 +30,7 @@ mod vault;
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
+pub use fingerprint::{BLOCK_BYTES, Blocks, CHUNK_BYTES, Fingerprint, Verdict};
 pub use image::DiskImage;
 pub use overlay::Overlay;
 pub use point::{Consistency, DiskPoint, PointList, RecoveryPointRecord};
