@@ -63,7 +63,8 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
     if let Some(
         Broken::LogWriteFailed { path, .. }
         | Broken::LogDamaged { path, .. }
-        | Broken::LogMissing { path },
+        | Broken::LogMissing { path }
+        | Broken::DiskChangedOffline { path, .. },
     ) = error.downcast_ref()
     {
         return Some(path);

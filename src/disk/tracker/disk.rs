@@ -3,14 +3,16 @@
 use super::gate::{Gate, Shared};
 use super::log::DiskLogs;
 use super::range_guard::RangeGuard;
-use super::{Broken, names::Names};
+use super::state::TrackedState;
+use super::{Broken, TrackError, names::Names};
 use crate::disk::bounds;
 use crate::disk::hrl::format::DATA_BYTES_MAX;
 use crate::disk::hrl::{LogError, LogTime};
 use crate::disk::raw::SECTOR_BYTES;
 use crate::domain::id::DiskId;
-use crate::ports::block::BlockDevice;
+use crate::ports::block::{BlockDevice, DiskIdentity};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,10 +50,28 @@ impl Disk {
         self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
     }
 
+    /// What its file is. Makes the device durable, as far as [`Disk::flush_device`] can still prove it.
+    pub(super) fn identity(&self) -> Result<Option<DiskIdentity>, TrackError> {
+        self.device.identity().map_err(|source| TrackError::Disk { disk: self.id, source })
+    }
+
     /// A chain of logs starts with the disk as it is.
     pub(super) fn accept_as_it_is(&self) {
         self.flush_failed.store(false, Ordering::Release);
     }
+}
+
+/// Enters what the disks' files are into `known`. Makes the disks durable.
+pub(super) fn identify(
+    disks: &[Disk],
+    known: &mut BTreeMap<DiskId, TrackedState>,
+) -> Result<(), TrackError> {
+    for disk in disks {
+        if let Some(known) = known.get_mut(&disk.id) {
+            known.identity = disk.identity()?.map(|identity| identity.file);
+        }
+    }
+    Ok(())
 }
 
 /// A disk that a [`Tracker`](super::Tracker) serves.

@@ -27,6 +27,17 @@
 //! | power loss | flushed writes are in the logs, which are applied; the disks may have more than the logs | broken |
 //!
 //! A cut that was half done is completed; after a power loss only if all its logs were durable.
+//!
+//! **A disk that was changed while nothing tracked it** breaks tracking too. The state keeps what
+//! identifies each disk's file ([`FileIdentity`]), and a start compares:
+//!
+//! | the last run ended by | must be the same | is not detected |
+//! |---|---|---|
+//! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, or with the time set back |
+//! | kill -9 | inode and length; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
+//! | power loss | inode and length | a change in place |
+//!
+//! While tracking is off there is nothing to compare, and a device that is no file has no identity.
 
 mod disk;
 mod gate;
@@ -45,7 +56,7 @@ use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
+use crate::ports::files::{FileIdentity, Files};
 use disk::Disk;
 use gate::{Gate, Shared};
 use log::{DiskLogs, Log};
@@ -182,6 +193,18 @@ pub enum Broken {
     DiskChanged {
         /// Which disk.
         disk: DiskId,
+    },
+    /// Somebody else changed or replaced the file of a disk.
+    #[error("find disk {path} as it was left: expected {expected}, found {found}")]
+    DiskChangedOffline {
+        /// Which disk.
+        disk: DiskId,
+        /// Its file.
+        path: PathBuf,
+        /// What it was when the tracker knew it last.
+        expected: FileIdentity,
+        /// What it is.
+        found: FileIdentity,
     },
 }
 
@@ -366,6 +389,7 @@ impl Tracker {
             state.tracking = Tracking::Broken(reason.clone());
         }
         if state.tracking != Tracking::Off {
+            disk::identify(&disks, &mut state.disks)?;
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
@@ -415,9 +439,11 @@ impl Tracker {
             logs.push(DiskLogs::of(LogWriter::create(&*self.shared.files, &path, tail, header)?));
         }
         self.sync_folder()?;
+        let mut disks = self.shared.disks.iter().map(tracked_state).collect();
+        disk::identify(&self.shared.disks, &mut disks)?;
         self.shared.change_state(|state| {
             state.tracking = Tracking::On;
-            state.disks = self.shared.disks.iter().map(tracked_state).collect();
+            state.disks = disks;
         })?;
         *gate = Gate::On(logs);
         Ok(())
@@ -557,12 +583,22 @@ impl Tracker {
         let gate = std::mem::replace(&mut *self.shared.write_gate(), Gate::Closed);
         match &gate {
             Gate::Closed => return Ok(()),
-            Gate::On(logs) => logs.iter().try_for_each(DiskLogs::flush)?,
+            Gate::On(logs) => {
+                logs.iter().try_for_each(DiskLogs::flush)?;
+                logs.iter().try_for_each(|logs| logs.active.flush_with_tail())?;
+            }
             Gate::Off | Gate::Broken(_) => {}
         }
         self.shared.flush_devices()?;
         match gate {
-            Gate::On(_) | Gate::Broken(_) => self.shared.change_state(|state| state.clean = true),
+            Gate::On(_) | Gate::Broken(_) => {
+                let mut disks = self.shared.state().disks;
+                disk::identify(&self.shared.disks, &mut disks)?;
+                self.shared.change_state(|state| {
+                    state.clean = true;
+                    state.disks = disks;
+                })
+            }
             Gate::Off | Gate::Closed => Ok(()),
         }
     }
@@ -729,7 +765,7 @@ fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
 
 fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
     let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
-    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil() })
+    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil(), identity: None })
 }
 
 /// The identity of a log, the same for the same place in the same chain.

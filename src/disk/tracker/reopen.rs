@@ -11,7 +11,7 @@ use crate::disk::hrl::{
     recover_after_kill, recover_after_power_loss,
 };
 use crate::ports::clock::Clock;
-use crate::ports::files::{Files, Open};
+use crate::ports::files::{FileIdentity, Files, Open};
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -40,17 +40,43 @@ pub(super) fn reopen(
     clock: &dyn Clock,
 ) -> Result<Reopened, TrackError> {
     let found = Found { files, folder, disks, state };
+    let ended = match (state.clean, state.boot == boot) {
+        (true, _) => Ended::Closed,
+        (false, true) => Ended::Killed,
+        (false, false) => Ended::PowerLost,
+    };
     match &state.tracking {
         Tracking::Off => Ok(Reopened { gate: Gate::Off, transit: None }),
         Tracking::Broken(reason) => found.stay_broken(reason.clone()),
-        Tracking::On => {
-            let lost_power = !state.clean && state.boot != boot;
-            match (lost_power, found.changed_disk()) {
-                (true, changed) => found.after_power_loss(changed.unwrap_or(Broken::PowerLoss)),
-                (false, Some(changed)) => found.stay_broken(changed),
-                (false, None) => found.resume(clock),
+        Tracking::On => match (found.changed_disk(ended)?, ended) {
+            (changed, Ended::PowerLost) => {
+                found.after_power_loss(changed.unwrap_or(Broken::PowerLoss))
             }
-        }
+            (Some(changed), Ended::Closed | Ended::Killed) => found.stay_broken(changed),
+            (None, Ended::Closed | Ended::Killed) => found.resume(clock),
+        },
+    }
+}
+
+/// How the last run of the tracker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    Killed,
+    PowerLost,
+}
+
+impl Ended {
+    /// Whether a file that was `known` can be what is `found`, if only this tracker wrote to it.
+    fn can_leave(self, known: &FileIdentity, found: &FileIdentity) -> bool {
+        let same_file = known.inode == found.inode && known.bytes == found.bytes;
+        same_file
+            && match self {
+                Self::Closed => known.modified_ns == found.modified_ns,
+                Self::Killed => known.modified_ns <= found.modified_ns,
+                // What a flush of the guest makes durable is the content, not the time.
+                Self::PowerLost => true,
+            }
     }
 }
 
@@ -82,8 +108,24 @@ impl Found<'_> {
         Ok(Reopened { gate: Gate::Broken(reason), transit })
     }
 
-    /// A disk that is not what it was when tracking started.
-    fn changed_disk(&self) -> Option<Broken> {
+    /// A disk that is not what it was when the tracker knew it last.
+    fn changed_disk(&self, ended: Ended) -> Result<Option<Broken>, TrackError> {
+        if let Some(changed) = self.changed_set() {
+            return Ok(Some(changed));
+        }
+        for disk in self.disks {
+            if let (Some(expected), Some(found)) = (self.tracked(disk).identity, disk.identity()?)
+                && !ended.can_leave(&expected, &found.file)
+            {
+                let (disk, path, found) = (disk.id, found.path, found.file);
+                return Ok(Some(Broken::DiskChangedOffline { disk, path, expected, found }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A disk that is there and was not, or the other way round.
+    fn changed_set(&self) -> Option<Broken> {
         let same = |disk: &&Disk| {
             self.state.disks.get(&disk.id).is_some_and(|known| {
                 known.name == disk.name && known.size_bytes == disk.device.size_bytes()

@@ -3,7 +3,7 @@
 //! | offset | field | type |
 //! |---|---|---|
 //! | 0 | Magic, `lbtrack\0` | u8\[8\] |
-//! | 8 | Version, 1 | u32 |
+//! | 8 | Version, 2; 1 is read too: it lacks the identities | u32 |
 //! | 12 | length of the payload | u32 |
 //! | 16 | CRC32 of the payload | u32 |
 //! | 20 | payload: [`State`], bincode 2 standard encoding | |
@@ -13,7 +13,8 @@
 use super::{BootId, Broken, TrackError};
 use crate::disk::hrl::format::Take;
 use crate::domain::id::DiskId;
-use crate::ports::files::{Files, Open};
+use crate::ports::files::{FileIdentity, Files, Open};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"lbtrack\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 20;
 
 /// Far more than the disks of any VM need; bounds what is read into memory.
@@ -53,6 +54,8 @@ pub(super) struct TrackedState {
     pub(super) size_bytes: u64,
     /// The last log that was acknowledged, which the chain goes on from; nil if none.
     pub(super) shipped: Uuid,
+    /// Its file when this state was written; `None` where nobody can tell.
+    pub(super) identity: Option<FileIdentity>,
 }
 
 /// What is done with writes.
@@ -118,6 +121,35 @@ impl StateFile {
     }
 }
 
+/// What version 1 held.
+#[derive(Deserialize)]
+struct StateV1 {
+    boot: BootId,
+    clean: bool,
+    chain: u64,
+    tracking: Tracking,
+    acknowledged: u64,
+    disks: BTreeMap<DiskId, TrackedStateV1>,
+}
+
+#[derive(Deserialize)]
+struct TrackedStateV1 {
+    name: String,
+    size_bytes: u64,
+    shipped: Uuid,
+}
+
+impl From<StateV1> for State {
+    fn from(old: StateV1) -> Self {
+        let StateV1 { boot, clean, chain, tracking, acknowledged, disks } = old;
+        let disk = |(id, TrackedStateV1 { name, size_bytes, shipped })| {
+            (id, TrackedState { name, size_bytes, shipped, identity: None })
+        };
+        let disks = disks.into_iter().map(disk).collect();
+        Self { boot, clean, chain, tracking, acknowledged, disks }
+    }
+}
+
 fn encode(state: &State) -> Vec<u8> {
     let payload = bincode::serde::encode_to_vec(state, bincode::config::standard())
         .expect("plain data always encodes");
@@ -135,15 +167,21 @@ fn decode(bytes: &[u8]) -> Option<State> {
     let mut fields = Take(head);
     let (magic, version, length, crc): ([u8; 8], _, _, _) =
         (fields.array(), fields.u32(), fields.u32(), fields.u32());
-    if magic != MAGIC || version != VERSION || length as usize != payload.len() {
+    if magic != MAGIC || length as usize != payload.len() || crc != crc32fast::hash(payload) {
         return None;
     }
-    if crc != crc32fast::hash(payload) {
-        return None;
+    match version {
+        1 => whole::<StateV1>(payload).map(State::from),
+        VERSION => whole(payload),
+        _ => None,
     }
+}
+
+/// Decodes all of `payload`.
+fn whole<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
     let config = bincode::config::standard().with_limit::<{ PAYLOAD_BYTES_MAX as usize }>();
-    let (state, read) = bincode::serde::decode_from_slice(payload, config).ok()?;
-    (read == payload.len()).then_some(state)
+    let (value, read) = bincode::serde::decode_from_slice(payload, config).ok()?;
+    (read == payload.len()).then_some(value)
 }
 
 #[cfg(test)]
@@ -151,7 +189,9 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        let disk = TrackedState { name: "sda".to_owned(), size_bytes: 4096, shipped: Uuid::nil() };
+        let identity = Some(FileIdentity { inode: 7, bytes: 4096, modified_ns: -1 });
+        let (name, shipped) = ("sda".to_owned(), Uuid::nil());
+        let disk = TrackedState { name, size_bytes: 4096, shipped, identity };
         State {
             boot: BootId(Uuid::from_u128(7)),
             clean: false,
@@ -165,6 +205,20 @@ mod tests {
     #[test]
     fn a_state_reads_back() {
         assert_eq!(decode(&encode(&state())), Some(state()));
+    }
+
+    #[test]
+    fn a_state_of_version_1_is_read() {
+        // Written by the program that had that version.
+        let text = "6c62747261636b000100000040000000a64b4210100000000000000000000000000000000700\
+             0302030901100000000000000000000000000000000103736461fb0010100000000000000000\
+             0000000000000000";
+        let bytes: Vec<u8> = (0..text.len() / 2)
+            .map(|at| u8::from_str_radix(&text[2 * at..][..2], 16).expect("hexadecimal"))
+            .collect();
+        let mut expected = state();
+        expected.disks.values_mut().for_each(|disk| disk.identity = None);
+        assert_eq!(decode(&bytes), Some(expected));
     }
 
     #[test]

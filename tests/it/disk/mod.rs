@@ -6,6 +6,7 @@ mod files;
 mod hrl;
 mod kill;
 mod nbd;
+mod offline;
 mod tracker;
 
 use lifeboat::disk::files::{MemoryFiles, RealFiles};
