@@ -57,6 +57,7 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
             | TrackError::InTransit { .. }
             | TrackError::NotInTransit { .. }
             | TrackError::NumberUsed { .. }
+            | TrackError::ChainOver { .. }
             | TrackError::Closed => None,
         };
     }

@@ -1,17 +1,12 @@
 //! What a tracker must know after a restart: one small file, `tracking.state`.
 //!
-//! | offset | field | type |
-//! |---|---|---|
-//! | 0 | Magic, `lbtrack\0` | u8\[8\] |
-//! | 8 | Version, 2; 1 is read too: it lacks the identities | u32 |
-//! | 12 | length of the payload | u32 |
-//! | 16 | CRC32 of the payload | u32 |
-//! | 20 | payload: [`State`], bincode 2 standard encoding | |
+//! In the tracker's [frame](super::frame), version 2; 1 is read too: it lacks the identities. The
+//! payload is [`State`] in bincode 2's standard encoding.
 //!
-//! Replaced as a whole: written beside, synced, renamed, folder synced.
+//! Replaced as a whole.
 
-use super::{BootId, Broken, TrackError};
-use crate::disk::hrl::format::Take;
+use super::frame::{HEAD_BYTES, frame, unframe};
+use super::{BootId, Broken, TrackError, names};
 use crate::domain::id::DiskId;
 use crate::ports::files::{FileIdentity, Files, Open};
 use serde::de::DeserializeOwned;
@@ -23,7 +18,6 @@ use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"lbtrack\0";
 const VERSION: u32 = 2;
-const HEAD_BYTES: usize = 20;
 
 /// Far more than the disks of any VM need; bounds what is read into memory.
 const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -72,13 +66,12 @@ pub(super) enum Tracking {
 /// `tracking.state` of one VM.
 #[derive(Debug)]
 pub(super) struct StateFile {
-    folder: PathBuf,
-    pub(super) path: PathBuf,
+    path: PathBuf,
 }
 
 impl StateFile {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), path: folder.join("tracking.state") }
+        Self { path: folder.join("tracking.state") }
     }
 
     /// The state, or `None` if there is none.
@@ -99,17 +92,7 @@ impl StateFile {
 
     /// Replaces the state; durable on return.
     pub(super) fn write(&self, files: &dyn Files, state: &State) -> Result<(), TrackError> {
-        self.replace(files, &encode(state)).map_err(|source| self.io(source))
-    }
-
-    fn replace(&self, files: &dyn Files, bytes: &[u8]) -> io::Result<()> {
-        let beside = self.folder.join("tracking.state.next");
-        let file = files.open(&beside, Open::Create)?;
-        file.set_len(0)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_data()?;
-        files.rename(&beside, &self.path)?;
-        files.sync_dir(&self.folder)
+        names::replace(files, &self.path, &encode(state)).map_err(|source| self.io(source))
     }
 
     fn io(&self, source: io::Error) -> TrackError {
@@ -153,21 +136,12 @@ impl From<StateV1> for State {
 fn encode(state: &State) -> Vec<u8> {
     let payload = bincode::serde::encode_to_vec(state, bincode::config::standard())
         .expect("plain data always encodes");
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + payload.len());
-    bytes.extend(MAGIC);
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend((payload.len() as u32).to_le_bytes());
-    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
-    bytes.extend(payload);
-    bytes
+    frame(MAGIC, VERSION, &payload)
 }
 
 fn decode(bytes: &[u8]) -> Option<State> {
-    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
-    let mut fields = Take(head);
-    let (magic, version, length, crc): ([u8; 8], _, _, _) =
-        (fields.array(), fields.u32(), fields.u32(), fields.u32());
-    if magic != MAGIC || length as usize != payload.len() || crc != crc32fast::hash(payload) {
+    let (version, payload) = unframe(MAGIC, bytes)?;
+    if payload.len() + HEAD_BYTES != bytes.len() {
         return None;
     }
     match version {
