@@ -393,7 +393,9 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::LogDamaged { .. } => ResyncReason::LogDamaged(text),
         Broken::LogMissing { .. } => ResyncReason::LogMissing(text),
         Broken::PowerLoss => ResyncReason::PowerLoss,
-        Broken::DiskUnknown { .. } | Broken::DiskChanged { .. } => ResyncReason::DiskChanged(text),
+        Broken::DiskUnknown { .. }
+        | Broken::DiskChanged { .. }
+        | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
     }
 }
 
