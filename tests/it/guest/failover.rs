@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 /// Names the configuration, for the process that fails over and is killed.
-const CONFIG: &str = "LIFEBOAT_TEST_FAIL_OVER";
+pub(super) const CONFIG: &str = "LIFEBOAT_TEST_FAIL_OVER";
 
 /// What that process says before the cycle of the recovery point that it serves.
 const SERVES: &str = "SERVES THE POINT OF CYCLE ";

@@ -3,7 +3,8 @@
 #
 #   mode=verify  checks every file against the list of checksums, and switches itself off
 #   mode=write   does so too, then writes more files until somebody presses the power button
-#   mode=agent   keeps the data of a Lifeboat on the disk, which runs in the guest itself
+#   mode=agent   runs Lifeboat itself, with its data on the disk, and a client of its exports
+#   mode=failover  does so too, and fails over first
 #
 # A file counts once its line in `sums` is synced. Progress goes to the serial port: GUEST <word> ...
 
@@ -42,7 +43,18 @@ mount -t ext4 /dev/vda /mnt || fail mount
 cd /mnt
 dmesg | grep -q 'EXT4-fs (vda): recovery complete' && say REPLAYED the journal
 
+# Writes past the page cache without ever syncing: whenever an agent is killed, there are writes that are
+# acknowledged and nothing more.
+write_directly() {
+    while [ ! -e /off ]; do
+        pass=$((pass % 96 + 1))
+        dd if=/dev/urandom of="direct-$pass" bs=4k count=64 conv=notrunc oflag=direct 2>/dev/null ||
+            fail "write directly"
+    done
+}
+
 write_files() {
+    write_directly &
     number=$listed
     while [ ! -e /off ]; do
         number=$((number + 1))
@@ -50,6 +62,7 @@ write_files() {
             sha256sum "file-$number" >>sums && sync sums || fail "write file $number"
         say WROTE $number
     done
+    wait $!
 }
 
 # A last line without an end was not synced.
@@ -61,8 +74,9 @@ verify_files() {
     say VERIFIED "$(grep -c ': OK$' /checked)" of "$listed"
 }
 
+# The first argument and what follows serve the exports.
 run_agent() {
-    lifeboat serve --config /etc/lifeboat.toml &
+    "$@" &
     agent=$!
     client guest::power_loss::write_and_flush --exact --nocapture || fail client
     kill -TERM $agent
@@ -72,7 +86,8 @@ run_agent() {
 case $mode in
 verify) verify_files ;;
 write) verify_files && write_files ;;
-agent) run_agent ;;
+agent) run_agent lifeboat serve --config /etc/lifeboat.toml ;;
+failover) run_agent client guest::failover::fail_over_and_serve_until_killed --exact --nocapture ;;
 *) fail "do $mode" ;;
 esac
 end

@@ -14,11 +14,23 @@ const MEMORY_MIB: u32 = 640;
 /// In the guest: the last write of each earlier round that was flushed, as JSON.
 const FLUSHED: &str = "GUEST_FLUSHED";
 
-/// In the guest: how many rounds end by power loss.
-const LOSSES: &str = "GUEST_LOSSES";
+/// In the guest: the socket of the export.
+const SOCKET: &str = "GUEST_SOCKET";
 
-/// Writes that are flushed in a round before its power loss. In the first the initial copy runs.
-const ROUNDS: [u64; 3] = [40, 600, 200];
+/// In the guest: what is to be done there once every flushed write was found.
+const TASK: &str = "GUEST_TASK";
+
+/// The tasks: to write until the power is lost, to end once the replica has everything, to end.
+const WRITE: &str = "write";
+const REPLICATE: &str = "replicate";
+const CHECK: &str = "check";
+
+/// The exports of the two sites, in the guest.
+const PRIMARY: &str = "/mnt/data/nbd.sock";
+const RECOVERY: &str = "/mnt/data/recovery/nbd.sock";
+
+/// The configuration, in the guest.
+const CONFIG: &str = "/etc/lifeboat.toml";
 
 /// Writes of a round have numbers above these many times the round.
 const ROUND: u64 = 1_000_000;
@@ -40,8 +52,7 @@ fn block(number: u64) -> u64 {
 fn write_and_flush() {
     let Ok(flushed) = std::env::var(FLUSHED) else { return };
     let flushed: Vec<u64> = serde_json::from_str(&flushed).unwrap();
-    let losses: usize = std::env::var(LOSSES).unwrap().parse().unwrap();
-    let endpoint = Endpoint::Unix(PathBuf::from("/mnt/data/nbd.sock"));
+    let endpoint = Endpoint::Unix(PathBuf::from(std::env::var_os(SOCKET).unwrap()));
     let mut client = None;
     wait_until("the export", || {
         client = Client::connect(&endpoint, "vm-01-os").ok();
@@ -50,14 +61,19 @@ fn write_and_flush() {
     let mut client = client.unwrap();
     check_blocks(&mut client, &flushed);
     say(&format!("VERIFIED {}", flushed.len()));
-    if flushed.len() == losses {
-        // The first could be of logs that were cut before the power was lost.
-        let replica = Replica::of(Path::new("/mnt/data"));
-        replica.wait_for_next_point();
-        replica.wait_for_next_point();
-        return;
+    match &*std::env::var(TASK).unwrap() {
+        WRITE => write_until_killed(&mut client, flushed.len() as u64 * ROUND),
+        REPLICATE => {
+            // The first could be of logs that were cut before the power was lost.
+            let replica = Replica::of(Path::new("/mnt/data"));
+            replica.wait_for_next_point();
+            replica.wait_for_next_point();
+        }
+        task => assert_eq!(task, CHECK),
     }
-    let mut number = flushed.len() as u64 * ROUND;
+}
+
+fn write_until_killed(client: &mut Client, mut number: u64) {
     loop {
         number += 1;
         let data = number.to_le_bytes().repeat(BLOCK_BYTES as usize / 8);
@@ -104,21 +120,51 @@ fn a_service_whose_machine_loses_power_has_every_flushed_write_and_resynchronize
     File::create_new(&disk).unwrap().set_len(2 * DISK_BYTES).unwrap();
     make_ext4(&disk);
 
-    let mode = |flushed: &[u64]| {
-        let flushed = serde_json::to_string(flushed).unwrap();
-        format!("mode=agent {FLUSHED}={flushed} {LOSSES}={}", ROUNDS.len())
-    };
-    let mut flushed = Vec::new();
-    for (round, writes) in ROUNDS.iter().enumerate() {
-        let name = format!("round-{round}");
-        let mut machine = Machine::boot(&lab, &name, Disk::Image(&disk), &mode(&flushed));
-        machine.wait_for("FLUSHED", round as u64 * ROUND + writes);
-        machine.kill();
-        flushed.push(machine.number("FLUSHED"));
-    }
-    let last = Machine::boot(&lab, "last", Disk::Image(&disk), &mode(&flushed));
-    assert_eq!(last.ended("VERIFIED"), ROUNDS.len().to_string());
+    let mut machine = Powerless { lab: &lab, disk: &disk, flushed: Vec::new() };
+    // The initial copy, deltas, and a resynchronization are cut short.
+    machine.write_until_power_is_lost("agent", PRIMARY, 40);
+    machine.write_until_power_is_lost("agent", PRIMARY, 600);
+    machine.write_until_power_is_lost("agent", PRIMARY, 200);
+    machine.run_to_its_end("agent", PRIMARY, REPLICATE);
     check_data(&lab, &disk);
+
+    // A failed-over VM is as safe: what it writes is tracked too.
+    machine.write_until_power_is_lost("failover", RECOVERY, 200);
+    machine.write_until_power_is_lost("agent", RECOVERY, 200);
+    machine.run_to_its_end("agent", RECOVERY, CHECK);
+}
+
+/// A machine that is switched on again and again.
+struct Powerless<'a> {
+    lab: &'a Lab,
+    disk: &'a Path,
+    /// The last write of each round that was flushed.
+    flushed: Vec<u64>,
+}
+
+impl Powerless<'_> {
+    fn write_until_power_is_lost(&mut self, mode: &str, socket: &str, writes: u64) {
+        let round = self.flushed.len() as u64;
+        let mut machine = self.boot(mode, socket, WRITE);
+        machine.wait_for("FLUSHED", round * ROUND + writes);
+        machine.kill();
+        self.flushed.push(machine.number("FLUSHED"));
+    }
+
+    fn run_to_its_end(&self, mode: &str, socket: &str, task: &str) {
+        let verified = self.boot(mode, socket, task).ended("VERIFIED");
+        assert_eq!(verified, self.flushed.len().to_string());
+    }
+
+    fn boot(&self, mode: &str, socket: &str, task: &str) -> Machine {
+        let name = format!("{task}-{}", self.flushed.len());
+        let flushed = serde_json::to_string(&self.flushed).unwrap();
+        let mode = format!(
+            "mode={mode} {FLUSHED}={flushed} {SOCKET}={socket} {TASK}={task} {}={CONFIG}",
+            super::failover::CONFIG
+        );
+        Machine::boot(self.lab, &name, Disk::Image(self.disk), &mode)
+    }
 }
 
 /// Adds the product and this binary, without what only a debugger reads, to what the guest boots.
@@ -139,7 +185,7 @@ fn pack_with_service(lab: &Lab) {
          [[host]]\nname = \"host-1\"\n[[host.vm]]\nname = \"vm-01\"\n\
          disk = [{{ name = \"os\", path = '/mnt/vm-01.img', create_mib = {mib} }}]\n"
     );
-    system.file("/etc/lifeboat.toml", config.as_bytes());
+    system.file(CONFIG, config.as_bytes());
     lab.pack(system);
 }
 
@@ -148,7 +194,8 @@ fn pack_with_service(lab: &Lab) {
 fn check_data(lab: &Lab, disk: &Path) {
     assert_eq!(e2fsck(&["-f", "-n"], disk), Some(0));
     let folder = lab.folder.path().display();
-    for command in [format!("rdump /data {folder}"), format!("dump /vm-01.img {folder}/vm-01.img")] {
+    for command in [format!("rdump /data {folder}"), format!("dump /vm-01.img {folder}/vm-01.img")]
+    {
         let dumped = Command::new("debugfs").args(["-R", &command]).arg(disk).output().unwrap();
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
     }
