@@ -10,7 +10,8 @@
 
 /bin/busybox mkdir -p /proc /sys /dev /mnt
 /bin/busybox --install -s /bin
-export PATH=/bin
+# Lifeboat's programs come on the disk.
+export PATH=/bin:/mnt/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

@@ -10,7 +10,7 @@ use std::process::Command;
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// What [`Initramfs::program`] finds nothing in: the program is linked statically.
+/// What `ldd` says of a program that needs no libraries.
 const STATIC: &str = "not a dynamic executable";
 
 /// An archive in the making. A folder comes before what is in it.
@@ -26,7 +26,8 @@ impl Initramfs {
     pub(super) fn new(init: &str, busybox: &Path, modules: &Path) -> Self {
         let mut own = Self { archive: Vec::new(), folders: Vec::new(), entries: 0 };
         own.file("/init", init.as_bytes());
-        own.program("/bin/busybox", busybox);
+        own.file("/bin/busybox", &fs::read(busybox).unwrap());
+        own.libraries_of(busybox);
         own.file("/etc/acpi/PWRF/00000080", b"#!/bin/sh\ntouch /off\n");
         for module in fs::read_dir(modules).unwrap() {
             let module = module.unwrap();
@@ -42,9 +43,8 @@ impl Initramfs {
         self.entry(place, PROGRAM, content);
     }
 
-    /// Adds a program with the libraries that it is linked to.
-    pub(super) fn program(&mut self, place: &str, program: &Path) {
-        self.file(place, &fs::read(program).unwrap());
+    /// Adds the libraries that a program is linked to.
+    pub(super) fn libraries_of(&mut self, program: &Path) {
         let listed = Command::new("ldd").arg(program).output().unwrap();
         let said = String::from_utf8(listed.stdout).unwrap();
         assert!(

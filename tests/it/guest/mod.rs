@@ -15,6 +15,7 @@ mod qmp;
 use agent::{Agent, Replica};
 use initramfs::Initramfs;
 use machine::{Disk, Machine};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -110,7 +111,7 @@ impl Lab {
     fn protect(&self) -> PathBuf {
         let image = self.path("vm-01.img");
         File::create_new(&image).unwrap().set_len(DISK_BYTES).unwrap();
-        make_ext4(&image);
+        make_ext4(&image, &[]);
         let (data, image_text) = (self.data(), image.display());
         let data = data.display();
         let config = format!(
@@ -137,8 +138,8 @@ fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-fn make_ext4(image: &Path) {
-    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image).status().unwrap();
+fn make_ext4(image: &Path, options: &[&OsStr]) {
+    let made = Command::new("mkfs.ext4").arg("-q").args(options).arg(image).status().unwrap();
     assert!(made.success());
 }
 

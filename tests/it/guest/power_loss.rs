@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The service and its client have more in memory than files.
-const MEMORY_MIB: u32 = 640;
+const MEMORY_MIB: u32 = 384;
 
 /// In the guest: the last write of each earlier round that was flushed, as JSON.
 const FLUSHED: &str = "GUEST_FLUSHED";
@@ -40,7 +40,7 @@ const UNFLUSHED: u64 = 10;
 
 /// A write fills one block with its number. A block is a page of the guest's cache.
 const BLOCK_BYTES: u64 = 4_096;
-const BLOCKS: u64 = 2_048;
+const BLOCKS: u64 = 512;
 
 /// The block of a write.
 fn block(number: u64) -> u64 {
@@ -115,22 +115,20 @@ fn a_service_whose_machine_loses_power_has_every_flushed_write_and_resynchronize
     let test = "a_service_whose_machine_loses_power_has_every_flushed_write_and_resynchronizes";
     let Some(mut lab) = Lab::new(test) else { return };
     lab.memory_mib = MEMORY_MIB;
-    pack_with_service(&lab);
     let disk = lab.path("machine.img");
-    File::create_new(&disk).unwrap().set_len(2 * DISK_BYTES).unwrap();
-    make_ext4(&disk);
+    make_disk(&lab, &disk);
 
     let mut machine = Powerless { lab: &lab, disk: &disk, flushed: Vec::new() };
     // The initial copy, deltas, and a resynchronization are cut short.
     machine.write_until_power_is_lost("agent", PRIMARY, 40);
-    machine.write_until_power_is_lost("agent", PRIMARY, 600);
-    machine.write_until_power_is_lost("agent", PRIMARY, 200);
+    machine.write_until_power_is_lost("agent", PRIMARY, 400);
+    machine.write_until_power_is_lost("agent", PRIMARY, 150);
     machine.run_to_its_end("agent", PRIMARY, REPLICATE);
     check_data(&lab, &disk);
 
     // A failed-over VM is as safe: what it writes is tracked too.
-    machine.write_until_power_is_lost("failover", RECOVERY, 200);
-    machine.write_until_power_is_lost("agent", RECOVERY, 200);
+    machine.write_until_power_is_lost("failover", RECOVERY, 150);
+    machine.write_until_power_is_lost("agent", RECOVERY, 150);
     machine.run_to_its_end("agent", RECOVERY, CHECK);
 }
 
@@ -167,17 +165,20 @@ impl Powerless<'_> {
     }
 }
 
-/// Adds the product and this binary, without what only a debugger reads, to what the guest boots.
-fn pack_with_service(lab: &Lab) {
+/// Makes the guest's disk, with the product and this binary on it, but not what only a debugger reads;
+/// the guest boots with their libraries.
+fn make_disk(lab: &Lab, disk: &Path) {
+    let programs = lab.path("programs");
+    fs::create_dir_all(programs.join("bin")).unwrap();
     let mut system = lab.system();
     let this = std::env::current_exe().unwrap();
     for (name, program) in
         [("lifeboat", Path::new(env!("CARGO_BIN_EXE_lifeboat"))), ("client", &this)]
     {
-        let stripped = lab.path(name);
+        let stripped = programs.join("bin").join(name);
         let done = Command::new("strip").arg("-o").arg(&stripped).arg(program).status().unwrap();
         assert!(done.success());
-        system.program(&format!("/bin/{name}"), &stripped);
+        system.libraries_of(&stripped);
     }
     let mib = (BLOCKS * BLOCK_BYTES) >> 20;
     let config = format!(
@@ -187,6 +188,8 @@ fn pack_with_service(lab: &Lab) {
     );
     system.file(CONFIG, config.as_bytes());
     lab.pack(system);
+    File::create_new(disk).unwrap().set_len(2 * DISK_BYTES).unwrap();
+    make_ext4(disk, &["-d".as_ref(), programs.as_ref()]);
 }
 
 /// Reads the guest's disk without mounting it: the event log is sound and tells of the power loss, the
