@@ -3,9 +3,10 @@
 //! The disk may be written to while it is copied, as long as every write since the copy began is in a
 //! segment after `from_seq`: such a region is newer than others, and the log on top evens that out.
 
+use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
 use super::manifest::Manifest;
-use super::segment::{Header, Kind, Sealed, SegmentBuilder, SegmentHash, same};
+use super::segment::{Header, Kind, SegmentHash, same};
 use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
@@ -71,7 +72,7 @@ impl BaseCopy {
 
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
-        let builder = SegmentBuilder::new(self.header(region));
+        let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
         RegionWriter { copy: self, region, builder }
     }
 
@@ -136,6 +137,7 @@ impl BaseCopy {
             cut_at: Timestamp::default(),
             disk_size: self.disk_size,
             place: region,
+            encrypted: false,
         }
     }
 

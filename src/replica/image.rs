@@ -3,6 +3,7 @@
 use super::base::RegionPresent;
 use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
+use super::seal::FrameOpener;
 use super::segment::{
     Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
 };
@@ -61,10 +62,19 @@ enum LogContent {
 #[derive(Debug)]
 struct LogSegment {
     sequence: u64,
-    parts: Vec<Part>,
+    opener: FrameOpener,
+    /// With what opens their frames, once they were read.
+    parts: Vec<(Part, OnceCell<FrameOpener>)>,
 }
 
-type RegionCell = Arc<OnceCell<Arc<Index>>>;
+/// The index of a base region with what opens its frames.
+#[derive(Debug)]
+struct Region {
+    index: Index,
+    opener: FrameOpener,
+}
+
+type RegionCell = Arc<OnceCell<Arc<Region>>>;
 
 /// The indexes of the base regions that were used last.
 #[derive(Debug, Default)]
@@ -188,14 +198,14 @@ impl DiskImage {
                 let vault = &vault;
                 async move {
                     let path = vault.segment_path(disk, sequence);
-                    let (index, _) = vault.read_index(&path).await?;
+                    let (index, opener, _) = vault.open_index(&path).await?;
                     vault.checked(&path, &index.header, disk, sequence)?;
-                    Ok::<_, VaultError>((path, index))
+                    Ok::<_, VaultError>((path, index, opener))
                 }
             })
             .buffered(PARALLEL);
         let (mut before, mut epoch) = (from_hash, 0);
-        while let Some((path, index)) = indexes.try_next().await? {
+        while let Some((path, index, opener)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -209,12 +219,12 @@ impl DiskImage {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (index.hash, header.epoch);
-            self.stack(index);
+            self.stack(index, opener);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index) {
+    fn stack(&mut self, index: Index, opener: FrameOpener) {
         let segment = self.segments.len() as u32;
         for row in &index.rows {
             let content = match row.content {
@@ -227,7 +237,8 @@ impl DiskImage {
         let size = index.header.disk_size;
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
-        self.segments.push(LogSegment { sequence: index.header.sequence, parts: index.parts });
+        let parts = index.parts.into_iter().map(|part| (part, OnceCell::new())).collect();
+        self.segments.push(LogSegment { sequence: index.header.sequence, opener, parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -253,8 +264,8 @@ impl DiskImage {
                 }
                 Piece::Gap(gap) => {
                     for region in regions_of(&gap) {
-                        let Some(index) = self.region(region).await? else { continue };
-                        for row in rows_in(&index, &gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
                             let part = row.offset.max(gap.start)..row.range().end.min(gap.end);
                             let skip = (part.start - row.offset) as usize;
                             let place = target(&part);
@@ -275,8 +286,8 @@ impl DiskImage {
     async fn next_base_data(&self, gap: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
         let regions = regions_of(&gap);
         for (&region, _) in self.regions.range(regions) {
-            let Some(index) = self.region(region).await? else { continue };
-            let mut rows = rows_in(&index, &gap);
+            let Some(found) = self.region(region).await? else { continue };
+            let mut rows = rows_in(&found.index, &gap);
             if let Some(first) = rows.next() {
                 let mut end = first.range().end;
                 for row in rows.take_while(|row| row.content != Content::Zeroes) {
@@ -292,20 +303,20 @@ impl DiskImage {
     }
 
     /// The index of a base region; `None` where the base has none.
-    async fn region(&self, region: u64) -> Result<Option<Arc<Index>>, VaultError> {
+    async fn region(&self, region: u64) -> Result<Option<Arc<Region>>, VaultError> {
         let Some(present) = self.regions.get(&region) else { return Ok(None) };
         let cell = self.indexes.lock().unwrap_or_else(PoisonError::into_inner).cell(region);
-        let index = cell.get_or_try_init(|| self.read_region(region, present)).await?;
-        Ok(Some(Arc::clone(index)))
+        let found = cell.get_or_try_init(|| self.read_region(region, present)).await?;
+        Ok(Some(Arc::clone(found)))
     }
 
     async fn read_region(
         &self,
         region: u64,
         present: &RegionPresent,
-    ) -> Result<Arc<Index>, VaultError> {
+    ) -> Result<Arc<Region>, VaultError> {
         let path = self.vault.region_path(self.disk, self.generation, region);
-        let (index, length) = self.vault.read_index(&path).await?;
+        let (index, opener, length) = self.vault.open_index(&path).await?;
         self.vault.checked(&path, &index.header, self.disk, self.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
@@ -314,7 +325,7 @@ impl DiskImage {
         if index.hash != present.hash || index.header.kind != Kind::Base {
             return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
         }
-        Ok(Arc::new(index))
+        Ok(Arc::new(Region { index, opener }))
     }
 
     /// Reads the frames of one request and checks each.
@@ -324,15 +335,34 @@ impl DiskImage {
         let end = request.iter().map(|wanted| wanted.frame.end).max().unwrap_or(start);
         let path = self.path(first.object);
         let (bytes, _) = self.vault.read(&path, start..end).await?;
+        let opener = self.opener(first.object, &path).await?;
         let mut found = Vec::with_capacity(request.len());
         for wanted in request {
             let stored = (wanted.frame.start - start) as usize..(wanted.frame.end - start) as usize;
             let stored = bytes.slice(stored);
-            let data = wanted.row.open_frame(&stored).map_err(in_object(&path))?;
+            let data = opener.open(&wanted.row, &stored).map_err(in_object(&path))?;
             let piece = wanted.skip..wanted.skip + wanted.target.len();
-            found.push((wanted.target, stored.slice_ref(&data[piece])));
+            found.push((wanted.target, data.slice(piece)));
         }
         Ok(found)
+    }
+
+    /// What opens the frames of an object.
+    async fn opener(&self, object: Object, path: &Path) -> Result<FrameOpener, VaultError> {
+        match object {
+            Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
+            Object::Part(segment, part) => {
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let (_, cell) = &parts[usize::from(part) - 1];
+                let open = || self.vault.open_part(path, self.disk, *sequence, part);
+                cell.get_or_try_init(open).await.cloned()
+            }
+            Object::Region(region) => {
+                let found = self.region(region).await?;
+                let missing = || VaultError::Missing { object: path.to_string() };
+                found.map(|found| found.opener.clone()).ok_or_else(missing)
+            }
+        }
     }
 
     fn path(&self, object: Object) -> Path {
@@ -343,8 +373,8 @@ impl DiskImage {
                 self.vault.segment_path(self.disk, sequence)
             }
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts } = &self.segments[segment as usize];
-                let hash = parts[usize::from(part) - 1].hash;
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let hash = parts[usize::from(part) - 1].0.hash;
                 self.vault.part_path(self.disk, *sequence, part, hash)
             }
         }

@@ -6,7 +6,7 @@ use lifeboat::domain::id::RecoveryPointId;
 use lifeboat::replica::extent_map::ExtentMap;
 use lifeboat::replica::segment::REGION_BYTES;
 use lifeboat::replica::{
-    Committed, Consistency, DiskPoint, FenceOutcome, RecoveryPointRecord, Segment,
+    Committed, Consistency, DiskPoint, FenceOutcome, Names, RecoveryPointRecord, Segment,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -398,6 +398,7 @@ fn point(cycle: u64) -> RecoveryPointRecord {
             Consistency::Crash
         },
         disks: BTreeMap::from([(DISK, DiskPoint { sequence: cycle, generation: 1, epoch: 1 })]),
+        names: Names::default(),
     }
 }
 
