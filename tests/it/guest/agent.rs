@@ -54,7 +54,12 @@ impl Agent {
     pub(super) fn stop(mut self) {
         let id = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+        let mut ended = None;
+        wait_until("the service to stop", || {
+            ended = self.process.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().code(), Some(0));
     }
 }
 

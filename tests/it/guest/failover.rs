@@ -112,6 +112,8 @@ fn a_guest_that_is_lost_with_its_site_boots_from_a_recovery_point_and_what_it_wr
     guest.wait_for("WROTE", 1);
     let recovered = guest.number("VERIFIED");
     assert_eq!(guest.told("VERIFIED").unwrap(), format!("{recovered} of {recovered}"));
+    // It is a disk that lost power, not one that was shut down.
+    assert!(guest.told("REPLAYED").is_some());
     assert!(
         (at_least..=at_most + 1).contains(&recovered),
         "{recovered} files in the point, {at_least} to {at_most} were written"
