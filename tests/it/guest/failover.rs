@@ -1,5 +1,5 @@
-//! A site that is lost under a guest that writes: the guest boots from a recovery point, writes on, and
-//! what it wrote comes back.
+//! Failover of a guest that writes. Unplanned: its site is lost, it boots from a recovery point, writes on,
+//! and what it wrote comes back. Planned: nothing is lost.
 #![expect(clippy::print_stdout, reason = "the process that is killed says when it serves")]
 
 use super::{Agent, DISK_BYTES, Disk, Lab, Machine, Replica, command, e2fsck, wait_until};
@@ -11,12 +11,20 @@ use lifeboat::domain::vm::{Command, FailoverKind, Phase, PointChoice, Vm};
 use lifeboat::drivers::lab::AfterBoot;
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
+use lifeboat::replica::RecoveryPointRecord;
 use lifeboat::service::{Config, Service, SystemClock};
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Names the configuration, for the process that fails over and is killed.
 pub(super) const CONFIG: &str = "LIFEBOAT_TEST_FAIL_OVER";
+
+/// Names the file whose appearance asks that process for a planned failover; without it the process fails
+/// over unplanned and at once.
+const ASKED: &str = "LIFEBOAT_TEST_FAIL_OVER_ASKED";
+
+/// What that process says when it waits for that file.
+const WAITS: &str = "WAITS TO BE ASKED";
 
 /// What that process says before the cycle of the recovery point that it serves.
 const SERVES: &str = "SERVES THE POINT OF CYCLE ";
@@ -35,13 +43,26 @@ fn fail_over_and_serve_until_killed() {
     actix::System::new().block_on(async {
         let service = Service::start(&config, AfterBoot::Idle).await.unwrap();
         let id = service.vms[0].id.0;
+        let asked = std::env::var_os(ASKED);
+        if let Some(asked) = &asked {
+            println!("{WAITS}");
+            while !Path::new(asked).exists() {
+                actix::clock::sleep(super::LOOK).await;
+            }
+        }
         let job = JobId::derived(id, service.site.state::<Vm>(id).await.unwrap().jobs);
-        let command = Command::UnplannedFailover { job, point: PointChoice::Latest };
+        let (command, kind) = match asked {
+            Some(_) => (Command::PlannedFailover { job }, FailoverKind::Planned),
+            None => {
+                let point = PointChoice::Latest;
+                (Command::UnplannedFailover { job, point }, FailoverKind::Unplanned)
+            }
+        };
         service.site.tell::<Vm>(id, command, Origin::of("administrator")).await.unwrap();
         let mut said = false;
         loop {
             let vm = service.site.state::<Vm>(id).await.unwrap();
-            if vm.phase == Phase::CommitPending(FailoverKind::Unplanned) && !said {
+            if vm.phase == Phase::CommitPending(kind) && !said {
                 println!("{SERVES}{}", vm.failover.unwrap().point.cycle);
                 said = true;
             }
@@ -50,22 +71,35 @@ fn fail_over_and_serve_until_killed() {
     });
 }
 
-/// Starts that process; answers the cycle of the recovery point.
-fn fail_over(lab: &Lab) -> (Agent, u64) {
-    let log = lab.path("fails-over.log");
+/// Starts that process; returns when it has said this.
+fn start(lab: &Lab, asked: Option<&Path>, until: &str) -> Agent {
+    let log = log(lab);
     let file = File::create_new(&log).unwrap();
     let this = std::env::current_exe().unwrap();
     let process = command(this.to_str().unwrap())
         .args(["guest::failover::fail_over_and_serve_until_killed", "--exact", "--nocapture"])
         .env(CONFIG, lab.config())
+        .envs(asked.map(|asked| (ASKED, asked)))
         .stdout(file.try_clone().unwrap())
         .stderr(file)
         .spawn()
         .unwrap();
-    let agent = Agent::started(process, &log, SERVES);
-    let said = super::text_of(&log);
-    let cycle = said.split(SERVES).nth(1).unwrap().lines().next().unwrap();
-    (agent, cycle.parse().unwrap())
+    Agent::started(process, &log, until)
+}
+
+fn log(lab: &Lab) -> PathBuf {
+    lab.path("fails-over.log")
+}
+
+/// Waits until that process serves; answers the recovery point.
+fn served(lab: &Lab, replica: &Replica) -> RecoveryPointRecord {
+    let mut cycle = None;
+    wait_until("the failover", || {
+        let said = super::text_of(&log(lab));
+        cycle = said.split(SERVES).nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        cycle.is_some()
+    });
+    replica.points().into_iter().find(|point| Some(point.cycle) == cycle).unwrap()
 }
 
 #[test]
@@ -95,8 +129,8 @@ fn a_guest_that_is_lost_with_its_site_boots_from_a_recovery_point_and_what_it_wr
     fs::rename(&image, lab.path("unreachable")).unwrap();
 
     // The recovery point is the disk at its instant: points are dated in whole seconds.
-    let (agent, cycle) = fail_over(&lab);
-    let point = replica.points().into_iter().find(|point| point.cycle == cycle).unwrap();
+    let agent = start(&lab, None, SERVES);
+    let point = served(&lab, &replica);
     let before = |(at, _): &&(Timestamp, u64)| *at <= point.at;
     let (_, at_least) = *written.iter().rev().find(before).unwrap();
     assert!(0 < at_least, "nothing was written before the point");
@@ -131,6 +165,36 @@ fn a_guest_that_is_lost_with_its_site_boots_from_a_recovery_point_and_what_it_wr
     assert_eq!(e2fsck(&["-f", "-n"], &back), Some(0));
     let verified = Machine::boot(&lab, "back", Disk::Image(&back), "mode=verify").ended("VERIFIED");
     assert_eq!(verified, format!("{wrote} of {wrote}"));
+}
+
+#[test]
+fn a_guest_that_is_failed_over_as_planned_in_the_middle_of_its_writes_loses_none() {
+    let test = "a_guest_that_is_failed_over_as_planned_in_the_middle_of_its_writes_loses_none";
+    let Some(lab) = Lab::new(test) else { return };
+    let image = lab.protect();
+    let asked = lab.path("asked");
+    let _agent = start(&lab, Some(&asked), WAITS);
+    let socket = lab.data().join("nbd.sock");
+    let disk = Disk::Export { socket: &socket, name: "vm-01-os" };
+    let mut source = Machine::boot(&lab, "source", disk, "mode=write");
+    source.wait_for("WROTE", 1);
+    let replica = Replica::of(&lab.data());
+    let points = replica.points().len();
+    wait_until("recovery points", || points + POINTS <= replica.points().len());
+
+    // Nobody shuts this guest down: it is cut off, and waits for its disk.
+    File::create_new(&asked).unwrap();
+    let point = served(&lab, &replica);
+    source.kill();
+    let wrote = source.number("WROTE");
+    assert!(replica.content(&point) == fs::read(&image).unwrap(), "they differ");
+
+    let socket = lab.data().join("recovery/nbd.sock");
+    let disk = Disk::Export { socket: &socket, name: "vm-01-os" };
+    let verified = Machine::boot(&lab, "replica", disk, "mode=verify").ended("VERIFIED");
+    // The last file may have been synced by a guest that could not say so any more.
+    let all = [wrote, wrote + 1].map(|files| format!("{files} of {files}"));
+    assert!(all.contains(&verified), "{verified} files, {wrote} were written");
 }
 
 fn copy_back(socket: &Path, image: &Path) {
