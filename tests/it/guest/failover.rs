@@ -51,12 +51,11 @@ fn fail_over_and_serve_until_killed() {
             }
         }
         let job = JobId::derived(id, service.site.state::<Vm>(id).await.unwrap().jobs);
-        let (command, kind) = match asked {
-            Some(_) => (Command::PlannedFailover { job }, FailoverKind::Planned),
-            None => {
-                let point = PointChoice::Latest;
-                (Command::UnplannedFailover { job, point }, FailoverKind::Unplanned)
-            }
+        let (command, kind) = if asked.is_some() {
+            (Command::PlannedFailover { job }, FailoverKind::Planned)
+        } else {
+            let point = PointChoice::Latest;
+            (Command::UnplannedFailover { job, point }, FailoverKind::Unplanned)
         };
         service.site.tell::<Vm>(id, command, Origin::of("administrator")).await.unwrap();
         let mut said = false;
