@@ -5,6 +5,7 @@
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
+//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.<hash:32>.sum  checksums of its blocks of 4 KiB
 //! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
 //! v1/<vault>/vm/<vm>/rp/<cycle:020>.json                      a recovery point: one segment of every disk
 //! ```
@@ -19,6 +20,7 @@ mod builder;
 mod delta;
 mod error;
 pub mod extent_map;
+mod fingerprint;
 mod image;
 mod keys;
 mod manifest;
@@ -36,6 +38,7 @@ pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
+pub use fingerprint::{BLOCK_BYTES, Blocks, CHUNK_BYTES, Fingerprint, Verdict};
 pub use image::DiskImage;
 pub use keys::{HashKey, KeyFile, KeyFileError, KeyId, VaultKeys};
 pub use marker::Mismatch;

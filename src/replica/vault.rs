@@ -348,6 +348,18 @@ impl Vault {
         self.base_folder(disk, generation).join(format!("{region:08x}.seg"))
     }
 
+    /// The checksums of a region carry its hash in their name: they are of no other content.
+    pub(super) fn sums_path(
+        &self,
+        disk: DiskId,
+        generation: u64,
+        region: u64,
+        hash: SegmentHash,
+    ) -> Path {
+        let hash = hash.to_string();
+        self.base_folder(disk, generation).join(format!("{region:08x}.{}.sum", &hash[..32]))
+    }
+
     pub(super) fn manifest_path(&self, disk: DiskId, generation: u64) -> Path {
         self.folder(disk, "man").join(format!("{generation:020}.man"))
     }
