@@ -4,6 +4,9 @@ use super::{Answer, CommandError, Output, print};
 use crate::sim::{
     Driver, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Verdict, run,
 };
+use crate::store::{MemoryStore, jsonl};
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 /// Run an outage in virtual time.
@@ -16,12 +19,18 @@ pub(super) struct Args {
     seed: u64,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    /// Write the event log as JSON Lines, as `lifeboat events import` reads it
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
     let scenario = read(&args.scenario)?;
     let options = RunOptions { seed: args.seed, driver: Driver::default(), plant: None };
     let outcome = run(&scenario, options)?;
+    if let Some(path) = &args.log {
+        export(&outcome, path)?;
+    }
     tell(&outcome, args.output)?;
     Ok(if outcome.passed() { Answer::Done } else { Answer::No })
 }
@@ -31,6 +40,13 @@ fn read(path: &Path) -> Result<Scenario, ScenarioError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
     Scenario::parse(&path.display().to_string(), &text)
+}
+
+/// Writes the event log of a run.
+fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
+    let store = MemoryStore::of(outcome.log.clone())?;
+    jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
+    Ok(())
 }
 
 fn tell(outcome: &Outcome, output: Output) -> Result<(), CommandError> {
@@ -50,7 +66,7 @@ fn tell_people(outcome: &Outcome) {
     print("");
     for vm in &outcome.vms {
         let [half, most, max] = vm.rpo_ms.map(|ms| Span(ms).to_string());
-        print(&format!("  {:<10} {}, {}", vm.name, vm.phase, vm.health));
+        print(&format!("  {:<10} {}, {} {}", vm.name, vm.phase, vm.health, vm.because));
         print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}", ""));
         if let Some(rto) = vm.rto_ms {
             let lost = vm.lost_bytes.unwrap_or(0);

@@ -1,5 +1,5 @@
-//! What really happened, kept apart from what the service believes: which writes were acknowledged when,
-//! at which moments the disks can have been cut, and what must never be and was.
+//! What really happened, kept apart from what the service believes: how far each guest was at the
+//! moments at which its disks can have been cut, what failovers lost, and what must never be and was.
 
 use crate::domain::id::VmId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,8 +88,6 @@ pub(super) struct Ghost(Mutex<Happened>);
 
 #[derive(Debug, Default)]
 struct Happened {
-    /// When each write was acknowledged, the first first; by VM.
-    acknowledged: BTreeMap<VmId, Vec<u64>>,
     /// By the second that a cut is named after.
     cuts: BTreeMap<(VmId, i64), BTreeSet<CutState>>,
     violations: Vec<Violation>,
@@ -104,20 +102,6 @@ const VIOLATIONS_MAX: usize = 50;
 impl Ghost {
     fn lock(&self) -> MutexGuard<'_, Happened> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn acknowledged(&self, vm: VmId, n: u64, at_ms: u64) {
-        let mut happened = self.lock();
-        let times = happened.acknowledged.entry(vm).or_default();
-        if times.len() as u64 + 1 == n {
-            times.push(at_ms);
-        }
-    }
-
-    /// When a write was acknowledged.
-    pub(super) fn acknowledged_at(&self, vm: VmId, n: u64) -> Option<u64> {
-        let happened = self.lock();
-        happened.acknowledged.get(&vm)?.get(usize::try_from(n.checked_sub(1)?).ok()?).copied()
     }
 
     pub(super) fn may_be_cut(&self, vm: VmId, second: i64, state: CutState) {

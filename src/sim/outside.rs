@@ -277,11 +277,22 @@ impl Outside {
     }
 }
 
+/// What a VM may do at the primary site, by the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its disks stay closed.
+    Away,
+    /// Its disks are attached, so that what was tracked can be sent.
+    Tracked,
+    /// It runs.
+    Runs,
+}
+
 /// The life of the service and of its hosts' agents, which are one process.
 impl Outside {
-    /// A start of the service: the engine over what its agents can attach. `may_run` says which VMs
-    /// may run at the primary site, by the log.
-    pub(super) fn begin_life(&self, may_run: &dyn Fn(VmId) -> bool) -> Engine {
+    /// A start of the service: the engine over what its agents can attach. `standing` says which VMs
+    /// those are, by the log.
+    pub(super) fn begin_life(&self, standing: &dyn Fn(VmId) -> Standing) -> Engine {
         let sources = Sources::default();
         let exports = Arc::new(Exports::default());
         let mut state = self.state();
@@ -312,7 +323,7 @@ impl Outside {
         state.life = Some(life);
         drop(state);
         for (host, _) in self.host_ids() {
-            self.attach_host(host, may_run);
+            self.attach_host(host, standing);
         }
         engine
     }
@@ -346,7 +357,7 @@ impl Outside {
     }
 
     /// Attaches the VMs of a host that is up, and boots their guests.
-    pub(super) fn attach_host(&self, host: HostId, may_run: &dyn Fn(VmId) -> bool) {
+    pub(super) fn attach_host(&self, host: HostId, standing: &dyn Fn(VmId) -> Standing) {
         {
             let mut state = self.state();
             if state.life.is_none() {
@@ -360,18 +371,18 @@ impl Outside {
             }
         }
         for vm in self.vm_ids() {
-            if self.machine(vm).host == host && may_run(vm) {
-                self.attach(vm);
+            if self.machine(vm).host == host {
+                self.attach(vm, standing(vm));
             }
         }
     }
 
     /// An administrator has a VM attached that could not be.
-    pub(super) fn attach_again(&self, id: VmId) {
+    pub(super) fn attach_again(&self, id: VmId, standing: Standing) {
         let machine = self.machine(id);
         let up = self.state().hosts.get(&machine.host).is_some_and(|host| host.up);
         if up && machine.tracker.is_none() {
-            self.attach(id);
+            self.attach(id, standing);
         }
     }
 
@@ -380,7 +391,10 @@ impl Outside {
         self.state().life = None;
     }
 
-    fn attach(&self, id: VmId) {
+    fn attach(&self, id: VmId, standing: Standing) {
+        if standing == Standing::Away {
+            return;
+        }
         let (machine, files, boot, life) = {
             let state = self.state();
             let machine = state.vms[&id].clone();
@@ -396,7 +410,7 @@ impl Outside {
                 if let Some(machine) = self.state().vms.get_mut(&id) {
                     machine.tracker = Some(tracker);
                 }
-                if !machine.switched_off {
+                if standing == Standing::Runs && !machine.switched_off {
                     self.boot(id);
                 }
             }
@@ -483,11 +497,11 @@ impl Outside {
     }
 
     /// A host comes up again.
-    pub(super) fn host_up(&self, host: HostId, may_run: &dyn Fn(VmId) -> bool) {
+    pub(super) fn host_up(&self, host: HostId, standing: &dyn Fn(VmId) -> Standing) {
         if let Some(host) = self.state().hosts.get_mut(&host) {
             host.up = true;
         }
-        self.attach_host(host, may_run);
+        self.attach_host(host, standing);
     }
 
     /// The service reaches a host, or does not.
@@ -580,11 +594,11 @@ impl Outside {
     }
 
     /// The guest's turn: it writes, or tries to boot.
-    pub(super) fn guest_turn(&self, id: VmId) {
+    pub(super) fn guest_turn(&self, id: VmId, standing: Standing) {
         let machine = self.machine(id);
         if machine.runs {
             self.guest_writes(id);
-        } else if machine.tracker.is_some() && !machine.switched_off {
+        } else if machine.tracker.is_some() && !machine.switched_off && standing == Standing::Runs {
             self.boot(id);
         }
     }
@@ -609,8 +623,6 @@ impl Outside {
                 machine.flushed = n;
             }
         }
-        drop(state);
-        self.ghost.acknowledged(id, n, self.clock.passed_ms());
     }
 
     fn write(&self, machine: &Machine, tracker: &Arc<Tracker>, n: u64) -> io::Result<()> {
@@ -632,22 +644,22 @@ impl Outside {
     fn boot(&self, id: VmId) {
         let machine = self.machine(id);
         let Some(tracker) = machine.tracker.clone() else { return };
-        let again = if machine.torn { machine.flushed + 1..=machine.acked + 1 } else { 1..=0 };
-        let last = machine.acked + 1;
-        for n in again {
+        let last = match (machine.acked, machine.torn) {
+            // The very first boot installs the guest.
+            (0, _) => machine.workload.install_writes(),
+            (acked, true) => acked + 1,
+            (acked, false) => acked,
+        };
+        let first = if machine.torn || machine.acked == 0 { machine.flushed } else { last };
+        for n in first + 1..=last {
             if self.write(&machine, &tracker, n).is_err() {
                 return;
-            }
-            if n == last {
-                self.ghost.acknowledged(id, n, self.clock.passed_ms());
             }
         }
         let mut state = self.state();
         let Some(booted) = state.vms.get_mut(&id) else { return };
-        if booted.torn {
-            booted.acked = last;
-            booted.torn = false;
-        }
+        booted.acked = last;
+        booted.torn = false;
         booted.runs = true;
     }
 

@@ -6,9 +6,10 @@ use super::observer::Figures;
 use super::outside::Outside;
 use super::quantity::{Size, Span};
 use super::scenario::{Expectation, Figure, Scenario, Unit, Wanted};
+use crate::domain::entity::Commit;
 use crate::domain::vm::{Health, Vm};
 use crate::ports::clock::Clock;
-use crate::ports::event_store::StoreError;
+use crate::ports::event_store::{EventStore, StoreError};
 use serde::Serialize;
 
 /// Whether everything was as it must be.
@@ -41,6 +42,8 @@ pub struct VmReport {
     pub phase: String,
     /// Its health.
     pub health: String,
+    /// The worst cause of it; empty where all is well.
+    pub because: String,
     /// The age that the newest recovery point reached: half of the time, 95 times in 100, at most; in
     /// milliseconds.
     pub rpo_ms: [u64; 3],
@@ -84,6 +87,9 @@ pub struct Outcome {
     /// What must never be, and was.
     #[serde(skip)]
     pub violations: Vec<Violation>,
+    /// The event log.
+    #[serde(skip)]
+    pub log: Vec<Commit>,
 }
 
 impl Outcome {
@@ -102,6 +108,7 @@ pub(super) fn outcome(
     remarks: Vec<(u64, String)>,
 ) -> Result<Outcome, StoreError> {
     let log_hash = journal.hash()?;
+    let log = journal.read_all(1, usize::MAX)?;
     let now = outside.clock.now();
     let observer = journal.observer();
     let ended: Vec<Ended> = outside
@@ -111,7 +118,9 @@ pub(super) fn outcome(
             let vm = observer.vms.get(&id.0).cloned().unwrap_or_default();
             let name = outside.machine(id).name;
             let (health, lost) = (vm.health(now), outside.ghost.lost_bytes(id));
-            Ended { name, health, lost, figures: observer.figures(id), vm }
+            let worst = vm.health_causes(now).into_iter().next();
+            let because = worst.map_or_else(String::new, |cause| cause.because);
+            Ended { name, health, because, lost, figures: observer.figures(id), vm }
         })
         .collect();
     let violations = outside.ghost.violations();
@@ -133,6 +142,7 @@ pub(super) fn outcome(
         vms,
         remarks,
         violations,
+        log,
     })
 }
 
@@ -141,6 +151,7 @@ struct Ended {
     name: String,
     vm: Vm,
     health: Health,
+    because: String,
     lost: Option<u64>,
     figures: Figures,
 }
@@ -154,6 +165,7 @@ impl Ended {
             name: self.name.clone(),
             phase: self.vm.phase.to_string(),
             health: self.health.to_string(),
+            because: self.because.clone(),
             rpo_ms: [at(50), at(95), at(100)].map(Option::unwrap_or_default),
             rto_ms: self.figures.rto_max_ms,
             lost_bytes: self.lost,

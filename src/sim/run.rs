@@ -4,7 +4,7 @@ use super::driver::{Driver, Service, State};
 use super::ghost::Invariant;
 use super::journal::Journal;
 use super::observer::Observer;
-use super::outside::Outside;
+use super::outside::{Outside, Standing};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
@@ -113,11 +113,11 @@ impl Run {
     async fn to_the_end(self) -> Result<Outcome, RunError> {
         self.start_service().await;
         for vm in self.outside.vm_ids() {
-            let outside = Arc::clone(&self.outside);
+            let (outside, standing) = (Arc::clone(&self.outside), self.standing());
             spawn_local(async move {
                 loop {
                     sleep(Duration::from_millis(outside.pause_ms(vm))).await;
-                    outside.guest_turn(vm);
+                    outside.guest_turn(vm, standing(vm));
                 }
             });
         }
@@ -144,7 +144,7 @@ impl Run {
 
     /// Starts the service, which finds its place in the log, and tells it the configuration.
     async fn start_service(&self) {
-        let engine = self.outside.begin_life(&self.may_run());
+        let engine = self.outside.begin_life(&self.standing());
         let outside = &self.outside;
         let world = Arc::new(World {
             store: Arc::clone(&self.journal) as Arc<dyn EventStore>,
@@ -159,10 +159,16 @@ impl Run {
         self.enrol().await;
     }
 
-    /// Which VMs may run at the primary site, by the log.
-    fn may_run(&self) -> impl Fn(VmId) -> bool + use<> {
+    /// What VMs may do at the primary site, by the log; as the service decides it at its start.
+    fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
         let journal = Arc::clone(&self.journal);
-        move |vm| journal.observer().vms.get(&vm.0).is_none_or(Vm::may_run_at_primary)
+        move |vm| match journal.observer().vms.get(&vm.0) {
+            Some(vm) if vm.may_run_at_primary() => Standing::Runs,
+            // A planned failover still has to send what its source wrote last.
+            Some(vm) if vm.is_tracked() => Standing::Tracked,
+            Some(_) => Standing::Away,
+            None => Standing::Runs,
+        }
     }
 
     /// What the service does with its configuration at each start.
@@ -274,7 +280,7 @@ impl Run {
                 let still_down = self.hosts_down();
                 for host in self.outside.hosts_called(step.host()) {
                     if !still_down.contains(&host) {
-                        self.outside.host_up(host, &self.may_run());
+                        self.outside.host_up(host, &self.standing());
                     }
                 }
             }
@@ -378,9 +384,7 @@ impl Run {
         self.weather();
         sleep(ADMINISTRATOR_AFTER).await;
         for vm in self.outside.vm_ids() {
-            if self.may_run()(vm) {
-                self.outside.attach_again(vm);
-            }
+            self.outside.attach_again(vm, self.standing()(vm));
             let because = RetryReason::Administrator;
             self.configure(Kind::Vm, vm.0, vm::Command::Retry { because }).await;
         }
