@@ -74,6 +74,7 @@ const OWNED: &[Owned] = &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
+            ("sim/clock.rs", "virtual time, which is tokio's paused clock"),
         ],
     },
     Owned {
@@ -83,6 +84,7 @@ const OWNED: &[Owned] = &[
             ("replication/engine.rs", "looks after tracking at an interval"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
+            ("sim/", "lets virtual time pass"),
         ],
     },
     Owned {
@@ -97,6 +99,8 @@ const OWNED: &[Owned] = &[
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
+            ("sim/inline.rs", "blocking work, which is waited for in no virtual time"),
+            ("sim/explore.rs", "whole runs beside each other, each on one thread"),
         ],
     },
     Owned {

@@ -20,6 +20,7 @@
 mod clock;
 mod dice;
 mod driver;
+mod explore;
 mod ghost;
 mod inline;
 mod journal;
@@ -33,9 +34,11 @@ mod report;
 mod run;
 mod scenario;
 mod storage;
+mod swarm;
 
 pub use clock::BEGINNING;
 pub use driver::Driver;
+pub use explore::{Explored, Subject, explore, shrink};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
 pub use quantity::{Size, Span};

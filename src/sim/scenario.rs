@@ -282,6 +282,11 @@ deeds! {
 }
 
 impl Deed {
+    /// Whether it has this key.
+    pub(super) fn knows(self, key: &str) -> bool {
+        self.needs().contains(&key) || self.takes().contains(&key)
+    }
+
     /// Whether a person at the service does it.
     pub const fn is_operation(self) -> bool {
         matches!(self, Self::PlannedFailover | Self::UnplannedFailover | Self::Commit | Self::Retry)
@@ -568,8 +573,7 @@ impl Check<'_> {
         if let Some(missing) = deed.needs().iter().find(|key| !given.contains(key)) {
             return Err(self.at(place, missing, &format!("{} needs it", deed.word())));
         }
-        let known = |key: &&&str| deed.needs().contains(*key) || deed.takes().contains(*key);
-        if let Some(extra) = given.iter().find(|key| !known(key)) {
+        if let Some(extra) = given.iter().find(|key| !deed.knows(key)) {
             return Err(self.at(place, extra, &format!("{} does not take it", deed.word())));
         }
         if deed == Deed::JumpClock && step.forward.is_some() == step.back.is_some() {

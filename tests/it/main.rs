@@ -14,4 +14,5 @@ mod domain;
 mod drivers;
 mod replica;
 mod replication;
+mod sim;
 mod store;
