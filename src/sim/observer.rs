@@ -26,7 +26,7 @@ const COMMITS_PER_DELTA: u64 = 8;
 const WINDOW_MS: u64 = 10 * 60_000;
 
 /// Commits of any other entity within that time.
-const COMMITS_OF_OTHERS: u64 = 150;
+const COMMITS_OF_OTHERS: u64 = 100;
 
 /// Recovery points beyond those of the retention.
 const POINTS_SPARE: u64 = 20;

@@ -63,9 +63,6 @@ pub struct Scenario {
     /// Time after that in which everything must come to rest.
     #[serde(default = "default_settle")]
     pub settle: Span,
-    /// In which order what is ready at one instant is dealt with.
-    #[serde(default)]
-    pub schedule: Schedule,
     /// The site.
     #[serde(default)]
     pub site: SiteSpec,
@@ -83,17 +80,6 @@ pub struct Scenario {
 /// The longest gap between two retries is 30 minutes, and a resynchronization comes on top.
 const fn default_settle() -> Span {
     Span(45 * 60_000)
-}
-
-/// The order of what is ready at one instant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// As it came.
-    #[default]
-    Fifo,
-    /// By the seed.
-    Shuffle,
 }
 
 /// The site.

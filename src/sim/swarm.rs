@@ -5,7 +5,7 @@
 
 use super::dice::Dice;
 use super::quantity::{Size, Span};
-use super::scenario::{Deed, Scenario, Schedule, SiteSpec, Step, VmSpec};
+use super::scenario::{Deed, Scenario, SiteSpec, Step, VmSpec};
 use toml::Spanned;
 
 const MINUTE: u64 = 60_000;
@@ -56,13 +56,11 @@ impl Scenario {
                 }
             }
         }
-        let shuffled = dice.happens("shuffle", 50);
         Self {
             title: format!("swarm {seed}"),
             why: "What random faults do to a random site.".to_owned(),
             duration: Span(minutes * MINUTE),
             settle: Span(45 * MINUTE),
-            schedule: if shuffled { Schedule::Shuffle } else { Schedule::Fifo },
             site: SiteSpec {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),

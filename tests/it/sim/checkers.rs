@@ -39,9 +39,8 @@ fn a_source_that_runs_on_is_a_second_primary() {
 
 #[test]
 fn writes_after_the_last_log_are_a_loss_of_a_planned_failover() {
-    let busy = format!(
-        "[[vm.burst]]\nat = \"7m\"\nfor = \"4m\"\nwrites_per_minute = 400\n{PLANNED}"
-    );
+    let busy =
+        format!("[[vm.burst]]\nat = \"7m\"\nfor = \"4m\"\nwrites_per_minute = 400\n{PLANNED}");
     finds(Invariant::PlannedWithoutLoss, Plant::ShutDownLies, &busy);
 }
 

@@ -27,7 +27,10 @@ fn with(more: &str) -> String {
 #[test]
 fn what_is_not_toml_or_has_an_unknown_key_names_its_line() {
     refused(&with("[[at]]\nt = \n"), &["bad.toml", "line 10"]);
-    refused(&with("[[at]]\nt = \"1m\"\ndo = \"cut_link\"\nhots = \"host-1\"\n"), &["line 12", "hots"]);
+    refused(
+        &with("[[at]]\nt = \"1m\"\ndo = \"cut_link\"\nhots = \"host-1\"\n"),
+        &["line 12", "hots"],
+    );
     refused(&with("[[at]]\nt = \"1m\"\ndo = \"cut_lnik\"\n"), &["line 11", "cut_lnik", "cut_link"]);
     refused(&with("[[at]]\nt = \"1 hour\"\ndo = \"cut_link\"\n"), &["line 10", "1 hour", "90s"]);
 }
@@ -41,7 +44,10 @@ fn what_does_not_fit_names_line_and_key() {
     refused(&step("do = \"power_loss\"\nhost = \"host-9\""), &["line 12", "host-9"]);
     refused(&step("do = \"commit\"\nvm = \"wbe\""), &["line 12", "wbe"]);
     refused(&step("do = \"jump_clock\""), &["line 11", "forward or back"]);
-    refused(&with("[[at]]\nt = \"2h\"\ndo = \"retry\"\n"), &["line 10", "t", "end of the timeline"]);
+    refused(
+        &with("[[at]]\nt = \"2h\"\ndo = \"retry\"\n"),
+        &["line 10", "t", "end of the timeline"],
+    );
     let expect = |rest: &str| with(&format!("[[expect]]\nthat = \"rpo_max\"\n{rest}\n"));
     refused(&expect(""), &["line 10", "at_most"]);
     refused(&expect("at_most = 5"), &["line 11", "at_most", "text in quotes"]);

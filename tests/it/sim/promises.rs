@@ -26,13 +26,32 @@ fn an_expectation_that_does_not_hold_fails_the_run() {
 fn a_failing_run_shrinks_to_the_step_that_matters() {
     let scenario = small(
         r#"
-        at = [
-          { t = "4m", do = "slow_link", rtt = "200ms", for = "1m" },
-          { t = "6m", do = "lossy_link", percent = 5, for = "1m" },
-          { t = "7m", do = "power_loss", host = "host-1", for = "30s" },
-          { t = "12m", do = "jump_clock", forward = "1m" },
-        ]
-        expect = [{ that = "resyncs", is = 0 }]
+        [[at]]
+        t = "4m"
+        do = "slow_link"
+        rtt = "200ms"
+        for = "1m"
+
+        [[at]]
+        t = "6m"
+        do = "lossy_link"
+        percent = 5
+        for = "1m"
+
+        [[at]]
+        t = "7m"
+        do = "power_loss"
+        host = "host-1"
+        for = "30s"
+
+        [[at]]
+        t = "12m"
+        do = "jump_clock"
+        forward = "1m"
+
+        [[expect]]
+        that = "resyncs"
+        is = 0
         "#,
     );
     let smallest = shrink(&scenario, seeded(1), &|_| ()).unwrap().unwrap();

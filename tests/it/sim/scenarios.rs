@@ -8,10 +8,10 @@ use std::thread;
 use std::time::SystemTime;
 
 /// Random scenarios of seeds that every run of the tests has in common.
-const SWARM: u64 = 6;
+const SWARM: u64 = 5;
 
 /// Random scenarios of seeds that no run has had before.
-const FRESH_SWARM: u64 = 4;
+const FRESH_SWARM: u64 = 3;
 
 #[test]
 fn every_scenario_passes() {
