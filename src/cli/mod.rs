@@ -6,6 +6,7 @@
 mod demo;
 mod events;
 mod serve;
+mod simulate;
 mod table;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -29,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Run an outage in virtual time
+    Simulate(simulate::Args),
 }
 
 /// How a result is written.
@@ -58,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Simulate(args) => simulate::run_command(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -456,7 +456,13 @@ impl Replication for Engine {
             tokio::select! {
                 biased;
                 Some((done, total)) = told.recv() => progress(done, total),
-                result = &mut copy => return result,
+                result = &mut copy => {
+                    // What it told while it ended.
+                    while let Ok((done, total)) = told.try_recv() {
+                        progress(done, total);
+                    }
+                    return result;
+                }
             }
         }
     }
