@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! v1/<vault>/vault.json                                       marks the vault; absent = not this storage
+//! v1/<vault>/probe-create                                     proved that the storage creates only if absent
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk

@@ -131,11 +131,28 @@ impl Vault {
     /// written; may be repeated.
     ///
     /// # Errors
-    /// [`VaultError::Store`]; [`VaultError::Mark`] if the vault is there, but not with these keys.
+    /// [`VaultError::Store`]; [`VaultError::Mark`] if the vault is there, but not with these keys;
+    /// [`VaultError::Unfit`] if the storage cannot do what a vault needs.
     pub async fn establish(&self) -> Result<(), VaultError> {
         let text = marker::text(self.id, self.sealing.keys.as_deref());
         self.create(&self.marker(), vec![Bytes::from(text)]).await?;
-        self.recognize().await
+        self.recognize().await?;
+        self.prove_create_if_absent().await
+    }
+
+    /// Everything that must not happen twice rests on one request: create unless it exists. A store
+    /// that takes the request and does something else would lose commits without a word.
+    async fn prove_create_if_absent(&self) -> Result<(), VaultError> {
+        let path = Path::from(format!("v1/{}/probe-create", self.id));
+        let put = || self.create(&path, vec![Bytes::from_static(b"probe\n")]);
+        put().await?;
+        // It stays: what was proved is only true of an object that nobody deletes meanwhile.
+        match put().await? {
+            PutOutcome::Existed => Ok(()),
+            PutOutcome::Created => {
+                Err(VaultError::Unfit { object: path.to_string(), store: self.store.to_string() })
+            }
+        }
     }
 
     /// Whether the vault can be reached, by its cheapest request.
