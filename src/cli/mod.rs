@@ -7,6 +7,7 @@ mod demo;
 mod events;
 mod serve;
 mod table;
+mod vault;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
@@ -29,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Read a vault, and make its keys
+    Vault(vault::Args),
 }
 
 /// How a result is written.
@@ -58,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Vault(args) => vault::run(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@
 //! object is ever changed. A disk at sequence *n* is its newest usable base with the segments up to
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
+mod audit;
 mod base;
 mod builder;
 mod delta;
@@ -31,6 +32,7 @@ mod sealers;
 pub mod segment;
 mod vault;
 
+pub use audit::{Audit, Depth, PointAudit, VmAudit, vaults_in};
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};

@@ -314,6 +314,26 @@ impl Vault {
         }
     }
 
+    /// The VMs that have, or had, recovery points.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn vms(&self) -> Result<Vec<VmId>, VaultError> {
+        let folder = Path::from(format!("v1/{}/vm", self.id));
+        let listed = self.store.list_with_delimiter(Some(&folder)).await;
+        let listed = listed.map_err(|source| failed("list", &folder, source))?;
+        if listed.common_prefixes.is_empty() {
+            self.probe().await?;
+        }
+        let mut vms: Vec<VmId> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|path| path.filename()?.parse().ok().map(VmId))
+            .collect();
+        vms.sort_unstable();
+        Ok(vms)
+    }
+
     /// The generations of finished bases, ascending.
     pub(super) async fn generations(&self, disk: DiskId) -> Result<Vec<u64>, VaultError> {
         let listed = self.list(&self.folder(disk, "man")).await?;
