@@ -8,6 +8,7 @@ mod events;
 mod serve;
 mod simulate;
 mod table;
+mod vault;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
@@ -32,6 +33,8 @@ enum Command {
     Events(events::Args),
     /// Run an outage in virtual time
     Simulate(simulate::Args),
+    /// Read a vault, and make its keys
+    Vault(vault::Args),
 }
 
 /// How a result is written.
@@ -62,6 +65,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Simulate(args) => simulate::run_command(&args),
+        Command::Vault(args) => vault::run(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,
