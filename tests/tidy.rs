@@ -75,6 +75,7 @@ const OWNED: &[Owned] = &[
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
             ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
+            ("sim/clock.rs", "virtual time, which is tokio's paused clock"),
         ],
     },
     Owned {
@@ -85,6 +86,7 @@ const OWNED: &[Owned] = &[
             ("replication/pace.rs", "waits until a limit of bandwidth has let pass what was sent"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
+            ("sim/", "lets virtual time pass"),
         ],
     },
     Owned {
@@ -100,6 +102,8 @@ const OWNED: &[Owned] = &[
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
+            ("sim/inline.rs", "blocking work, which is waited for in no virtual time"),
+            ("sim/explore.rs", "whole runs beside each other, each on one thread"),
         ],
     },
     Owned {
@@ -135,7 +139,11 @@ const OWNED: &[Owned] = &[
     Owned {
         what: "the environment",
         names: &["env::var", "env::var_os", "env::vars", "env::args", "env::temp_dir"],
-        owners: &[("service/logging.rs", "NO_COLOR"), ("cli/", "what the caller's shell says")],
+        owners: &[
+            ("service/logging.rs", "NO_COLOR"),
+            ("service/storage.rs", "credentials, which no file needs to hold"),
+            ("cli/", "what the caller's shell says"),
+        ],
     },
     Owned {
         what: "the end of the process",

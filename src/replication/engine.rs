@@ -393,7 +393,9 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::LogDamaged { .. } => ResyncReason::LogDamaged(text),
         Broken::LogMissing { .. } => ResyncReason::LogMissing(text),
         Broken::PowerLoss => ResyncReason::PowerLoss,
-        Broken::DiskUnknown { .. } | Broken::DiskChanged { .. } => ResyncReason::DiskChanged(text),
+        Broken::DiskUnknown { .. }
+        | Broken::DiskChanged { .. }
+        | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
     }
 }
 
@@ -454,7 +456,13 @@ impl Replication for Engine {
             tokio::select! {
                 biased;
                 Some((done, total)) = told.recv() => progress(done, total),
-                result = &mut copy => return result,
+                result = &mut copy => {
+                    // What it told while it ended.
+                    while let Ok((done, total)) = told.try_recv() {
+                        progress(done, total);
+                    }
+                    return result;
+                }
             }
         }
     }

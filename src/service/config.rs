@@ -87,8 +87,50 @@ pub struct PolicyConfig {
 pub struct VaultConfig {
     /// Its name.
     pub name: String,
-    /// Its folder. On a volume of its own it survives the loss of the others.
+    /// Its folder, if it is in no object store. On a volume of its own it survives the loss of the
+    /// others.
     pub folder: PathBuf,
+    /// The file with its keys, which encrypts it; `lifeboat vault key new` makes one.
+    pub keys: Option<PathBuf>,
+    /// Whether what is written is compressed.
+    pub compress: bool,
+    /// Its place in Azure Blob Storage.
+    pub azure: Option<AzureConfig>,
+    /// Its place in a store that speaks S3.
+    pub s3: Option<S3Config>,
+}
+
+/// A container in Azure Blob Storage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureConfig {
+    /// The storage account.
+    pub account: String,
+    /// The container, which must exist.
+    pub container: String,
+    /// Where the account is served, if that is not Azure itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with the account key or a shared access signature.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
+}
+
+/// A bucket in a store that speaks S3.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// Its region.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Where it is served, if that is not AWS itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with `ACCESS_KEY_ID:SECRET_ACCESS_KEY`.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
 }
 
 /// A host with its VMs.
@@ -151,6 +193,10 @@ fn default_cloud() -> String {
     "cloud-1".to_owned()
 }
 
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
 fn default_install_mib() -> u64 {
     64
 }
@@ -168,7 +214,14 @@ impl Default for PolicyConfig {
 
 impl Default for VaultConfig {
     fn default() -> Self {
-        Self { name: "vault-1".to_owned(), folder: PathBuf::from("vault") }
+        Self {
+            name: "vault-1".to_owned(),
+            folder: PathBuf::from("vault"),
+            keys: None,
+            compress: true,
+            azure: None,
+            s3: None,
+        }
     }
 }
 
@@ -230,6 +283,7 @@ impl Config {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
         check_bandwidth("bandwidth", &self.bandwidth)?;
+        super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
         let mut hosts = BTreeSet::new();

@@ -15,4 +15,5 @@ mod drivers;
 mod guest;
 mod replica;
 mod replication;
+mod sim;
 mod store;

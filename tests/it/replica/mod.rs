@@ -6,6 +6,7 @@ mod faulty_store;
 mod memory_files;
 mod overlay;
 mod segment;
+mod stores;
 mod vault;
 
 use bytes::Bytes;
