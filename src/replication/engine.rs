@@ -382,6 +382,7 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::DiskUnknown { .. }
         | Broken::DiskChanged { .. }
         | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
+        Broken::LogsTooLarge { .. } => ResyncReason::LogsTooLarge(text),
     }
 }
 
