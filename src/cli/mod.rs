@@ -5,6 +5,7 @@
 
 mod demo;
 mod events;
+mod hrl;
 mod serve;
 mod table;
 
@@ -29,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Look into replication logs, verify and apply them
+    Hrl(hrl::Args),
 }
 
 /// How a result is written.
@@ -58,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Hrl(args) => hrl::run(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,
