@@ -3,8 +3,10 @@
 use super::base::RegionPresent;
 use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
+use super::seal::FrameOpener;
 use super::segment::{
-    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
+    Content, FRAME_BYTES, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage,
+    impossible, same,
 };
 use super::vault::{PARALLEL, Vault, damaged, in_object};
 use crate::domain::id::DiskId;
@@ -37,6 +39,9 @@ pub struct DiskImage {
     disk: DiskId,
     sequence: u64,
     size: u64,
+    /// The last segment's hash and epoch.
+    head: SegmentHash,
+    epoch: u64,
     /// What the log says, the last segment on top.
     log: ExtentMap<LogContent>,
     /// The segments that hold data.
@@ -45,11 +50,41 @@ pub struct DiskImage {
     base_size: u64,
     regions: BTreeMap<u64, RegionPresent>,
     indexes: Mutex<RegionIndexes>,
+    /// Bytes that the log speaks of after its last fence.
+    bytes_after_fence: u64,
+}
+
+/// What an image can say of a range without reading its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is zero.
+    Zeroes,
+    /// Its data has this hash.
+    Hash([u8; 16]),
+    /// Nothing but its data would tell.
+    Data,
+}
+
+/// A range and what is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct KnownPiece {
+    pub(super) range: Range<u64>,
+    pub(super) known: Known,
+    /// Whether the log has it, not the base.
+    pub(super) of_log: bool,
+}
+
+/// A base region as it stands in the vault.
+pub(super) struct BaseRegion {
+    region: Arc<Region>,
+    pub(super) hash: SegmentHash,
+    /// Where its checksums are, if it has any.
+    pub(super) sums: Path,
 }
 
 /// What the log says about a range.
 #[derive(Clone, Copy, Debug)]
-enum LogContent {
+pub(super) enum LogContent {
     Zeroes,
     /// The frame of `row` in the segment with this number in [`DiskImage::segments`].
     Frame {
@@ -61,10 +96,19 @@ enum LogContent {
 #[derive(Debug)]
 struct LogSegment {
     sequence: u64,
-    parts: Vec<Part>,
+    opener: FrameOpener,
+    /// With what opens their frames, once they were read.
+    parts: Vec<(Part, OnceCell<FrameOpener>)>,
 }
 
-type RegionCell = Arc<OnceCell<Arc<Index>>>;
+/// The index of a base region with what opens its frames.
+#[derive(Debug)]
+struct Region {
+    index: Index,
+    opener: FrameOpener,
+}
+
+type RegionCell = Arc<OnceCell<Arc<Region>>>;
 
 /// The indexes of the base regions that were used last.
 #[derive(Debug, Default)]
@@ -75,7 +119,7 @@ struct RegionIndexes {
 
 /// The object that a frame lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Object {
+pub(super) enum Object {
     Segment(u32),
     Part(u32, u16),
     Region(u64),
@@ -105,12 +149,15 @@ impl DiskImage {
             disk,
             sequence,
             size: manifest.disk_size,
+            head: manifest.completion.from_hash,
+            epoch: 0,
             log: ExtentMap::new(),
             segments: Vec::new(),
             generation,
             base_size: manifest.disk_size,
             regions: manifest.regions,
             indexes: Mutex::default(),
+            bytes_after_fence: 0,
         };
         image.stack_log(manifest.completion.from_seq, manifest.completion.from_hash).await?;
         Ok(image)
@@ -129,6 +176,49 @@ impl DiskImage {
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
+    }
+
+    /// The generation of the base that it stands on.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many segments it stands on.
+    pub(super) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The regions of its base.
+    pub(super) fn regions(&self) -> impl Iterator<Item = u64> {
+        self.regions.keys().copied()
+    }
+
+    /// What its log says about a range.
+    pub(super) fn log_pieces(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Piece<'_, LogContent>> {
+        self.log.pieces(range)
+    }
+
+    /// The rows of a base region with what opens their frames, not kept.
+    pub(super) async fn read_index_of(
+        &self,
+        region: u64,
+    ) -> Result<(FrameOpener, Vec<Row>), VaultError> {
+        let Some(present) = self.regions.get(&region) else {
+            let object = self.path(Object::Region(region)).to_string();
+            return Err(VaultError::Missing { object });
+        };
+        let read = self.read_region(region, present).await?;
+        Ok((read.opener.clone(), read.index.rows.clone()))
+    }
+
+    /// Goes on to a later sequence on the same base.
+    pub(super) async fn advance(&mut self, sequence: u64) -> Result<(), VaultError> {
+        let (from, hash) = (self.sequence, self.head);
+        self.sequence = sequence;
+        self.stack_log(from, hash).await
     }
 
     /// Fills `buffer` from `offset` on. Every frame is checked against its hash on every read.
@@ -172,6 +262,66 @@ impl DiskImage {
         Ok(None)
     }
 
+    /// Bytes of the disk that the segments after the log's last fence speak of, each counted once.
+    pub fn bytes_after_fence(&self) -> u64 {
+        self.bytes_after_fence
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// What is known of `range`, ascending and without gaps, in pieces that do not cross a multiple
+    /// of `chunk` bytes.
+    pub(super) async fn known(
+        &self,
+        range: Range<u64>,
+        chunk: u64,
+    ) -> Result<Vec<KnownPiece>, VaultError> {
+        let mut pieces = Vec::new();
+        let mut add = |range: Range<u64>, known, of_log| {
+            let mut start = range.start;
+            while start < range.end {
+                let end = ((start / chunk + 1) * chunk).min(range.end);
+                pieces.push(KnownPiece { range: start..end, known, of_log });
+                start = end;
+            }
+        };
+        for piece in self.log.pieces(range) {
+            match piece {
+                Piece::Extent(extent) => {
+                    let known = match extent.value {
+                        LogContent::Zeroes => Known::Zeroes,
+                        LogContent::Frame { row, .. } => known_by(row, &extent.range),
+                    };
+                    add(extent.range, known, true);
+                }
+                Piece::Gap(gap) => {
+                    let mut at = gap.start;
+                    for region in regions_of(&gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
+                            let part = row.offset.max(at)..row.range().end.min(gap.end);
+                            add(at..part.start, Known::Zeroes, false);
+                            at = part.end;
+                            add(part.clone(), known_by(row, &part), false);
+                        }
+                    }
+                    add(at..gap.end, Known::Zeroes, false);
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// A region of the base; `None` where the base has none.
+    pub(super) async fn base_region(&self, region: u64) -> Result<Option<BaseRegion>, VaultError> {
+        let Some(found) = self.region(region).await? else { return Ok(None) };
+        let hash = found.index.hash;
+        let sums = self.vault.sums_path(self.disk, self.generation, region, hash);
+        Ok(Some(BaseRegion { region: found, hash, sums }))
+    }
+
     fn checked(&self, range: Range<u64>) -> Result<Range<u64>, VaultError> {
         if self.size < range.end {
             let Self { disk, size, .. } = *self;
@@ -188,14 +338,14 @@ impl DiskImage {
                 let vault = &vault;
                 async move {
                     let path = vault.segment_path(disk, sequence);
-                    let (index, _) = vault.read_index(&path).await?;
+                    let (index, opener, _) = vault.open_index(&path).await?;
                     vault.checked(&path, &index.header, disk, sequence)?;
-                    Ok::<_, VaultError>((path, index))
+                    Ok::<_, VaultError>((path, index, opener))
                 }
             })
             .buffered(PARALLEL);
-        let (mut before, mut epoch) = (from_hash, 0);
-        while let Some((path, index)) = indexes.try_next().await? {
+        let (mut before, mut epoch) = (from_hash, self.epoch);
+        while let Some((path, index, opener)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -209,14 +359,19 @@ impl DiskImage {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (index.hash, header.epoch);
-            self.stack(index);
+            (self.head, self.epoch) = (before, epoch);
+            self.stack(index, opener);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index) {
+    fn stack(&mut self, index: Index, opener: FrameOpener) {
         let segment = self.segments.len() as u32;
+        if index.header.kind == Kind::Fence {
+            self.bytes_after_fence = 0;
+        }
         for row in &index.rows {
+            self.bytes_after_fence += row.length;
             let content = match row.content {
                 Content::Zeroes => LogContent::Zeroes,
                 Content::Frame { .. } => LogContent::Frame { segment, row: *row },
@@ -227,7 +382,8 @@ impl DiskImage {
         let size = index.header.disk_size;
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
-        self.segments.push(LogSegment { sequence: index.header.sequence, parts: index.parts });
+        let parts = index.parts.into_iter().map(|part| (part, OnceCell::new())).collect();
+        self.segments.push(LogSegment { sequence: index.header.sequence, opener, parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -253,8 +409,8 @@ impl DiskImage {
                 }
                 Piece::Gap(gap) => {
                     for region in regions_of(&gap) {
-                        let Some(index) = self.region(region).await? else { continue };
-                        for row in rows_in(&index, &gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
                             let part = row.offset.max(gap.start)..row.range().end.min(gap.end);
                             let skip = (part.start - row.offset) as usize;
                             let place = target(&part);
@@ -275,8 +431,8 @@ impl DiskImage {
     async fn next_base_data(&self, gap: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
         let regions = regions_of(&gap);
         for (&region, _) in self.regions.range(regions) {
-            let Some(index) = self.region(region).await? else { continue };
-            let mut rows = rows_in(&index, &gap);
+            let Some(found) = self.region(region).await? else { continue };
+            let mut rows = rows_in(&found.index, &gap);
             if let Some(first) = rows.next() {
                 let mut end = first.range().end;
                 for row in rows.take_while(|row| row.content != Content::Zeroes) {
@@ -292,20 +448,20 @@ impl DiskImage {
     }
 
     /// The index of a base region; `None` where the base has none.
-    async fn region(&self, region: u64) -> Result<Option<Arc<Index>>, VaultError> {
+    async fn region(&self, region: u64) -> Result<Option<Arc<Region>>, VaultError> {
         let Some(present) = self.regions.get(&region) else { return Ok(None) };
         let cell = self.indexes.lock().unwrap_or_else(PoisonError::into_inner).cell(region);
-        let index = cell.get_or_try_init(|| self.read_region(region, present)).await?;
-        Ok(Some(Arc::clone(index)))
+        let found = cell.get_or_try_init(|| self.read_region(region, present)).await?;
+        Ok(Some(Arc::clone(found)))
     }
 
     async fn read_region(
         &self,
         region: u64,
         present: &RegionPresent,
-    ) -> Result<Arc<Index>, VaultError> {
+    ) -> Result<Arc<Region>, VaultError> {
         let path = self.vault.region_path(self.disk, self.generation, region);
-        let (index, length) = self.vault.read_index(&path).await?;
+        let (index, opener, length) = self.vault.open_index(&path).await?;
         self.vault.checked(&path, &index.header, self.disk, self.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
@@ -314,7 +470,7 @@ impl DiskImage {
         if index.hash != present.hash || index.header.kind != Kind::Base {
             return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
         }
-        Ok(Arc::new(index))
+        Ok(Arc::new(Region { index, opener }))
     }
 
     /// Reads the frames of one request and checks each.
@@ -324,18 +480,41 @@ impl DiskImage {
         let end = request.iter().map(|wanted| wanted.frame.end).max().unwrap_or(start);
         let path = self.path(first.object);
         let (bytes, _) = self.vault.read(&path, start..end).await?;
+        let opener = self.opener(first.object, &path).await?;
         let mut found = Vec::with_capacity(request.len());
         for wanted in request {
             let stored = (wanted.frame.start - start) as usize..(wanted.frame.end - start) as usize;
             let stored = bytes.slice(stored);
-            let data = wanted.row.open_frame(&stored).map_err(in_object(&path))?;
+            let data = opener.open(&wanted.row, &stored).map_err(in_object(&path))?;
             let piece = wanted.skip..wanted.skip + wanted.target.len();
-            found.push((wanted.target, stored.slice_ref(&data[piece])));
+            found.push((wanted.target, data.slice(piece)));
         }
         Ok(found)
     }
 
-    fn path(&self, object: Object) -> Path {
+    /// What opens the frames of an object.
+    pub(super) async fn opener(
+        &self,
+        object: Object,
+        path: &Path,
+    ) -> Result<FrameOpener, VaultError> {
+        match object {
+            Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
+            Object::Part(segment, part) => {
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let (_, cell) = &parts[usize::from(part) - 1];
+                let open = || self.vault.open_part(path, self.disk, *sequence, part);
+                cell.get_or_try_init(open).await.cloned()
+            }
+            Object::Region(region) => {
+                let found = self.region(region).await?;
+                let missing = || VaultError::Missing { object: path.to_string() };
+                found.map(|found| found.opener.clone()).ok_or_else(missing)
+            }
+        }
+    }
+
+    pub(super) fn path(&self, object: Object) -> Path {
         match object {
             Object::Region(region) => self.vault.region_path(self.disk, self.generation, region),
             Object::Segment(segment) => {
@@ -343,8 +522,8 @@ impl DiskImage {
                 self.vault.segment_path(self.disk, sequence)
             }
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts } = &self.segments[segment as usize];
-                let hash = parts[usize::from(part) - 1].hash;
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let hash = parts[usize::from(part) - 1].0.hash;
                 self.vault.part_path(self.disk, *sequence, part, hash)
             }
         }
@@ -380,8 +559,27 @@ impl RegionIndexes {
     }
 }
 
+impl BaseRegion {
+    /// The numbers on the disk of the chunks of 64 KiB that are not all zeroes, ascending.
+    pub(super) fn chunks(&self) -> Vec<u64> {
+        let data = self.region.index.rows.iter().filter(|row| row.content != Content::Zeroes);
+        let mut chunks: Vec<u64> = data.map(|row| row.offset / FRAME_BYTES).collect();
+        chunks.dedup();
+        chunks
+    }
+}
+
+/// What a row says of `part`, which it covers: its hash is that of all of it.
+fn known_by(row: &Row, part: &Range<u64>) -> Known {
+    match row.content {
+        Content::Zeroes => Known::Zeroes,
+        Content::Frame { hash, .. } if row.range() == *part => Known::Hash(hash),
+        Content::Frame { .. } => Known::Data,
+    }
+}
+
 /// The newest finished base that can be read at `sequence`.
-async fn newest_usable(
+pub(super) async fn newest_usable(
     vault: &Vault,
     disk: DiskId,
     sequence: u64,

@@ -6,6 +6,8 @@ mod demo_disk;
 mod event_log;
 mod hrl;
 mod serve;
+mod simulate;
+mod vault;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
