@@ -396,6 +396,7 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::DiskUnknown { .. }
         | Broken::DiskChanged { .. }
         | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
+        Broken::LogsTooLarge { .. } => ResyncReason::LogsTooLarge(text),
     }
 }
 

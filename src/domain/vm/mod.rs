@@ -97,6 +97,8 @@ pub enum ResyncReason {
     PowerLoss,
     /// A disk is not what it was when it was tracked last.
     DiskChanged(String),
+    /// The logs of a disk reached half of its size.
+    LogsTooLarge(String),
 }
 
 impl std::fmt::Display for ResyncReason {
@@ -109,6 +111,7 @@ impl std::fmt::Display for ResyncReason {
             Self::LogMissing(what) => write!(f, "a replication log is missing: {what}"),
             Self::PowerLoss => f.write_str("the host lost power while writes were not yet flushed"),
             Self::DiskChanged(what) => write!(f, "a disk changed: {what}"),
+            Self::LogsTooLarge(what) => write!(f, "the replication logs grew too large: {what}"),
         }
     }
 }

@@ -119,6 +119,7 @@ fn vm_commands() -> Vec<vm::Command> {
         ResyncReason::LogDamaged("checksum".to_owned()),
         ResyncReason::LogMissing("gone".to_owned()),
         ResyncReason::DiskChanged("resized".to_owned()),
+        ResyncReason::LogsTooLarge("half".to_owned()),
     ];
     commands.extend(reasons.map(|reason| C::ReportTrackingLost { first_cycle: 3, reason }));
     commands
