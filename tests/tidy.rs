@@ -73,7 +73,9 @@ const OWNED: &[Owned] = &[
         owners: &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
+            ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
+            ("sim/clock.rs", "virtual time, which is tokio's paused clock"),
         ],
     },
     Owned {
@@ -81,8 +83,10 @@ const OWNED: &[Owned] = &[
         names: &["thread::sleep", "thread::park_timeout", "time::sleep", "time::interval"],
         owners: &[
             ("replication/engine.rs", "looks after tracking at an interval"),
+            ("replication/pace.rs", "waits until a limit of bandwidth has let pass what was sent"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
+            ("sim/", "lets virtual time pass"),
         ],
     },
     Owned {
@@ -98,6 +102,8 @@ const OWNED: &[Owned] = &[
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
+            ("sim/inline.rs", "blocking work, which is waited for in no virtual time"),
+            ("sim/explore.rs", "whole runs beside each other, each on one thread"),
         ],
     },
     Owned {

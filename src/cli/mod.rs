@@ -6,6 +6,7 @@
 mod demo;
 mod events;
 mod serve;
+mod simulate;
 mod table;
 mod vault;
 
@@ -30,6 +31,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Run an outage in virtual time
+    Simulate(simulate::Args),
     /// Read a vault, and make its keys
     Vault(vault::Args),
 }
@@ -61,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Simulate(args) => simulate::run_command(&args),
         Command::Vault(args) => vault::run(&args),
     };
     match result {

@@ -5,6 +5,7 @@
 
 use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
+use super::fingerprint::RegionSums;
 use super::manifest::Manifest;
 use super::segment::{Header, Kind, SegmentHash, same};
 use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
@@ -34,6 +35,7 @@ pub struct RegionWriter<'a> {
     copy: &'a BaseCopy,
     region: u64,
     builder: SegmentBuilder,
+    sums: RegionSums,
 }
 
 /// A region that is in the vault.
@@ -73,7 +75,7 @@ impl BaseCopy {
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
         let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
-        RegionWriter { copy: self, region, builder }
+        RegionWriter { copy: self, region, builder, sums: RegionSums::new() }
     }
 
     /// The regions that an earlier run has sent, read back and checked; regions of zeroes alone are
@@ -186,10 +188,12 @@ impl RegionWriter<'_> {
             let BaseCopy { vault, disk, generation, .. } = self.copy;
             let path = vault.region_path(*disk, *generation, self.region);
             VaultError::Extent { object: path.to_string(), source }
-        })
+        })?;
+        self.sums.data(&self.copy.vault, offset, data);
+        Ok(())
     }
 
-    /// Sends the region: returns once the vault has it durably, or `None` if all of it is zero and
+    /// Sends the region, after the checksums of its blocks: returns once the vault has it durably, or `None` if all of it is zero and
     /// nothing had to be sent. A region that is there already stands as it is.
     ///
     /// # Errors
@@ -198,6 +202,11 @@ impl RegionWriter<'_> {
         let sealed = self.builder.seal();
         if sealed.bytes.len() == 2 {
             return Ok(None);
+        }
+        let BaseCopy { vault, disk, generation, .. } = self.copy;
+        let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
+        match vault.create(&path, self.sums.seal(vault, sealed.hash)).await? {
+            PutOutcome::Created | PutOutcome::Existed => {}
         }
         self.copy.send(self.region, sealed).await.map(Some)
     }

@@ -5,7 +5,8 @@ use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
 use super::seal::FrameOpener;
 use super::segment::{
-    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
+    Content, FRAME_BYTES, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage,
+    impossible, same,
 };
 use super::vault::{PARALLEL, Vault, damaged, in_object};
 use crate::domain::id::DiskId;
@@ -49,6 +50,36 @@ pub struct DiskImage {
     base_size: u64,
     regions: BTreeMap<u64, RegionPresent>,
     indexes: Mutex<RegionIndexes>,
+    /// Bytes that the log speaks of after its last fence.
+    bytes_after_fence: u64,
+}
+
+/// What an image can say of a range without reading its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is zero.
+    Zeroes,
+    /// Its data has this hash.
+    Hash([u8; 16]),
+    /// Nothing but its data would tell.
+    Data,
+}
+
+/// A range and what is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct KnownPiece {
+    pub(super) range: Range<u64>,
+    pub(super) known: Known,
+    /// Whether the log has it, not the base.
+    pub(super) of_log: bool,
+}
+
+/// A base region as it stands in the vault.
+pub(super) struct BaseRegion {
+    region: Arc<Region>,
+    pub(super) hash: SegmentHash,
+    /// Where its checksums are, if it has any.
+    pub(super) sums: Path,
 }
 
 /// What the log says about a range.
@@ -126,6 +157,7 @@ impl DiskImage {
             base_size: manifest.disk_size,
             regions: manifest.regions,
             indexes: Mutex::default(),
+            bytes_after_fence: 0,
         };
         image.stack_log(manifest.completion.from_seq, manifest.completion.from_hash).await?;
         Ok(image)
@@ -230,6 +262,66 @@ impl DiskImage {
         Ok(None)
     }
 
+    /// Bytes of the disk that the segments after the log's last fence speak of, each counted once.
+    pub fn bytes_after_fence(&self) -> u64 {
+        self.bytes_after_fence
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// What is known of `range`, ascending and without gaps, in pieces that do not cross a multiple
+    /// of `chunk` bytes.
+    pub(super) async fn known(
+        &self,
+        range: Range<u64>,
+        chunk: u64,
+    ) -> Result<Vec<KnownPiece>, VaultError> {
+        let mut pieces = Vec::new();
+        let mut add = |range: Range<u64>, known, of_log| {
+            let mut start = range.start;
+            while start < range.end {
+                let end = ((start / chunk + 1) * chunk).min(range.end);
+                pieces.push(KnownPiece { range: start..end, known, of_log });
+                start = end;
+            }
+        };
+        for piece in self.log.pieces(range) {
+            match piece {
+                Piece::Extent(extent) => {
+                    let known = match extent.value {
+                        LogContent::Zeroes => Known::Zeroes,
+                        LogContent::Frame { row, .. } => known_by(row, &extent.range),
+                    };
+                    add(extent.range, known, true);
+                }
+                Piece::Gap(gap) => {
+                    let mut at = gap.start;
+                    for region in regions_of(&gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
+                            let part = row.offset.max(at)..row.range().end.min(gap.end);
+                            add(at..part.start, Known::Zeroes, false);
+                            at = part.end;
+                            add(part.clone(), known_by(row, &part), false);
+                        }
+                    }
+                    add(at..gap.end, Known::Zeroes, false);
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// A region of the base; `None` where the base has none.
+    pub(super) async fn base_region(&self, region: u64) -> Result<Option<BaseRegion>, VaultError> {
+        let Some(found) = self.region(region).await? else { return Ok(None) };
+        let hash = found.index.hash;
+        let sums = self.vault.sums_path(self.disk, self.generation, region, hash);
+        Ok(Some(BaseRegion { region: found, hash, sums }))
+    }
+
     fn checked(&self, range: Range<u64>) -> Result<Range<u64>, VaultError> {
         if self.size < range.end {
             let Self { disk, size, .. } = *self;
@@ -275,7 +367,11 @@ impl DiskImage {
 
     fn stack(&mut self, index: Index, opener: FrameOpener) {
         let segment = self.segments.len() as u32;
+        if index.header.kind == Kind::Fence {
+            self.bytes_after_fence = 0;
+        }
         for row in &index.rows {
+            self.bytes_after_fence += row.length;
             let content = match row.content {
                 Content::Zeroes => LogContent::Zeroes,
                 Content::Frame { .. } => LogContent::Frame { segment, row: *row },
@@ -460,6 +556,25 @@ impl RegionIndexes {
         let (cell, used) = self.cells.entry(region).or_default();
         *used = self.uses;
         Arc::clone(cell)
+    }
+}
+
+impl BaseRegion {
+    /// The numbers on the disk of the chunks of 64 KiB that are not all zeroes, ascending.
+    pub(super) fn chunks(&self) -> Vec<u64> {
+        let data = self.region.index.rows.iter().filter(|row| row.content != Content::Zeroes);
+        let mut chunks: Vec<u64> = data.map(|row| row.offset / FRAME_BYTES).collect();
+        chunks.dedup();
+        chunks
+    }
+}
+
+/// What a row says of `part`, which it covers: its hash is that of all of it.
+fn known_by(row: &Row, part: &Range<u64>) -> Known {
+    match row.content {
+        Content::Zeroes => Known::Zeroes,
+        Content::Frame { hash, .. } if row.range() == *part => Known::Hash(hash),
+        Content::Frame { .. } => Known::Data,
     }
 }
 

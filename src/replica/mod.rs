@@ -6,6 +6,7 @@
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
+//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.<hash:32>.sum  checksums of its blocks of 4 KiB
 //! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
 //! v1/<vault>/vm/<vm>/rp/<cycle:020>.json                      a recovery point: one segment of every disk
 //! ```
@@ -14,12 +15,14 @@
 //! object is ever changed. A disk at sequence *n* is its newest usable base with the segments up to
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
+mod admission;
 mod audit;
 mod base;
 mod builder;
 mod delta;
 mod error;
 pub mod extent_map;
+mod fingerprint;
 mod image;
 mod keys;
 mod manifest;
@@ -32,11 +35,13 @@ mod sealers;
 pub mod segment;
 mod vault;
 
+pub use admission::Admission;
 pub use audit::{Audit, Depth, PointAudit, VmAudit, vaults_in};
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
+pub use fingerprint::{BLOCK_BYTES, Blocks, CHUNK_BYTES, Fingerprint, Verdict};
 pub use image::DiskImage;
 pub use keys::{HashKey, KeyFile, KeyFileError, KeyId, VaultKeys};
 pub use marker::Mismatch;

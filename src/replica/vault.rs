@@ -1,5 +1,6 @@
 //! The vault: where its objects lie, and the few things that are asked of the storage.
 
+use super::admission::Admission;
 use super::base::{BaseCopy, Completion};
 use super::builder::{Sealed, SegmentBuilder};
 use super::delta::{DeltaHeader, DeltaWriter};
@@ -36,6 +37,7 @@ const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Vault {
     store: Arc<dyn ObjectStore>,
+    admission: Option<Arc<dyn Admission>>,
     id: VaultId,
     sealing: Sealing,
     /// The mark was read, and it fits the keys.
@@ -85,7 +87,14 @@ impl Vault {
     /// The vault `id` in `store`, compressed and not encrypted. The storage's own retries should be
     /// off: who calls retries.
     pub fn new(store: Arc<dyn ObjectStore>, id: VaultId) -> Self {
-        Self { store, id, sealing: Sealing::default(), recognized: Arc::default() }
+        let (admission, sealing, recognized) = Default::default();
+        Self { store, admission, id, sealing, recognized }
+    }
+
+    /// The same vault, with every object written only when `admission` lets it pass.
+    #[must_use]
+    pub fn admitting(&self, admission: Arc<dyn Admission>) -> Self {
+        Self { admission: Some(admission), ..self.clone() }
     }
 
     /// The vault encrypted with `keys`. Whether a vault is encrypted is decided when it is established.
@@ -376,6 +385,18 @@ impl Vault {
         self.base_folder(disk, generation).join(format!("{region:08x}.seg"))
     }
 
+    /// The checksums of a region carry its hash in their name: they are of no other content.
+    pub(super) fn sums_path(
+        &self,
+        disk: DiskId,
+        generation: u64,
+        region: u64,
+        hash: SegmentHash,
+    ) -> Path {
+        let hash = hash.to_string();
+        self.base_folder(disk, generation).join(format!("{region:08x}.{}.sum", &hash[..32]))
+    }
+
     pub(super) fn manifest_path(&self, disk: DiskId, generation: u64) -> Path {
         self.folder(disk, "man").join(format!("{generation:020}.man"))
     }
@@ -395,6 +416,10 @@ impl Vault {
             self.probe().await?;
         }
         let payload = PutPayload::from_iter(bytes);
+        let _upload = match &self.admission {
+            Some(admission) => Some(admission.admit(payload.content_length() as u64).await),
+            None => None,
+        };
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, payload, options).await {
             Ok(_) => Ok(PutOutcome::Created),

@@ -1,5 +1,6 @@
 //! The service: configuration, wiring of the adapters, start and stop.
 
+mod bandwidth;
 mod clock;
 mod config;
 mod health;
@@ -11,6 +12,7 @@ mod running;
 mod sites;
 mod storage;
 
+pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{
     AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, S3Config,

@@ -28,6 +28,7 @@ use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use crate::replica::{self, VaultError};
+use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
 use actix_web::dev::ServerHandle;
@@ -244,7 +245,10 @@ impl Service {
         let sources = Sources::default();
         let mut agents = Vec::new();
         for host in &config.host {
+            let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
+            let limits = limits.expect("the configuration was checked");
             let parts = AgentParts {
+                pace: Pace::new(limits, Arc::clone(&clock)),
                 exports: Arc::clone(&primary_exports),
                 server: primary_server.endpoint().clone(),
                 sources: sources.clone(),

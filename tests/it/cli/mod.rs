@@ -5,6 +5,7 @@ mod crash;
 mod demo_disk;
 mod event_log;
 mod serve;
+mod simulate;
 mod vault;
 
 use std::ffi::OsStr;

@@ -268,7 +268,8 @@ async fn a_base_copy_goes_on_where_it_was_killed() {
     again.commit().await.unwrap().unwrap();
     let mut last = copy.region(3);
     last.data(3 * REGION_BYTES, &[3; 4096]).unwrap();
-    store.next_puts(&[Fault::AnswerLost]);
+    // Its checksums go before it.
+    store.next_puts(&[Fault::None, Fault::AnswerLost]);
     assert!(last.commit().await.is_err());
 
     assert_code(&vault.open_disk(DISK, 0).await.unwrap_err(), Code::ReplicaInvalid, "no finished");
