@@ -187,7 +187,7 @@ impl RegionWriter<'_> {
             let path = vault.region_path(*disk, *generation, self.region);
             VaultError::Extent { object: path.to_string(), source }
         })?;
-        self.sums.data(&self.copy.vault, offset, data);
+        self.sums.data(offset, data);
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl RegionWriter<'_> {
         }
         let BaseCopy { vault, disk, generation, .. } = self.copy;
         let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
-        match vault.create(&path, self.sums.seal(vault, sealed.hash)).await? {
+        match vault.create(&path, self.sums.seal(sealed.hash)).await? {
             PutOutcome::Created | PutOutcome::Existed => {}
         }
         self.copy.send(self.region, sealed).await.map(Some)

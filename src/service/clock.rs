@@ -14,3 +14,9 @@ impl Clock for SystemClock {
         Timestamp::from_millis(chrono::Utc::now().timestamp_millis())
     }
 }
+
+/// Minutes that local time is ahead of UTC at this moment; summer time counts.
+pub(super) fn utc_offset_minutes() -> i16 {
+    let seconds = chrono::Local::now().offset().local_minus_utc();
+    i16::try_from(seconds / 60).unwrap_or(0)
+}

@@ -3,7 +3,7 @@
 //! Up: event log, vault, export servers, disks, actors, guests. Down: the other way round. Every step
 //! can be cut short by a kill; the next start finds its place in the log.
 
-use super::clock::SystemClock;
+use super::clock::{SystemClock, utc_offset_minutes};
 use super::config::{Config, HostConfig, VmConfig};
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
@@ -339,6 +339,7 @@ impl Service {
         let policy = Policy::from(config.policy);
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
+        let window = config.policy.resync_window.at_site(utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };
@@ -357,6 +358,8 @@ impl Service {
                         }
                         enrolled => enrolled?,
                     }
+                    let change = vm::Command::ChangeResyncWindow { window };
+                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
                 }
