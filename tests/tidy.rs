@@ -73,6 +73,7 @@ const OWNED: &[Owned] = &[
         owners: &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
+            ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
         ],
     },
@@ -81,6 +82,7 @@ const OWNED: &[Owned] = &[
         names: &["thread::sleep", "thread::park_timeout", "time::sleep", "time::interval"],
         owners: &[
             ("replication/engine.rs", "looks after tracking at an interval"),
+            ("replication/pace.rs", "waits until a limit of bandwidth has let pass what was sent"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
         ],
@@ -93,6 +95,7 @@ const OWNED: &[Owned] = &[
             ("disk/nbd/", "guest I/O waits for nothing that runs on tokio"),
             ("drivers/lab/guest.rs", "a guest writes on a thread of its own"),
             ("drivers/lab/site.rs", "power and disks of the lab block"),
+            ("replica/sealers.rs", "compression takes every core; results keep their order"),
             ("replication/engine.rs", "copying reads disks, which blocks"),
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
@@ -101,8 +104,16 @@ const OWNED: &[Owned] = &[
     },
     Owned {
         what: "randomness",
-        names: &["Uuid::new_v4", "Uuid::now_v7", "rand", "fastrand", "getrandom", "RandomState"],
-        owners: &[],
+        names: &[
+            "Uuid::new_v4",
+            "Uuid::now_v7",
+            "rand",
+            "fastrand",
+            "getrandom",
+            "RandomState",
+            "SystemRandom",
+        ],
+        owners: &[("service/random.rs", "the adapter of the randomness port")],
     },
     Owned {
         what: "a map without an order",

@@ -3,10 +3,11 @@
 //! The disk may be written to while it is copied, as long as every write since the copy began is in a
 //! segment after `from_seq`: such a region is newer than others, and the log on top evens that out.
 
+use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
 use super::fingerprint::RegionSums;
 use super::manifest::Manifest;
-use super::segment::{Header, Kind, Sealed, SegmentBuilder, SegmentHash, same};
+use super::segment::{Header, Kind, SegmentHash, same};
 use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
@@ -73,7 +74,7 @@ impl BaseCopy {
 
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
-        let builder = SegmentBuilder::new(self.header(region));
+        let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
         RegionWriter { copy: self, region, builder, sums: RegionSums::new() }
     }
 
@@ -138,6 +139,7 @@ impl BaseCopy {
             cut_at: Timestamp::default(),
             disk_size: self.disk_size,
             place: region,
+            encrypted: false,
         }
     }
 
@@ -187,7 +189,7 @@ impl RegionWriter<'_> {
             let path = vault.region_path(*disk, *generation, self.region);
             VaultError::Extent { object: path.to_string(), source }
         })?;
-        self.sums.data(offset, data);
+        self.sums.data(&self.copy.vault, offset, data);
         Ok(())
     }
 
@@ -203,7 +205,7 @@ impl RegionWriter<'_> {
         }
         let BaseCopy { vault, disk, generation, .. } = self.copy;
         let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
-        match vault.create(&path, self.sums.seal(sealed.hash)).await? {
+        match vault.create(&path, self.sums.seal(vault, sealed.hash)).await? {
             PutOutcome::Created | PutOutcome::Existed => {}
         }
         self.copy.send(self.region, sealed).await.map(Some)

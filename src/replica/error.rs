@@ -1,6 +1,8 @@
 //! What can go wrong between here and the vault, with its place in the error catalogue.
 
-use super::segment::{Damage, ExtentError, SegmentHash};
+use super::builder::ExtentError;
+use super::marker::Mismatch;
+use super::segment::{Damage, Flaw, SegmentHash};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
 use crate::domain::id::{DiskId, RecoveryPointId};
@@ -28,6 +30,15 @@ pub enum VaultError {
     VaultNotThere {
         /// The object that marks the vault.
         object: String,
+    },
+    /// The vault is there, but not the one that is configured.
+    #[error("open vault: {object} says that {mismatch}")]
+    Mark {
+        /// The object that marks the vault.
+        object: String,
+        /// What it says.
+        #[source]
+        mismatch: Mismatch,
     },
     /// An object is not what was written.
     #[error("read {object} {damage}")]
@@ -175,6 +186,7 @@ impl VaultError {
         match self {
             Self::Store { object, .. }
             | Self::VaultNotThere { object }
+            | Self::Mark { object, .. }
             | Self::Damaged { object, .. }
             | Self::Missing { object }
             | Self::ChainBroken { object, .. }
@@ -193,7 +205,12 @@ impl Classified for VaultError {
         match self {
             Self::Store { source, .. } => store_code(source),
             Self::VaultNotThere { .. } => Code::LinkDown,
-            Self::Damaged { .. } | Self::Missing { .. } => Code::ReplicaDamaged,
+            Self::Mark { .. } => Code::ConfigurationInvalid,
+            Self::Damaged { damage, .. } => match damage.flaw {
+                Flaw::Encrypted | Flaw::UnknownKey(_) => Code::ConfigurationInvalid,
+                _ => Code::ReplicaDamaged,
+            },
+            Self::Missing { .. } => Code::ReplicaDamaged,
             Self::ChainBroken { .. }
             | Self::EpochFell { .. }
             | Self::Fenced { .. }

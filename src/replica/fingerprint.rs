@@ -24,8 +24,8 @@
 
 use super::error::VaultError;
 use super::image::{DiskImage, Known, KnownPiece};
-use super::segment::{FRAME_BYTES, REGION_BYTES, SegmentHash, frame_hash};
-use super::vault::PARALLEL;
+use super::segment::{FRAME_BYTES, REGION_BYTES, SegmentHash};
+use super::vault::{PARALLEL, Vault};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -98,12 +98,12 @@ impl RegionSums {
     }
 
     /// Adds data of the region, after all data added before.
-    pub(super) fn data(&mut self, offset: u64, data: &[u8]) {
+    pub(super) fn data(&mut self, vault: &Vault, offset: u64, data: &[u8]) {
         let (mut offset, mut data) = (offset, data);
         while !data.is_empty() {
             let (chunk, skip) = (offset / CHUNK_BYTES, (offset % CHUNK_BYTES) as usize);
             if chunk != self.chunk {
-                self.close_chunk();
+                self.close_chunk(vault);
                 self.chunk = chunk;
             }
             let (part, rest) = data.split_at(data.len().min(CHUNK_BYTES as usize - skip));
@@ -114,14 +114,14 @@ impl RegionSums {
         }
     }
 
-    fn close_chunk(&mut self) {
+    fn close_chunk(&mut self, vault: &Vault) {
         // As in the region itself, zeroes are left out.
-        if self.filling.iter().any(|byte| *byte != 0) {
+        if !is_zero(&self.filling) {
             self.filling.resize(CHUNK_BYTES as usize, 0);
             let at = self.records.len();
             self.records.extend_from_slice(&[0; 4]);
             for block in self.filling.chunks(BLOCK_BYTES as usize) {
-                self.records.extend_from_slice(&frame_hash(block));
+                self.records.extend_from_slice(&vault.data_hash(block));
             }
             let checksum = crc32fast::hash(&self.records[at + 4..]);
             self.records[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
@@ -130,8 +130,8 @@ impl RegionSums {
     }
 
     /// The object of a region with this hash.
-    pub(super) fn seal(mut self, region: SegmentHash) -> Vec<Bytes> {
-        self.close_chunk();
+    pub(super) fn seal(mut self, vault: &Vault, region: SegmentHash) -> Vec<Bytes> {
+        self.close_chunk(vault);
         let mut header = [0; HEADER_BYTES];
         let records = (self.records.len() / RECORD_BYTES) as u32;
         header[..8].copy_from_slice(MAGIC);
@@ -141,6 +141,13 @@ impl RegionSums {
         let checksum = crc32fast::hash(&header[..60]);
         header[60..].copy_from_slice(&checksum.to_le_bytes());
         vec![Bytes::copy_from_slice(&header), Bytes::from(self.records)]
+    }
+}
+
+impl Vault {
+    /// The hash by which data is compared: that of the frames in the indexes, keyed as they are.
+    pub(super) fn data_hash(&self, data: &[u8]) -> [u8; HASH_BYTES] {
+        self.hash_key().frame(data)
     }
 }
 
@@ -156,14 +163,14 @@ impl Fingerprint {
     }
 
     /// Compares a chunk of the disk, cut to the region, with the replica.
-    pub fn compare(&self, offset: u64, chunk: &[u8]) -> Verdict {
+    pub fn compare(&self, image: &DiskImage, offset: u64, chunk: &[u8]) -> Verdict {
         let range = offset..offset + chunk.len() as u64;
         let mut verdict = Verdict::Same;
         for piece in self.pieces_in(&range) {
             let part = (piece.range.start - offset) as usize..(piece.range.end - offset) as usize;
             let same = match &piece.known {
                 Known::Zeroes => is_zero(&chunk[part]),
-                Known::Hash(hash) => frame_hash(&chunk[part]) == *hash,
+                Known::Hash(hash) => image.vault().data_hash(&chunk[part]) == *hash,
                 Known::Data => {
                     verdict = Verdict::Unknown;
                     continue;
@@ -193,13 +200,13 @@ impl Fingerprint {
 
 impl Blocks {
     /// Whether the block with this number differs from `block`, the same part of the disk.
-    pub fn differs(&self, nth: usize, block: &[u8]) -> bool {
+    pub fn differs(&self, image: &DiskImage, nth: usize, block: &[u8]) -> bool {
         match self {
             Self::Zeroes => !is_zero(block),
             Self::Sums(sums) => {
                 let mut padded = [0; BLOCK_BYTES as usize];
                 padded[..block.len()].copy_from_slice(block);
-                sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES] != frame_hash(&padded)
+                sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES] != image.vault().data_hash(&padded)
             }
             Self::Data(data) => {
                 let at = nth * BLOCK_BYTES as usize;
@@ -325,8 +332,11 @@ fn is_header_of(header: &[u8], region: SegmentHash, records: usize) -> bool {
         && header[60..] == crc32fast::hash(&header[..60]).to_le_bytes()
 }
 
+/// Compares with zeroes, which the compiler makes a `memcmp` of: byte by byte would be the slower half
+/// of a comparison of holes.
 fn is_zero(data: &[u8]) -> bool {
-    data.iter().all(|byte| *byte == 0)
+    const ZEROES: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    data.chunks(ZEROES.len()).all(|block| *block == ZEROES[..block.len()])
 }
 
 /// Record numbers, ascending, as ranges to ask for.

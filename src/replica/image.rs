@@ -3,6 +3,7 @@
 use super::base::RegionPresent;
 use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
+use super::seal::FrameOpener;
 use super::segment::{
     Content, FRAME_BYTES, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage,
     impossible, same,
@@ -72,7 +73,7 @@ pub(super) struct KnownPiece {
 
 /// A base region as it stands in the vault.
 pub(super) struct BaseRegion {
-    index: Arc<Index>,
+    region: Arc<Region>,
     pub(super) hash: SegmentHash,
     /// Where its checksums are, if it has any.
     pub(super) sums: Path,
@@ -92,10 +93,19 @@ enum LogContent {
 #[derive(Debug)]
 struct LogSegment {
     sequence: u64,
-    parts: Vec<Part>,
+    opener: FrameOpener,
+    /// With what opens their frames, once they were read.
+    parts: Vec<(Part, OnceCell<FrameOpener>)>,
 }
 
-type RegionCell = Arc<OnceCell<Arc<Index>>>;
+/// The index of a base region with what opens its frames.
+#[derive(Debug)]
+struct Region {
+    index: Index,
+    opener: FrameOpener,
+}
+
+type RegionCell = Arc<OnceCell<Arc<Region>>>;
 
 /// The indexes of the base regions that were used last.
 #[derive(Debug, Default)]
@@ -241,8 +251,8 @@ impl DiskImage {
                 Piece::Gap(gap) => {
                     let mut at = gap.start;
                     for region in regions_of(&gap) {
-                        let Some(index) = self.region(region).await? else { continue };
-                        for row in rows_in(&index, &gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
                             let part = row.offset.max(at)..row.range().end.min(gap.end);
                             add(at..part.start, Known::Zeroes, false);
                             at = part.end;
@@ -258,10 +268,10 @@ impl DiskImage {
 
     /// A region of the base; `None` where the base has none.
     pub(super) async fn base_region(&self, region: u64) -> Result<Option<BaseRegion>, VaultError> {
-        let Some(index) = self.region(region).await? else { return Ok(None) };
-        let hash = index.hash;
+        let Some(found) = self.region(region).await? else { return Ok(None) };
+        let hash = found.index.hash;
         let sums = self.vault.sums_path(self.disk, self.generation, region, hash);
-        Ok(Some(BaseRegion { index, hash, sums }))
+        Ok(Some(BaseRegion { region: found, hash, sums }))
     }
 
     fn checked(&self, range: Range<u64>) -> Result<Range<u64>, VaultError> {
@@ -280,14 +290,14 @@ impl DiskImage {
                 let vault = &vault;
                 async move {
                     let path = vault.segment_path(disk, sequence);
-                    let (index, _) = vault.read_index(&path).await?;
+                    let (index, opener, _) = vault.open_index(&path).await?;
                     vault.checked(&path, &index.header, disk, sequence)?;
-                    Ok::<_, VaultError>((path, index))
+                    Ok::<_, VaultError>((path, index, opener))
                 }
             })
             .buffered(PARALLEL);
         let (mut before, mut epoch) = (from_hash, 0);
-        while let Some((path, index)) = indexes.try_next().await? {
+        while let Some((path, index, opener)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -301,12 +311,12 @@ impl DiskImage {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (index.hash, header.epoch);
-            self.stack(index);
+            self.stack(index, opener);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index) {
+    fn stack(&mut self, index: Index, opener: FrameOpener) {
         let segment = self.segments.len() as u32;
         if index.header.kind == Kind::Fence {
             self.bytes_after_fence = 0;
@@ -323,7 +333,8 @@ impl DiskImage {
         let size = index.header.disk_size;
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
-        self.segments.push(LogSegment { sequence: index.header.sequence, parts: index.parts });
+        let parts = index.parts.into_iter().map(|part| (part, OnceCell::new())).collect();
+        self.segments.push(LogSegment { sequence: index.header.sequence, opener, parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -349,8 +360,8 @@ impl DiskImage {
                 }
                 Piece::Gap(gap) => {
                     for region in regions_of(&gap) {
-                        let Some(index) = self.region(region).await? else { continue };
-                        for row in rows_in(&index, &gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
                             let part = row.offset.max(gap.start)..row.range().end.min(gap.end);
                             let skip = (part.start - row.offset) as usize;
                             let place = target(&part);
@@ -371,8 +382,8 @@ impl DiskImage {
     async fn next_base_data(&self, gap: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
         let regions = regions_of(&gap);
         for (&region, _) in self.regions.range(regions) {
-            let Some(index) = self.region(region).await? else { continue };
-            let mut rows = rows_in(&index, &gap);
+            let Some(found) = self.region(region).await? else { continue };
+            let mut rows = rows_in(&found.index, &gap);
             if let Some(first) = rows.next() {
                 let mut end = first.range().end;
                 for row in rows.take_while(|row| row.content != Content::Zeroes) {
@@ -388,20 +399,20 @@ impl DiskImage {
     }
 
     /// The index of a base region; `None` where the base has none.
-    async fn region(&self, region: u64) -> Result<Option<Arc<Index>>, VaultError> {
+    async fn region(&self, region: u64) -> Result<Option<Arc<Region>>, VaultError> {
         let Some(present) = self.regions.get(&region) else { return Ok(None) };
         let cell = self.indexes.lock().unwrap_or_else(PoisonError::into_inner).cell(region);
-        let index = cell.get_or_try_init(|| self.read_region(region, present)).await?;
-        Ok(Some(Arc::clone(index)))
+        let found = cell.get_or_try_init(|| self.read_region(region, present)).await?;
+        Ok(Some(Arc::clone(found)))
     }
 
     async fn read_region(
         &self,
         region: u64,
         present: &RegionPresent,
-    ) -> Result<Arc<Index>, VaultError> {
+    ) -> Result<Arc<Region>, VaultError> {
         let path = self.vault.region_path(self.disk, self.generation, region);
-        let (index, length) = self.vault.read_index(&path).await?;
+        let (index, opener, length) = self.vault.open_index(&path).await?;
         self.vault.checked(&path, &index.header, self.disk, self.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
@@ -410,7 +421,7 @@ impl DiskImage {
         if index.hash != present.hash || index.header.kind != Kind::Base {
             return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
         }
-        Ok(Arc::new(index))
+        Ok(Arc::new(Region { index, opener }))
     }
 
     /// Reads the frames of one request and checks each.
@@ -420,15 +431,34 @@ impl DiskImage {
         let end = request.iter().map(|wanted| wanted.frame.end).max().unwrap_or(start);
         let path = self.path(first.object);
         let (bytes, _) = self.vault.read(&path, start..end).await?;
+        let opener = self.opener(first.object, &path).await?;
         let mut found = Vec::with_capacity(request.len());
         for wanted in request {
             let stored = (wanted.frame.start - start) as usize..(wanted.frame.end - start) as usize;
             let stored = bytes.slice(stored);
-            let data = wanted.row.open_frame(&stored).map_err(in_object(&path))?;
+            let data = opener.open(&wanted.row, &stored).map_err(in_object(&path))?;
             let piece = wanted.skip..wanted.skip + wanted.target.len();
-            found.push((wanted.target, stored.slice_ref(&data[piece])));
+            found.push((wanted.target, data.slice(piece)));
         }
         Ok(found)
+    }
+
+    /// What opens the frames of an object.
+    async fn opener(&self, object: Object, path: &Path) -> Result<FrameOpener, VaultError> {
+        match object {
+            Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
+            Object::Part(segment, part) => {
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let (_, cell) = &parts[usize::from(part) - 1];
+                let open = || self.vault.open_part(path, self.disk, *sequence, part);
+                cell.get_or_try_init(open).await.cloned()
+            }
+            Object::Region(region) => {
+                let found = self.region(region).await?;
+                let missing = || VaultError::Missing { object: path.to_string() };
+                found.map(|found| found.opener.clone()).ok_or_else(missing)
+            }
+        }
     }
 
     fn path(&self, object: Object) -> Path {
@@ -439,8 +469,8 @@ impl DiskImage {
                 self.vault.segment_path(self.disk, sequence)
             }
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts } = &self.segments[segment as usize];
-                let hash = parts[usize::from(part) - 1].hash;
+                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let hash = parts[usize::from(part) - 1].0.hash;
                 self.vault.part_path(self.disk, *sequence, part, hash)
             }
         }
@@ -479,7 +509,7 @@ impl RegionIndexes {
 impl BaseRegion {
     /// The numbers on the disk of the chunks of 64 KiB that are not all zeroes, ascending.
     pub(super) fn chunks(&self) -> Vec<u64> {
-        let data = self.index.rows.iter().filter(|row| row.content != Content::Zeroes);
+        let data = self.region.index.rows.iter().filter(|row| row.content != Content::Zeroes);
         let mut chunks: Vec<u64> = data.map(|row| row.offset / FRAME_BYTES).collect();
         chunks.dedup();
         chunks

@@ -10,12 +10,12 @@
 //! ```
 
 use super::base::{Completion, RegionPresent};
+use super::builder::{Sealed, seal_footer};
 use super::error::VaultError;
 use super::segment::{
-    self, Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, Sealed, SegmentHash, impossible,
-    same,
+    Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, SegmentHash, impossible, same,
 };
-use super::vault::{Vault, in_object};
+use super::vault::{Opened, Vault, in_object};
 use crate::domain::id::DiskId;
 use std::collections::BTreeMap;
 
@@ -44,6 +44,7 @@ impl Manifest {
             cut_at: self.completion.at,
             disk_size: self.disk_size,
             place: self.completion.usable_from,
+            encrypted: false,
         };
         let mut footer = Vec::with_capacity(FOOTER_HEAD + self.regions.len() * ROW);
         footer.extend_from_slice(&self.completion.from_seq.to_le_bytes());
@@ -54,7 +55,7 @@ impl Manifest {
             footer.extend_from_slice(&region.stored_bytes.to_le_bytes());
             footer.extend_from_slice(&region.hash.0);
         }
-        segment::seal(&header, Vec::new(), segment::HEADER_BYTES, footer)
+        seal_footer(&header, vault.sealing(), footer)
     }
 
     fn decode(header: &Header, footer: &[u8], at: u64) -> Result<Self, Damage> {
@@ -104,9 +105,7 @@ impl Vault {
         generation: u64,
     ) -> Result<Manifest, VaultError> {
         let path = self.manifest_path(disk, generation);
-        let (header, footer, trailer, _) = self.read_ends(&path).await?;
-        trailer.verify(&header, &footer).map_err(in_object(&path))?;
-        let header = Header::decode(&header).map_err(in_object(&path))?;
+        let Opened { header, footer, trailer, .. } = self.open_object(&path).await?;
         self.checked(&path, &header, disk, generation)?;
         Manifest::decode(&header, &footer, trailer.footer_range().start).map_err(in_object(&path))
     }

@@ -14,24 +14,35 @@
 //! object is ever changed. A disk at sequence *n* is its newest usable base with the segments up to
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
+mod admission;
 mod base;
+mod builder;
 mod delta;
 mod error;
 pub mod extent_map;
 mod fingerprint;
 mod image;
+mod keys;
 mod manifest;
+mod marker;
 mod overlay;
 mod point;
 mod presence;
+mod seal;
+mod sealers;
 pub mod segment;
 mod vault;
 
+pub use admission::Admission;
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
+pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
 pub use fingerprint::{BLOCK_BYTES, Blocks, CHUNK_BYTES, Fingerprint, Verdict};
 pub use image::DiskImage;
+pub use keys::{HashKey, KeyFile, KeyFileError, KeyId, VaultKeys};
+pub use marker::Mismatch;
 pub use overlay::Overlay;
-pub use point::{Consistency, DiskPoint, PointList, RecoveryPointRecord};
+pub use point::{Consistency, DiskPoint, Names, PointList, RecoveryPointRecord};
+pub use seal::{Compression, FrameOpener, Sealing};
 pub use vault::{FenceOutcome, Segment, Vault};

@@ -196,6 +196,15 @@ impl Engine {
         work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let vault = self.vault(vm)?.clone();
+        self.run_with(vm, vault, work).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        vault: Vault,
+        work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let (vm, parts) = (vm.clone(), Arc::clone(&self.parts));
         let (waiting, wanted) = watch::channel(());
         let thread = self.parts.runtime.spawn_blocking(move || {
@@ -219,7 +228,12 @@ impl Engine {
         work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let source = self.source(vm)?;
-        self.run(vm, move |_, context| {
+        let vault = self.vault(vm)?.clone();
+        let vault = match &source.lane {
+            Some(lane) => vault.admitting(Arc::new(lane.clone())),
+            None => vault,
+        };
+        self.run_with(vm, vault, move |_, context| {
             let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
             context.still_wanted()?;
             work(context, &source)

@@ -19,6 +19,7 @@
 mod copy;
 mod engine;
 mod failures;
+pub mod pace;
 mod recovery;
 mod resync;
 mod shipment;

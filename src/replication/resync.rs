@@ -292,7 +292,7 @@ impl Comparison<'_> {
         for (nth, chunk) in buffer.chunks(CHUNK_BYTES as usize).enumerate() {
             let offset = piece.start + nth as u64 * CHUNK_BYTES;
             let suspect = self.suspect.touches(&(offset..offset + chunk.len() as u64));
-            if suspect && fingerprint.compare(offset, chunk) != Verdict::Same {
+            if suspect && fingerprint.compare(&self.image, offset, chunk) != Verdict::Same {
                 found.push(offset);
             }
         }
@@ -314,7 +314,7 @@ impl Comparison<'_> {
             let chunk = &mut buffer[..length];
             self.work.disk_read(self.device.read_at(chunk, offset))?;
             for (nth, block) in chunk.chunks(BLOCK_BYTES as usize).enumerate() {
-                if blocks.differs(nth, block) {
+                if blocks.differs(&self.image, nth, block) {
                     let at = offset + nth as u64 * BLOCK_BYTES;
                     let mut writer = self.writer(stretch)?;
                     self.work.vault_call(OPERATION, writer.data(at, block))?;

@@ -9,14 +9,15 @@ use crate::ports::clock::Clock;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+impl SystemClock {
+    /// What local time is ahead of UTC, in minutes, at present.
+    pub fn utc_offset_minutes() -> i16 {
+        (chrono::Local::now().offset().local_minus_utc() / 60) as i16
+    }
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(chrono::Utc::now().timestamp_millis())
     }
-}
-
-/// Minutes that local time is ahead of UTC at this moment; summer time counts.
-pub(super) fn utc_offset_minutes() -> i16 {
-    let seconds = chrono::Local::now().offset().local_minus_utc();
-    i16::try_from(seconds / 60).unwrap_or(0)
 }

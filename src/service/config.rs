@@ -1,5 +1,6 @@
 //! The configuration file. Every key is checked before anything is touched; an error names the line.
 
+use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use crate::domain::policy::Policy;
 use crate::domain::vm::ResyncWindow;
@@ -63,6 +64,9 @@ pub struct Config {
     /// Where replicas go.
     #[serde(default)]
     pub vault: VaultConfig,
+    /// How fast each host may send.
+    #[serde(default)]
+    pub bandwidth: BandwidthConfig,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<HostConfig>,
@@ -108,6 +112,8 @@ pub struct VaultConfig {
 pub struct HostConfig {
     /// Its name.
     pub name: String,
+    /// How fast it may send, where that is not what holds for all.
+    pub bandwidth: Option<BandwidthConfig>,
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmConfig>,
@@ -274,6 +280,11 @@ impl Config {
         self.data.join(path)
     }
 
+    /// How fast a host may send.
+    pub(super) fn bandwidth_of<'a>(&'a self, host: &'a HostConfig) -> &'a BandwidthConfig {
+        host.bandwidth.as_ref().unwrap_or(&self.bandwidth)
+    }
+
     /// Checks what the types cannot.
     fn check(&self) -> Result<(), (String, String)> {
         if self.data.as_os_str().is_empty() {
@@ -285,6 +296,7 @@ impl Config {
         if self.vault.folder.as_os_str().is_empty() {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
+        check_bandwidth("bandwidth", &self.bandwidth)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
         let mut hosts = BTreeSet::new();
@@ -295,6 +307,9 @@ impl Config {
             let key = format!("host {}", host.name);
             check_name(&key, &host.name)?;
             once(&mut hosts, &host.name, &key, "is there twice")?;
+            if let Some(bandwidth) = &host.bandwidth {
+                check_bandwidth(&format!("bandwidth of {key}"), bandwidth)?;
+            }
             for vm in &host.vm {
                 let key = format!("vm {}", vm.name);
                 check_name(&key, &vm.name)?;
@@ -330,6 +345,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_bandwidth(name: &str, bandwidth: &BandwidthConfig) -> Result<(), (String, String)> {
+    let limits = bandwidth.limits(0);
+    limits.map(drop).map_err(|(key, problem)| (format!("{key} of {name}"), problem))
 }
 
 fn once<T: Ord + Clone>(

@@ -3,7 +3,7 @@
 //! Up: event log, vault, export servers, disks, actors, guests. Down: the other way round. Every step
 //! can be cut short by a kill; the next start finds its place in the log.
 
-use super::clock::{SystemClock, utc_offset_minutes};
+use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
@@ -27,6 +27,7 @@ use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use crate::replica::{self, VaultError};
+use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
 use actix_web::dev::ServerHandle;
@@ -242,7 +243,10 @@ impl Service {
         let sources = Sources::default();
         let mut agents = Vec::new();
         for host in &config.host {
+            let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
+            let limits = limits.expect("the configuration was checked");
             let parts = AgentParts {
+                pace: Pace::new(limits, Arc::clone(&clock)),
                 exports: Arc::clone(&primary_exports),
                 server: primary_server.endpoint().clone(),
                 sources: sources.clone(),
@@ -339,7 +343,7 @@ impl Service {
         let policy = Policy::from(config.policy);
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
-        let window = config.policy.resync_window.at_site(utc_offset_minutes());
+        let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };

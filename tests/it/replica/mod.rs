@@ -1,5 +1,6 @@
 //! Tests of `replica`.
 
+mod encryption;
 mod extent_map;
 mod faulty_store;
 mod memory_files;
