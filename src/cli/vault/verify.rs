@@ -147,7 +147,9 @@ fn show(audit: &Audit) {
     }
     for (key, objects) in &audit.old_keys {
         print(&format!("key {key} is not active and still needed by {} objects:", objects.len()));
-        objects.iter().for_each(|object| print(&format!("  {object}")));
+        for object in objects {
+            print(&format!("  {object}"));
+        }
     }
     let verdict = if audit.is_sound() { "sound" } else { "DAMAGED" };
     print(&format!("{} bytes of data checked: {verdict}", audit.checked_bytes));
