@@ -6,8 +6,10 @@ use super::extent_map::{ExtentMap, Piece};
 use super::segment::{
     Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
 };
+use super::stretch::{Stretch, cover};
 use super::vault::{PARALLEL, Vault, damaged, in_object};
 use crate::domain::id::DiskId;
+use crate::domain::time::Timestamp;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -45,6 +47,16 @@ pub struct DiskImage {
     base_size: u64,
     regions: BTreeMap<u64, RegionPresent>,
     indexes: Mutex<RegionIndexes>,
+    /// The last segment.
+    end: End,
+}
+
+/// The last segment that an image shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) hash: SegmentHash,
+    pub(super) epoch: u64,
+    pub(super) cut_at: Timestamp,
 }
 
 /// What the log says about a range.
@@ -60,7 +72,7 @@ enum LogContent {
 
 #[derive(Debug)]
 struct LogSegment {
-    sequence: u64,
+    stretch: Stretch,
     parts: Vec<Part>,
 }
 
@@ -111,9 +123,81 @@ impl DiskImage {
             base_size: manifest.disk_size,
             regions: manifest.regions,
             indexes: Mutex::default(),
+            end: End {
+                hash: manifest.completion.from_hash,
+                epoch: 0,
+                cut_at: manifest.completion.at,
+            },
         };
-        image.stack_log(manifest.completion.from_seq, manifest.completion.from_hash).await?;
+        let from_seq = manifest.completion.from_seq;
+        let merged = image.vault.merged_stretches(disk).await?;
+        image.stack_log(cover(&merged, from_seq, sequence)).await?;
         Ok(image)
+    }
+
+    /// What these stretches of the log say and nothing else; for merging them. `None` if they cannot be
+    /// merged into one: the disk changed its size between them, or there are too many rows.
+    pub(super) async fn of_log(
+        vault: &Vault,
+        disk: DiskId,
+        stretches: Vec<Stretch>,
+        rows_max: usize,
+    ) -> Result<Option<(Self, SegmentHash)>, VaultError> {
+        let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else {
+            return Ok(None);
+        };
+        let sequence = last.to;
+        let (_, index) = read_stretch(vault, disk, first).await?;
+        let previous = index.header.previous;
+        let mut image = Self {
+            vault: vault.clone(),
+            disk,
+            sequence,
+            size: index.header.disk_size,
+            log: ExtentMap::new(),
+            segments: Vec::new(),
+            generation: 0,
+            base_size: 0,
+            regions: BTreeMap::new(),
+            indexes: Mutex::default(),
+            end: End { hash: previous, epoch: 0, cut_at: index.header.cut_at },
+        };
+        let size = image.size;
+        let mut rows = 0;
+        for stretch in stretches {
+            image.stack_log(vec![stretch]).await?;
+            rows = image.log.len().max(rows);
+            if image.size != size || rows_max < rows {
+                return Ok(None);
+            }
+        }
+        Ok(Some((image, previous)))
+    }
+
+    /// The last segment.
+    pub(super) fn end(&self) -> End {
+        self.end
+    }
+
+    /// What the log lays over the base, ascending: ranges, and whether they are zeroes.
+    pub(super) fn log_extents(&self) -> impl Iterator<Item = (Range<u64>, bool)> {
+        let extents = self.log.iter();
+        extents.map(|extent| (extent.range, matches!(extent.value, LogContent::Zeroes)))
+    }
+
+    /// The regions of the base under the log.
+    pub(super) fn base_regions(&self) -> &BTreeMap<u64, RegionPresent> {
+        &self.regions
+    }
+
+    /// The generation of the base, and the disk's size when it was made.
+    pub(super) fn base(&self) -> (u64, u64) {
+        (self.generation, self.base_size)
+    }
+
+    /// The stretches of the log over the base.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = &Stretch> {
+        self.segments.iter().map(|segment| &segment.stretch)
     }
 
     /// The disk.
@@ -180,22 +264,20 @@ impl DiskImage {
         Ok(range)
     }
 
-    /// Lays the segments after `from_seq` over the base, and proves that they are one chain.
-    async fn stack_log(&mut self, from_seq: u64, from_hash: SegmentHash) -> Result<(), VaultError> {
+    /// Lays stretches of the log over what there is, and proves that they are one chain.
+    async fn stack_log(&mut self, stretches: Vec<Stretch>) -> Result<(), VaultError> {
         let (vault, disk) = (self.vault.clone(), self.disk);
-        let mut indexes = stream::iter(from_seq.saturating_add(1)..=self.sequence)
-            .map(|sequence| {
+        let mut indexes = stream::iter(stretches)
+            .map(|stretch| {
                 let vault = &vault;
                 async move {
-                    let path = vault.segment_path(disk, sequence);
-                    let (index, _) = vault.read_index(&path).await?;
-                    vault.checked(&path, &index.header, disk, sequence)?;
-                    Ok::<_, VaultError>((path, index))
+                    let (path, index) = read_stretch(vault, disk, &stretch).await?;
+                    Ok::<_, VaultError>((path, index, stretch))
                 }
             })
             .buffered(PARALLEL);
-        let (mut before, mut epoch) = (from_hash, 0);
-        while let Some((path, index)) = indexes.try_next().await? {
+        let End { hash: mut before, mut epoch, .. } = self.end;
+        while let Some((path, index, stretch)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -208,13 +290,14 @@ impl DiskImage {
             if header.kind == Kind::Base {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
-            (before, epoch) = (index.hash, header.epoch);
-            self.stack(index);
+            (before, epoch) = (stretch.end.unwrap_or(index.hash), header.epoch);
+            self.end = End { hash: before, epoch, cut_at: header.cut_at };
+            self.stack(index, stretch);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index) {
+    fn stack(&mut self, index: Index, stretch: Stretch) {
         let segment = self.segments.len() as u32;
         for row in &index.rows {
             let content = match row.content {
@@ -227,7 +310,7 @@ impl DiskImage {
         let size = index.header.disk_size;
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
-        self.segments.push(LogSegment { sequence: index.header.sequence, parts: index.parts });
+        self.segments.push(LogSegment { stretch, parts: index.parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -304,9 +387,9 @@ impl DiskImage {
         region: u64,
         present: &RegionPresent,
     ) -> Result<Arc<Index>, VaultError> {
-        let path = self.vault.region_path(self.disk, self.generation, region);
+        let path = self.vault.region_path(self.disk, present.generation, region);
         let (index, length) = self.vault.read_index(&path).await?;
-        self.vault.checked(&path, &index.header, self.disk, self.generation)?;
+        self.vault.checked(&path, &index.header, self.disk, present.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
             .and_then(|()| same(length, "length of the object", length, present.stored_bytes))
@@ -337,15 +420,18 @@ impl DiskImage {
 
     fn path(&self, object: Object) -> Path {
         match object {
-            Object::Region(region) => self.vault.region_path(self.disk, self.generation, region),
+            Object::Region(region) => {
+                let present = self.regions.get(&region);
+                let generation = present.map_or(self.generation, |present| present.generation);
+                self.vault.region_path(self.disk, generation, region)
+            }
             Object::Segment(segment) => {
-                let LogSegment { sequence, .. } = self.segments[segment as usize];
-                self.vault.segment_path(self.disk, sequence)
+                self.segments[segment as usize].stretch.path(&self.vault, self.disk)
             }
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts } = &self.segments[segment as usize];
+                let LogSegment { stretch, parts } = &self.segments[segment as usize];
                 let hash = parts[usize::from(part) - 1].hash;
-                self.vault.part_path(self.disk, *sequence, part, hash)
+                stretch.part_path(&self.vault, self.disk, part, hash)
             }
         }
     }
@@ -395,7 +481,22 @@ async fn newest_usable(
     Err(VaultError::NoBase { disk, sequence })
 }
 
-fn regions_of(range: &Range<u64>) -> Range<u64> {
+/// Reads the index of a stretch and checks that it is what its name says.
+async fn read_stretch(
+    vault: &Vault,
+    disk: DiskId,
+    stretch: &Stretch,
+) -> Result<(Path, Index), VaultError> {
+    let path = stretch.path(vault, disk);
+    let (index, _) = vault.read_index(&path).await?;
+    vault.checked(&path, &index.header, disk, stretch.to)?;
+    if stretch.end.is_some() {
+        same(112, "first sequence", index.header.place, stretch.from).map_err(in_object(&path))?;
+    }
+    Ok((path, index))
+}
+
+pub(super) fn regions_of(range: &Range<u64>) -> Range<u64> {
     range.start / REGION_BYTES..range.end.div_ceil(REGION_BYTES)
 }
 

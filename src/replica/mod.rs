@@ -6,7 +6,9 @@
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
 //! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
+//! v1/<vault>/disk/<disk>/merged/<from:020>-<to:020>.<end:64>.seg  what several deltas say together
 //! v1/<vault>/vm/<vm>/rp/<cycle:020>.json                      a recovery point: one segment of every disk
+//! v1/<vault>/vm/<vm>/lease/<id>.<expires:020>.json            what a reader needs, until then
 //! ```
 //!
 //! Nothing but create-if-absent, ranged reads, listing and deletion is asked of the storage, and no
@@ -14,21 +16,28 @@
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
 mod base;
+mod collect;
 mod delta;
 mod error;
 pub mod extent_map;
 mod image;
+mod lease;
 mod manifest;
+mod merge;
 mod overlay;
 mod point;
 mod presence;
 pub mod segment;
+mod stretch;
 mod vault;
 
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
+pub use collect::{Collected, Collection, Collector, GRACE};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};
 pub use error::{OverlayError, VaultError};
 pub use image::DiskImage;
+pub use lease::Pins;
+pub use merge::generation_of_copy;
 pub use overlay::Overlay;
 pub use point::{Consistency, DiskPoint, PointList, RecoveryPointRecord};
 pub use vault::{FenceOutcome, Segment, Vault};

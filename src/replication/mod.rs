@@ -21,6 +21,7 @@ mod failures;
 mod recovery;
 mod shipment;
 mod source;
+mod upkeep;
 
 pub use engine::{Engine, EngineParts};
 pub use recovery::RecoverySite;

@@ -75,6 +75,8 @@ pub struct PolicyConfig {
     pub copy_frequency_s: u32,
     /// Hours for which recovery points are kept.
     pub recovery_point_retention_h: u32,
+    /// Hours between application-consistent points; 0 for none.
+    pub app_consistent_frequency_h: u32,
 }
 
 /// Where replicas go.
@@ -155,8 +157,9 @@ fn default_writes_per_second() -> u32 {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        let Policy { copy_frequency_s, recovery_point_retention_h, .. } = Policy::default();
-        Self { copy_frequency_s, recovery_point_retention_h }
+        let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
+            Policy::default();
+        Self { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h }
     }
 }
 
@@ -171,7 +174,7 @@ impl From<PolicyConfig> for Policy {
         Self {
             copy_frequency_s: config.copy_frequency_s,
             recovery_point_retention_h: config.recovery_point_retention_h,
-            app_consistent_frequency_h: 0,
+            app_consistent_frequency_h: config.app_consistent_frequency_h,
         }
     }
 }
