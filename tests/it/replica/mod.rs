@@ -5,6 +5,7 @@ mod faulty_store;
 mod memory_files;
 mod overlay;
 mod segment;
+mod upkeep;
 mod vault;
 
 use bytes::Bytes;

@@ -8,6 +8,7 @@ mod giving_up;
 mod resync;
 mod shipping;
 mod tap;
+mod upkeep;
 
 use lifeboat::disk::files::RealFiles;
 use lifeboat::disk::nbd::{Endpoint, Exports};
