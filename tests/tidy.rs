@@ -73,7 +73,9 @@ const OWNED: &[Owned] = &[
         owners: &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
+            ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
+            ("sim/clock.rs", "virtual time, which is tokio's paused clock"),
         ],
     },
     Owned {
@@ -81,8 +83,10 @@ const OWNED: &[Owned] = &[
         names: &["thread::sleep", "thread::park_timeout", "time::sleep", "time::interval"],
         owners: &[
             ("replication/engine.rs", "looks after tracking at an interval"),
+            ("replication/pace.rs", "waits until a limit of bandwidth has let pass what was sent"),
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
+            ("sim/", "lets virtual time pass"),
         ],
     },
     Owned {
@@ -93,16 +97,27 @@ const OWNED: &[Owned] = &[
             ("disk/nbd/", "guest I/O waits for nothing that runs on tokio"),
             ("drivers/lab/guest.rs", "a guest writes on a thread of its own"),
             ("drivers/lab/site.rs", "power and disks of the lab block"),
+            ("replica/sealers.rs", "compression takes every core; results keep their order"),
             ("replication/engine.rs", "copying reads disks, which blocks"),
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
+            ("sim/inline.rs", "blocking work, which is waited for in no virtual time"),
+            ("sim/explore.rs", "whole runs beside each other, each on one thread"),
         ],
     },
     Owned {
         what: "randomness",
-        names: &["Uuid::new_v4", "Uuid::now_v7", "rand", "fastrand", "getrandom", "RandomState"],
-        owners: &[],
+        names: &[
+            "Uuid::new_v4",
+            "Uuid::now_v7",
+            "rand",
+            "fastrand",
+            "getrandom",
+            "RandomState",
+            "SystemRandom",
+        ],
+        owners: &[("service/random.rs", "the adapter of the randomness port")],
     },
     Owned {
         what: "a map without an order",
@@ -124,7 +139,11 @@ const OWNED: &[Owned] = &[
     Owned {
         what: "the environment",
         names: &["env::var", "env::var_os", "env::vars", "env::args", "env::temp_dir"],
-        owners: &[("service/logging.rs", "NO_COLOR"), ("cli/", "what the caller's shell says")],
+        owners: &[
+            ("service/logging.rs", "NO_COLOR"),
+            ("service/storage.rs", "credentials, which no file needs to hold"),
+            ("cli/", "what the caller's shell says"),
+        ],
     },
     Owned {
         what: "the end of the process",

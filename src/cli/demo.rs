@@ -79,7 +79,7 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
     let name = if name.is_empty() { "vm" } else { name }.to_owned();
     let disk = vec![DiskConfig { name: "disk".to_owned(), path, create_mib: None }];
     let vm = vec![VmConfig { name, disk, guest: None }];
-    Ok(HostConfig { name: "host-1".to_owned(), vm })
+    Ok(HostConfig { name: "host-1".to_owned(), bandwidth: None, vm })
 }
 
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {

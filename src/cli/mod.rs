@@ -6,7 +6,9 @@
 mod demo;
 mod events;
 mod serve;
+mod simulate;
 mod table;
+mod vault;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
@@ -29,6 +31,10 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Run an outage in virtual time
+    Simulate(simulate::Args),
+    /// Read a vault, and make its keys
+    Vault(vault::Args),
 }
 
 /// How a result is written.
@@ -58,6 +64,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Simulate(args) => simulate::run_command(&args),
+        Command::Vault(args) => vault::run(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,

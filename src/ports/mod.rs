@@ -6,4 +6,5 @@ pub mod clock;
 pub mod event_store;
 pub mod files;
 pub mod hypervisor;
+pub mod random;
 pub mod replication;

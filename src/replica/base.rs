@@ -3,9 +3,11 @@
 //! The disk may be written to while it is copied, as long as every write since the copy began is in a
 //! segment after `from_seq`: such a region is newer than others, and the log on top evens that out.
 
+use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
+use super::fingerprint::RegionSums;
 use super::manifest::Manifest;
-use super::segment::{Header, Kind, Sealed, SegmentBuilder, SegmentHash, same};
+use super::segment::{Header, Kind, SegmentHash, same};
 use super::vault::{PARALLEL, PutOutcome, Segment, Vault, damaged};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
@@ -33,6 +35,7 @@ pub struct RegionWriter<'a> {
     copy: &'a BaseCopy,
     region: u64,
     builder: SegmentBuilder,
+    sums: RegionSums,
 }
 
 /// A region that is in the vault.
@@ -73,8 +76,8 @@ impl BaseCopy {
 
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
-        let builder = SegmentBuilder::new(self.header(region));
-        RegionWriter { copy: self, region, builder }
+        let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
+        RegionWriter { copy: self, region, builder, sums: RegionSums::new() }
     }
 
     /// The regions that an earlier run has sent, read back and checked; regions of zeroes alone are
@@ -121,7 +124,7 @@ impl BaseCopy {
         let mut regions = taken_over;
         regions.extend(self.regions_present().await?);
         let Self { epoch, disk_size, .. } = *self;
-        let manifest = Manifest { epoch, disk_size, completion, regions };
+        let manifest = Manifest { epoch, disk_size, completion, regions, key: None };
         let sealed = manifest.seal(&self.vault, self.disk, self.generation);
         let path = self.vault.manifest_path(self.disk, self.generation);
         match self.vault.create(&path, sealed.bytes).await? {
@@ -149,6 +152,7 @@ impl BaseCopy {
             cut_at: Timestamp::default(),
             disk_size: self.disk_size,
             place: region,
+            encrypted: false,
         }
     }
 
@@ -199,10 +203,12 @@ impl RegionWriter<'_> {
             let BaseCopy { vault, disk, generation, .. } = self.copy;
             let path = vault.region_path(*disk, *generation, self.region);
             VaultError::Extent { object: path.to_string(), source }
-        })
+        })?;
+        self.sums.data(&self.copy.vault, offset, data);
+        Ok(())
     }
 
-    /// Sends the region: returns once the vault has it durably, or `None` if all of it is zero and
+    /// Sends the region, after the checksums of its blocks: returns once the vault has it durably, or `None` if all of it is zero and
     /// nothing had to be sent. A region that is there already stands as it is.
     ///
     /// # Errors
@@ -211,6 +217,11 @@ impl RegionWriter<'_> {
         let sealed = self.builder.seal();
         if sealed.bytes.len() == 2 {
             return Ok(None);
+        }
+        let BaseCopy { vault, disk, generation, .. } = self.copy;
+        let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
+        match vault.create(&path, self.sums.seal(vault, sealed.hash)).await? {
+            PutOutcome::Created | PutOutcome::Existed => {}
         }
         self.copy.send(self.region, sealed).await.map(Some)
     }

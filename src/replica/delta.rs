@@ -1,9 +1,8 @@
 //! Writing one delta of a disk.
 
+use super::builder::{ExtentError, SegmentBuilder};
 use super::error::VaultError;
-use super::segment::{
-    ExtentError, Header, Kind, MAX_ROWS, PART_BYTES, SegmentBuilder, SegmentHash,
-};
+use super::segment::{Header, Kind, MAX_ROWS, PART_BYTES, SegmentHash};
 use super::vault::{PutOutcome, Vault};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
@@ -65,13 +64,14 @@ impl DeltaHeader {
             cut_at: self.cut_at,
             disk_size: self.disk_size,
             place: 0,
+            encrypted: false,
         }
     }
 }
 
 impl DeltaWriter {
     pub(super) fn new(vault: Vault, header: Header) -> Self {
-        let builder = SegmentBuilder::new(header);
+        let builder = SegmentBuilder::new(header, vault.sealing());
         Self { vault, header, builder, parts_bytes: 0 }
     }
 
@@ -117,14 +117,10 @@ impl DeltaWriter {
         let path = self.vault.segment_path(self.header.disk, self.header.sequence);
         let data_bytes = self.builder.data_bytes();
         let sealed = self.builder.seal();
-        let committed = Committed {
-            sequence: self.header.sequence,
-            hash: sealed.hash,
-            stored_bytes: self.parts_bytes + sealed.length,
-            data_bytes,
-        };
-        self.vault.commit(&path, self.header.epoch, sealed).await?;
-        Ok(committed)
+        let sequence = self.header.sequence;
+        let stored_bytes = self.parts_bytes + sealed.length;
+        let hash = self.vault.commit(&path, self.header.epoch, sealed).await?;
+        Ok(Committed { sequence, hash, stored_bytes, data_bytes })
     }
 
     async fn send_part(&mut self) -> Result<(), VaultError> {

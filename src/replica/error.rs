@@ -1,6 +1,8 @@
 //! What can go wrong between here and the vault, with its place in the error catalogue.
 
-use super::segment::{Damage, ExtentError, SegmentHash};
+use super::builder::ExtentError;
+use super::marker::Mismatch;
+use super::segment::{Damage, Flaw, SegmentHash};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
 use crate::domain::id::{DiskId, RecoveryPointId};
@@ -28,6 +30,26 @@ pub enum VaultError {
     VaultNotThere {
         /// The object that marks the vault.
         object: String,
+    },
+    /// The vault is there, but not the one that is configured.
+    #[error("open vault: {object} says that {mismatch}")]
+    Mark {
+        /// The object that marks the vault.
+        object: String,
+        /// What it says.
+        #[source]
+        mismatch: Mismatch,
+    },
+    /// The storage overwrites what it was told to create only if absent.
+    #[error(
+        "establish vault in {store}: it wrote {object} twice when told to create it only if absent; \
+         a vault needs a storage that honours that"
+    )]
+    Unfit {
+        /// The object that was used to find out.
+        object: String,
+        /// The storage, as it names itself.
+        store: String,
     },
     /// An object is not what was written.
     #[error("read {object} {damage}")]
@@ -175,6 +197,8 @@ impl VaultError {
         match self {
             Self::Store { object, .. }
             | Self::VaultNotThere { object }
+            | Self::Mark { object, .. }
+            | Self::Unfit { object, .. }
             | Self::Damaged { object, .. }
             | Self::Missing { object }
             | Self::ChainBroken { object, .. }
@@ -193,7 +217,12 @@ impl Classified for VaultError {
         match self {
             Self::Store { source, .. } => store_code(source),
             Self::VaultNotThere { .. } => Code::LinkDown,
-            Self::Damaged { .. } | Self::Missing { .. } => Code::ReplicaDamaged,
+            Self::Mark { .. } | Self::Unfit { .. } => Code::ConfigurationInvalid,
+            Self::Damaged { damage, .. } => match damage.flaw {
+                Flaw::Encrypted | Flaw::UnknownKey(_) => Code::ConfigurationInvalid,
+                _ => Code::ReplicaDamaged,
+            },
+            Self::Missing { .. } => Code::ReplicaDamaged,
             Self::ChainBroken { .. }
             | Self::EpochFell { .. }
             | Self::Fenced { .. }

@@ -3,8 +3,10 @@
 use super::base::RegionPresent;
 use super::error::VaultError;
 use super::extent_map::{ExtentMap, Piece};
+use super::seal::FrameOpener;
 use super::segment::{
-    Content, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage, impossible, same,
+    Content, FRAME_BYTES, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage,
+    impossible, same,
 };
 use super::stretch::{Stretch, cover};
 use super::vault::{PARALLEL, Vault, damaged, in_object};
@@ -39,6 +41,9 @@ pub struct DiskImage {
     disk: DiskId,
     sequence: u64,
     size: u64,
+    /// The last segment's hash and epoch.
+    head: SegmentHash,
+    epoch: u64,
     /// What the log says, the last segment on top.
     log: ExtentMap<LogContent>,
     /// The segments that hold data.
@@ -47,8 +52,10 @@ pub struct DiskImage {
     base_size: u64,
     regions: BTreeMap<u64, RegionPresent>,
     indexes: Mutex<RegionIndexes>,
-    /// The last segment.
-    end: End,
+    /// When the last segment was cut.
+    cut_at: Timestamp,
+    /// Bytes that the log speaks of after its last fence.
+    bytes_after_fence: u64,
 }
 
 /// The last segment that an image shows.
@@ -59,9 +66,37 @@ pub(super) struct End {
     pub(super) cut_at: Timestamp,
 }
 
+/// What an image can say of a range without reading its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is zero.
+    Zeroes,
+    /// Its data has this hash.
+    Hash([u8; 16]),
+    /// Nothing but its data would tell.
+    Data,
+}
+
+/// A range and what is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct KnownPiece {
+    pub(super) range: Range<u64>,
+    pub(super) known: Known,
+    /// Whether the log has it, not the base.
+    pub(super) of_log: bool,
+}
+
+/// A base region as it stands in the vault.
+pub(super) struct BaseRegion {
+    region: Arc<Region>,
+    pub(super) hash: SegmentHash,
+    /// Where its checksums are, if it has any.
+    pub(super) sums: Path,
+}
+
 /// What the log says about a range.
 #[derive(Clone, Copy, Debug)]
-enum LogContent {
+pub(super) enum LogContent {
     Zeroes,
     /// The frame of `row` in the segment with this number in [`DiskImage::segments`].
     Frame {
@@ -73,10 +108,19 @@ enum LogContent {
 #[derive(Debug)]
 struct LogSegment {
     stretch: Stretch,
-    parts: Vec<Part>,
+    opener: FrameOpener,
+    /// With what opens their frames, once they were read.
+    parts: Vec<(Part, OnceCell<FrameOpener>)>,
 }
 
-type RegionCell = Arc<OnceCell<Arc<Index>>>;
+/// The index of a base region with what opens its frames.
+#[derive(Debug)]
+struct Region {
+    index: Index,
+    opener: FrameOpener,
+}
+
+type RegionCell = Arc<OnceCell<Arc<Region>>>;
 
 /// The indexes of the base regions that were used last.
 #[derive(Debug, Default)]
@@ -87,7 +131,7 @@ struct RegionIndexes {
 
 /// The object that a frame lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Object {
+pub(super) enum Object {
     Segment(u32),
     Part(u32, u16),
     Region(u64),
@@ -117,17 +161,16 @@ impl DiskImage {
             disk,
             sequence,
             size: manifest.disk_size,
+            head: manifest.completion.from_hash,
+            epoch: 0,
             log: ExtentMap::new(),
             segments: Vec::new(),
             generation,
             base_size: manifest.disk_size,
             regions: manifest.regions,
             indexes: Mutex::default(),
-            end: End {
-                hash: manifest.completion.from_hash,
-                epoch: 0,
-                cut_at: manifest.completion.at,
-            },
+            cut_at: manifest.completion.at,
+            bytes_after_fence: 0,
         };
         let from_seq = manifest.completion.from_seq;
         let merged = image.vault.merged_stretches(disk).await?;
@@ -147,7 +190,7 @@ impl DiskImage {
             return Ok(None);
         };
         let sequence = last.to;
-        let (_, index) = read_stretch(vault, disk, first).await?;
+        let (_, index, _) = read_stretch(vault, disk, first).await?;
         let previous = index.header.previous;
         let mut image = Self {
             vault: vault.clone(),
@@ -160,7 +203,10 @@ impl DiskImage {
             base_size: 0,
             regions: BTreeMap::new(),
             indexes: Mutex::default(),
-            end: End { hash: previous, epoch: 0, cut_at: index.header.cut_at },
+            head: previous,
+            epoch: 0,
+            cut_at: index.header.cut_at,
+            bytes_after_fence: 0,
         };
         let size = image.size;
         let mut rows = 0;
@@ -176,7 +222,7 @@ impl DiskImage {
 
     /// The last segment.
     pub(super) fn end(&self) -> End {
-        self.end
+        End { hash: self.head, epoch: self.epoch, cut_at: self.cut_at }
     }
 
     /// What the log lays over the base, ascending: ranges, and whether they are zeroes.
@@ -213,6 +259,50 @@ impl DiskImage {
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
+    }
+
+    /// The generation of the base that it stands on.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many segments it stands on.
+    pub(super) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The regions of its base.
+    pub(super) fn regions(&self) -> impl Iterator<Item = u64> {
+        self.regions.keys().copied()
+    }
+
+    /// What its log says about a range.
+    pub(super) fn log_pieces(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Piece<'_, LogContent>> {
+        self.log.pieces(range)
+    }
+
+    /// The rows of a base region with what opens their frames, not kept.
+    pub(super) async fn read_index_of(
+        &self,
+        region: u64,
+    ) -> Result<(FrameOpener, Vec<Row>), VaultError> {
+        let Some(present) = self.regions.get(&region) else {
+            let object = self.path(Object::Region(region)).to_string();
+            return Err(VaultError::Missing { object });
+        };
+        let read = self.read_region(region, present).await?;
+        Ok((read.opener.clone(), read.index.rows.clone()))
+    }
+
+    /// Goes on to a later sequence on the same base.
+    pub(super) async fn advance(&mut self, sequence: u64) -> Result<(), VaultError> {
+        let from = self.sequence;
+        self.sequence = sequence;
+        let merged = self.vault.merged_stretches(self.disk).await?;
+        self.stack_log(cover(&merged, from, sequence)).await
     }
 
     /// Fills `buffer` from `offset` on. Every frame is checked against its hash on every read.
@@ -256,6 +346,67 @@ impl DiskImage {
         Ok(None)
     }
 
+    /// Bytes of the disk that the segments after the log's last fence speak of, each counted once.
+    pub fn bytes_after_fence(&self) -> u64 {
+        self.bytes_after_fence
+    }
+
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// What is known of `range`, ascending and without gaps, in pieces that do not cross a multiple
+    /// of `chunk` bytes.
+    pub(super) async fn known(
+        &self,
+        range: Range<u64>,
+        chunk: u64,
+    ) -> Result<Vec<KnownPiece>, VaultError> {
+        let mut pieces = Vec::new();
+        let mut add = |range: Range<u64>, known, of_log| {
+            let mut start = range.start;
+            while start < range.end {
+                let end = ((start / chunk + 1) * chunk).min(range.end);
+                pieces.push(KnownPiece { range: start..end, known, of_log });
+                start = end;
+            }
+        };
+        for piece in self.log.pieces(range) {
+            match piece {
+                Piece::Extent(extent) => {
+                    let known = match extent.value {
+                        LogContent::Zeroes => Known::Zeroes,
+                        LogContent::Frame { row, .. } => known_by(row, &extent.range),
+                    };
+                    add(extent.range, known, true);
+                }
+                Piece::Gap(gap) => {
+                    let mut at = gap.start;
+                    for region in regions_of(&gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
+                            let part = row.offset.max(at)..row.range().end.min(gap.end);
+                            add(at..part.start, Known::Zeroes, false);
+                            at = part.end;
+                            add(part.clone(), known_by(row, &part), false);
+                        }
+                    }
+                    add(at..gap.end, Known::Zeroes, false);
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// A region of the base; `None` where the base has none.
+    pub(super) async fn base_region(&self, region: u64) -> Result<Option<BaseRegion>, VaultError> {
+        let Some(found) = self.region(region).await? else { return Ok(None) };
+        let hash = found.index.hash;
+        let generation = self.region_generation(region);
+        let sums = self.vault.sums_path(self.disk, generation, region, hash);
+        Ok(Some(BaseRegion { region: found, hash, sums }))
+    }
+
     fn checked(&self, range: Range<u64>) -> Result<Range<u64>, VaultError> {
         if self.size < range.end {
             let Self { disk, size, .. } = *self;
@@ -271,13 +422,13 @@ impl DiskImage {
             .map(|stretch| {
                 let vault = &vault;
                 async move {
-                    let (path, index) = read_stretch(vault, disk, &stretch).await?;
-                    Ok::<_, VaultError>((path, index, stretch))
+                    let (path, index, opener) = read_stretch(vault, disk, &stretch).await?;
+                    Ok::<_, VaultError>((path, index, opener, stretch))
                 }
             })
             .buffered(PARALLEL);
-        let End { hash: mut before, mut epoch, .. } = self.end;
-        while let Some((path, index, stretch)) = indexes.try_next().await? {
+        let (mut before, mut epoch) = (self.head, self.epoch);
+        while let Some((path, index, opener, stretch)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -291,15 +442,19 @@ impl DiskImage {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (stretch.end.unwrap_or(index.hash), header.epoch);
-            self.end = End { hash: before, epoch, cut_at: header.cut_at };
-            self.stack(index, stretch);
+            (self.head, self.epoch, self.cut_at) = (before, epoch, header.cut_at);
+            self.stack(index, opener, stretch);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index, stretch: Stretch) {
+    fn stack(&mut self, index: Index, opener: FrameOpener, stretch: Stretch) {
         let segment = self.segments.len() as u32;
+        if index.header.kind == Kind::Fence {
+            self.bytes_after_fence = 0;
+        }
         for row in &index.rows {
+            self.bytes_after_fence += row.length;
             let content = match row.content {
                 Content::Zeroes => LogContent::Zeroes,
                 Content::Frame { .. } => LogContent::Frame { segment, row: *row },
@@ -310,7 +465,8 @@ impl DiskImage {
         let size = index.header.disk_size;
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
-        self.segments.push(LogSegment { stretch, parts: index.parts });
+        let parts = index.parts.into_iter().map(|part| (part, OnceCell::new())).collect();
+        self.segments.push(LogSegment { stretch, opener, parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -336,8 +492,8 @@ impl DiskImage {
                 }
                 Piece::Gap(gap) => {
                     for region in regions_of(&gap) {
-                        let Some(index) = self.region(region).await? else { continue };
-                        for row in rows_in(&index, &gap) {
+                        let Some(found) = self.region(region).await? else { continue };
+                        for row in rows_in(&found.index, &gap) {
                             let part = row.offset.max(gap.start)..row.range().end.min(gap.end);
                             let skip = (part.start - row.offset) as usize;
                             let place = target(&part);
@@ -358,8 +514,8 @@ impl DiskImage {
     async fn next_base_data(&self, gap: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
         let regions = regions_of(&gap);
         for (&region, _) in self.regions.range(regions) {
-            let Some(index) = self.region(region).await? else { continue };
-            let mut rows = rows_in(&index, &gap);
+            let Some(found) = self.region(region).await? else { continue };
+            let mut rows = rows_in(&found.index, &gap);
             if let Some(first) = rows.next() {
                 let mut end = first.range().end;
                 for row in rows.take_while(|row| row.content != Content::Zeroes) {
@@ -375,20 +531,20 @@ impl DiskImage {
     }
 
     /// The index of a base region; `None` where the base has none.
-    async fn region(&self, region: u64) -> Result<Option<Arc<Index>>, VaultError> {
+    async fn region(&self, region: u64) -> Result<Option<Arc<Region>>, VaultError> {
         let Some(present) = self.regions.get(&region) else { return Ok(None) };
         let cell = self.indexes.lock().unwrap_or_else(PoisonError::into_inner).cell(region);
-        let index = cell.get_or_try_init(|| self.read_region(region, present)).await?;
-        Ok(Some(Arc::clone(index)))
+        let found = cell.get_or_try_init(|| self.read_region(region, present)).await?;
+        Ok(Some(Arc::clone(found)))
     }
 
     async fn read_region(
         &self,
         region: u64,
         present: &RegionPresent,
-    ) -> Result<Arc<Index>, VaultError> {
+    ) -> Result<Arc<Region>, VaultError> {
         let path = self.vault.region_path(self.disk, present.generation, region);
-        let (index, length) = self.vault.read_index(&path).await?;
+        let (index, opener, length) = self.vault.open_index(&path).await?;
         self.vault.checked(&path, &index.header, self.disk, present.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
@@ -397,7 +553,7 @@ impl DiskImage {
         if index.hash != present.hash || index.header.kind != Kind::Base {
             return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
         }
-        Ok(Arc::new(index))
+        Ok(Arc::new(Region { index, opener }))
     }
 
     /// Reads the frames of one request and checks each.
@@ -407,30 +563,57 @@ impl DiskImage {
         let end = request.iter().map(|wanted| wanted.frame.end).max().unwrap_or(start);
         let path = self.path(first.object);
         let (bytes, _) = self.vault.read(&path, start..end).await?;
+        let opener = self.opener(first.object, &path).await?;
         let mut found = Vec::with_capacity(request.len());
         for wanted in request {
             let stored = (wanted.frame.start - start) as usize..(wanted.frame.end - start) as usize;
             let stored = bytes.slice(stored);
-            let data = wanted.row.open_frame(&stored).map_err(in_object(&path))?;
+            let data = opener.open(&wanted.row, &stored).map_err(in_object(&path))?;
             let piece = wanted.skip..wanted.skip + wanted.target.len();
-            found.push((wanted.target, stored.slice_ref(&data[piece])));
+            found.push((wanted.target, data.slice(piece)));
         }
         Ok(found)
     }
 
-    fn path(&self, object: Object) -> Path {
+    /// What opens the frames of an object.
+    pub(super) async fn opener(
+        &self,
+        object: Object,
+        path: &Path,
+    ) -> Result<FrameOpener, VaultError> {
+        match object {
+            Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
+            Object::Part(segment, part) => {
+                let LogSegment { stretch, parts, .. } = &self.segments[segment as usize];
+                let (_, cell) = &parts[usize::from(part) - 1];
+                let open = || self.vault.open_part(path, self.disk, stretch.to, part);
+                cell.get_or_try_init(open).await.cloned()
+            }
+            Object::Region(region) => {
+                let found = self.region(region).await?;
+                let missing = || VaultError::Missing { object: path.to_string() };
+                found.map(|found| found.opener.clone()).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// The generation that a region of the base was written for.
+    fn region_generation(&self, region: u64) -> u64 {
+        self.regions.get(&region).map_or(self.generation, |present| present.generation)
+    }
+
+    pub(super) fn path(&self, object: Object) -> Path {
         match object {
             Object::Region(region) => {
-                let present = self.regions.get(&region);
-                let generation = present.map_or(self.generation, |present| present.generation);
+                let generation = self.region_generation(region);
                 self.vault.region_path(self.disk, generation, region)
             }
             Object::Segment(segment) => {
                 self.segments[segment as usize].stretch.path(&self.vault, self.disk)
             }
             Object::Part(segment, part) => {
-                let LogSegment { stretch, parts } = &self.segments[segment as usize];
-                let hash = parts[usize::from(part) - 1].hash;
+                let LogSegment { stretch, parts, .. } = &self.segments[segment as usize];
+                let hash = parts[usize::from(part) - 1].0.hash;
                 stretch.part_path(&self.vault, self.disk, part, hash)
             }
         }
@@ -466,8 +649,27 @@ impl RegionIndexes {
     }
 }
 
+impl BaseRegion {
+    /// The numbers on the disk of the chunks of 64 KiB that are not all zeroes, ascending.
+    pub(super) fn chunks(&self) -> Vec<u64> {
+        let data = self.region.index.rows.iter().filter(|row| row.content != Content::Zeroes);
+        let mut chunks: Vec<u64> = data.map(|row| row.offset / FRAME_BYTES).collect();
+        chunks.dedup();
+        chunks
+    }
+}
+
+/// What a row says of `part`, which it covers: its hash is that of all of it.
+fn known_by(row: &Row, part: &Range<u64>) -> Known {
+    match row.content {
+        Content::Zeroes => Known::Zeroes,
+        Content::Frame { hash, .. } if row.range() == *part => Known::Hash(hash),
+        Content::Frame { .. } => Known::Data,
+    }
+}
+
 /// The newest finished base that can be read at `sequence`.
-async fn newest_usable(
+pub(super) async fn newest_usable(
     vault: &Vault,
     disk: DiskId,
     sequence: u64,
@@ -486,14 +688,14 @@ async fn read_stretch(
     vault: &Vault,
     disk: DiskId,
     stretch: &Stretch,
-) -> Result<(Path, Index), VaultError> {
+) -> Result<(Path, Index, FrameOpener), VaultError> {
     let path = stretch.path(vault, disk);
-    let (index, _) = vault.read_index(&path).await?;
+    let (index, opener, _) = vault.open_index(&path).await?;
     vault.checked(&path, &index.header, disk, stretch.to)?;
     if stretch.end.is_some() {
         same(112, "first sequence", index.header.place, stretch.from).map_err(in_object(&path))?;
     }
-    Ok((path, index))
+    Ok((path, index, opener))
 }
 
 pub(super) fn regions_of(range: &Range<u64>) -> Range<u64> {

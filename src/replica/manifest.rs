@@ -11,12 +11,13 @@
 //! ```
 
 use super::base::{Completion, RegionPresent};
+use super::builder::{Sealed, seal_footer};
 use super::error::VaultError;
+use super::keys::KeyId;
 use super::segment::{
-    self, Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, Sealed, SegmentHash, impossible,
-    same,
+    Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, SegmentHash, impossible, same,
 };
-use super::vault::{Vault, in_object};
+use super::vault::{Opened, Vault, in_object};
 use crate::domain::id::DiskId;
 use std::collections::BTreeMap;
 
@@ -34,6 +35,8 @@ pub(super) struct Manifest {
     pub(super) completion: Completion,
     /// By number. What is not here reads as zeroes.
     pub(super) regions: BTreeMap<u64, RegionPresent>,
+    /// What wraps its data key, where that is not to be chosen.
+    pub(super) key: Option<KeyId>,
 }
 
 impl Manifest {
@@ -48,6 +51,7 @@ impl Manifest {
             cut_at: self.completion.at,
             disk_size: self.disk_size,
             place: self.completion.usable_from,
+            encrypted: false,
         };
         let mut footer = Vec::with_capacity(FOOTER_HEAD + self.regions.len() * ROW);
         footer.extend_from_slice(&self.completion.from_seq.to_le_bytes());
@@ -63,7 +67,7 @@ impl Manifest {
                 footer.extend_from_slice(&region.generation.to_le_bytes());
             }
         }
-        segment::seal(&header, Vec::new(), segment::HEADER_BYTES, footer)
+        seal_footer(&header, vault.sealing(), footer)
     }
 
     fn decode(header: &Header, footer: &[u8], at: u64) -> Result<Self, Damage> {
@@ -107,7 +111,7 @@ impl Manifest {
             at: header.cut_at,
         };
         let Header { epoch, disk_size, .. } = *header;
-        Ok(Self { epoch, disk_size, completion, regions })
+        Ok(Self { epoch, disk_size, completion, regions, key: None })
     }
 }
 
@@ -118,10 +122,10 @@ impl Vault {
         generation: u64,
     ) -> Result<Manifest, VaultError> {
         let path = self.manifest_path(disk, generation);
-        let (header, footer, trailer, _) = self.read_ends(&path).await?;
-        trailer.verify(&header, &footer).map_err(in_object(&path))?;
-        let header = Header::decode(&header).map_err(in_object(&path))?;
+        let Opened { header, footer, trailer, opener, .. } = self.open_object(&path).await?;
         self.checked(&path, &header, disk, generation)?;
-        Manifest::decode(&header, &footer, trailer.footer_range().start).map_err(in_object(&path))
+        let read = Manifest::decode(&header, &footer, trailer.footer_range().start);
+        let read = read.map_err(in_object(&path))?;
+        Ok(Manifest { key: opener.key(), ..read })
     }
 }

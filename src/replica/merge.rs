@@ -1,9 +1,10 @@
 //! Merging: neighbouring stretches of a disk's log become one, and the log up to a point becomes part of
 //! the base. Nothing is changed; what is merged says the same as what it was made of, and may be made again.
 
+use super::builder::{ExtentError, SegmentBuilder};
 use super::error::VaultError;
 use super::image::{DiskImage, End, regions_of};
-use super::segment::{Header, Kind, MAX_ROWS, PART_BYTES, REGION_BYTES, SegmentBuilder};
+use super::segment::{Header, Kind, MAX_ROWS, PART_BYTES, REGION_BYTES};
 use super::stretch::Stretch;
 use super::vault::{PutOutcome, Vault};
 use super::{Completion, RegionPresent};
@@ -61,9 +62,10 @@ impl Vault {
             cut_at,
             disk_size: image.size_bytes(),
             place: from,
+            encrypted: false,
         };
         let stretch = Stretch { from, to, end: Some(hash) };
-        let builder = SegmentBuilder::new(header);
+        let builder = SegmentBuilder::new(header, self.sealing());
         let mut writer = MergedWriter { vault: self, stretch, header, builder };
         let mut buffer = Vec::new();
         for (range, zeroes) in joined(image.log_extents()) {
@@ -164,7 +166,7 @@ impl MergedWriter<'_> {
         }
     }
 
-    fn refused(&self, source: super::segment::ExtentError) -> VaultError {
+    fn refused(&self, source: ExtentError) -> VaultError {
         let path = self.stretch.path(self.vault, self.header.disk);
         VaultError::Extent { object: path.to_string(), source }
     }

@@ -1,7 +1,9 @@
 //! Recovery points: one segment of every disk of a VM, written when all of them are committed.
 //!
 //! A point is JSON, so that people can read a vault: `{"version":1,"point":{..},"blake3":".."}`, where
-//! `blake3` is the hash of `point` written without spaces, fields in the order of the object.
+//! `blake3` is the hash of `point` written without spaces, fields in the order of the object; keyed, and
+//! so a proof of origin, in an encrypted vault. Points are never encrypted: whoever lost everything but
+//! the vault finds its VMs and disks by the names in them.
 
 use super::error::VaultError;
 use super::segment::{Flaw, damage, same};
@@ -34,6 +36,18 @@ pub struct RecoveryPointRecord {
     pub stored_bytes: u64,
     /// The state of every disk.
     pub disks: BTreeMap<DiskId, DiskPoint>,
+    /// What people call the VM and its disks.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub names: Names,
+}
+
+/// What people call a VM and its disks; empty in points of writers that did not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// The VM.
+    pub vm: String,
+    /// Its disks.
+    pub disks: BTreeMap<DiskId, String>,
 }
 
 /// What the guest knew of a recovery point.
@@ -73,6 +87,12 @@ struct Envelope {
     blake3: String,
 }
 
+impl Names {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Vault {
     /// Makes a recovery point exist, durably. Every segment that it names must be committed.
     /// Repeating it is fine.
@@ -82,10 +102,12 @@ impl Vault {
     /// [`VaultError::Store`].
     pub async fn put_point(&self, point: &RecoveryPointRecord) -> Result<(), VaultError> {
         let path = self.point_path(point.vm, point.cycle);
-        match self.create(&path, vec![encode(point)]).await? {
+        match self.create(&path, vec![self.encode(point)]).await? {
             PutOutcome::Created => Ok(()),
             PutOutcome::Existed => {
                 let there = self.read_point(point.vm, &path).await?;
+                // What people call things may change between two attempts.
+                let there = RecoveryPointRecord { names: point.names.clone(), ..there };
                 if there == *point {
                     return Ok(());
                 }
@@ -208,7 +230,7 @@ impl Vault {
         if envelope.version != VERSION {
             return Err(wrong(Flaw::Version(envelope.version as u16)));
         }
-        if hash(&envelope.point) != envelope.blake3 {
+        if self.point_hash(&envelope.point) != envelope.blake3 {
             return Err(wrong(Flaw::Checksum("recovery point")));
         }
         let point: RecoveryPointRecord =
@@ -220,14 +242,15 @@ impl Vault {
         same(0, "cycle", point.cycle, cycle).map_err(|damage| damaged(path, damage))?;
         Ok(point)
     }
-}
 
-fn encode(point: &RecoveryPointRecord) -> Bytes {
-    let point = serde_json::to_value(point).expect("ids and numbers have a JSON form");
-    let envelope = Envelope { version: VERSION, blake3: hash(&point), point };
-    Bytes::from(serde_json::to_vec(&envelope).expect("a JSON value has a JSON form"))
-}
+    fn encode(&self, point: &RecoveryPointRecord) -> Bytes {
+        let point = serde_json::to_value(point).expect("ids, names and numbers have a JSON form");
+        let envelope = Envelope { version: VERSION, blake3: self.point_hash(&point), point };
+        Bytes::from(serde_json::to_vec(&envelope).expect("a JSON value has a JSON form"))
+    }
 
-fn hash(point: &Value) -> String {
-    blake3::hash(point.to_string().as_bytes()).to_string()
+    fn point_hash(&self, point: &Value) -> String {
+        let mut hasher = self.hash_key().hasher();
+        hasher.update(point.to_string().as_bytes()).finalize().to_string()
+    }
 }

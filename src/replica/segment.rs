@@ -1,13 +1,13 @@
 //! The one format of every binary object in the vault.
 //!
 //! ```text
-//! header (128) | frames, back to back | footer | trailer (64)
+//! header (128) | wrapped data key (0 or 68) | frames, back to back | footer | trailer (64)
 //!
 //! header   0   8  magic "LBREPSEG"
 //!          8   2  version, 1
 //!         10   1  kind: 1 delta, 2 base region, 3 fence, 4 part of a delta, 5 manifest
 //!         11   1  flags, 0
-//!         12   2  length of the wrapped data key after the header, 0 (not encrypted)
+//!         12   2  length of the wrapped data key: 68, or 0 (not encrypted)
 //!         14   2  0
 //!         16  16  vault id
 //!         32  16  disk id
@@ -19,11 +19,15 @@
 //!        112   8  place: region number, part number, or the first usable sequence of a manifest
 //!        120   4  0
 //!        124   4  CRC32 of bytes 0..124
-//! frame           up to 65,536 bytes of the disk, never across a multiple of 65,536; encoded by its codec
+//! wrapped  0   8  id of the key that wraps it
+//!          8  12  nonce
+//!         20  48  the data key, AES-256-GCM with the header as additional data
+//! frame           up to 65,536 bytes of the disk, never across a multiple of 65,536: compressed by its
+//!                 codec, then AES-256-GCM if there is a data key (nonce: the disk offset; tag at the end)
 //! footer   0   4  number of parts P              (a manifest has a footer of its own)
 //!          4   4  number of rows R
 //!          8   8  sum of the lengths of the data rows
-//!         16  40P parts: u64 length of the object, 32 bytes hash of the object
+//!         16  40P parts: u64 length of the object, 32 bytes BLAKE3 of the rows whose frames it holds
 //!             48R rows, ascending by disk offset, not overlapping:
 //!                  0  8  disk offset
 //!                  8  8  length in bytes
@@ -31,8 +35,8 @@
 //!                 24  4  stored length of the frame; 0 for zeroes
 //!                 28  2  object: 0 this one, k the k-th part
 //!                 30  1  kind: 1 data, 2 zeroes
-//!                 31  1  codec: 0 raw, 1 zstd (reserved)
-//!                 32 16  first half of the BLAKE3 of the decoded frame; 0 for zeroes
+//!                 31  1  codec: 0 raw, 1 zstd
+//!                 32 16  first half of the BLAKE3 of the frame's data; 0 for zeroes
 //! trailer  0   8  position of the footer
 //!          8   8  length of the footer
 //!         16  32  BLAKE3 of header, footer and trailer bytes 0..16: the segment's hash
@@ -41,14 +45,19 @@
 //! ```
 //! Everything is little-endian. The hash covers every row and so, by the rows' hashes, every byte of
 //! data; a segment names the hash of the one before, so that a chain cannot lose or swap a link.
-//! A part is a header and frames only: the segment that owns it holds its rows, length and hash.
+//! A part is a header, its data key and frames only: the segment that owns it holds its rows.
+//!
+//! In an encrypted vault every object has a data key and every BLAKE3 is keyed, which makes a segment's
+//! hash the proof that it was written by who has the vault's keys. No hash covers data keys or what they
+//! made of the data: a segment that is written twice is the same one. What stays in the clear are ids,
+//! times, and which ranges of a disk were written.
 //!
 //! Nothing in this file does I/O. Decoding trusts nothing: a wrong field is a [`Damage`] that names
 //! its place, and no length is believed before it is compared with what there is.
 
+use super::keys::{HashKey, KeyId, TAG_BYTES, WRAPPED_KEY_BYTES};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
@@ -81,13 +90,12 @@ pub(crate) const MAX_FOOTER_BYTES: u64 =
     FOOTER_HEAD as u64 + MAX_PARTS * PART_ROW as u64 + (MAX_ROWS * ROW) as u64;
 
 const HEADER_MAGIC: &[u8; 8] = b"LBREPSEG";
-const TRAILER_MAGIC: &[u8; 8] = b"LBREPEND";
+pub(super) const TRAILER_MAGIC: &[u8; 8] = b"LBREPEND";
 const VERSION: u16 = 1;
 const MAX_PARTS: u64 = u16::MAX as u64;
-const FOOTER_HEAD: usize = 16;
-const PART_ROW: usize = 40;
-const ROW: usize = 48;
-const CODEC_RAW: u8 = 0;
+pub(super) const FOOTER_HEAD: usize = 16;
+pub(super) const PART_ROW: usize = 40;
+pub(super) const ROW: usize = 48;
 
 /// The BLAKE3 hash by which a segment is known. Zeroes stand for "none".
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +138,8 @@ pub struct Header {
     pub disk_size: u64,
     /// Region number, part number or first usable sequence; otherwise 0.
     pub place: u64,
+    /// Whether a wrapped data key follows. Writers take it from the vault, whatever is here.
+    pub encrypted: bool,
 }
 
 /// One row of an index: a range of the disk and what it holds.
@@ -158,7 +168,18 @@ pub enum Content {
         part: u16,
         /// First half of the BLAKE3 of the data.
         hash: [u8; 16],
+        /// How the data is compressed.
+        codec: Codec,
     },
+}
+
+/// How the data of a frame is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// Not at all.
+    Raw,
+    /// One Zstandard frame.
+    Zstd,
 }
 
 /// A part object as its segment knows it.
@@ -166,7 +187,7 @@ pub enum Content {
 pub struct Part {
     /// Length of the object in bytes.
     pub length: u64,
-    /// BLAKE3 of the object.
+    /// BLAKE3 of the rows whose frames it holds.
     pub hash: SegmentHash,
 }
 
@@ -246,6 +267,21 @@ pub enum Flaw {
         /// What the name says.
         expected: Uuid,
     },
+    /// It is encrypted, and there are no keys.
+    #[error("it is encrypted: name the vault's key file")]
+    Encrypted,
+    /// It is not encrypted, but its vault is.
+    #[error("it is not encrypted, though the vault is: it was not written with the vault's keys")]
+    NotEncrypted,
+    /// Its data key is wrapped by a key that is not there.
+    #[error("its data key needs key {0}, which the key file does not have")]
+    UnknownKey(KeyId),
+    /// What is encrypted does not belong here.
+    #[error("the {0} does not open: it was tampered with, or belongs to another place or vault")]
+    Forged(&'static str),
+    /// A frame cannot be decompressed.
+    #[error("the frame cannot be decompressed to its length")]
+    Compression,
     /// It cannot be parsed as text.
     #[error("it is not the text that it should be: {0}")]
     Text(String),
@@ -258,64 +294,6 @@ pub struct Trailer {
     pub footer: (u64, u64),
     /// The segment's hash.
     pub hash: SegmentHash,
-}
-
-/// Collects extents in ascending order into frames and rows.
-///
-/// Writes that touch each other share frames; frames of zeroes become rows without data.
-#[derive(Debug)]
-pub struct SegmentBuilder {
-    header: Header,
-    limits: Range<u64>,
-    rows: Vec<Row>,
-    parts: Vec<Part>,
-    /// The frame being filled and its disk offset.
-    filling: Vec<u8>,
-    filling_at: u64,
-    /// Finished frames of the current object.
-    frames: Vec<Bytes>,
-    /// Bytes of the current object so far, header included.
-    object_bytes: u64,
-    /// First row of the current object.
-    first_row: usize,
-    /// End of the last extent.
-    end: u64,
-    data_bytes: u64,
-}
-
-/// An object, ready to be sent.
-#[derive(Debug)]
-pub struct Sealed {
-    /// Its bytes, in order.
-    pub bytes: Vec<Bytes>,
-    /// Their number.
-    pub length: u64,
-    /// The segment's hash, or the hash of all bytes of a part.
-    pub hash: SegmentHash,
-}
-
-/// An extent that cannot follow the one before it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExtentError {
-    /// It begins before the last one ended.
-    #[error("extent at {offset} begins before the one before it ended, at {end}")]
-    Disorder {
-        /// Where it begins.
-        offset: u64,
-        /// Where the one before ended.
-        end: u64,
-    },
-    /// It leaves the disk or the region.
-    #[error("extent {range:?} is not inside {limits:?}")]
-    Outside {
-        /// The extent.
-        range: Range<u64>,
-        /// What it must lie in.
-        limits: Range<u64>,
-    },
-    /// The segment holds [`MAX_ROWS`] rows.
-    #[error("segment is full with {MAX_ROWS} rows")]
-    Full,
 }
 
 impl SegmentHash {
@@ -372,6 +350,15 @@ impl Kind {
     }
 }
 
+impl Codec {
+    pub(super) const fn byte(self) -> u8 {
+        match self {
+            Self::Raw => 0,
+            Self::Zstd => 1,
+        }
+    }
+}
+
 impl Header {
     /// The header's bytes.
     pub fn encode(&self) -> [u8; HEADER_BYTES as usize] {
@@ -379,6 +366,7 @@ impl Header {
         bytes[..8].copy_from_slice(HEADER_MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[10] = self.kind.byte();
+        bytes[12..14].copy_from_slice(&(self.wrapped_key_bytes() as u16).to_le_bytes());
         bytes[16..32].copy_from_slice(self.vault.0.as_bytes());
         bytes[32..48].copy_from_slice(self.disk.0.as_bytes());
         bytes[48..56].copy_from_slice(&self.sequence.to_le_bytes());
@@ -411,7 +399,11 @@ impl Header {
         let kind = fields.u8();
         let kind = Kind::of(kind).ok_or_else(|| impossible(10, "kind", kind.into()))?;
         fields.zero_u8("flags")?;
-        fields.zero_u16("length of the wrapped key")?;
+        let encrypted = match u64::from(fields.u16()) {
+            0 => false,
+            WRAPPED_KEY_BYTES => true,
+            length => return Err(impossible(12, "length of the wrapped key", length)),
+        };
         fields.zero_u16("reserved field")?;
         let header = Self {
             kind,
@@ -423,9 +415,15 @@ impl Header {
             cut_at: Timestamp::from_millis(fields.u64().cast_signed()),
             disk_size: fields.u64(),
             place: fields.u64(),
+            encrypted,
         };
         fields.zero_u32("reserved field")?;
         Ok(header)
+    }
+
+    /// Length of what follows the header before the first frame.
+    pub fn wrapped_key_bytes(&self) -> u64 {
+        if self.encrypted { WRAPPED_KEY_BYTES } else { 0 }
     }
 
     /// The part of the disk that rows of this object may speak of; empty where there is none.
@@ -488,12 +486,12 @@ impl Trailer {
         self.footer.0..self.footer.0 + self.footer.1
     }
 
-    /// Checks that header and footer are the ones that were sealed.
+    /// Checks that header and footer are the ones that were sealed in the vault with this hash key.
     ///
     /// # Errors
     /// [`Damage`] if they are not.
-    pub fn verify(&self, header: &[u8], footer: &[u8]) -> Result<(), Damage> {
-        if seal_hash(header, footer, self.footer) == self.hash {
+    pub fn verify(&self, header: &[u8], footer: &[u8], hash: &HashKey) -> Result<(), Damage> {
+        if seal_hash(header, footer, self.footer, hash) == self.hash {
             return Ok(());
         }
         Err(damage(self.footer.0 + self.footer.1 + 16, Flaw::Checksum("header and footer")))
@@ -505,8 +503,13 @@ impl Index {
     ///
     /// # Errors
     /// [`Damage`] naming the first field that is wrong.
-    pub fn decode(header: &[u8], footer: &[u8], trailer: &Trailer) -> Result<Self, Damage> {
-        trailer.verify(header, footer)?;
+    pub fn decode(
+        header: &[u8],
+        footer: &[u8],
+        trailer: &Trailer,
+        hash: &HashKey,
+    ) -> Result<Self, Damage> {
+        trailer.verify(header, footer, hash)?;
         let header = Header::decode(header)?;
         match header.kind {
             Kind::Delta | Kind::Base | Kind::Fence => {}
@@ -535,15 +538,21 @@ impl Index {
         Ok(Self { rows, ..index })
     }
 
+    /// What the segment says, without how it is stored: equal for segments with the same content.
+    pub fn content(&self, hash: &HashKey) -> SegmentHash {
+        content(&self.header, &self.rows, hash)
+    }
+
     /// Reads the rows; frames of this object end before `frames_end`.
     fn decode_rows(&self, bytes: &[u8], at: u64, frames_end: u64) -> Result<Vec<Row>, Damage> {
         let limits = self.header.limits();
+        let frames_start = HEADER_BYTES + self.header.wrapped_key_bytes();
         let mut end = limits.start;
         let mut data_bytes = 0_u64;
         let mut rows = Vec::with_capacity(bytes.len() / ROW);
         for (nth, bytes) in bytes.chunks_exact(ROW).enumerate() {
             let at = at + (nth * ROW) as u64;
-            let row = Row::decode(bytes, at)?;
+            let row = Row::decode(bytes, at, self.header.encrypted)?;
             let row_end = row.offset.checked_add(row.length);
             let Some(row_end) = row_end.filter(|row_end| *row_end <= limits.end) else {
                 return Err(impossible(at + 8, "end of an extent", row.length));
@@ -562,7 +571,7 @@ impl Index {
                     },
                 };
                 let frame_end = position.checked_add(stored.into());
-                if position < HEADER_BYTES || frame_end.is_none_or(|end| object_end < end) {
+                if position < frames_start || frame_end.is_none_or(|end| object_end < end) {
                     return Err(impossible(at + 16, "position of a frame", position));
                 }
             }
@@ -586,42 +595,26 @@ impl Row {
         self.offset..self.offset + self.length
     }
 
-    /// Decodes and checks the frame of this row from its stored bytes.
-    ///
-    /// # Errors
-    /// [`Damage`] at the frame's position if the bytes are not those that were written.
-    pub fn open_frame<'a>(&self, stored: &'a [u8]) -> Result<&'a [u8], Damage> {
-        let Content::Frame { position, hash, .. } = self.content else { return Ok(&[]) };
-        if stored.len() as u64 != self.length {
-            let (found, expected) = (stored.len() as u64, self.length);
-            return Err(damage(position, Flaw::Length { what: "a frame", found, expected }));
-        }
-        if frame_hash(stored) != hash {
-            return Err(damage(position, Flaw::Checksum("frame")));
-        }
-        Ok(stored)
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());
         match self.content {
             Content::Zeroes => {
                 out.extend_from_slice(&[0; 14]);
-                out.extend_from_slice(&[2, CODEC_RAW]);
+                out.extend_from_slice(&[2, 0]);
                 out.extend_from_slice(&[0; 16]);
             }
-            Content::Frame { position, stored, part, hash } => {
+            Content::Frame { position, stored, part, hash, codec } => {
                 out.extend_from_slice(&position.to_le_bytes());
                 out.extend_from_slice(&stored.to_le_bytes());
                 out.extend_from_slice(&part.to_le_bytes());
-                out.extend_from_slice(&[1, CODEC_RAW]);
+                out.extend_from_slice(&[1, codec.byte()]);
                 out.extend_from_slice(&hash);
             }
         }
     }
 
-    fn decode(bytes: &[u8], at: u64) -> Result<Self, Damage> {
+    fn decode(bytes: &[u8], at: u64, encrypted: bool) -> Result<Self, Damage> {
         let mut fields = Fields { bytes, at };
         let (offset, length) = (fields.u64(), fields.u64());
         let (position, stored, part) = (fields.u64(), fields.u32(), fields.u16());
@@ -630,18 +623,26 @@ impl Row {
         if length == 0 {
             return Err(impossible(at + 8, "length of an extent", length));
         }
-        if codec != CODEC_RAW {
-            return Err(impossible(at + 31, "codec", codec.into()));
-        }
+        let codec = match codec {
+            0 => Codec::Raw,
+            1 if kind == 1 => Codec::Zstd,
+            _ => return Err(impossible(at + 31, "codec", codec.into())),
+        };
         let content = match kind {
             1 => {
                 if FRAME_BYTES - offset % FRAME_BYTES < length {
                     return Err(impossible(at + 8, "length of a frame", length));
                 }
-                if u64::from(stored) != length {
+                let tag = if encrypted { TAG_BYTES as u64 } else { 0 };
+                let fits = match (codec, u64::from(stored).checked_sub(tag)) {
+                    (Codec::Raw, Some(stored)) => stored == length,
+                    (Codec::Zstd, Some(stored)) => 0 < stored && stored < length,
+                    (_, None) => false,
+                };
+                if !fits {
                     return Err(impossible(at + 24, "stored length", stored.into()));
                 }
-                Content::Frame { position, stored, part, hash }
+                Content::Frame { position, stored, part, hash, codec }
             }
             2 => {
                 if (position, stored, part, hash) != (0, 0, 0, [0; 16]) {
@@ -653,200 +654,6 @@ impl Row {
         };
         Ok(Self { offset, length, content })
     }
-}
-
-impl SegmentBuilder {
-    /// An empty segment.
-    pub fn new(header: Header) -> Self {
-        let limits = header.limits();
-        Self {
-            header,
-            end: limits.start,
-            limits,
-            rows: Vec::new(),
-            parts: Vec::new(),
-            filling: Vec::new(),
-            filling_at: 0,
-            frames: Vec::new(),
-            object_bytes: HEADER_BYTES,
-            first_row: 0,
-            data_bytes: 0,
-        }
-    }
-
-    /// Adds data at `offset` of the disk.
-    ///
-    /// # Errors
-    /// [`ExtentError`] if it is not after the extent before it or not inside the disk or region.
-    pub fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), ExtentError> {
-        self.admit(offset, data.len() as u64)?;
-        if self.filling_at + self.filling.len() as u64 != offset {
-            self.close_frame();
-        }
-        let (mut offset, mut data) = (offset, data);
-        while !data.is_empty() {
-            if self.filling.is_empty() {
-                self.filling_at = offset;
-                self.filling.reserve_exact(FRAME_BYTES as usize);
-            }
-            let room = (FRAME_BYTES - offset % FRAME_BYTES) as usize;
-            let (head, rest) = data.split_at(room.min(data.len()));
-            self.filling.extend_from_slice(head);
-            offset += head.len() as u64;
-            data = rest;
-            if offset % FRAME_BYTES == 0 {
-                self.close_frame();
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds a range of zeroes.
-    ///
-    /// # Errors
-    /// As [`SegmentBuilder::data`].
-    pub fn zeroes(&mut self, range: Range<u64>) -> Result<(), ExtentError> {
-        self.admit(range.start, range.end.saturating_sub(range.start))?;
-        self.close_frame();
-        self.add_zeroes(range);
-        Ok(())
-    }
-
-    /// Bytes of finished frames that wait in memory.
-    pub fn pending_bytes(&self) -> u64 {
-        self.object_bytes - HEADER_BYTES
-    }
-
-    /// Rows so far.
-    pub fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Bytes of data so far, zeroes left out.
-    pub fn data_bytes(&self) -> u64 {
-        self.data_bytes + self.filling.len() as u64
-    }
-
-    /// Closes the frames that wait as a part object of their own and frees them, with the part's
-    /// number; `None` if none waits or if there can be no more parts.
-    pub fn take_part(&mut self) -> Option<(u16, Sealed)> {
-        let number =
-            u16::try_from(self.parts.len() + 1).ok().filter(|_| !self.frames.is_empty())?;
-        let header = Header { kind: Kind::Part, place: number.into(), ..self.header };
-        let mut bytes = vec![Bytes::copy_from_slice(&header.encode())];
-        bytes.append(&mut self.frames);
-        let mut hasher = blake3::Hasher::new();
-        for bytes in &bytes {
-            hasher.update(bytes);
-        }
-        let hash = SegmentHash(*hasher.finalize().as_bytes());
-        let length = std::mem::replace(&mut self.object_bytes, HEADER_BYTES);
-        self.parts.push(Part { length, hash });
-        for row in &mut self.rows[self.first_row..] {
-            if let Content::Frame { part, .. } = &mut row.content {
-                *part = number;
-            }
-        }
-        self.first_row = self.rows.len();
-        Some((number, Sealed { bytes, length, hash }))
-    }
-
-    /// Closes the segment.
-    pub fn seal(mut self) -> Sealed {
-        self.close_frame();
-        let length = FOOTER_HEAD + self.parts.len() * PART_ROW + self.rows.len() * ROW;
-        let mut footer = Vec::with_capacity(length + TRAILER_BYTES as usize);
-        footer.extend_from_slice(&(self.parts.len() as u32).to_le_bytes());
-        footer.extend_from_slice(&(self.rows.len() as u32).to_le_bytes());
-        footer.extend_from_slice(&self.data_bytes.to_le_bytes());
-        for part in &self.parts {
-            footer.extend_from_slice(&part.length.to_le_bytes());
-            footer.extend_from_slice(&part.hash.0);
-        }
-        self.rows.iter().for_each(|row| row.encode(&mut footer));
-        seal(&self.header, self.frames, self.object_bytes, footer)
-    }
-
-    fn admit(&mut self, offset: u64, length: u64) -> Result<(), ExtentError> {
-        let end = offset.saturating_add(length);
-        if offset < self.limits.start || self.limits.end < end {
-            let limits = self.limits.clone();
-            return Err(ExtentError::Outside { range: offset..end, limits });
-        }
-        if offset < self.end {
-            return Err(ExtentError::Disorder { offset, end: self.end });
-        }
-        // Two more rows than frames: one before the first boundary, one that waits to be closed.
-        if MAX_ROWS < self.rows.len() + (length / FRAME_BYTES) as usize + 3 {
-            return Err(ExtentError::Full);
-        }
-        self.end = end;
-        Ok(())
-    }
-
-    fn close_frame(&mut self) {
-        if self.filling.is_empty() {
-            return;
-        }
-        let data = std::mem::take(&mut self.filling);
-        let length = data.len() as u64;
-        if data.iter().all(|byte| *byte == 0) {
-            self.add_zeroes(self.filling_at..self.filling_at + length);
-            return;
-        }
-        let content = Content::Frame {
-            position: self.object_bytes,
-            stored: length as u32,
-            part: 0,
-            hash: frame_hash(&data),
-        };
-        self.rows.push(Row { offset: self.filling_at, length, content });
-        self.frames.push(Bytes::from(data));
-        self.object_bytes += length;
-        self.data_bytes += length;
-    }
-
-    /// A base needs no rows for zeroes: what it does not name is zero.
-    fn add_zeroes(&mut self, range: Range<u64>) {
-        if range.is_empty() || self.header.kind == Kind::Base {
-            return;
-        }
-        let length = range.end - range.start;
-        match self.rows.last_mut() {
-            Some(last) if last.content == Content::Zeroes && last.range().end == range.start => {
-                last.length += length;
-            }
-            _ => self.rows.push(Row { offset: range.start, length, content: Content::Zeroes }),
-        }
-    }
-}
-
-/// Puts an object together from its parts; `frames_end` is the position after the last frame.
-pub(crate) fn seal(
-    header: &Header,
-    frames: Vec<Bytes>,
-    frames_end: u64,
-    mut footer: Vec<u8>,
-) -> Sealed {
-    let header = header.encode();
-    let place = (frames_end, footer.len() as u64);
-    let hash = seal_hash(&header, &footer, place);
-    footer.extend_from_slice(&place.0.to_le_bytes());
-    footer.extend_from_slice(&place.1.to_le_bytes());
-    footer.extend_from_slice(&hash.0);
-    footer.extend_from_slice(&[0; 8]);
-    footer.extend_from_slice(TRAILER_MAGIC);
-    let length = frames_end + footer.len() as u64;
-    let mut bytes = Vec::with_capacity(frames.len() + 2);
-    bytes.push(Bytes::copy_from_slice(&header));
-    bytes.extend(frames);
-    bytes.push(Bytes::from(footer));
-    Sealed { bytes, length, hash }
-}
-
-/// The hash of a frame's data.
-pub fn frame_hash(data: &[u8]) -> [u8; 16] {
-    sixteen(blake3::hash(data).as_bytes())
 }
 
 pub(crate) fn damage(at: u64, flaw: Flaw) -> Damage {
@@ -864,10 +671,30 @@ pub(crate) fn same(at: u64, field: &'static str, found: u64, expected: u64) -> R
     Err(damage(at, Flaw::OtherNumber { field, found, expected }))
 }
 
-fn seal_hash(header: &[u8], footer: &[u8], place: (u64, u64)) -> SegmentHash {
-    let mut hasher = blake3::Hasher::new();
+/// The hash in the trailer of an object whose footer lies at `place`.
+pub(super) fn seal_hash(
+    header: &[u8],
+    footer: &[u8],
+    place: (u64, u64),
+    hash: &HashKey,
+) -> SegmentHash {
+    let mut hasher = hash.hasher();
     hasher.update(header).update(footer);
     hasher.update(&place.0.to_le_bytes()).update(&place.1.to_le_bytes());
+    SegmentHash(*hasher.finalize().as_bytes())
+}
+
+/// What a segment says, without how it is stored.
+pub(super) fn content(header: &Header, rows: &[Row], hash: &HashKey) -> SegmentHash {
+    let mut hasher = hash.hasher();
+    hasher.update(&header.encode());
+    for row in rows {
+        hasher.update(&row.offset.to_le_bytes()).update(&row.length.to_le_bytes());
+        match &row.content {
+            Content::Zeroes => hasher.update(&[2]),
+            Content::Frame { hash, .. } => hasher.update(&[1]).update(hash),
+        };
+    }
     SegmentHash(*hasher.finalize().as_bytes())
 }
 

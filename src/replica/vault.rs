@@ -1,12 +1,16 @@
 //! The vault: where its objects lie, and the few things that are asked of the storage.
 
+use super::admission::Admission;
 use super::base::{BaseCopy, Completion};
+use super::builder::{Sealed, SegmentBuilder};
 use super::delta::{DeltaHeader, DeltaWriter};
 use super::error::VaultError;
 use super::image::DiskImage;
+use super::keys::{HashKey, VaultKeys, WRAPPED_KEY_BYTES};
+use super::marker::{self, Mismatch};
+use super::seal::{Compression, FrameOpener, Sealing};
 use super::segment::{
-    self, Damage, Flaw, HEADER_BYTES, Header, Index, Kind, Sealed, SegmentBuilder, SegmentHash,
-    TRAILER_BYTES, Trailer,
+    self, Damage, Flaw, HEADER_BYTES, Header, Index, Kind, SegmentHash, TRAILER_BYTES, Trailer,
 };
 use crate::domain::id::{DiskId, VaultId, VmId};
 use bytes::Bytes;
@@ -17,6 +21,7 @@ use object_store::{
 };
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes at the end of an object that are read together, in the hope that the index is among them: the
 /// index of a full base region has 49 KiB.
@@ -28,11 +33,28 @@ pub(super) const PARALLEL: usize = 16;
 /// Longest text object: a recovery point of some thousand disks.
 const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 
-/// One vault in a storage. Cloning is cheap; nothing is cached.
+/// One vault in a storage. Cloning is cheap; nothing is cached but that the vault's mark was read.
 #[derive(Clone, Debug)]
 pub struct Vault {
     store: Arc<dyn ObjectStore>,
+    admission: Option<Arc<dyn Admission>>,
     id: VaultId,
+    sealing: Sealing,
+    /// The mark was read, and it fits the keys.
+    recognized: Arc<AtomicBool>,
+}
+
+/// A sealed object that was read: everything but its frames, checked.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) header: Header,
+    pub(super) footer: Bytes,
+    pub(super) trailer: Trailer,
+    /// Length of the object.
+    pub(super) stored_bytes: u64,
+    /// What opens its frames.
+    pub(super) opener: FrameOpener,
+    head: Bytes,
 }
 
 /// A segment of a disk's log, as its header and trailer tell.
@@ -62,9 +84,30 @@ pub(super) enum PutOutcome {
 }
 
 impl Vault {
-    /// The vault `id` in `store`. The storage's own retries should be off: who calls retries.
+    /// The vault `id` in `store`, compressed and not encrypted. The storage's own retries should be
+    /// off: who calls retries.
     pub fn new(store: Arc<dyn ObjectStore>, id: VaultId) -> Self {
-        Self { store, id }
+        let (admission, sealing, recognized) = Default::default();
+        Self { store, admission, id, sealing, recognized }
+    }
+
+    /// The same vault, with every object written only when `admission` lets it pass.
+    #[must_use]
+    pub fn admitting(&self, admission: Arc<dyn Admission>) -> Self {
+        Self { admission: Some(admission), ..self.clone() }
+    }
+
+    /// The vault encrypted with `keys`. Whether a vault is encrypted is decided when it is established.
+    #[must_use]
+    pub fn with_keys(self, keys: Arc<VaultKeys>) -> Self {
+        let sealing = Sealing { keys: Some(keys), ..self.sealing };
+        Self { sealing, recognized: Arc::default(), ..self }
+    }
+
+    /// The vault with what it is given to write compressed in this way.
+    #[must_use]
+    pub fn with_compression(self, compression: Compression) -> Self {
+        Self { sealing: Sealing { compression, ..self.sealing }, ..self }
     }
 
     /// The vault `id` in a folder, which must exist. Whatever is written is durable (fsync of file
@@ -83,23 +126,55 @@ impl Vault {
         self.id
     }
 
-    /// Marks the storage as holding this vault. Needed once before anything is written; may be
-    /// repeated.
+    /// What makes the hashes in the rows of this vault's indexes: keyed if it is encrypted.
+    pub fn hash_key(&self) -> HashKey {
+        self.sealing.hash_key()
+    }
+
+    /// How this vault's objects are made.
+    pub fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
+    /// Marks the storage as holding this vault, encrypted or not. Needed once before anything is
+    /// written; may be repeated.
     ///
     /// # Errors
-    /// [`VaultError::Store`].
+    /// [`VaultError::Store`]; [`VaultError::Mark`] if the vault is there, but not with these keys;
+    /// [`VaultError::Unfit`] if the storage cannot do what a vault needs.
     pub async fn establish(&self) -> Result<(), VaultError> {
-        let text = format!("{{\"version\":1,\"vault\":\"{}\"}}\n", self.id);
-        self.create(&self.marker(), vec![Bytes::from(text)]).await.map(|_| ())
+        let text = marker::text(self.id, self.sealing.keys.as_deref());
+        self.create(&self.marker(), vec![Bytes::from(text)]).await?;
+        self.recognize().await?;
+        self.prove_create_if_absent().await
+    }
+
+    /// Everything that must not happen twice rests on one request: create unless it exists. A store
+    /// that takes the request and does something else would lose commits without a word.
+    async fn prove_create_if_absent(&self) -> Result<(), VaultError> {
+        let path = Path::from(format!("v1/{}/probe-create", self.id));
+        let put = || self.create(&path, vec![Bytes::from_static(b"probe\n")]);
+        put().await?;
+        // It stays: what was proved is only true of an object that nobody deletes meanwhile.
+        match put().await? {
+            PutOutcome::Existed => Ok(()),
+            PutOutcome::Created => {
+                Err(VaultError::Unfit { object: path.to_string(), store: self.store.to_string() })
+            }
+        }
     }
 
     /// Whether the vault can be reached, by its cheapest request.
     ///
     /// # Errors
     /// [`VaultError::VaultNotThere`] where the storage answers without knowing the vault, such as a
-    /// folder whose volume is not mounted; [`VaultError::Store`].
+    /// folder whose volume is not mounted; [`VaultError::Mark`] if the vault has other keys;
+    /// [`VaultError::Store`].
     pub async fn probe(&self) -> Result<(), VaultError> {
         let marker = self.marker();
+        if !self.recognized.load(Ordering::Acquire) {
+            return self.recognize().await;
+        }
         match self.store.head(&marker).await {
             Ok(_) => Ok(()),
             Err(object_store::Error::NotFound { .. }) => {
@@ -107,6 +182,28 @@ impl Vault {
             }
             Err(source) => Err(failed("probe", &marker, source)),
         }
+    }
+
+    /// Reads the vault's mark and checks that the vault is to be written with these keys.
+    async fn recognize(&self) -> Result<(), VaultError> {
+        let path = self.marker();
+        let object = path.to_string();
+        let text = match self.store.get(&path).await {
+            Ok(found) if MAX_TEXT_BYTES < found.meta.size => {
+                let mismatch = Mismatch::Unreadable("it is too long".to_owned());
+                return Err(VaultError::Mark { object, mismatch });
+            }
+            Ok(found) => found.bytes().await,
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(VaultError::VaultNotThere { object });
+            }
+            Err(source) => Err(source),
+        };
+        let text = text.map_err(|source| failed("read", &path, source))?;
+        marker::check(&text, self.id, self.sealing.keys.as_deref())
+            .map_err(|mismatch| VaultError::Mark { object, mismatch })?;
+        self.recognized.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Whether the vault takes an object: writes one and deletes it.
@@ -138,7 +235,8 @@ impl Vault {
         header: DeltaHeader,
     ) -> Result<FenceOutcome, VaultError> {
         let header = header.of(Kind::Fence, self.id, disk);
-        let sealed = SegmentBuilder::new(header).seal();
+        let sealed = SegmentBuilder::new(header, &self.sealing).seal();
+        let header = Header { encrypted: self.sealing.keys.is_some(), ..header };
         let ours = Segment { header, hash: sealed.hash, stored_bytes: sealed.length };
         let path = self.segment_path(disk, header.sequence);
         match self.create(&path, sealed.bytes).await? {
@@ -225,6 +323,26 @@ impl Vault {
         }
     }
 
+    /// The VMs that have, or had, recovery points.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn vms(&self) -> Result<Vec<VmId>, VaultError> {
+        let folder = Path::from(format!("v1/{}/vm", self.id));
+        let listed = self.store.list_with_delimiter(Some(&folder)).await;
+        let listed = listed.map_err(|source| failed("list", &folder, source))?;
+        if listed.common_prefixes.is_empty() {
+            self.probe().await?;
+        }
+        let mut vms: Vec<VmId> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|path| path.filename()?.parse().ok().map(VmId))
+            .collect();
+        vms.sort_unstable();
+        Ok(vms)
+    }
+
     /// The generations of finished bases, ascending.
     pub(super) async fn generations(&self, disk: DiskId) -> Result<Vec<u64>, VaultError> {
         let listed = self.list(&self.folder(disk, "man")).await?;
@@ -271,6 +389,18 @@ impl Vault {
         self.base_folder(disk, generation).join(format!("{region:08x}.seg"))
     }
 
+    /// The checksums of a region carry its hash in their name: they are of no other content.
+    pub(super) fn sums_path(
+        &self,
+        disk: DiskId,
+        generation: u64,
+        region: u64,
+        hash: SegmentHash,
+    ) -> Path {
+        let hash = hash.to_string();
+        self.base_folder(disk, generation).join(format!("{region:08x}.{}.sum", &hash[..32]))
+    }
+
     pub(super) fn manifest_path(&self, disk: DiskId, generation: u64) -> Path {
         self.folder(disk, "man").join(format!("{generation:020}.man"))
     }
@@ -290,6 +420,10 @@ impl Vault {
             self.probe().await?;
         }
         let payload = PutPayload::from_iter(bytes);
+        let _upload = match &self.admission {
+            Some(admission) => Some(admission.admit(payload.content_length() as u64).await),
+            None => None,
+        };
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, payload, options).await {
             Ok(_) => Ok(PutOutcome::Created),
@@ -301,21 +435,21 @@ impl Vault {
         }
     }
 
-    /// Commits a segment. If the name is taken, the same content is a repeated PUT whose first
-    /// acknowledgement was lost.
+    /// Commits a segment and answers its hash. If the name is taken, the same content is a repeated PUT
+    /// whose first acknowledgement was lost; it may have been compressed in another way.
     pub(super) async fn commit(
         &self,
         path: &Path,
         epoch: u64,
         sealed: Sealed,
-    ) -> Result<(), VaultError> {
+    ) -> Result<SegmentHash, VaultError> {
         match self.create(path, sealed.bytes).await? {
-            PutOutcome::Created => Ok(()),
+            PutOutcome::Created => Ok(sealed.hash),
             PutOutcome::Existed => {
-                let there = self.read_segment(path).await?;
+                let (there, _) = self.read_index(path).await?;
                 let object = path.to_string();
                 match there.header.kind {
-                    _ if there.hash == sealed.hash => Ok(()),
+                    _ if there.content(&self.hash_key()) == sealed.content => Ok(there.hash),
                     Kind::Fence => {
                         Err(VaultError::Fenced { object, ours: epoch, fence: there.header.epoch })
                     }
@@ -393,14 +527,12 @@ impl Vault {
         }
     }
 
-    /// Reads the three ends of a sealed object: header, footer, trailer, and the object's length.
-    pub(super) async fn read_ends(
-        &self,
-        path: &Path,
-    ) -> Result<(Bytes, Bytes, Trailer, u64), VaultError> {
-        let (header, length) = self.read(path, 0..HEADER_BYTES).await?;
-        if length < HEADER_BYTES + TRAILER_BYTES {
-            return Err(too_short(path, length, HEADER_BYTES + TRAILER_BYTES));
+    /// Reads a sealed object without its frames.
+    pub(super) async fn open_object(&self, path: &Path) -> Result<Opened, VaultError> {
+        let (head, header, opener, length) = self.read_head(path).await?;
+        let shortest = HEADER_BYTES + header.wrapped_key_bytes() + TRAILER_BYTES;
+        if length < shortest {
+            return Err(too_short(path, length, shortest));
         }
         let tail_at = length.saturating_sub(TAIL_BYTES).max(HEADER_BYTES);
         let (tail, _) = self.read(path, tail_at..length).await?;
@@ -412,20 +544,57 @@ impl Vault {
         } else {
             self.read(path, footer_range).await?.0
         };
-        Ok((header, footer, trailer, length))
+        trailer.verify(&head, &footer, &self.hash_key()).map_err(in_object(path))?;
+        Ok(Opened { header, footer, trailer, stored_bytes: length, opener, head })
+    }
+
+    /// Reads an object's header and what opens its frames, with the object's length.
+    async fn read_head(
+        &self,
+        path: &Path,
+    ) -> Result<(Bytes, Header, FrameOpener, u64), VaultError> {
+        // No object that holds anything is shorter.
+        let wrapped = if self.sealing.keys.is_some() { WRAPPED_KEY_BYTES } else { 0 };
+        let (head, length) = self.read(path, 0..HEADER_BYTES + wrapped).await?;
+        let fixed = head.slice(..HEADER_BYTES as usize);
+        let header = Header::decode(&fixed).map_err(in_object(path))?;
+        let opener = self.sealing.opener(&header, &head).map_err(in_object(path))?;
+        Ok((fixed, header, opener, length))
+    }
+
+    /// What opens the frames of a part.
+    pub(super) async fn open_part(
+        &self,
+        path: &Path,
+        disk: DiskId,
+        sequence: u64,
+        part: u16,
+    ) -> Result<FrameOpener, VaultError> {
+        let (_, header, opener, _) = self.read_head(path).await?;
+        self.checked(path, &header, disk, sequence)?;
+        segment::same(112, "part", header.place, part.into()).map_err(in_object(path))?;
+        Ok(opener)
     }
 
     /// Reads the index of a delta, base region or fence.
     pub(super) async fn read_index(&self, path: &Path) -> Result<(Index, u64), VaultError> {
-        let (header, footer, trailer, length) = self.read_ends(path).await?;
-        let index = Index::decode(&header, &footer, &trailer).map_err(in_object(path))?;
+        let (index, _, length) = self.open_index(path).await?;
         Ok((index, length))
     }
 
+    /// Reads the index of a delta, base region or fence, and what opens the frames of its object.
+    pub(super) async fn open_index(
+        &self,
+        path: &Path,
+    ) -> Result<(Index, FrameOpener, u64), VaultError> {
+        let Opened { head, footer, trailer, stored_bytes, opener, .. } =
+            self.open_object(path).await?;
+        let index = Index::decode(&head, &footer, &trailer, &self.hash_key());
+        Ok((index.map_err(in_object(path))?, opener, stored_bytes))
+    }
+
     pub(super) async fn read_segment(&self, path: &Path) -> Result<Segment, VaultError> {
-        let (header, footer, trailer, stored_bytes) = self.read_ends(path).await?;
-        trailer.verify(&header, &footer).map_err(in_object(path))?;
-        let header = Header::decode(&header).map_err(in_object(path))?;
+        let Opened { header, trailer, stored_bytes, .. } = self.open_object(path).await?;
         Ok(Segment { header, hash: trailer.hash, stored_bytes })
     }
 

@@ -197,6 +197,15 @@ impl Engine {
         work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let vault = self.vault(vm)?.clone();
+        self.run_with(vm, vault, work).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        vault: Vault,
+        work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let (vm, parts) = (vm.clone(), Arc::clone(&self.parts));
         let (waiting, wanted) = watch::channel(());
         let thread = self.parts.runtime.spawn_blocking(move || {
@@ -220,7 +229,12 @@ impl Engine {
         work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let source = self.source(vm)?;
-        self.run(vm, move |_, context| {
+        let vault = self.vault(vm)?.clone();
+        let vault = match &source.lane {
+            Some(lane) => vault.admitting(Arc::new(lane.clone())),
+            None => vault,
+        };
+        self.run_with(vm, vault, move |_, context| {
             let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
             context.still_wanted()?;
             work(context, &source)
@@ -382,7 +396,9 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::LogDamaged { .. } => ResyncReason::LogDamaged(text),
         Broken::LogMissing { .. } => ResyncReason::LogMissing(text),
         Broken::PowerLoss => ResyncReason::PowerLoss,
-        Broken::DiskUnknown { .. } | Broken::DiskChanged { .. } => ResyncReason::DiskChanged(text),
+        Broken::DiskUnknown { .. }
+        | Broken::DiskChanged { .. }
+        | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
     }
 }
 
@@ -443,7 +459,13 @@ impl Replication for Engine {
             tokio::select! {
                 biased;
                 Some((done, total)) = told.recv() => progress(done, total),
-                result = &mut copy => return result,
+                result = &mut copy => {
+                    // What it told while it ended.
+                    while let Ok((done, total)) = told.try_recv() {
+                        progress(done, total);
+                    }
+                    return result;
+                }
             }
         }
     }

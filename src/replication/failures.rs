@@ -57,13 +57,15 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
             | TrackError::InTransit { .. }
             | TrackError::NotInTransit { .. }
             | TrackError::NumberUsed { .. }
+            | TrackError::ChainOver { .. }
             | TrackError::Closed => None,
         };
     }
     if let Some(
         Broken::LogWriteFailed { path, .. }
         | Broken::LogDamaged { path, .. }
-        | Broken::LogMissing { path },
+        | Broken::LogMissing { path }
+        | Broken::DiskChangedOffline { path, .. },
     ) = error.downcast_ref()
     {
         return Some(path);

@@ -18,6 +18,7 @@
 mod copy;
 mod engine;
 mod failures;
+pub mod pace;
 mod recovery;
 mod shipment;
 mod source;

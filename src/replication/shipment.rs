@@ -8,11 +8,12 @@ use crate::disk::tracker::{Cut, TransitLog};
 use crate::domain::failure::Failure;
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
-use crate::domain::vm::RecoveryPoint;
+use crate::domain::vm::{RecoveryPoint, Vm};
 use crate::ports::files::Files;
 use crate::replica::extent_map::ExtentMap;
 use crate::replica::{
-    Consistency, DeltaHeader, DeltaWriter, DiskPoint, RecoveryPointRecord, generation_of_copy,
+    Consistency, DeltaHeader, DeltaWriter, DiskPoint, Names, RecoveryPointRecord,
+    generation_of_copy,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -54,11 +55,17 @@ pub(super) fn ship(
         },
         stored_bytes,
         disks,
+        names: names(work.vm),
     };
     work.vault_call("making a recovery point", work.vault.put_point(&record))?;
     *source.heads.lock().unwrap_or_else(PoisonError::into_inner) = heads;
     work.checked_at_host("removing sent logs", source.tracker.acknowledge(cycle))?;
     Ok(point)
+}
+
+fn names(vm: &Vm) -> Names {
+    let disks = vm.disks.iter().map(|disk| (disk.id, disk.name.clone())).collect();
+    Names { vm: vm.name.clone(), disks }
 }
 
 fn ship_log(

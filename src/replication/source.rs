@@ -1,5 +1,6 @@
 //! The VMs whose disks are at hand: what a host's agent has attached.
 
+use super::pace::Lane;
 use crate::disk::tracker::Tracker;
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, VmId};
@@ -15,6 +16,8 @@ pub struct Source {
     pub tracker: Arc<Tracker>,
     /// The host's files, in which the logs are.
     pub(super) files: Arc<dyn Files>,
+    /// Its way to the vault, where its host's pace is limited.
+    pub(super) lane: Option<Lane>,
     /// Held by whoever moves data of the VM: work that was given up may still be ending when the same
     /// work starts again.
     pub(super) busy: Mutex<()>,
@@ -39,8 +42,19 @@ type Attached = BTreeMap<VmId, Result<Arc<Source>, Failure>>;
 impl Sources {
     /// Attaches a VM, in place of what was attached as this VM before.
     pub fn attach(&self, vm: VmId, tracker: Arc<Tracker>, files: Arc<dyn Files>) {
+        self.attach_at_pace(vm, tracker, files, None);
+    }
+
+    /// Attaches a VM whose uploads keep to a lane.
+    pub fn attach_at_pace(
+        &self,
+        vm: VmId,
+        tracker: Arc<Tracker>,
+        files: Arc<dyn Files>,
+        lane: Option<Lane>,
+    ) {
         let (busy, heads) = (Mutex::default(), Mutex::default());
-        self.all().insert(vm, Ok(Arc::new(Source { tracker, files, busy, heads })));
+        self.all().insert(vm, Ok(Arc::new(Source { tracker, files, lane, busy, heads })));
     }
 
     /// Keeps why a VM cannot be attached; that is what its work fails with.

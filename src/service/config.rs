@@ -1,5 +1,6 @@
 //! The configuration file. Every key is checked before anything is touched; an error names the line.
 
+use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use crate::domain::policy::Policy;
 use serde::Deserialize;
@@ -62,6 +63,9 @@ pub struct Config {
     /// Where replicas go.
     #[serde(default)]
     pub vault: VaultConfig,
+    /// How fast each host may send.
+    #[serde(default)]
+    pub bandwidth: BandwidthConfig,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<HostConfig>,
@@ -85,8 +89,50 @@ pub struct PolicyConfig {
 pub struct VaultConfig {
     /// Its name.
     pub name: String,
-    /// Its folder. On a volume of its own it survives the loss of the others.
+    /// Its folder, if it is in no object store. On a volume of its own it survives the loss of the
+    /// others.
     pub folder: PathBuf,
+    /// The file with its keys, which encrypts it; `lifeboat vault key new` makes one.
+    pub keys: Option<PathBuf>,
+    /// Whether what is written is compressed.
+    pub compress: bool,
+    /// Its place in Azure Blob Storage.
+    pub azure: Option<AzureConfig>,
+    /// Its place in a store that speaks S3.
+    pub s3: Option<S3Config>,
+}
+
+/// A container in Azure Blob Storage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureConfig {
+    /// The storage account.
+    pub account: String,
+    /// The container, which must exist.
+    pub container: String,
+    /// Where the account is served, if that is not Azure itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with the account key or a shared access signature.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
+}
+
+/// A bucket in a store that speaks S3.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// Its region.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Where it is served, if that is not AWS itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with `ACCESS_KEY_ID:SECRET_ACCESS_KEY`.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
 }
 
 /// A host with its VMs.
@@ -95,6 +141,8 @@ pub struct VaultConfig {
 pub struct HostConfig {
     /// Its name.
     pub name: String,
+    /// How fast it may send, where that is not what holds for all.
+    pub bandwidth: Option<BandwidthConfig>,
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmConfig>,
@@ -147,6 +195,10 @@ fn default_cloud() -> String {
     "cloud-1".to_owned()
 }
 
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
 fn default_install_mib() -> u64 {
     64
 }
@@ -165,7 +217,14 @@ impl Default for PolicyConfig {
 
 impl Default for VaultConfig {
     fn default() -> Self {
-        Self { name: "vault-1".to_owned(), folder: PathBuf::from("vault") }
+        Self {
+            name: "vault-1".to_owned(),
+            folder: PathBuf::from("vault"),
+            keys: None,
+            compress: true,
+            azure: None,
+            s3: None,
+        }
     }
 }
 
@@ -210,6 +269,11 @@ impl Config {
         self.data.join(path)
     }
 
+    /// How fast a host may send.
+    pub(super) fn bandwidth_of<'a>(&'a self, host: &'a HostConfig) -> &'a BandwidthConfig {
+        host.bandwidth.as_ref().unwrap_or(&self.bandwidth)
+    }
+
     /// Checks what the types cannot.
     fn check(&self) -> Result<(), (String, String)> {
         if self.data.as_os_str().is_empty() {
@@ -221,6 +285,8 @@ impl Config {
         if self.vault.folder.as_os_str().is_empty() {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
+        check_bandwidth("bandwidth", &self.bandwidth)?;
+        super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
         let mut hosts = BTreeSet::new();
@@ -231,6 +297,9 @@ impl Config {
             let key = format!("host {}", host.name);
             check_name(&key, &host.name)?;
             once(&mut hosts, &host.name, &key, "is there twice")?;
+            if let Some(bandwidth) = &host.bandwidth {
+                check_bandwidth(&format!("bandwidth of {key}"), bandwidth)?;
+            }
             for vm in &host.vm {
                 let key = format!("vm {}", vm.name);
                 check_name(&key, &vm.name)?;
@@ -266,6 +335,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_bandwidth(name: &str, bandwidth: &BandwidthConfig) -> Result<(), (String, String)> {
+    let limits = bandwidth.limits(0);
+    limits.map(drop).map_err(|(key, problem)| (format!("{key} of {name}"), problem))
 }
 
 fn once<T: Ord + Clone>(

@@ -14,6 +14,7 @@ use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
 use crate::replication::Sources;
+use crate::replication::pace::Pace;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ pub(super) struct AgentParts {
     pub(super) server: Endpoint,
     pub(super) sources: Sources,
     pub(super) boot: BootId,
+    /// How fast the host may send.
+    pub(super) pace: Arc<Pace>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -143,7 +146,8 @@ impl HostAgent {
                 parts.exports.add(&export_name(&vm.config.name, &disk.name), tracked);
             }
         }
-        parts.sources.attach(vm.id, tracker, files);
+        let lane = parts.pace.lane(vm.id);
+        parts.sources.attach_at_pace(vm.id, tracker, files, Some(lane));
         Ok(())
     }
 

@@ -12,6 +12,8 @@ mod cli;
 mod disk;
 mod domain;
 mod drivers;
+mod guest;
 mod replica;
 mod replication;
+mod sim;
 mod store;

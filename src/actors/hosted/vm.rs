@@ -10,7 +10,7 @@ use crate::domain::job::Step;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{Command, Effect, NextStep, Outcome, RecoveryPoint, Vm, Wake, Work};
 use actix::Addr;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{self, LocalBoxFuture};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,13 +218,25 @@ async fn stop_source(vm: &Vm, world: &World) {
     }
 }
 
-/// Serves and starts the replica, and keeps at it; ends only by being stopped.
+/// Keeps the replica running and the source off; ends only by being stopped.
 async fn run_replica(vm: &Vm, world: &World) -> Command {
-    loop {
-        match guarded(serve_and_start(vm, world)).await {
-            Ok(()) => std::future::pending::<()>().await,
-            Err(failure) => tracing::error!(vm = %vm.name, %failure, "keep the replica running"),
-        }
+    future::join(keep_source_off(vm, world), keep_replica_on(vm, world)).await;
+    future::pending().await
+}
+
+/// Serves and starts the replica, and keeps at it until it runs.
+async fn keep_replica_on(vm: &Vm, world: &World) {
+    while let Err(failure) = guarded(serve_and_start(vm, world)).await {
+        tracing::error!(vm = %vm.name, %failure, "keep the replica running");
+        actix::clock::sleep(world.watch_interval).await;
+    }
+}
+
+/// Shuts the source down, and keeps at it until it is off: a site that was cut off when its VM was failed
+/// over comes back with the VM running, and it may not run at both.
+async fn keep_source_off(vm: &Vm, world: &World) {
+    while let Err(failure) = guarded(world.primary.shut_down(vm)).await {
+        tracing::debug!(vm = %vm.name, %failure, "keep the source off");
         actix::clock::sleep(world.watch_interval).await;
     }
 }

@@ -56,6 +56,13 @@ pub struct LoggedWrite {
     pub zero: bool,
 }
 
+impl LoggedWrite {
+    /// Where on the disk.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
+}
+
 impl LogReader {
     /// Opens a closed log and finds its blocks. Data is verified by [`LogReader::entries`].
     ///
@@ -151,7 +158,13 @@ impl LogReader {
     /// The writes, the oldest first, each with its metadata and data verified. Ends after the first
     /// error.
     pub fn entries(&self) -> Entries<'_> {
-        Entries { log: self, block: 0, of_block: Vec::new().into_iter(), piece: Vec::new() }
+        let verified = self.verified;
+        Entries { log: self, verified, block: 0, of_block: Vec::new().into_iter(), piece: vec![] }
+    }
+
+    /// As [`LogReader::entries`], with the metadata verified and the data not even read.
+    pub fn entries_without_data(&self) -> Entries<'_> {
+        Entries { verified: true, ..self.entries() }
     }
 
     /// Fills `buffer` with a part of a write's data, from byte `from` of it on.
@@ -210,6 +223,8 @@ impl LogReader {
 #[derive(Debug)]
 pub struct Entries<'a> {
     log: &'a LogReader,
+    /// Whether the data needs no look.
+    verified: bool,
     /// Which block is read next.
     block: usize,
     of_block: std::vec::IntoIter<(Entry, u64)>,
@@ -249,7 +264,7 @@ impl Entries<'_> {
     }
 
     fn verified(&mut self, entry: &Entry, position: u64) -> Result<LoggedWrite, LogError> {
-        if !self.log.verified && entry.data_checksum != 0 {
+        if !self.verified && entry.data_checksum != 0 {
             self.verify_data(entry, position)?;
         }
         Ok(LoggedWrite {

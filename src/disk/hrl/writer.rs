@@ -100,6 +100,11 @@ impl LogWriter {
         Arc::clone(&self.file)
     }
 
+    /// The tail beside the log.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
     /// Where the file was when it was opened.
     pub fn path(&self) -> &Path {
         &self.path

@@ -3,14 +3,17 @@
 use super::gate::{Gate, Shared};
 use super::log::DiskLogs;
 use super::range_guard::RangeGuard;
-use super::{Broken, names::Names};
+use super::state::TrackedState;
+use super::suspect::Suspects;
+use super::{Broken, TrackError, names::Names};
 use crate::disk::bounds;
 use crate::disk::hrl::format::DATA_BYTES_MAX;
 use crate::disk::hrl::{LogError, LogTime};
 use crate::disk::raw::SECTOR_BYTES;
 use crate::domain::id::DiskId;
-use crate::ports::block::BlockDevice;
+use crate::ports::block::{BlockDevice, DiskIdentity};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ pub(super) struct Disk {
     pub(super) name: String,
     pub(super) names: Names,
     pub(super) device: Arc<dyn BlockDevice>,
+    pub(super) suspects: Suspects,
     guard: RangeGuard,
     /// Whether a flush of the device failed. The kernel reports such an error once and then forgets the
     /// data, so no later flush proves anything.
@@ -37,7 +41,8 @@ impl Disk {
         device: Arc<dyn BlockDevice>,
     ) -> Self {
         let flush_failed = AtomicBool::new(false);
-        Self { id, name, names, device, guard: RangeGuard::default(), flush_failed }
+        let suspects = Suspects::new(id, device.size_bytes(), &names);
+        Self { id, name, names, device, suspects, guard: RangeGuard::default(), flush_failed }
     }
 
     /// Makes the device durable. Fails for good once it has failed.
@@ -48,10 +53,28 @@ impl Disk {
         self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
     }
 
+    /// What its file is. Makes the device durable, as far as [`Disk::flush_device`] can still prove it.
+    pub(super) fn identity(&self) -> Result<Option<DiskIdentity>, TrackError> {
+        self.device.identity().map_err(|source| TrackError::Disk { disk: self.id, source })
+    }
+
     /// A chain of logs starts with the disk as it is.
     pub(super) fn accept_as_it_is(&self) {
         self.flush_failed.store(false, Ordering::Release);
     }
+}
+
+/// Enters what the disks' files are into `known`. Makes the disks durable.
+pub(super) fn identify(
+    disks: &[Disk],
+    known: &mut BTreeMap<DiskId, TrackedState>,
+) -> Result<(), TrackError> {
+    for disk in disks {
+        if let Some(known) = known.get_mut(&disk.id) {
+            known.identity = disk.identity()?.map(|identity| identity.file);
+        }
+    }
+    Ok(())
 }
 
 /// A disk that a [`Tracker`](super::Tracker) serves.
@@ -85,14 +108,24 @@ impl TrackedDisk {
     }
 
     fn change(&self, change: &Change<'_>, fua: bool) -> io::Result<()> {
+        let suspects = &self.disk().suspects;
+        let sectors = change.sectors();
         loop {
             let gate = self.shared.read_gate();
+            if matches!(&*gate, Gate::On(_) | Gate::Broken(_)) {
+                if !suspects.marks.cover(&sectors) {
+                    drop(gate); // a cut need not wait for a sync
+                    self.shared.mark(self.disk(), &sectors);
+                    continue;
+                }
+                suspects.touch(&sectors);
+            }
             let logs = match &*gate {
                 Gate::Closed => return Err(io::ErrorKind::NotConnected.into()),
                 Gate::Off | Gate::Broken(_) => return change.apply_to(self.device(), fua),
                 Gate::On(logs) => &logs[self.index],
             };
-            let held = self.disk().guard.hold(change.sectors());
+            let held = self.disk().guard.hold(sectors.clone());
             let appended = self.append(logs, &change.widened(self.device())?);
             if let Err(error) = appended {
                 drop(held);
@@ -103,7 +136,7 @@ impl TrackedDisk {
             let applied = change.apply_to(self.device(), false);
             let repaired = match &applied {
                 Ok(()) => Ok(()),
-                Err(_) => self.log_what_the_disk_holds(logs, change.sectors()),
+                Err(_) => self.log_what_the_disk_holds(logs, sectors.clone()),
             };
             drop(held);
             drop(gate);

@@ -27,16 +27,38 @@
 //! | power loss | flushed writes are in the logs, which are applied; the disks may have more than the logs | broken |
 //!
 //! A cut that was half done is completed; after a power loss only if all its logs were durable.
+//!
+//! **A disk that was changed while nothing tracked it** breaks tracking too. The state keeps what
+//! identifies each disk's file ([`FileIdentity`]), and a start compares:
+//!
+//! | the last run ended by | must be the same | is not detected |
+//! |---|---|---|
+//! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, or with the time set back |
+//! | kill -9 | inode and length; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
+//! | power loss | inode and length | a change in place |
+//!
+//! While tracking is off there is nothing to compare, and a device that is no file has no identity.
+//!
+//! **What may differ from the replica** is known at any time, also while tracking is broken:
+//! [`Tracker::suspect`]. A resynchronization starts another chain, compares what is suspect, ships the
+//! differences, and then says so with [`Tracker::resolve_suspect`]. Until it does, what was suspect stays
+//! so, through restarts and other chains as well; what is written meanwhile is in the logs.
 
+mod bitmap;
 mod disk;
+mod frame;
 mod gate;
 mod log;
+mod marks;
 mod names;
 mod range_guard;
 mod reopen;
 mod state;
+mod suspect;
 
 pub use disk::TrackedDisk;
+pub use marks::REGION_BYTES;
+pub use suspect::{CHUNK_BYTES, Suspect};
 
 use crate::disk::hrl::{EMPTY_LOG_BYTES, Header, LogError, LogTime, LogWriter, Tail};
 use crate::domain::catalogue::Code;
@@ -45,7 +67,7 @@ use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
+use crate::ports::files::{FileIdentity, Files};
 use disk::Disk;
 use gate::{Gate, Shared};
 use log::{DiskLogs, Log};
@@ -57,6 +79,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use suspect::LogsFound;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -183,6 +206,18 @@ pub enum Broken {
         /// Which disk.
         disk: DiskId,
     },
+    /// Somebody else changed or replaced the file of a disk.
+    #[error("find disk {path} as it was left: expected {expected}, found {found}")]
+    DiskChangedOffline {
+        /// Which disk.
+        disk: DiskId,
+        /// Its file.
+        path: PathBuf,
+        /// What it was when the tracker knew it last.
+        expected: FileIdentity,
+        /// What it is.
+        found: FileIdentity,
+    },
 }
 
 impl Broken {
@@ -285,6 +320,14 @@ pub enum TrackError {
         /// The last one acknowledged.
         last: u64,
     },
+    /// Another chain of logs was started since.
+    #[error("chain {asked} of the logs is over; the present one is {chain}")]
+    ChainOver {
+        /// The chain asked for.
+        asked: u64,
+        /// The present one.
+        chain: u64,
+    },
     /// The tracker was closed.
     #[error("the tracker is closed")]
     Closed,
@@ -305,6 +348,7 @@ impl Classified for TrackError {
             Self::NotTracking
             | Self::InTransit { .. }
             | Self::NotInTransit { .. }
+            | Self::ChainOver { .. }
             | Self::NumberUsed { .. } => Code::PrerequisiteFailed,
         }
     }
@@ -358,14 +402,16 @@ impl Tracker {
             acknowledged: 0,
             disks: BTreeMap::new(),
         });
-        let Reopened { gate, transit } =
+        let Reopened { gate, transit, changed } =
             reopen::reopen(&*files, folder, &disks, &state, boot, &*clock)?;
+        load_suspects(&*files, &disks, &state, &gate, &changed)?;
         state.boot = boot;
         state.clean = false;
         if let Gate::Broken(reason) = &gate {
             state.tracking = Tracking::Broken(reason.clone());
         }
         if state.tracking != Tracking::Off {
+            disk::identify(&disks, &mut state.disks)?;
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
@@ -380,8 +426,9 @@ impl Tracker {
     }
 
     /// Starts a chain of logs: every write from some instant during the call on is in them. Does
-    /// nothing if tracking is on. Drops all earlier logs, also those in transit. Holds writers up
-    /// while the last bytes of the disks and the empty logs are made durable.
+    /// nothing if tracking is on. Drops all earlier logs, also those in transit: what they held is
+    /// suspect, and so is what was. Holds writers up while the last bytes of the disks, what is suspect
+    /// and the empty logs are made durable.
     ///
     /// # Errors
     /// [`TrackError`]; tracking is then off, or broken as before.
@@ -392,21 +439,89 @@ impl Tracker {
             Gate::Closed => return Err(TrackError::Closed),
             Gate::Off | Gate::Broken(_) => {}
         }
+        self.start_chain()
+    }
+
+    /// As [`Tracker::start`], also where tracking is on: for a chain that is whole here and of no use
+    /// there, as when a resynchronization was interrupted.
+    ///
+    /// # Errors
+    /// As [`Tracker::start`].
+    pub fn start_again(&self) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        if let Gate::Closed = &*self.shared.read_gate() {
+            return Err(TrackError::Closed);
+        }
+        self.start_chain()
+    }
+
+    /// What of a disk may differ from its replica as of the last acknowledged cut, in chunks of
+    /// [`CHUNK_BYTES`]. A write that was acknowledged before the call is in it.
+    pub fn suspect(&self, disk: DiskId) -> Suspect {
+        let _gate = self.shared.read_gate(); // what was written before is seen
+        let known = self.shared.disks.iter().find(|known| known.id == disk);
+        known.map_or(Suspect::Everything, |disk| disk.suspects.suspect())
+    }
+
+    /// Counts the chains of logs; 0 before the first. Another one never has the same number.
+    pub fn chain(&self) -> u64 {
+        self.shared.state().chain
+    }
+
+    /// Says that every part that was suspect when `chain` was started has been brought to the replica, so
+    /// that only its logs are missing there. Durable on return; holds writers up until then.
+    ///
+    /// # Errors
+    /// [`TrackError::Broken`], [`TrackError::NotTracking`] and [`TrackError::ChainOver`] where the logs
+    /// are no longer those that go on from what was compared; else [`TrackError::File`]. What was suspect
+    /// then stays so.
+    pub fn resolve_suspect(&self, chain: u64) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        let gate = self.shared.write_gate();
+        match &*gate {
+            Gate::On(_) => {}
+            Gate::Off => return Err(TrackError::NotTracking),
+            Gate::Broken(reason) => return Err(TrackError::Broken(reason.clone())),
+            Gate::Closed => return Err(TrackError::Closed),
+        }
+        let present = self.chain();
+        if chain != present {
+            return Err(TrackError::ChainOver { asked: chain, chain: present });
+        }
+        let files = &*self.shared.files;
+        self.shared.disks.iter().try_for_each(|disk| disk.suspects.resolve(files, chain))
+    }
+
+    fn start_chain(&self) -> Result<(), TrackError> {
         for disk in &self.shared.disks {
             disk.accept_as_it_is();
         }
         self.shared.flush_devices()?; // the bulk, without holding writers up
         let mut gate = self.shared.write_gate();
         self.shared.flush_devices()?;
+        let chain = self.chain() + 1;
+        for disk in &self.shared.disks {
+            disk.suspects.settle();
+            disk.suspects.save(&*self.shared.files, chain)?;
+        }
         self.shared.change_state(|state| {
             state.tracking = Tracking::Off;
-            state.chain += 1;
+            state.chain = chain;
             state.acknowledged = 0;
             state.disks.clear();
         })?;
         *gate = Gate::Off;
+        let started = self.make_logs(chain).map(|logs| *gate = Gate::On(logs));
+        if started.is_err() {
+            // What is written while tracking is off is known to nobody.
+            self.shared.disks.iter().for_each(|disk| disk.suspects.forget());
+        }
+        started
+    }
+
+    /// Makes the empty logs of a chain and says in the state that they count.
+    fn make_logs(&self, chain: u64) -> Result<Vec<DiskLogs>, TrackError> {
         self.drop_logs()?;
-        let chain = self.shared.state().chain;
         let mut logs = Vec::new();
         for disk in &self.shared.disks {
             let header = self.header(disk, chain, Uuid::nil(), 0);
@@ -415,16 +530,17 @@ impl Tracker {
             logs.push(DiskLogs::of(LogWriter::create(&*self.shared.files, &path, tail, header)?));
         }
         self.sync_folder()?;
+        let mut disks = self.shared.disks.iter().map(tracked_state).collect();
+        disk::identify(&self.shared.disks, &mut disks)?;
         self.shared.change_state(|state| {
             state.tracking = Tracking::On;
-            state.disks = self.shared.disks.iter().map(tracked_state).collect();
+            state.disks = disks;
         })?;
-        *gate = Gate::On(logs);
-        Ok(())
+        Ok(logs)
     }
 
-    /// Ends tracking and drops all logs, also those in transit. Does nothing if tracking is off. Holds
-    /// writers up while the last bytes of the disks are made durable.
+    /// Ends tracking and drops all logs, also those in transit, and what is known of the difference to
+    /// the replica: everything is suspect. Does nothing if tracking is off. Holds writers up while the last bytes of the disks are made durable.
     ///
     /// # Errors
     /// [`TrackError`]; call again.
@@ -443,8 +559,17 @@ impl Tracker {
             state.disks.clear();
         })?;
         *gate = Gate::Off;
+        for disk in &self.shared.disks {
+            disk.suspects.forget();
+        }
         drop(gate);
         self.drop_logs()?;
+        for disk in &self.shared.disks {
+            for path in [disk.names.suspects(), disk.names.marks()] {
+                names::remove(&*self.shared.files, &path)
+                    .map_err(|source| TrackError::File { path, source })?;
+            }
+        }
         self.sync_folder()
     }
 
@@ -515,6 +640,7 @@ impl Tracker {
                 }
             }
         })?;
+        self.settle_acknowledged();
         for log in &cut.logs {
             names::remove(&*self.shared.files, &log.path)
                 .map_err(|source| TrackError::File { path: log.path.clone(), source })?;
@@ -522,6 +648,27 @@ impl Tracker {
         self.sync_folder()?;
         *self.lock_transit() = None;
         Ok(())
+    }
+
+    /// The writes of the cut in transit are on the disks and in the replica: they are not suspect, and
+    /// their regions need no mark.
+    fn settle_acknowledged(&self) {
+        for disk in &self.shared.disks {
+            disk.suspects.acknowledged();
+        }
+        let gate = self.shared.write_gate();
+        // While broken, marks stand for more than what is known to be written since the last cut.
+        let Gate::On(_) = &*gate else { return };
+        for disk in &self.shared.disks {
+            disk.suspects.keep_current_marks();
+        }
+        drop(gate);
+        for disk in &self.shared.disks {
+            if let Err(error) = disk.suspects.marks.save() {
+                // There are more marks on the volume than needed.
+                tracing::warn!(disk = %disk.name, %error, "cannot clear marks");
+            }
+        }
     }
 
     /// What the tracker does.
@@ -557,12 +704,27 @@ impl Tracker {
         let gate = std::mem::replace(&mut *self.shared.write_gate(), Gate::Closed);
         match &gate {
             Gate::Closed => return Ok(()),
-            Gate::On(logs) => logs.iter().try_for_each(DiskLogs::flush)?,
+            Gate::On(logs) => {
+                logs.iter().try_for_each(DiskLogs::flush)?;
+                logs.iter().try_for_each(|logs| logs.active.flush_with_tail())?;
+            }
             Gate::Off | Gate::Broken(_) => {}
         }
         self.shared.flush_devices()?;
+        if let Gate::Broken(_) = &gate {
+            let chain = self.chain();
+            let files = &*self.shared.files;
+            self.shared.disks.iter().try_for_each(|disk| disk.suspects.save(files, chain))?;
+        }
         match gate {
-            Gate::On(_) | Gate::Broken(_) => self.shared.change_state(|state| state.clean = true),
+            Gate::On(_) | Gate::Broken(_) => {
+                let mut disks = self.shared.state().disks;
+                disk::identify(&self.shared.disks, &mut disks)?;
+                self.shared.change_state(|state| {
+                    state.clean = true;
+                    state.disks = disks;
+                })
+            }
             Gate::Off | Gate::Closed => Ok(()),
         }
     }
@@ -610,6 +772,7 @@ impl Tracker {
             logs.retired = Some(Arc::clone(&active));
             retired.push(active);
         }
+        self.shared.disks.iter().for_each(|disk| disk.suspects.cut());
         Ok((retired, at))
     }
 
@@ -662,7 +825,7 @@ impl Tracker {
         *self.lock_transit() = None;
         for disk in &self.shared.disks {
             disk.names
-                .remove_all(&*self.shared.files)
+                .remove_logs(&*self.shared.files)
                 .map_err(|source| TrackError::File { path: disk.names.active(), source })?;
         }
         Ok(())
@@ -711,6 +874,29 @@ impl Transit {
     }
 }
 
+/// Finds what is suspect of each disk, after a start has brought logs and disks together.
+fn load_suspects(
+    files: &dyn Files,
+    disks: &[Disk],
+    state: &State,
+    gate: &Gate,
+    changed: &[DiskId],
+) -> Result<(), TrackError> {
+    let logs = match gate {
+        Gate::On(_) => LogsFound::Whole,
+        Gate::Broken(_) => LogsFound::Broken,
+        Gate::Off | Gate::Closed => return Ok(()),
+    };
+    for disk in disks {
+        if changed.contains(&disk.id) {
+            disk.suspects.forget_durably(files)?;
+        } else {
+            disk.suspects.load(files, state.chain, logs);
+        }
+    }
+    Ok(())
+}
+
 fn rename_failed(disk: &Disk, error: &io::Error) -> Broken {
     let (path, error) = (disk.names.active(), error.to_string());
     Broken::LogWriteFailed { disk: disk.id, path, error }
@@ -729,7 +915,7 @@ fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
 
 fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
     let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
-    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil() })
+    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil(), identity: None })
 }
 
 /// The identity of a log, the same for the same place in the same chain.

@@ -34,7 +34,8 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 /// Whether a program can be started; says so if it cannot.
 pub fn is_installed(program: &str) -> bool {
-    let started = Command::new(program).arg("--version").stdout(Stdio::null()).status();
+    let mut command = Command::new(program);
+    let started = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if started.is_err() {
         eprintln!("SKIPPED: {program} is not installed");
     }

@@ -40,6 +40,8 @@ pub(crate) enum Op {
     TrackingLost,
     Heartbeat,
     ShutDown,
+    /// Shutting a source down again and again, for as long as its replica runs.
+    KeepOff,
     Start,
     Freeze,
     Thaw,
@@ -55,6 +57,7 @@ impl Op {
                 | Self::Serve
                 | Self::Start
                 | Self::ReclaimSpace
+                | Self::KeepOff
                 | Self::TrackingLost
                 | Self::Heartbeat
                 | Self::Freeze
@@ -557,7 +560,9 @@ impl Hypervisor for Guests {
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
-        self.outside.call(vm.id.0, Op::ShutDown, effect).await
+        let replica_runs = matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
+        let op = if replica_runs { Op::KeepOff } else { Op::ShutDown };
+        self.outside.call(vm.id.0, op, effect).await
     }
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {

@@ -15,6 +15,12 @@ const CONFIGURATIONS: &[(&str, &str)] = &[
     ("data = 'x'\n[policy]\ncopy_frequency_s = -1", "line 3"),
     ("data = 'x'\n[policy]\nrecovery_point_retention_h = 73", "recovery_point_retention_h is 73"),
     ("data = 'x'\n[vault]\nfolder = ''", "vault.folder is empty"),
+    ("data = 'x'\n[bandwidth]\nwork_kbps = 9", "work_kbps of bandwidth is 9"),
+    ("data = 'x'\n[bandwidth]\nwork_hours = '9-5'", "work_hours of bandwidth is \"9-5\""),
+    (
+        "data = 'x'\n[[host]]\nname = 'a'\n[host.bandwidth]\nwork_days = ['freitag']",
+        "work_days of bandwidth of host a has \"freitag\"",
+    ),
     ("data = 'x'\n[[host]]\nname = 'a b'", "host a b must have"),
     ("data = 'x'\n[[host]]\nname = 'a'\n[[host]]\nname = 'a'", "host a is there twice"),
 ];

@@ -5,6 +5,8 @@ mod crash;
 mod demo_disk;
 mod event_log;
 mod serve;
+mod simulate;
+mod vault;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,10 +1,12 @@
 //! Tests of `replica`.
 
+mod encryption;
 mod extent_map;
 mod faulty_store;
 mod memory_files;
 mod overlay;
 mod segment;
+mod stores;
 mod upkeep;
 mod vault;
 

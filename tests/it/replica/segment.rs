@@ -1,11 +1,13 @@
 //! The format, given bytes that nobody wrote.
 
 use super::{DISK, VAULT, noise};
+use bytes::Bytes;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::replica::segment::{
-    Content, Damage, FRAME_BYTES, HEADER_BYTES, Header, Index, Kind, Row, SegmentBuilder,
-    SegmentHash, TRAILER_BYTES, Trailer,
+    Content, Damage, FRAME_BYTES, HEADER_BYTES, Header, Index, Kind, Row, SegmentHash,
+    TRAILER_BYTES, Trailer,
 };
+use lifeboat::replica::{Sealing, SegmentBuilder};
 use proptest::prelude::*;
 
 const DISK_SIZE: u64 = 1024 * 1024;
@@ -21,12 +23,13 @@ fn header() -> Header {
         cut_at: Timestamp::from_millis(-5),
         disk_size: DISK_SIZE,
         place: 0,
+        encrypted: false,
     }
 }
 
 /// A segment of three data extents and one of zeroes.
 fn segment() -> Vec<u8> {
-    let mut builder = SegmentBuilder::new(header());
+    let mut builder = SegmentBuilder::new(header(), &Sealing::default());
     builder.data(512, &noise(1, 700)).unwrap();
     builder.data(FRAME_BYTES - 100, &noise(2, 300)).unwrap();
     builder.zeroes(200_000..300_000).unwrap();
@@ -44,12 +47,14 @@ fn decode(object: &[u8]) -> Result<(Index, Extents), Damage> {
     let trailer = Trailer::decode(&object[trailer_at..], object.len() as u64)?;
     let footer = trailer.footer_range();
     let footer = &object[footer.start as usize..footer.end as usize];
-    let index = Index::decode(header, footer, &trailer)?;
+    let sealing = Sealing::default();
+    let index = Index::decode(header, footer, &trailer, &sealing.hash_key())?;
+    let opener = sealing.opener(&index.header, object)?;
     let mut data = Vec::new();
     for row in &index.rows {
         if let Content::Frame { position, stored, .. } = row.content {
-            let frame = &object[position as usize..][..stored as usize];
-            data.push((row.offset, row.open_frame(frame)?.to_vec()));
+            let frame = Bytes::copy_from_slice(&object[position as usize..][..stored as usize]);
+            data.push((row.offset, opener.open(row, &frame)?.to_vec()));
         }
     }
     Ok((index, data))
@@ -82,7 +87,7 @@ fn the_format_is_frozen() {
 
 #[test]
 fn writes_that_touch_share_a_frame_and_zeroes_are_not_stored() {
-    let mut builder = SegmentBuilder::new(header());
+    let mut builder = SegmentBuilder::new(header(), &Sealing::default());
     builder.data(0, &noise(1, 4096)).unwrap();
     builder.data(4096, &noise(2, 4096)).unwrap();
     builder.data(FRAME_BYTES, &vec![0; FRAME_BYTES as usize]).unwrap();
@@ -95,7 +100,7 @@ fn writes_that_touch_share_a_frame_and_zeroes_are_not_stored() {
 
 #[test]
 fn extents_out_of_order_or_outside_the_disk_are_refused() {
-    let mut builder = SegmentBuilder::new(header());
+    let mut builder = SegmentBuilder::new(header(), &Sealing::default());
     builder.data(4096, &[1; 512]).unwrap();
     assert!(builder.data(4000, &[1; 8]).is_err());
     assert!(builder.zeroes(DISK_SIZE - 8..DISK_SIZE + 8).is_err());

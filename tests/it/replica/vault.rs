@@ -6,7 +6,7 @@ use lifeboat::domain::id::RecoveryPointId;
 use lifeboat::replica::extent_map::ExtentMap;
 use lifeboat::replica::segment::REGION_BYTES;
 use lifeboat::replica::{
-    Committed, Consistency, DiskPoint, FenceOutcome, RecoveryPointRecord, Segment,
+    Committed, Consistency, DiskPoint, FenceOutcome, Names, RecoveryPointRecord, Segment,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -268,7 +268,8 @@ async fn a_base_copy_goes_on_where_it_was_killed() {
     again.commit().await.unwrap().unwrap();
     let mut last = copy.region(3);
     last.data(3 * REGION_BYTES, &[3; 4096]).unwrap();
-    store.next_puts(&[Fault::AnswerLost]);
+    // Its checksums go before it.
+    store.next_puts(&[Fault::None, Fault::AnswerLost]);
     assert!(last.commit().await.is_err());
 
     assert_code(&vault.open_disk(DISK, 0).await.unwrap_err(), Code::ReplicaInvalid, "no finished");
@@ -398,6 +399,7 @@ fn point(cycle: u64) -> RecoveryPointRecord {
             Consistency::Crash
         },
         disks: BTreeMap::from([(DISK, DiskPoint { sequence: cycle, generation: 1, epoch: 1 })]),
+        names: Names::default(),
     }
 }
 

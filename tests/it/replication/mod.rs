@@ -5,6 +5,7 @@ mod copying;
 mod failing_over;
 mod failures;
 mod giving_up;
+mod pace;
 mod resync;
 mod shipping;
 mod tap;

@@ -1,0 +1,273 @@
+//! `lifeboat simulate`: outages in virtual time.
+
+use super::{Answer, CommandError, Output, print};
+use crate::sim::{
+    Driver, Explored, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Subject,
+    Verdict, explore, run, shrink,
+};
+use crate::store::{MemoryStore, jsonl};
+use serde_json::json;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+
+/// Columns of the progress bar.
+const BAR: usize = 40;
+
+/// Run an outage in virtual time.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Find the smallest timeline that still fails
+    Shrink {
+        #[command(flatten)]
+        what: WhatArgs,
+        /// Where the smallest scenario goes; standard output if it is not given
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+}
+
+/// What is simulated.
+#[derive(Debug, clap::Args)]
+struct WhatArgs {
+    /// The scenario
+    #[arg(required_unless_present = "swarm")]
+    scenario: Option<PathBuf>,
+    /// A random scenario, which follows from the seed
+    #[arg(long, conflicts_with = "scenario")]
+    swarm: bool,
+    /// Everything that is left to chance follows from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// What runs the entities
+    #[arg(long, value_enum, default_value_t)]
+    driver: DriverArg,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    what: WhatArgs,
+    /// Run so many seeds, from --seed on, and stop at the first that fails
+    #[arg(long, value_name = "N")]
+    runs: Option<u64>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Write the event log as JSON Lines, as `lifeboat events import` reads it
+    #[arg(long, value_name = "FILE", conflicts_with = "runs")]
+    log: Option<PathBuf>,
+}
+
+/// The drivers by their names here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum DriverArg {
+    /// The actors of the service, under virtual time
+    #[default]
+    Actix,
+}
+
+impl From<DriverArg> for Driver {
+    fn from(driver: DriverArg) -> Self {
+        match driver {
+            DriverArg::Actix => Self::Actix,
+        }
+    }
+}
+
+pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
+    match &args.command {
+        Some(Command::Shrink { what, to }) => shrink_to(what, to.as_deref()),
+        None => match args.run.runs {
+            Some(runs) => run_many(&args.run, runs),
+            None => run_one(&args.run),
+        },
+    }
+}
+
+impl WhatArgs {
+    fn options(&self) -> RunOptions {
+        RunOptions { seed: self.seed, driver: self.driver.into(), plant: None }
+    }
+
+    /// The scenario, or none for a swarm.
+    fn read(&self) -> Result<Option<Scenario>, ScenarioError> {
+        self.scenario.as_deref().map(read).transpose()
+    }
+}
+
+/// Reads a scenario.
+fn read(path: &Path) -> Result<Scenario, ScenarioError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
+    Scenario::parse(&path.display().to_string(), &text)
+}
+
+fn subject(scenario: Option<&Scenario>) -> Subject<'_> {
+    scenario.map_or(Subject::Swarm, Subject::One)
+}
+
+fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
+    let scenario = args.what.read()?;
+    let scenario = subject(scenario.as_ref()).scenario(args.what.seed);
+    let outcome = run(&scenario, args.what.options())?;
+    if let Some(path) = &args.log {
+        export(&outcome, path)?;
+    }
+    tell(&outcome, args.output)?;
+    Ok(answer(outcome.passed()))
+}
+
+fn run_many(args: &RunArgs, runs: u64) -> Result<Answer, CommandError> {
+    let scenario = args.what.read()?;
+    let progress = |done: u64| show_progress(done, runs);
+    let explored = explore(subject(scenario.as_ref()), args.what.options(), runs, &progress)?;
+    hide_progress();
+    tell_explored(&explored, args)?;
+    Ok(answer(explored.failed.is_none()))
+}
+
+fn answer(passed: bool) -> Answer {
+    if passed { Answer::Done } else { Answer::No }
+}
+
+fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError> {
+    let scenario = what.read()?;
+    let scenario = subject(scenario.as_ref()).scenario(what.seed);
+    let steps = scenario.at.len();
+    let progress = |left: usize| note(&format!("\r{left} of {steps} steps "));
+    let smallest = shrink(&scenario, what.options(), &progress)?;
+    hide_progress();
+    let Some(smallest) = smallest else {
+        print(&format!("seed {} passes: there is nothing to shrink", what.seed));
+        return Ok(Answer::No);
+    };
+    let text = smallest.to_toml()?;
+    match to {
+        Some(path) => {
+            std::fs::write(path, text)?;
+            print(&format!(
+                "{} of {steps} steps are left in {}",
+                smallest.at.len(),
+                path.display()
+            ));
+        }
+        None => print(text.trim_end()),
+    }
+    Ok(Answer::Done)
+}
+
+/// Writes the event log of a run.
+fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
+    let store = MemoryStore::of(outcome.log.clone())?;
+    jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
+    Ok(())
+}
+
+fn show_progress(done: u64, of: u64) {
+    let filled = usize::try_from(done.saturating_mul(BAR as u64) / of.max(1)).unwrap_or(BAR);
+    let filled = filled.min(BAR);
+    note(&format!("\r[{}{}] {done} of {of} runs ", "#".repeat(filled), ".".repeat(BAR - filled)));
+}
+
+fn hide_progress() {
+    note("\r\u{1b}[K");
+}
+
+/// Tells somebody who watches.
+#[expect(clippy::print_stderr, reason = "the command line talks to a person")]
+fn note(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("{text}");
+    }
+}
+
+fn tell_explored(explored: &Explored, args: &RunArgs) -> Result<(), CommandError> {
+    let passed = explored.failed.is_none();
+    let verdict = if passed { "pass" } else { "fail" };
+    let seed = explored.failed.as_ref().map(|outcome| outcome.seed);
+    if let Some(failed) = &explored.failed {
+        tell(failed, args.output)?;
+    }
+    let rpos = &explored.rpo_max_ms;
+    let at = |percent: usize| rpos.get(rpos.len().saturating_sub(1) * percent / 100).copied();
+    let [half, most, max] = [at(50), at(95), at(100)].map(Option::unwrap_or_default);
+    match args.output {
+        Output::Json => print(&serde_json::to_string(&json!({
+            "verdict": verdict,
+            "runs": explored.runs,
+            "failed_seed": seed,
+            "commits": explored.commits,
+            "virtual_ms": explored.virtual_ms,
+            "rpo_max_ms": [half, most, max],
+        }))?),
+        Output::Table => {
+            let [half, most, max] = [half, most, max].map(|ms| Span(ms).to_string());
+            let failed = seed.map_or_else(String::new, |seed| format!(", seed {seed} failed"));
+            print(&format!(
+                "{verdict}: {} runs{failed}, {} commits in {} of virtual time",
+                explored.runs,
+                explored.commits,
+                Span(explored.virtual_ms)
+            ));
+            print(&format!("worst RPO of a run: p50 {half}, p95 {most}, max {max}"));
+        }
+    }
+    Ok(())
+}
+
+fn tell(outcome: &Outcome, output: Output) -> Result<(), CommandError> {
+    match output {
+        Output::Json => print(&serde_json::to_string(outcome)?),
+        Output::Table => tell_people(outcome),
+    }
+    Ok(())
+}
+
+fn tell_people(outcome: &Outcome) {
+    print(&format!("{}, seed {}", outcome.title, outcome.seed));
+    print("");
+    for (at, what) in &outcome.remarks {
+        print(&format!("  {:>12}  {what}", Span(*at).to_string()));
+    }
+    print("");
+    for vm in &outcome.vms {
+        let [half, most, max] = vm.rpo_ms.map(|ms| Span(ms).to_string());
+        print(&format!("  {:<10} {}, {} {}", vm.name, vm.phase, vm.health, vm.because));
+        print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}", ""));
+        let (resyncs, retries) = (vm.resyncs, vm.retries);
+        let failures = vm.failures.join(", ");
+        print(&format!("  {:<10} {resyncs} resynchronizations, {retries} retries {failures}", ""));
+        if let Some(rto) = vm.rto_ms {
+            let lost = vm.lost_bytes.unwrap_or(0);
+            print(&format!("  {:<10} RTO {}, {lost} bytes lost", "", Span(rto)));
+        }
+    }
+    print("");
+    for finding in outcome.expectations.iter().chain(&outcome.invariants) {
+        print(&format!("  {}", in_words(finding)));
+    }
+    print("");
+    let verdict = if outcome.passed() { "pass" } else { "fail" };
+    print(&format!(
+        "{verdict}: {} commits in {} of virtual time, log {}",
+        outcome.commits,
+        Span(outcome.virtual_ms),
+        outcome.log_hash
+    ));
+}
+
+fn in_words(finding: &Finding) -> String {
+    let mark = if finding.verdict == Verdict::Pass { "ok  " } else { "FAIL" };
+    let found =
+        if finding.found.is_empty() { String::new() } else { format!(": {}", finding.found) };
+    format!("{mark} {}{found}", finding.what)
+}

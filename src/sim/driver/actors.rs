@@ -1,0 +1,77 @@
+//! The service's own actors, under virtual time.
+
+use super::{Service, State};
+use crate::actors::{Origin, Site, TellError, Told, World};
+use crate::domain::cloud::Cloud;
+use crate::domain::entity::{Entry, Kind, StreamId};
+use crate::domain::host::Host;
+use crate::domain::vault::Vault;
+use crate::domain::vm::Vm;
+use futures_util::future::LocalBoxFuture;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+/// A site of actors, with all tasks of its own in one set that can be dropped.
+pub(super) struct ActorService {
+    site: Site,
+    tasks: RefCell<Option<JoinHandle<()>>>,
+}
+
+impl ActorService {
+    pub(super) async fn start(world: Arc<World>) -> Self {
+        let tasks = LocalSet::new();
+        let (tell_site, site) = oneshot::channel();
+        tasks.spawn_local(async move { drop(tell_site.send(Site::start(world))) });
+        let tasks = RefCell::new(Some(spawn_local(tasks)));
+        let site = site.await.expect("the task that starts the site does nothing else");
+        Self { site, tasks }
+    }
+}
+
+impl Service for ActorService {
+    fn tell(
+        &self,
+        stream: StreamId,
+        command: Entry,
+        origin: Origin,
+    ) -> LocalBoxFuture<'static, Result<Told, TellError>> {
+        let (site, id) = (self.site.clone(), stream.id);
+        Box::pin(async move {
+            match command {
+                Entry::Vm { command, .. } => site.tell::<Vm>(id, command, origin).await,
+                Entry::Host { command, .. } => site.tell::<Host>(id, command, origin).await,
+                Entry::Cloud { command, .. } => site.tell::<Cloud>(id, command, origin).await,
+                Entry::Vault { command, .. } => site.tell::<Vault>(id, command, origin).await,
+            }
+        })
+    }
+
+    fn state(&self, stream: StreamId) -> LocalBoxFuture<'static, Option<State>> {
+        let (site, id) = (self.site.clone(), stream.id);
+        Box::pin(async move {
+            Some(match stream.kind {
+                Kind::Vm => State::Vm(Box::new(site.state::<Vm>(id).await.ok()?)),
+                Kind::Host => State::Host(site.state::<Host>(id).await.ok()?),
+                Kind::Cloud => State::Cloud(site.state::<Cloud>(id).await.ok()?),
+                Kind::Vault => State::Vault(site.state::<Vault>(id).await.ok()?),
+            })
+        })
+    }
+
+    fn failed(&self) -> Option<String> {
+        self.site.failed().borrow().clone()
+    }
+
+    fn kill(self: Rc<Self>) -> LocalBoxFuture<'static, ()> {
+        let tasks = self.tasks.borrow_mut().take();
+        Box::pin(async move {
+            let Some(tasks) = tasks else { return };
+            tasks.abort();
+            // Cancelled is what was asked for.
+            _ = tasks.await;
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Many runs: seeds one after the other on every processor, and the smallest timeline that still fails.
+
+use super::report::{Outcome, Verdict};
+use super::run::{RunError, RunOptions, run};
+use super::scenario::Scenario;
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// This scenario under every seed.
+    One(&'a Scenario),
+    /// The random scenario of each seed.
+    Swarm,
+}
+
+impl Subject<'_> {
+    /// The scenario under a seed.
+    pub fn scenario(&self, seed: u64) -> Scenario {
+        match self {
+            Self::One(scenario) => (*scenario).clone(),
+            Self::Swarm => Scenario::random(seed),
+        }
+    }
+}
+
+/// What many runs came to.
+#[derive(Debug, Default)]
+pub struct Explored {
+    /// Runs that were made.
+    pub runs: u64,
+    /// Commits of all logs.
+    pub commits: u64,
+    /// Virtual time of all runs, in milliseconds.
+    pub virtual_ms: u64,
+    /// The outcome of the first seed that failed, of those that were run.
+    pub failed: Option<Outcome>,
+    /// Every age that a newest recovery point reached at most, by run, in milliseconds, ascending.
+    pub rpo_max_ms: Vec<u64>,
+}
+
+/// Runs seeds from `options.seed` on, `runs` of them, each on one thread, on as many threads as the machine
+/// has processors; stops at the first that fails. `tell` is told after each run how many there were.
+///
+/// # Errors
+/// [`RunError`] of the first run that could not be made.
+pub fn explore(
+    subject: Subject<'_>,
+    options: RunOptions,
+    runs: u64,
+    tell: &(dyn Fn(u64) + Sync),
+) -> Result<Explored, RunError> {
+    let next = AtomicU64::new(0);
+    let last = AtomicU64::new(runs);
+    let found = Mutex::new((Explored::default(), None));
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        for _ in 0..threads.min(usize::try_from(runs).unwrap_or(threads)) {
+            scope.spawn(|| {
+                loop {
+                    let nth = next.fetch_add(1, Ordering::SeqCst);
+                    if last.load(Ordering::SeqCst) <= nth {
+                        return;
+                    }
+                    let seed = options.seed.wrapping_add(nth);
+                    let outcome = run(&subject.scenario(seed), RunOptions { seed, ..options });
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (explored, error) = &mut *found;
+                    match outcome {
+                        Ok(outcome) => {
+                            if !outcome.passed() {
+                                last.fetch_min(nth, Ordering::SeqCst);
+                            }
+                            explored.add(outcome);
+                        }
+                        Err(failed) => {
+                            last.store(0, Ordering::SeqCst);
+                            error.get_or_insert(failed);
+                        }
+                    }
+                    tell(explored.runs);
+                }
+            });
+        }
+    });
+    let (mut explored, error) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    explored.rpo_max_ms.sort_unstable();
+    error.map_or(Ok(explored), Err)
+}
+
+impl Explored {
+    fn add(&mut self, outcome: Outcome) {
+        self.runs += 1;
+        self.commits += outcome.commits;
+        self.virtual_ms += outcome.virtual_ms;
+        self.rpo_max_ms.extend(outcome.vms.iter().map(|vm| vm.rpo_ms[2]).max());
+        let earlier = |failed: &Outcome| failed.seed < outcome.seed;
+        if !outcome.passed() && !self.failed.as_ref().is_some_and(earlier) {
+            self.failed = Some(outcome);
+        }
+    }
+}
+
+/// What a run found wrong, by name.
+fn wrong(outcome: &Outcome) -> BTreeSet<String> {
+    let all = outcome.expectations.iter().chain(&outcome.invariants);
+    all.filter(|it| it.verdict == Verdict::Fail).map(|it| it.what.clone()).collect()
+}
+
+/// The smallest part of a failing scenario that fails in the same way under the same options; `None` if it
+/// does not fail. `tell` is told of every attempt: how many steps are left.
+///
+/// # Errors
+/// [`RunError`].
+pub fn shrink(
+    scenario: &Scenario,
+    options: RunOptions,
+    tell: &dyn Fn(usize),
+) -> Result<Option<Scenario>, RunError> {
+    let first = wrong(&run(scenario, options)?);
+    if first.is_empty() {
+        return Ok(None);
+    }
+    let fails = |candidate: &Scenario| -> Result<bool, RunError> {
+        tell(candidate.at.len());
+        Ok(!wrong(&run(candidate, options)?).is_disjoint(&first))
+    };
+    let mut smallest = scenario.clone();
+    // Halves first, then quarters, ... then single steps. Source: Zeller, Hildebrandt, "Simplifying and
+    // isolating failure-inducing input" (2002).
+    let mut piece = smallest.at.len().div_ceil(2);
+    while 0 < piece {
+        let mut from = 0;
+        while from < smallest.at.len() {
+            let mut candidate = smallest.clone();
+            let until = (from + piece).min(candidate.at.len());
+            candidate.at.drain(from..until);
+            if fails(&candidate)? {
+                smallest = candidate;
+            } else {
+                from = until;
+            }
+        }
+        piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
+    }
+    for index in (0..smallest.vm.len()).rev() {
+        let mut candidate = smallest.clone();
+        let gone = candidate.vm.remove(index);
+        let named = |step: &super::scenario::Step| {
+            step.vm.as_ref().is_some_and(|vm| vm.get_ref() == gone.name.get_ref())
+        };
+        let is_used = candidate.at.iter().any(named) || candidate.vm.is_empty();
+        if !is_used && gone.count.is_none() && fails(&candidate)? {
+            smallest = candidate;
+        }
+    }
+    Ok(Some(smallest))
+}

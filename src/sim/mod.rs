@@ -1,0 +1,49 @@
+//! Simulation of outages: a whole site in virtual time, with the code that runs in production.
+//!
+//! ```text
+//!  Scenario (TOML) + seed --> run --> Outcome: verdict, figures, hash of the event log
+//!
+//!                    timeline: faults, operators
+//!                         |                    |
+//!                         v                    v
+//!   guests ----> Outside: hosts, disks,     Driver: the entities, by actors
+//!                trackers, storage             |       or by an event loop
+//!                         ^                    |
+//!                         '--- ports: Engine <-'---> Journal --> Observer, proofs
+//! ```
+//!
+//! Real are the entities, the actors, the trackers and their logs, the engine, segments, recovery points
+//! and what serves them. Simulated are time, hosts, guests, links, the storage below the vault, and the
+//! files below the trackers. Everything is done by one thread at a time, and every choice follows from
+//! the seed, so the same scenario and seed give the same log, byte for byte.
+
+mod clock;
+mod dice;
+mod driver;
+mod explore;
+mod ghost;
+mod inline;
+mod journal;
+mod observer;
+mod outside;
+mod plant;
+mod ports;
+mod proof;
+mod quantity;
+mod report;
+mod run;
+mod scenario;
+mod storage;
+mod swarm;
+
+pub use clock::BEGINNING;
+pub use driver::Driver;
+pub use explore::{Explored, Subject, explore, shrink};
+pub use ghost::{Invariant, Violation};
+pub use plant::Plant;
+pub use quantity::{Size, Span};
+pub use report::{Finding, Outcome, Verdict, VmReport};
+pub use run::{RunError, RunOptions, run};
+pub use scenario::{
+    Burst, Deed, Expectation, Figure, Scenario, ScenarioError, SiteSpec, Step, VmSpec,
+};

@@ -1,0 +1,406 @@
+//! The ports of the service, in a simulation: the real engine over the world outside, and hypervisors.
+//!
+//! A piece of work takes effect at one instant. Before it lies the time in which whoever does it can die,
+//! and then only a part of it happens; after it the time that its requests and bytes take, in which its
+//! answer can get lost.
+
+use super::ghost::Invariant;
+use super::outside::Outside;
+use super::plant::Plant;
+use super::proof;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
+use crate::domain::id::{DiskId, HostId, VaultId};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
+use crate::ports::hypervisor::Hypervisor;
+use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use crate::replication::Engine;
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// The longest that a piece of work waits before its effects come, in milliseconds.
+const BEGINNING_MS: u64 = 40;
+
+/// How long it takes to find out that nobody answers, in milliseconds.
+const NO_ANSWER_MS: (u64, u64) = (200, 3_000);
+
+/// How long a guest takes to shut down and to boot, in milliseconds.
+const SHUT_DOWN_MS: (u64, u64) = (2_000, 9_000);
+const BOOT_MS: (u64, u64) = (4_000, 20_000);
+
+/// Virtual time after which a planted hang begins, in milliseconds.
+const PLANTED_AFTER_MS: u64 = 10 * 60_000;
+
+/// The data plane.
+pub(super) struct DataPlane {
+    outside: Arc<Outside>,
+    engine: Engine,
+}
+
+/// Where work is done, and on what.
+struct Place<'a> {
+    vm: &'a str,
+    what: &'static str,
+    host: Option<HostId>,
+    vault: VaultId,
+}
+
+impl<'a> Place<'a> {
+    fn at_host(vm: &'a Vm, what: &'static str) -> Self {
+        Self { vm: &vm.name, what, host: Some(vm.host), vault: vm.vault }
+    }
+
+    fn at_service(vm: &'a Vm, what: &'static str) -> Self {
+        Self { vm: &vm.name, what, host: None, vault: vm.vault }
+    }
+}
+
+/// Work that has begun; dropped before its effects came, a part of it is done.
+struct Begun<'a> {
+    outside: &'a Outside,
+    ticket: u64,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.outside.break_off(self.ticket);
+    }
+}
+
+impl DataPlane {
+    pub(super) fn new(outside: Arc<Outside>, engine: Engine) -> Self {
+        Self { outside, engine }
+    }
+
+    async fn carry<T: Send + 'static>(
+        &self,
+        place: Place<'_>,
+        call: impl Fn(Engine) -> BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static,
+    ) -> Result<T, Failure> {
+        let outside = &self.outside;
+        let key = format!("{} {}", place.what, place.vm);
+        let call = Arc::new(call);
+        let (dying, host) = (Arc::clone(&call), place.host);
+        let dying = move |outside: &Outside, engine: Engine| {
+            outside.storage.begin(host);
+            // Nobody is left to hear what comes of it.
+            drop(outside.inline.wait(dying(engine)));
+        };
+        let begun = Begun { outside, ticket: outside.begin_work(place.host, Box::new(dying)) };
+        let mut upsets = place.host.and_then(|host| outside.upsets(host));
+        let pause = outside.dice.between(&key, 1, BEGINNING_MS);
+        let calm = undisturbed(upsets.as_mut(), pause).await;
+        if !outside.end_work(begun.ticket) || !calm {
+            return Err(self.host_lost(place.host.unwrap_or_default()));
+        }
+        drop(begun);
+        let before = outside.storage.begin(place.host);
+        let result = outside.inline.wait(call(self.engine.clone()));
+        let cost = outside.storage.cost_since(before);
+        let mut ms = 1 + outside.transfer_ms(cost.requests, cost.bytes);
+        if result.is_err() {
+            ms += outside.dice.between(&key, NO_ANSWER_MS.0, NO_ANSWER_MS.1);
+        }
+        if !undisturbed(upsets.as_mut(), ms).await {
+            return Err(self.host_lost(place.host.unwrap_or_default()));
+        }
+        let weather = outside.storage.weather();
+        let cut = weather.unreachable || host.is_some_and(|host| weather.cut.contains(&host));
+        if cut && 0 < cost.requests && result.is_ok() {
+            let text = "the connection broke off before the answer";
+            let failure = Failure::new(Code::LinkDown, Cause::Vault(place.vault), text);
+            return Err(failure.with("target", "the vault").with("operation", place.what));
+        }
+        result
+    }
+
+    fn host_lost(&self, host: HostId) -> Failure {
+        host_lost(&self.outside, host)
+    }
+}
+
+fn host_lost(outside: &Outside, host: HostId) -> Failure {
+    Failure::new(Code::HostLost, Cause::Host(host), "no answer")
+        .with("host", outside.host_name(host))
+}
+
+/// Lets time pass; answers whether the host went on meanwhile.
+async fn undisturbed(upsets: Option<&mut watch::Receiver<u64>>, ms: u64) -> bool {
+    let pause = sleep(Duration::from_millis(ms));
+    let Some(upsets) = upsets else {
+        pause.await;
+        return true;
+    };
+    tokio::select! {
+        biased;
+        _ = upsets.changed() => false,
+        () = pause => true,
+    }
+}
+
+#[async_trait]
+impl Replication for DataPlane {
+    async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_host(vm, "check the source"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.check_source(&vm).await })
+        })
+        .await
+    }
+
+    async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
+        let place = Place { vm: "", what: "probe", host: None, vault };
+        if self.outside.plant == Some(Plant::Chatter) && self.outside.dice.happens("chatter", 50) {
+            return Err(Failure::new(Code::LinkDown, Cause::Vault(vault), "planted"));
+        }
+        self.carry(place, move |engine| Box::pin(async move { engine.probe_vault(vault).await }))
+            .await
+    }
+
+    async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "check the vault"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.check_vault(&vm).await })
+        })
+        .await
+    }
+
+    async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_host(vm, "start tracking"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.start_tracking(&vm).await })
+        })
+        .await
+    }
+
+    async fn copy_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<u64, Failure> {
+        if self.outside.plant == Some(Plant::HangingCopy) {
+            std::future::pending::<()>().await;
+        }
+        let own = vm.clone();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let telling = Arc::clone(&told);
+        let copied = self
+            .carry(Place::at_host(vm, "copy a disk"), move |engine| {
+                let (vm, told) = (own.clone(), Arc::clone(&telling));
+                Box::pin(async move {
+                    let note = |done: u64, total: u64| {
+                        told.lock().unwrap_or_else(PoisonError::into_inner).push((done, total));
+                    };
+                    engine.copy_disk(&vm, disk, &note).await
+                })
+            })
+            .await;
+        let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
+        told.into_iter().for_each(|(done, total)| progress(done, total));
+        copied
+    }
+
+    async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "complete the copy"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.complete_copy(&vm).await })
+        })
+        .await
+    }
+
+    async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
+        let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
+        self.carry(Place::at_host(vm, "cut"), move |engine| {
+            let vm = own.clone();
+            outside.may_be_cut(vm.id);
+            Box::pin(async move { engine.snapshot(&vm, cycle).await })
+        })
+        .await
+    }
+
+    async fn ship(&self, vm: &Vm, cycle: u64, at: Timestamp) -> Result<u64, Failure> {
+        let late = PLANTED_AFTER_MS < self.outside.clock.passed_ms();
+        if late && self.outside.plant == Some(Plant::HangingShip) {
+            std::future::pending::<()>().await;
+        }
+        let own = vm.clone();
+        let shipped = self
+            .carry(Place::at_host(vm, "ship"), move |engine| {
+                let vm = own.clone();
+                Box::pin(async move { engine.ship(&vm, cycle, at).await })
+            })
+            .await;
+        if late && self.outside.plant == Some(Plant::LostObject) {
+            self.outside.inline.wait(proof::lose_newest_object(&self.outside, vm));
+        }
+        shipped
+    }
+
+    async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
+        let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
+        self.carry(Place::at_host(vm, "ship everything"), move |engine| {
+            let vm = own.clone();
+            outside.may_be_cut(vm.id);
+            Box::pin(async move { engine.ship_through(&vm, last_cycle).await })
+        })
+        .await
+    }
+
+    async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "verify"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.verify(&vm, point).await })
+        })
+        .await
+    }
+
+    async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "fence"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.fence(&vm).await })
+        })
+        .await
+    }
+
+    async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "serve"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.serve(&vm, point).await })
+        })
+        .await
+    }
+
+    async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "drop points"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.keep_only(&vm, point).await })
+        })
+        .await
+    }
+
+    async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "reclaim space"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.reclaim_space(&vm).await })
+        })
+        .await
+    }
+
+    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+        self.engine.tracking_lost(vm).await
+    }
+}
+
+/// The primary site's hypervisors.
+pub(super) struct PrimarySite(pub(super) Arc<Outside>);
+
+#[async_trait]
+impl Hypervisor for PrimarySite {
+    async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
+        let name = format!("heartbeat {}", self.0.host_name(host));
+        pause(&self.0, &name, (1, 20)).await;
+        if self.0.answers(host) {
+            return Ok(());
+        }
+        pause(&self.0, &name, NO_ANSWER_MS).await;
+        Err(host_lost(&self.0, host))
+    }
+
+    async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
+        let name = format!("shut down {}", vm.name);
+        if !self.0.answers(vm.host) {
+            pause(&self.0, &name, NO_ANSWER_MS).await;
+            return Err(host_lost(&self.0, vm.host));
+        }
+        if self.0.machine(vm.id).runs {
+            pause(&self.0, &name, SHUT_DOWN_MS).await;
+        }
+        if !self.0.answers(vm.host) {
+            return Err(host_lost(&self.0, vm.host));
+        }
+        self.0.shut_down(vm.id).map_err(|error| {
+            Failure::new(Code::SourceDidNotStop, Cause::Host(vm.host), error)
+                .with("vm", &vm.name)
+                .with("host", self.0.host_name(vm.host))
+        })
+    }
+
+    async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
+        Err(did_not_start(vm, "the primary site's VMs are switched on by their hosts"))
+    }
+
+    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+}
+
+/// The recovery site's hypervisors.
+pub(super) struct RecoveryHypervisors(pub(super) Arc<Outside>);
+
+#[async_trait]
+impl Hypervisor for RecoveryHypervisors {
+    async fn heartbeat(&self, _: HostId) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn shut_down(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
+        let outside = &self.0;
+        pause(outside, &format!("boot {}", vm.name), BOOT_MS).await;
+        let source = outside.machine(vm.id);
+        if source.runs && outside.answers(vm.host) {
+            let what = format!("{} was started while its source ran, within reach", vm.name);
+            outside.violation(Invariant::OnePrimary, what);
+        }
+        let served = proof::served_prefix(outside, vm, disks).map_err(|why| {
+            // A guest that finds nonsense on its disks does not start either.
+            did_not_start(vm, &why)
+        })?;
+        proof::judge_failover(outside, vm, served, &source);
+        Ok(())
+    }
+
+    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+}
+
+/// A simulated guest has no transactions that it could finish.
+fn cannot_rest(vm: &Vm) -> Failure {
+    Failure::new(Code::GuestNotQuiesced, Cause::Itself, "a simulated guest cannot be asked")
+        .with("vm", &vm.name)
+}
+
+fn did_not_start(vm: &Vm, why: &str) -> Failure {
+    Failure::new(Code::ReplicaDidNotStart, Cause::Itself, why).with("vm", &vm.name)
+}
+
+async fn pause(outside: &Outside, what: &str, (low, high): (u64, u64)) {
+    sleep(Duration::from_millis(outside.dice.between(what, low, high))).await;
+}

@@ -1,0 +1,205 @@
+//! The proofs that no believer is asked for: what recovery points and served disks hold, byte for byte,
+//! against what guests were told is safe.
+
+use super::ghost::{CutState, Invariant};
+use super::outside::{Machine, Outside};
+use crate::disk::nbd::NbdUri;
+use crate::domain::id::VmId;
+use crate::domain::vm::{FailoverKind, Vm};
+use crate::drivers::lab::{CheckError, Checked, LastWrite, Workload, check};
+use crate::ports::block::BlockDevice;
+use crate::ports::replication::ServedDisk;
+use crate::replica::DiskImage;
+use object_store::ObjectStoreExt;
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// A disk of a recovery point, to be read.
+#[derive(Debug)]
+struct ImageDisk(DiskImage, Handle);
+
+impl BlockDevice for ImageDisk {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        Ok(self.1.block_on(self.0.read_at(offset, buffer))?)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64, _: bool) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn zero(&self, _: Range<u64>, _: bool, _: bool) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        Ok(self.1.block_on(self.0.next_data(from))?)
+    }
+
+    fn read_only(&self) -> bool {
+        true
+    }
+}
+
+/// Proves one recovery point.
+pub(super) fn prove_point(outside: &Outside, vm: VmId, cycle: u64) {
+    let machine = outside.machine(vm);
+    let name = format!("recovery point {cycle} of {}", machine.name);
+    let disks = match open_point(outside, vm, &machine, cycle) {
+        Ok(disks) => disks,
+        // A replica that rotted must not be offered as if it were whole; it was not.
+        Err(_) if outside.ghost.is_rotten(vm) => return,
+        Err(why) => {
+            return outside.violation(Invariant::Restorable, format!("{name}: {why}"));
+        }
+    };
+    let (second, disks) = disks;
+    let states = outside.ghost.states_at(vm, second);
+    match prefix(outside, &machine.workload, disks, &states) {
+        Err(CheckError::Unreadable { .. }) if outside.ghost.is_rotten(vm) => {}
+        Err(error @ CheckError::Unreadable { .. }) => {
+            outside.violation(Invariant::Restorable, format!("{name}: {error}"));
+        }
+        Err(error) => {
+            let why = crate::domain::failure::in_full(&error);
+            outside.violation(Invariant::Durability, format!("{name}: {why}"));
+        }
+        Ok(found) if is_among(found, &states) => {}
+        Ok(found) => {
+            let what = format!(
+                "{name} holds the writes up to {}, but it was cut after {}",
+                found.last_write,
+                in_words(&states)
+            );
+            outside.violation(Invariant::Durability, what);
+        }
+    }
+}
+
+/// The disks of a recovery point, and the second that its cut is named after.
+fn open_point(
+    outside: &Outside,
+    vm: VmId,
+    machine: &Machine,
+    cycle: u64,
+) -> Result<(i64, Vec<Arc<dyn BlockDevice>>), String> {
+    let (vault, handle) = (&outside.proof, outside.inline.handle());
+    let record = outside.inline.wait(vault.point(vm, cycle)).map_err(|error| error.to_string())?;
+    let record = record.ok_or("it is not in the vault")?;
+    let mut disks: Vec<Arc<dyn BlockDevice>> = Vec::new();
+    for disk in &machine.disks {
+        let at = record.disks.get(&disk.id).ok_or("a disk has no place in it")?;
+        let image = outside.inline.wait(vault.open_disk(disk.id, at.sequence));
+        let image = image.map_err(|error| crate::domain::failure::in_full(&error))?;
+        disks.push(Arc::new(ImageDisk(image, handle.clone())));
+    }
+    Ok((record.at.as_millis().div_euclid(1_000), disks))
+}
+
+/// Reads the disks whole; they must hold a prefix of the guest's writes.
+fn prefix(
+    outside: &Outside,
+    workload: &Workload,
+    disks: Vec<Arc<dyn BlockDevice>>,
+    states: &BTreeSet<CutState>,
+) -> Result<Checked, CheckError> {
+    let last =
+        if states.iter().any(|state| state.torn) { LastWrite::MayBeTorn } else { LastWrite::Whole };
+    let workload = workload.clone();
+    let read = outside.inline.call(move || {
+        let disks: Vec<&dyn BlockDevice> = disks.iter().map(|disk| &**disk).collect();
+        check(&workload, &disks, last, &|_, _| ())
+    });
+    read.unwrap_or_else(|panic| {
+        Err(CheckError::Unreadable { disk: 0, offset: 0, source: io::Error::other(panic) })
+    })
+}
+
+fn is_among(found: Checked, states: &BTreeSet<CutState>) -> bool {
+    states.iter().any(|state| {
+        found.last_write == state.acked || (state.torn && found.last_write == state.acked + 1)
+    })
+}
+
+fn in_words(states: &BTreeSet<CutState>) -> String {
+    let each: Vec<_> = states.iter().map(|state| state.acked.to_string()).collect();
+    if each.is_empty() { "nothing that is known".to_owned() } else { each.join(" or ") }
+}
+
+/// How far the disks are that the recovery site serves.
+pub(super) fn served_prefix(
+    outside: &Outside,
+    vm: &Vm,
+    disks: &[ServedDisk],
+) -> Result<u64, String> {
+    let machine = outside.machine(vm.id);
+    let mut devices = Vec::new();
+    for disk in disks {
+        let uri: NbdUri = disk.uri.parse().map_err(|error| format!("{}: {error}", disk.uri))?;
+        devices.push(outside.served(&uri.export).ok_or("a disk is not served")?);
+    }
+    let point = vm.failover_point().ok_or("it has no recovery point")?;
+    let record = outside.inline.wait(outside.proof.point(vm.id, point.cycle));
+    let record = record.map_err(|error| error.to_string())?;
+    let record = record.ok_or("its recovery point is gone")?;
+    let states = outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000));
+    outside.storage.begin(None);
+    match prefix(outside, &machine.workload, devices, &states) {
+        Ok(found) => {
+            if !is_among(found, &states) {
+                let what = format!(
+                    "{} was started on the writes up to {}, but point {} was cut after {}",
+                    vm.name,
+                    found.last_write,
+                    point.cycle,
+                    in_words(&states)
+                );
+                outside.violation(Invariant::Durability, what);
+            }
+            Ok(found.last_write)
+        }
+        Err(error @ CheckError::Unreadable { .. }) => Err(crate::domain::failure::in_full(&error)),
+        Err(error) => {
+            let why = crate::domain::failure::in_full(&error);
+            outside.violation(Invariant::Durability, format!("served disks of {}: {why}", vm.name));
+            Err(why)
+        }
+    }
+}
+
+/// What a failover brought along.
+pub(super) fn judge_failover(outside: &Outside, vm: &Vm, served: u64, source: &Machine) {
+    let Some(failover) = vm.failover else { return };
+    if failover.started_at.is_some() {
+        return;
+    }
+    let lost = source.workload.written_bytes(served, source.acked.max(served));
+    outside.ghost.lost(vm.id, lost);
+    if failover.kind == FailoverKind::Planned && served < source.acked {
+        let what = format!(
+            "{} was moved with the writes up to {served}, and {} had been acknowledged",
+            vm.name, source.acked
+        );
+        outside.violation(Invariant::PlannedWithoutLoss, what);
+    }
+}
+
+/// Removes the newest segment of a VM's first disk, which somebody was told is safe.
+pub(super) async fn lose_newest_object(outside: &Outside, vm: &Vm) {
+    let Some(disk) = vm.disks.first() else { return };
+    let named = outside.storage.named(&format!("{}/log/", disk.id)).await;
+    if let Some(object) = named.last() {
+        // It was listed just before.
+        _ = outside.storage.objects().delete(object).await;
+    }
+}

@@ -1,0 +1,547 @@
+//! One run: a scenario with a seed, from the first event to the verdict.
+
+use super::driver::{Driver, Service, State};
+use super::ghost::Invariant;
+use super::journal::Journal;
+use super::observer::Observer;
+use super::outside::{Outside, Standing};
+use super::plant::Plant;
+use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
+use super::proof;
+use super::report::{self, Outcome};
+use super::scenario::{Deed, Scenario, Step};
+use crate::actors::{Origin, World};
+use crate::domain::cloud;
+use crate::domain::entity::{Entry, Kind, StreamId};
+use crate::domain::host;
+use crate::domain::id::{JobId, VmId};
+use crate::domain::vault;
+use crate::domain::vm::{self, NextStep, Phase, PointChoice, RetryReason, Vm};
+use crate::ports::clock::Clock;
+use crate::ports::event_store::{EventStore, StoreError};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{sleep, sleep_until};
+
+/// Time between two passes over the space of a VM's replica.
+const RECLAIM_INTERVAL: Duration = Duration::from_mins(5);
+
+/// Time between two looks at hosts and vaults; that of the service.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time between two looks at every VM's health.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How long a source may run beside its replica while its host is within reach.
+const TWO_PRIMARIES_MS: u64 = 5 * 60_000;
+
+/// When after the end of the faults an administrator has everything tried again.
+const ADMINISTRATOR_AFTER: Duration = Duration::from_mins(1);
+
+/// Recovery points of a VM that are proven at the end, spread over all.
+const PROVEN_AT_END: usize = 8;
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Everything that is left to chance follows from it.
+    pub seed: u64,
+    /// What runs the entities.
+    pub driver: Driver,
+    /// A bug that a checker must find.
+    pub plant: Option<Plant>,
+}
+
+/// Why there is no outcome.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The machine does not give what a run needs.
+    #[error("start a simulation")]
+    Start(#[from] io::Error),
+    /// The log of the run cannot be read.
+    #[error("read the log of a simulation")]
+    Log(#[from] StoreError),
+}
+
+/// Runs a scenario. The same scenario and options give the same outcome, wherever it is.
+///
+/// # Errors
+/// [`RunError`]; what goes wrong in the simulated world is part of the outcome.
+pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    LocalSet::new().block_on(&runtime, async { Run::start(scenario, options)?.to_the_end().await })
+}
+
+/// A run under way. Clones are the same run.
+#[derive(Clone)]
+struct Run {
+    scenario: Rc<Scenario>,
+    options: RunOptions,
+    outside: Arc<Outside>,
+    journal: Arc<Journal>,
+    service: Rc<RefCell<Option<Rc<dyn Service>>>>,
+    /// Faults that have begun and not ended, by their place in the timeline.
+    active: Rc<RefCell<BTreeMap<usize, Step>>>,
+    remarks: Rc<RefCell<Vec<(u64, String)>>>,
+}
+
+/// Something of the timeline at its moment.
+enum Change {
+    Begins(usize),
+    Ends(usize),
+}
+
+impl Run {
+    fn start(scenario: &Scenario, options: RunOptions) -> Result<Self, RunError> {
+        let outside = Outside::new(scenario, options.seed, options.plant)?;
+        let journal = Arc::new(Journal::new(Arc::clone(&outside), Observer::default()));
+        Ok(Self {
+            scenario: Rc::new(scenario.clone()),
+            options,
+            outside,
+            journal,
+            service: Rc::default(),
+            active: Rc::default(),
+            remarks: Rc::default(),
+        })
+    }
+
+    async fn to_the_end(self) -> Result<Outcome, RunError> {
+        self.start_service().await;
+        for vm in self.outside.vm_ids() {
+            let (outside, standing) = (Arc::clone(&self.outside), self.standing());
+            spawn_local(async move {
+                loop {
+                    sleep(Duration::from_millis(outside.pause_ms(vm))).await;
+                    outside.guest_turn(vm, standing(vm));
+                }
+            });
+        }
+        spawn_local(self.clone().watch());
+        self.timeline().await;
+        self.heal().await;
+        let end = self.scenario.duration.0 + self.scenario.settle.0;
+        sleep_until(self.outside.clock.moment(end)).await;
+        self.judge().await;
+        let outcome = report::outcome(
+            &self.scenario,
+            self.options.seed,
+            &self.outside,
+            &self.journal,
+            self.remarks.take(),
+        )?;
+        self.outside.close();
+        Ok(outcome)
+    }
+
+    fn remark(&self, text: String) {
+        self.remarks.borrow_mut().push((self.outside.clock.passed_ms(), text));
+    }
+
+    /// Starts the service, which finds its place in the log, and tells it the configuration.
+    async fn start_service(&self) {
+        let engine = self.outside.begin_life(&self.standing());
+        let outside = &self.outside;
+        let world = Arc::new(World {
+            store: Arc::clone(&self.journal) as Arc<dyn EventStore>,
+            clock: Arc::clone(&outside.clock) as Arc<dyn Clock>,
+            replication: Arc::new(DataPlane::new(Arc::clone(outside), engine)),
+            primary: Arc::new(PrimarySite(Arc::clone(outside))),
+            recovery: Arc::new(RecoveryHypervisors(Arc::clone(outside))),
+            watch_interval: WATCH_INTERVAL,
+            reclaim_interval: RECLAIM_INTERVAL,
+        });
+        let service = self.options.driver.start(world).await;
+        *self.service.borrow_mut() = Some(service);
+        self.enrol().await;
+    }
+
+    /// What VMs may do at the primary site, by the log; as the service decides it at its start.
+    fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
+        let journal = Arc::clone(&self.journal);
+        move |vm| match journal.observer().vms.get(&vm.0) {
+            Some(vm) if vm.may_run_at_primary() => Standing::Runs,
+            // A planned failover still has to send what its source wrote last.
+            Some(vm) if vm.is_tracked() => Standing::Tracked,
+            Some(_) => Standing::Away,
+            None => Standing::Runs,
+        }
+    }
+
+    /// What the service does with its configuration at each start.
+    async fn enrol(&self) {
+        let outside = &self.outside;
+        let (cloud, vault) = (outside.cloud, outside.vault);
+        let policy = self.scenario.site.policy();
+        let name = "vault".to_owned();
+        self.configure(Kind::Vault, vault.0, vault::Command::Create { id: vault, name }).await;
+        let name = "cloud".to_owned();
+        self.configure(Kind::Cloud, cloud.0, cloud::Command::Create { id: cloud, name }).await;
+        self.configure(Kind::Cloud, cloud.0, cloud::Command::AssociatePolicy { policy }).await;
+        for (id, name) in outside.host_ids() {
+            self.configure(Kind::Host, id.0, host::Command::Register { id, name, cloud }).await;
+            self.configure(Kind::Cloud, cloud.0, cloud::Command::AddHost { host: id }).await;
+        }
+        for id in outside.vm_ids() {
+            let machine = outside.machine(id);
+            let (name, host, disks) = (machine.name, machine.host, machine.disks);
+            let discover = vm::Command::Discover { id, name, host, cloud, disks };
+            self.configure(Kind::Vm, id.0, discover).await;
+            let known = self.known(id);
+            if known.phase == Phase::Unprotected {
+                let job = JobId::derived(id.0, known.jobs);
+                let enable = vm::Command::EnableProtection { job, vault, policy };
+                self.configure(Kind::Vm, id.0, enable).await;
+            }
+            let because = RetryReason::Administrator;
+            self.configure(Kind::Vm, id.0, vm::Command::Retry { because }).await;
+            self.configure(Kind::Cloud, cloud.0, cloud::Command::AddVm { vm: id }).await;
+        }
+    }
+
+    async fn configure(&self, kind: Kind, id: uuid::Uuid, command: impl IntoEntry) {
+        self.tell(StreamId { kind, id }, command.into_entry(), "configuration").await;
+    }
+
+    async fn tell(&self, stream: StreamId, command: Entry, who: &str) {
+        let service = self.service.borrow().clone();
+        let Some(service) = service else {
+            return self.remark(format!("{who} does not reach the service"));
+        };
+        if let Err(error) = service.tell(stream, command, Origin::of(who)).await {
+            self.remark(format!("{who}: {error}"));
+        }
+    }
+
+    fn known(&self, vm: VmId) -> Vm {
+        self.journal.observer().vms.get(&vm.0).cloned().unwrap_or_default()
+    }
+
+    /// Carries the timeline out; returns at its end, when every fault has ended.
+    async fn timeline(&self) {
+        let steps: Vec<Step> = self.scenario.timeline().into_iter().cloned().collect();
+        let end = self.scenario.duration.0;
+        for (at, change) in changes(&steps, end) {
+            sleep_until(self.outside.clock.moment(at)).await;
+            match change {
+                Change::Begins(index) => self.begin(index, &steps[index]).await,
+                Change::Ends(index) => self.end(index, &steps[index]).await,
+            }
+        }
+        sleep_until(self.outside.clock.moment(end)).await;
+    }
+
+    async fn begin(&self, index: usize, step: &Step) {
+        let deed = *step.r#do.get_ref();
+        self.remark(step.to_string());
+        if deed.is_operation() {
+            return self.operate(step);
+        }
+        let was_down = self.is_down();
+        let hosts_down = self.hosts_down();
+        self.active.borrow_mut().insert(index, step.clone());
+        match deed {
+            Deed::KillService if !was_down => self.kill_service().await,
+            Deed::KillHost | Deed::PowerLoss => {
+                for host in self.outside.hosts_called(step.host()) {
+                    if !hosts_down.contains(&host) {
+                        self.outside.host_down(host, deed == Deed::PowerLoss);
+                    }
+                }
+            }
+            Deed::JumpClock => {
+                let forward = step.forward.map_or(0, |span| span.0 as i64);
+                let back = step.back.map_or(0, |span| span.0 as i64);
+                self.journal.observer().clock_was_set = true;
+                self.outside.clock.set_wall(forward - back);
+            }
+            Deed::RotVault => {
+                for vm in self.outside.vms_called(step.vm()) {
+                    self.rot(vm).await;
+                }
+            }
+            _ => self.weather(),
+        }
+    }
+
+    async fn end(&self, index: usize, step: &Step) {
+        self.active.borrow_mut().remove(&index);
+        let deed = *step.r#do.get_ref();
+        if deed.is_operation() || matches!(deed, Deed::JumpClock | Deed::RotVault) {
+            return;
+        }
+        self.remark(format!("{} ends", deed.word()));
+        match deed {
+            Deed::KillService if !self.is_down() => self.start_service().await,
+            Deed::KillHost | Deed::PowerLoss => {
+                let still_down = self.hosts_down();
+                for host in self.outside.hosts_called(step.host()) {
+                    if !still_down.contains(&host) {
+                        self.outside.host_up(host, &self.standing());
+                    }
+                }
+            }
+            _ => self.weather(),
+        }
+    }
+
+    async fn kill_service(&self) {
+        self.outside.doom_life();
+        let service = self.service.borrow_mut().take();
+        if let Some(service) = service {
+            service.kill().await;
+        }
+        self.outside.end_life();
+    }
+
+    fn is_down(&self) -> bool {
+        let active = self.active.borrow();
+        active.values().any(|step| *step.r#do.get_ref() == Deed::KillService)
+    }
+
+    fn hosts_down(&self) -> BTreeSet<crate::domain::id::HostId> {
+        let active = self.active.borrow();
+        let down = active
+            .values()
+            .filter(|step| matches!(step.r#do.get_ref(), Deed::KillHost | Deed::PowerLoss));
+        down.flat_map(|step| self.outside.hosts_called(step.host())).collect()
+    }
+
+    /// Makes the world as the active faults say.
+    fn weather(&self) {
+        let active = self.active.borrow();
+        let of = |deed: Deed| active.values().filter(move |step| *step.r#do.get_ref() == deed);
+        let percent = |deed| of(deed).filter_map(|step| step.percent).max().unwrap_or(0);
+        let outside = &self.outside;
+        let cut = of(Deed::CutLink).chain(of(Deed::FlapLink));
+        let cut = cut.flat_map(|step| outside.hosts_called(step.host())).collect();
+        outside.storage.change_weather(|weather| {
+            weather.unreachable = of(Deed::VaultUnreachable).next().is_some();
+            weather.cut = cut;
+            weather.refuses = of(Deed::ExpireCredentials).next().is_some();
+            weather.full = of(Deed::FillVault).next().is_some();
+            weather.throttled = percent(Deed::ThrottleVault);
+            weather.failing = percent(Deed::FailVault);
+            weather.lossy = percent(Deed::LossyLink);
+            weather.answers_lost = percent(Deed::LoseAnswers);
+        });
+        let rtt = of(Deed::SlowLink).filter_map(|step| step.rtt).max();
+        outside.set_rtt(rtt.unwrap_or(self.scenario.site.rtt).0);
+        let hosts = |deed| -> BTreeSet<_> {
+            of(deed).flat_map(|step| outside.hosts_called(step.host())).collect()
+        };
+        let (isolated, full) = (hosts(Deed::IsolateHost), hosts(Deed::FillDisk));
+        for (host, _) in outside.host_ids() {
+            outside.set_managed(host, !isolated.contains(&host));
+            outside.set_full(host, full.contains(&host));
+        }
+        let failing: BTreeSet<_> =
+            of(Deed::FailDisk).flat_map(|step| outside.vms_called(step.vm())).collect();
+        for vm in outside.vm_ids() {
+            outside.set_failing(vm, failing.contains(&vm));
+        }
+    }
+
+    /// A bit of the newest segment of each disk flips.
+    async fn rot(&self, vm: VmId) {
+        self.outside.ghost.rotted(vm);
+        for disk in self.outside.machine(vm).disks {
+            let named = self.outside.storage.named(&format!("{}/log/", disk.id)).await;
+            if let Some(object) = named.last() {
+                let at = self.outside.dice.next("rot");
+                self.outside.storage.rot(object, at).await;
+            }
+        }
+    }
+
+    /// An operator acts and does not wait for the answer.
+    fn operate(&self, step: &Step) {
+        for vm in self.outside.vms_called(step.vm()) {
+            let known = self.known(vm);
+            let job = JobId::derived(vm.0, known.jobs);
+            let command = match step.r#do.get_ref() {
+                Deed::PlannedFailover => vm::Command::PlannedFailover { job },
+                Deed::UnplannedFailover => {
+                    vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
+                }
+                Deed::Commit => vm::Command::CommitFailover { job },
+                _ => vm::Command::Retry { because: RetryReason::Administrator },
+            };
+            let run = self.clone();
+            spawn_local(async move {
+                let stream = StreamId { kind: Kind::Vm, id: vm.0 };
+                run.tell(stream, command.into_entry(), "operator").await;
+            });
+        }
+    }
+
+    /// The faults have ended: whoever is needed comes and has everything tried again.
+    async fn heal(&self) {
+        self.active.borrow_mut().clear();
+        self.weather();
+        sleep(ADMINISTRATOR_AFTER).await;
+        for vm in self.outside.vm_ids() {
+            self.outside.attach_again(vm, self.standing()(vm));
+            let because = RetryReason::Administrator;
+            self.configure(Kind::Vm, vm.0, vm::Command::Retry { because }).await;
+        }
+    }
+
+    /// Looks on, as a person would, and sees what may not be.
+    async fn watch(self) {
+        let mut together: BTreeMap<VmId, u64> = BTreeMap::new();
+        loop {
+            sleep(LOOK).await;
+            let now = self.outside.clock.now();
+            self.journal.observer().look(now);
+            for id in self.outside.vm_ids() {
+                let vm = self.known(id);
+                let source = self.outside.machine(id);
+                let replica_runs =
+                    matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
+                if replica_runs && source.runs && self.outside.answers(vm.host) {
+                    let for_ms = together.entry(id).or_default();
+                    *for_ms += LOOK.as_millis() as u64;
+                    if *for_ms == TWO_PRIMARIES_MS {
+                        let what = format!(
+                            "{} has run at both sites for 5 minutes, with its host within reach",
+                            vm.name
+                        );
+                        self.outside.violation(Invariant::OnePrimary, what);
+                    }
+                } else {
+                    together.remove(&id);
+                }
+                if vm.may_run_at_primary() {
+                    self.outside.switch_on(id);
+                }
+            }
+        }
+    }
+
+    /// What can be said only at the end.
+    async fn judge(&self) {
+        let now = self.outside.clock.now();
+        self.journal.observer().end(self.outside.clock.passed_ms());
+        let service = self.service.borrow().clone();
+        match service {
+            None => self.broken(Invariant::Convergence, "the service does not run".to_owned()),
+            Some(service) => {
+                if let Some(because) = service.failed() {
+                    self.broken(Invariant::Convergence, format!("the service failed: {because}"));
+                }
+                self.compare_states(&*service).await;
+            }
+        }
+        for id in self.outside.vm_ids() {
+            let vm = self.known(id);
+            if !self.outside.ghost.is_rotten(id) {
+                let settled = self.journal.observer().settled(&vm, now);
+                if let Err(what) = settled {
+                    self.broken(Invariant::Convergence, what);
+                }
+            }
+            self.judge_job(&vm);
+            let step = vm.points.len().div_ceil(PROVEN_AT_END).max(1);
+            for point in vm.points.iter().rev().step_by(step) {
+                proof::prove_point(&self.outside, id, point.cycle);
+            }
+        }
+    }
+
+    async fn compare_states(&self, service: &dyn Service) {
+        let streams = match self.journal.streams() {
+            Ok(streams) => streams,
+            Err(error) => return self.broken(Invariant::ReplayEqualsLive, error.to_string()),
+        };
+        for (stream, _) in streams {
+            let live = service.state(stream).await;
+            if live != self.folded(stream) {
+                let what = format!("{stream} is not what its log tells");
+                self.broken(Invariant::ReplayEqualsLive, what);
+            }
+        }
+    }
+
+    fn folded(&self, stream: StreamId) -> Option<State> {
+        let observer = self.journal.observer();
+        let id = &stream.id;
+        match stream.kind {
+            Kind::Vm => observer.vms.get(id).cloned().map(|vm| State::Vm(Box::new(vm))),
+            Kind::Host => observer.hosts.get(id).cloned().map(State::Host),
+            Kind::Cloud => observer.clouds.get(id).cloned().map(State::Cloud),
+            Kind::Vault => observer.vaults.get(id).cloned().map(State::Vault),
+        }
+    }
+
+    /// A job that runs in the end must have a reason that people can read.
+    fn judge_job(&self, vm: &Vm) {
+        let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return };
+        let says_why = vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
+        if !says_why {
+            let what = format!("{} of {} neither ends nor waits", job.kind.title(), vm.name);
+            self.broken(Invariant::JobsEnd, what);
+        }
+    }
+
+    fn broken(&self, invariant: Invariant, what: String) {
+        self.outside.violation(invariant, what);
+    }
+}
+
+impl Step {
+    fn host(&self) -> Option<&str> {
+        self.host.as_ref().map(|host| host.get_ref().as_str())
+    }
+
+    fn vm(&self) -> Option<&str> {
+        self.vm.as_ref().map(|vm| vm.get_ref().as_str())
+    }
+}
+
+/// Every beginning and end of the timeline, in order.
+fn changes(steps: &[Step], end: u64) -> Vec<(u64, Change)> {
+    let mut all = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let from = step.t.get_ref().0;
+        let until = step.r#for.map_or(end, |span| from.saturating_add(span.0)).min(end);
+        let Some(every) = step.every else {
+            all.push((from, Change::Begins(index)));
+            all.push((until, Change::Ends(index)));
+            continue;
+        };
+        let mut at = from;
+        while at < until {
+            all.push((at, Change::Begins(index)));
+            all.push((at.saturating_add(every.0).min(until), Change::Ends(index)));
+            at = at.saturating_add(every.0.saturating_mul(2));
+        }
+    }
+    // What ends at a moment ends before something else begins.
+    all.sort_by_key(|(at, change)| (*at, matches!(change, Change::Begins(_))));
+    all
+}
+
+/// A command without the events that it will cause.
+trait IntoEntry {
+    fn into_entry(self) -> Entry;
+}
+
+macro_rules! into_entry {
+    ($($command:ty => $variant:ident),+) => {$(
+        impl IntoEntry for $command {
+            fn into_entry(self) -> Entry {
+                Entry::$variant { command: self, events: vec![] }
+            }
+        }
+    )+};
+}
+
+into_entry!(vm::Command => Vm, host::Command => Host, cloud::Command => Cloud, vault::Command => Vault);

@@ -1,0 +1,638 @@
+//! A scenario: a site, what happens to it, and what is expected of the service.
+//!
+//! Read from TOML. A file that cannot be used is refused with the line and the key that are wrong.
+
+use super::quantity::{Size, Span};
+use crate::domain::policy::Policy;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use thiserror::Error;
+use toml::Spanned;
+
+/// Most VMs of a scenario: their disks are in memory.
+const VMS_MAX: usize = 1_000;
+
+/// Largest disk of a scenario; every block of it is in memory several times.
+const DISK_BYTES_MAX: u64 = 64 << 20;
+
+/// Why a scenario cannot be used.
+#[derive(Debug, Error)]
+pub enum ScenarioError {
+    /// The file cannot be read.
+    #[error("read scenario {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not a scenario.
+    #[error("read scenario {name}: {problem}")]
+    Malformed {
+        /// Its name.
+        name: String,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A value does not fit the rest.
+    #[error("use scenario {name}, line {line}: {key}: {problem}")]
+    Unusable {
+        /// Its name.
+        name: String,
+        /// Where, from 1.
+        line: usize,
+        /// Which key.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
+}
+
+/// A scenario as its file tells it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What happens, in a few words.
+    pub title: String,
+    /// What it is to show.
+    pub why: String,
+    /// How long the timeline is. What lasts longer ends with it.
+    pub duration: Span,
+    /// Time after that in which everything must come to rest.
+    #[serde(default = "default_settle")]
+    pub settle: Span,
+    /// The site.
+    #[serde(default)]
+    pub site: SiteSpec,
+    /// Its VMs.
+    #[serde(default)]
+    pub vm: Vec<VmSpec>,
+    /// What happens, in any order.
+    #[serde(default)]
+    pub at: Vec<Step>,
+    /// What must be so in the end.
+    #[serde(default)]
+    pub expect: Vec<Expectation>,
+}
+
+/// The longest gap between two retries is 30 minutes, and a resynchronization comes on top.
+const fn default_settle() -> Span {
+    Span(45 * 60_000)
+}
+
+/// The site.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiteSpec {
+    /// The names of its hosts.
+    pub hosts: Vec<Spanned<String>>,
+    /// Time between two deltas, in whole seconds.
+    pub copy_frequency: Span,
+    /// For how long recovery points are kept, in whole hours.
+    pub retention: Span,
+    /// From a request to the vault to its answer.
+    pub rtt: Span,
+    /// What a host's link to the vault carries.
+    pub mbit_per_s: u64,
+}
+
+impl Default for SiteSpec {
+    fn default() -> Self {
+        Self {
+            hosts: vec![Spanned::new(0..0, "host-1".to_owned())],
+            copy_frequency: Span(30_000),
+            retention: Span::hours(2),
+            rtt: Span(10),
+            mbit_per_s: 500,
+        }
+    }
+}
+
+impl SiteSpec {
+    /// The policy of the site's cloud.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            copy_frequency_s: (self.copy_frequency.0 / 1_000) as u32,
+            recovery_point_retention_h: (self.retention.0 / 3_600_000) as u32,
+            app_consistent_frequency_h: 0,
+        }
+    }
+}
+
+/// A VM, or several alike.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Its name; several are called `name-1`, `name-2`, ...
+    pub name: Spanned<String>,
+    /// How many; one if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// The host that it runs on.
+    pub host: Spanned<String>,
+    /// The sizes of its disks.
+    pub disks: Spanned<Vec<Size>>,
+    /// How often its guest writes, 4 to 256 KiB each time.
+    #[serde(default = "default_rate")]
+    pub writes_per_minute: u32,
+    /// Times at which it writes more.
+    #[serde(default)]
+    pub burst: Vec<Burst>,
+}
+
+const fn default_rate() -> u32 {
+    12
+}
+
+/// A time at which a guest writes more.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Burst {
+    /// From when.
+    pub at: Span,
+    /// For how long.
+    pub r#for: Span,
+    /// How often it writes then.
+    pub writes_per_minute: u32,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// When, from the beginning.
+    pub t: Spanned<Span>,
+    /// What.
+    pub r#do: Spanned<Deed>,
+    /// To which host; every one if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Spanned<String>>,
+    /// To which VM; every one if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Spanned<String>>,
+    /// For how long; to the end of the timeline if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#for: Option<Span>,
+    /// Of a hundred requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// Time that a request takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<Span>,
+    /// How long a link is up, and then down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Span>,
+    /// By how much a clock goes forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Span>,
+    /// By how much a clock goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Span>,
+}
+
+macro_rules! deeds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, needs [$($need:literal),*], takes [$($take:literal),*];)+) => {
+        /// What can happen: faults first, then what an operator does.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+        pub enum Deed { $($(#[$doc])* #[serde(rename = $word)] $name,)+ }
+
+        impl Deed {
+            /// Everything that can happen.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Its word in a scenario.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// Keys that it cannot do without.
+            const fn needs(self) -> &'static [&'static str] {
+                match self { $(Self::$name => &[$($need),*],)+ }
+            }
+
+            /// Keys that it can have besides.
+            const fn takes(self) -> &'static [&'static str] {
+                match self { $(Self::$name => &[$($take),*],)+ }
+            }
+        }
+    };
+}
+
+deeds! {
+    /// A host's link to the vault is down.
+    CutLink = "cut_link", needs [], takes ["host", "for"];
+    /// A link is up and down by turns.
+    FlapLink = "flap_link", needs ["every"], takes ["host", "for"];
+    /// Requests of all hosts to the vault get lost.
+    LossyLink = "lossy_link", needs ["percent"], takes ["for"];
+    /// Requests of all hosts to the vault take longer.
+    SlowLink = "slow_link", needs ["rtt"], takes ["for"];
+    /// The service does not reach a host, which goes on working.
+    IsolateHost = "isolate_host", needs ["host"], takes ["for"];
+    /// A host's agent and its guests are killed; what was written stays in the host's memory.
+    KillHost = "kill_host", needs ["host"], takes ["for"];
+    /// A host loses power: what was not flushed is gone, or half there.
+    PowerLoss = "power_loss", needs ["host"], takes ["for"];
+    /// The wall clock is set.
+    JumpClock = "jump_clock", needs [], takes ["forward", "back"];
+    /// The service is killed with the agents in it, and started again.
+    KillService = "kill_service", needs ["for"], takes [];
+    /// Nobody reaches the vault.
+    VaultUnreachable = "vault_unreachable", needs [], takes ["for"];
+    /// The vault throttles.
+    ThrottleVault = "throttle_vault", needs ["percent"], takes ["for"];
+    /// The vault fails requests.
+    FailVault = "fail_vault", needs ["percent"], takes ["for"];
+    /// The vault takes nothing more.
+    FillVault = "fill_vault", needs [], takes ["for"];
+    /// The vault stores, and its answer is lost.
+    LoseAnswers = "lose_answers", needs ["percent"], takes ["for"];
+    /// The vault refuses the credentials.
+    ExpireCredentials = "expire_credentials", needs [], takes ["for"];
+    /// A bit of the newest segment of a VM flips in the vault.
+    RotVault = "rot_vault", needs ["vm"], takes [];
+    /// The volume of a host's replication logs is full.
+    FillDisk = "fill_disk", needs ["host"], takes ["for"];
+    /// Writing the disks of a VM fails.
+    FailDisk = "fail_disk", needs ["vm"], takes ["for"];
+    /// An operator moves a VM to the recovery site.
+    PlannedFailover = "planned_failover", needs ["vm"], takes [];
+    /// An operator gives a VM's site up.
+    UnplannedFailover = "unplanned_failover", needs [], takes ["vm"];
+    /// An operator makes a failover final.
+    Commit = "commit", needs ["vm"], takes [];
+    /// An operator has failed work tried again.
+    Retry = "retry", needs [], takes ["vm"];
+}
+
+impl Deed {
+    /// Whether it has this key.
+    pub(super) fn knows(self, key: &str) -> bool {
+        self.needs().contains(&key) || self.takes().contains(&key)
+    }
+
+    /// Whether a person at the service does it.
+    pub const fn is_operation(self) -> bool {
+        matches!(self, Self::PlannedFailover | Self::UnplannedFailover | Self::Commit | Self::Retry)
+    }
+}
+
+impl Step {
+    fn given(&self) -> Vec<&'static str> {
+        let keys = [
+            ("host", self.host.is_some()),
+            ("vm", self.vm.is_some()),
+            ("for", self.r#for.is_some()),
+            ("percent", self.percent.is_some()),
+            ("rtt", self.rtt.is_some()),
+            ("every", self.every.is_some()),
+            ("forward", self.forward.is_some()),
+            ("back", self.back.is_some()),
+        ];
+        keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.r#do.get_ref().word())?;
+        for name in [&self.host, &self.vm].into_iter().flatten() {
+            write!(f, " {}", name.get_ref())?;
+        }
+        if let Some(percent) = self.percent {
+            write!(f, " {percent}%")?;
+        }
+        for (word, span) in
+            [("rtt", self.rtt), ("forward", self.forward), ("back", self.back), ("for", self.r#for)]
+        {
+            if let Some(span) = span {
+                write!(f, " {word} {span}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Something that must be so in the end.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// Of which figure.
+    pub that: Spanned<Figure>,
+    /// Of which VM; of each one if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Spanned<String>>,
+    /// It is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<Spanned<toml::Value>>,
+    /// It is this or less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<Spanned<toml::Value>>,
+    /// It is this or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<Spanned<toml::Value>>,
+    /// It is among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub includes: Option<Spanned<toml::Value>>,
+}
+
+/// What is known of a VM after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// The greatest age that its newest recovery point reached: a length of time.
+    RpoMax,
+    /// The longest time from an order to fail over to the replica's start: a length of time.
+    RtoMax,
+    /// What its guest had written and a failover did not bring along: a size.
+    Lost,
+    /// How often its replica had to be brought into step: a number.
+    Resyncs,
+    /// How often work was tried again: a number.
+    Retries,
+    /// Minutes after a first failure at which attempts were due: numbers.
+    RetryMinutes,
+    /// The catalogue entries of its failures: texts such as SR-2101.
+    Failures,
+    /// Its health in the end: a text.
+    Health,
+    /// The worst that its health was after it was protected first: a text.
+    WorstHealth,
+    /// Where it stands in the end: a text, as in `protected`.
+    Phase,
+    /// How many recovery points it has in the end: a number.
+    Points,
+    /// How often it needed an administrator: a number.
+    AdministratorNeeded,
+}
+
+/// How the value of a figure is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Time,
+    Size,
+    Number,
+    Text,
+    Numbers,
+    Texts,
+}
+
+impl Figure {
+    /// Its word in a scenario.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::RpoMax => "rpo_max",
+            Self::RtoMax => "rto_max",
+            Self::Lost => "lost",
+            Self::Resyncs => "resyncs",
+            Self::Retries => "retries",
+            Self::RetryMinutes => "retry_minutes",
+            Self::Failures => "failures",
+            Self::Health => "health",
+            Self::WorstHealth => "worst_health",
+            Self::Phase => "phase",
+            Self::Points => "points",
+            Self::AdministratorNeeded => "administrator_needed",
+        }
+    }
+
+    pub(super) const fn unit(self) -> Unit {
+        match self {
+            Self::RpoMax | Self::RtoMax => Unit::Time,
+            Self::Lost => Unit::Size,
+            Self::Resyncs | Self::Retries | Self::Points | Self::AdministratorNeeded => {
+                Unit::Number
+            }
+            Self::Health | Self::WorstHealth | Self::Phase => Unit::Text,
+            Self::RetryMinutes => Unit::Numbers,
+            Self::Failures => Unit::Texts,
+        }
+    }
+}
+
+/// A value that a figure is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Number(u64),
+    Text(String),
+    Numbers(Vec<u64>),
+}
+
+impl Unit {
+    /// Reads a value of the file.
+    pub(super) fn read(self, value: &toml::Value) -> Result<Wanted, String> {
+        let text = || value.as_str().map(ToOwned::to_owned).ok_or("a text in quotes is needed");
+        Ok(match self {
+            Self::Time => Wanted::Number(Span::try_from(text()?)?.0),
+            Self::Size => Wanted::Number(Size::try_from(text()?)?.0),
+            Self::Text | Self::Texts => Wanted::Text(text()?),
+            Self::Number => Wanted::Number(number(value)?),
+            Self::Numbers => match value.as_array() {
+                Some(values) => {
+                    Wanted::Numbers(values.iter().map(number).collect::<Result<_, _>>()?)
+                }
+                None => Wanted::Number(number(value)?),
+            },
+        })
+    }
+}
+
+fn number(value: &toml::Value) -> Result<u64, String> {
+    let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
+    number.ok_or_else(|| "a whole number that is not negative is needed".to_owned())
+}
+
+impl Expectation {
+    /// The comparisons that it asks for, with the word of each.
+    pub(super) fn comparisons(&self) -> Vec<(&'static str, &Spanned<toml::Value>)> {
+        let all = [
+            ("is", &self.is),
+            ("at_most", &self.at_most),
+            ("at_least", &self.at_least),
+            ("includes", &self.includes),
+        ];
+        all.into_iter().filter_map(|(word, value)| Some((word, value.as_ref()?))).collect()
+    }
+}
+
+/// The VMs of a scenario, one each.
+#[derive(Clone, Debug)]
+pub(super) struct OneVm<'a> {
+    pub(super) name: String,
+    pub(super) spec: &'a VmSpec,
+}
+
+impl Scenario {
+    /// Reads a scenario and checks that it can be run. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ScenarioError`].
+    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text).map_err(|error| ScenarioError::Malformed {
+            name: name.to_owned(),
+            problem: error.to_string(),
+        })?;
+        let check = Check { name, text, scenario: &scenario };
+        check.whole()?;
+        Ok(scenario)
+    }
+
+    /// Every VM by its own name.
+    pub(super) fn vms(&self) -> Vec<OneVm<'_>> {
+        let mut all = Vec::new();
+        for spec in &self.vm {
+            match spec.count {
+                None => all.push(OneVm { name: spec.name.get_ref().clone(), spec }),
+                Some(count) => all.extend(
+                    (1..=count)
+                        .map(|nth| OneVm { name: format!("{}-{nth}", spec.name.get_ref()), spec }),
+                ),
+            }
+        }
+        all
+    }
+
+    /// The timeline in order.
+    pub(super) fn timeline(&self) -> Vec<&Step> {
+        let mut steps: Vec<_> = self.at.iter().collect();
+        steps.sort_by_key(|step| *step.t.get_ref());
+        steps
+    }
+
+    /// As a file that [`Scenario::parse`] reads.
+    ///
+    /// # Errors
+    /// Where a value cannot be written, which no scenario that was read has.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+/// A scenario that is being checked, with its text to find lines in.
+struct Check<'a> {
+    name: &'a str,
+    text: &'a str,
+    scenario: &'a Scenario,
+}
+
+impl Check<'_> {
+    fn whole(&self) -> Result<(), ScenarioError> {
+        let site = &self.scenario.site;
+        if self.scenario.vm.is_empty() {
+            return Err(self.at(0, "vm", "a scenario has at least one [[vm]]"));
+        }
+        if site.hosts.is_empty() {
+            return Err(self.at(0, "site.hosts", "a site has at least one host"));
+        }
+        site.policy().check().map_err(|rejection| self.at(0, "site", &rejection.to_string()))?;
+        let vms = self.scenario.vms();
+        if VMS_MAX < vms.len() {
+            return Err(self.at(0, "vm", &format!("at most {VMS_MAX} VMs can be simulated")));
+        }
+        for vm in &self.scenario.vm {
+            self.host(&vm.host)?;
+            let sizes = vm.disks.get_ref();
+            let fits = |size: &Size| {
+                size.0.is_multiple_of(4096) && (4096..=DISK_BYTES_MAX).contains(&size.0)
+            };
+            if sizes.is_empty() || !sizes.iter().all(fits) {
+                let problem = "one size or more of 4 KiB to 64 MiB, in multiples of 4 KiB";
+                return Err(self.at(vm.disks.span().start, "disks", problem));
+            }
+            if vms.iter().filter(|one| one.spec.name.get_ref() == vm.name.get_ref()).count()
+                != vm.count.unwrap_or(1)
+            {
+                let problem = format!("{} is used twice", vm.name.get_ref());
+                return Err(self.at(vm.name.span().start, "name", &problem));
+            }
+        }
+        self.scenario.at.iter().try_for_each(|step| self.step(step))?;
+        self.scenario.expect.iter().try_for_each(|expect| self.expectation(expect))
+    }
+
+    fn step(&self, step: &Step) -> Result<(), ScenarioError> {
+        let deed = *step.r#do.get_ref();
+        let given = step.given();
+        let place = step.r#do.span().start;
+        if let Some(missing) = deed.needs().iter().find(|key| !given.contains(key)) {
+            return Err(self.at(place, missing, &format!("{} needs it", deed.word())));
+        }
+        if let Some(extra) = given.iter().find(|key| !deed.knows(key)) {
+            return Err(self.at(place, extra, &format!("{} does not take it", deed.word())));
+        }
+        if deed == Deed::JumpClock && step.forward.is_some() == step.back.is_some() {
+            return Err(self.at(place, "do", "jump_clock needs either forward or back"));
+        }
+        if self.scenario.duration <= *step.t.get_ref() {
+            let problem = format!("is after the end of the timeline, {}", self.scenario.duration);
+            return Err(self.at(step.t.span().start, "t", &problem));
+        }
+        if step.percent.is_some_and(|percent| 100 < percent) {
+            return Err(self.at(place, "percent", "is more than 100"));
+        }
+        if step.every == Some(Span(0)) {
+            return Err(self.at(place, "every", "is nothing"));
+        }
+        if let Some(host) = &step.host {
+            self.host(host)?;
+        }
+        step.vm.as_ref().map_or(Ok(()), |vm| self.vm(vm))
+    }
+
+    fn expectation(&self, expect: &Expectation) -> Result<(), ScenarioError> {
+        if let Some(vm) = &expect.vm {
+            self.vm(vm)?;
+        }
+        let figure = *expect.that.get_ref();
+        let comparisons = expect.comparisons();
+        if comparisons.is_empty() {
+            let problem = "needs one of is, at_most, at_least, includes";
+            return Err(self.at(expect.that.span().start, "that", problem));
+        }
+        for (word, value) in comparisons {
+            let fits = match (figure.unit(), word) {
+                (Unit::Numbers | Unit::Texts, "includes") => true,
+                (Unit::Numbers, "is") => value.get_ref().is_array(),
+                (Unit::Numbers | Unit::Texts, _) | (_, "includes") => false,
+                (Unit::Text, word) => word == "is",
+                _ => true,
+            };
+            if !fits {
+                let problem = format!("{} cannot be compared so", figure.word());
+                return Err(self.at(value.span().start, word, &problem));
+            }
+            let read = figure.unit().read(value.get_ref());
+            read.map_err(|problem| self.at(value.span().start, word, &problem))?;
+        }
+        Ok(())
+    }
+
+    fn host(&self, host: &Spanned<String>) -> Result<(), ScenarioError> {
+        let hosts = &self.scenario.site.hosts;
+        if hosts.iter().any(|known| known.get_ref() == host.get_ref()) {
+            return Ok(());
+        }
+        let problem = format!("the site has no host {:?}", host.get_ref());
+        Err(self.at(host.span().start, "host", &problem))
+    }
+
+    fn vm(&self, vm: &Spanned<String>) -> Result<(), ScenarioError> {
+        if self.scenario.vms().iter().any(|known| known.name == *vm.get_ref()) {
+            return Ok(());
+        }
+        let problem = format!("the site has no VM {:?}", vm.get_ref());
+        Err(self.at(vm.span().start, "vm", &problem))
+    }
+
+    fn at(&self, place: usize, key: &str, problem: &str) -> ScenarioError {
+        let before = self.text.get(..place).unwrap_or_default();
+        ScenarioError::Unusable {
+            name: self.name.to_owned(),
+            line: before.matches('\n').count() + 1,
+            key: key.to_owned(),
+            problem: problem.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Random scenarios: a site, and faults whose classes are on or off by the seed.
+//!
+//! Leaving classes out finds more than having all of them everywhere: a long outage hides what a short
+//! one would show. Source: Groce, Zhang, Eide, Chen, Regehr, "Swarm testing" (2012).
+
+use super::dice::Dice;
+use super::quantity::{Size, Span};
+use super::scenario::{Deed, Scenario, SiteSpec, Step, VmSpec};
+use toml::Spanned;
+
+const MINUTE: u64 = 60_000;
+
+/// Percent of all seeds in which a class of faults happens at all.
+const CLASS_ON: u32 = 35;
+
+/// Classes of what can happen in a swarm.
+const CLASSES: &[Deed] = &[
+    Deed::CutLink,
+    Deed::FlapLink,
+    Deed::LossyLink,
+    Deed::SlowLink,
+    Deed::IsolateHost,
+    Deed::KillHost,
+    Deed::PowerLoss,
+    Deed::JumpClock,
+    Deed::KillService,
+    Deed::VaultUnreachable,
+    Deed::ThrottleVault,
+    Deed::FailVault,
+    Deed::FillVault,
+    Deed::LoseAnswers,
+    Deed::ExpireCredentials,
+    Deed::RotVault,
+    Deed::FillDisk,
+    Deed::FailDisk,
+    Deed::PlannedFailover,
+    Deed::UnplannedFailover,
+    Deed::Commit,
+    Deed::Retry,
+];
+
+impl Scenario {
+    /// The random scenario of a seed.
+    pub fn random(seed: u64) -> Self {
+        let dice = Dice::new(seed);
+        let minutes = dice.between("duration", 20, 60);
+        let hosts: Vec<String> =
+            (1..=dice.between("hosts", 1, 2)).map(|nth| format!("host-{nth}")).collect();
+        let vms: Vec<VmSpec> =
+            (1..=dice.between("vms", 1, 3)).map(|nth| random_vm(&dice, nth, &hosts)).collect();
+        let mut at = Vec::new();
+        for class in CLASSES {
+            if dice.happens(&format!("{} happens", class.word()), CLASS_ON) {
+                for _ in 0..dice.between("how often", 1, 3) {
+                    at.push(random_step(&dice, *class, &hosts, &vms, minutes));
+                }
+            }
+        }
+        Self {
+            title: format!("swarm {seed}"),
+            why: "What random faults do to a random site.".to_owned(),
+            duration: Span(minutes * MINUTE),
+            settle: Span(45 * MINUTE),
+            site: SiteSpec {
+                hosts: hosts.into_iter().map(spanned).collect(),
+                copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),
+                retention: Span::hours(dice.between("retention", 0, 2)),
+                rtt: Span(dice.between("rtt", 1, 60)),
+                mbit_per_s: dice.between("bandwidth", 2, 1_000),
+            },
+            vm: vms,
+            at,
+            expect: vec![],
+        }
+    }
+}
+
+fn random_vm(dice: &Dice, nth: u64, hosts: &[String]) -> VmSpec {
+    let disks = (0..dice.between("disks", 1, 2))
+        .map(|_| Size(dice.between("disk size", 64, 256) * 4096))
+        .collect();
+    VmSpec {
+        name: spanned(format!("vm-{nth}")),
+        count: None,
+        host: spanned(chosen(dice, "host of a VM", hosts)),
+        disks: spanned(disks),
+        writes_per_minute: dice.between("writes", 1, 60) as u32,
+        burst: vec![],
+    }
+}
+
+fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minutes: u64) -> Step {
+    let key = deed.word();
+    let names: Vec<String> = vms.iter().map(|vm| vm.name.get_ref().clone()).collect();
+    let takes = |what: &str| deed.knows(what);
+    let some_host = takes("host").then(|| spanned(chosen(dice, key, hosts)));
+    let some_vm = takes("vm").then(|| spanned(chosen(dice, key, &names)));
+    // Short ones and long ones, to the millisecond: what happens meets what is under way.
+    let longest = if dice.happens(key, 50) { 90_000 } else { 15 * MINUTE };
+    let percent = takes("percent").then(|| dice.between(key, 5, 60) as u32);
+    let jump = Span(dice.between(key, 1, 120) * MINUTE);
+    let forward = deed == Deed::JumpClock && dice.happens(key, 50);
+    let back = deed == Deed::JumpClock && !forward;
+    Step {
+        t: spanned(Span(dice.between(key, 0, minutes * MINUTE - 1))),
+        r#do: spanned(deed),
+        host: some_host,
+        vm: some_vm,
+        r#for: takes("for").then(|| Span(dice.between(key, 100, longest))),
+        percent,
+        rtt: takes("rtt").then(|| Span(dice.between(key, 100, 5_000))),
+        every: takes("every").then(|| Span(dice.between(key, 2_000, 120_000))),
+        forward: forward.then_some(jump),
+        back: back.then_some(jump),
+    }
+}
+
+fn chosen(dice: &Dice, what: &str, names: &[String]) -> String {
+    names[(dice.next(what) % names.len() as u64) as usize].clone()
+}
+
+fn spanned<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}

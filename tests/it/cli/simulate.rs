@@ -1,0 +1,64 @@
+//! Tests of `lifeboat simulate`.
+
+use super::{lifeboat, text};
+use std::path::Path;
+
+fn scenario(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations");
+    folder.join(format!("{name}.toml")).display().to_string()
+}
+
+fn last_line(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let output = lifeboat(arguments);
+    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    let line = said.lines().last().unwrap_or_else(|| panic!("nothing was said: {complained}"));
+    (output.status.code(), serde_json::from_str(line).unwrap())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_hash_in_every_process() {
+    let path = scenario("planned_failover");
+    let arguments = ["simulate", &path, "--seed", "7", "-o", "json"];
+    let (code, first) = last_line(&arguments);
+    assert_eq!(code, Some(0), "{first:#}");
+    assert_eq!(first["verdict"], "pass");
+    assert_eq!(first["log_hash"].as_str().map(str::len), Some(64));
+    for _ in 0..3 {
+        assert_eq!(last_line(&arguments).1, first);
+    }
+}
+
+#[test]
+fn a_run_that_fails_says_so_by_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("impossible.toml");
+    let demand = "title = \"t\"\nwhy = \"w\"\nduration = \"5m\"\nsettle = \"5m\"\n\
+                  [[vm]]\nname = \"a\"\nhost = \"host-1\"\ndisks = [\"256KiB\"]\n\
+                  [[expect]]\nthat = \"rpo_max\"\nat_most = \"1s\"\n";
+    std::fs::write(&path, demand).unwrap();
+    let path = path.display().to_string();
+    let (code, outcome) = last_line(&["simulate", &path, "-o", "json"]);
+    assert_eq!((code, &outcome["verdict"]), (Some(1), &"fail".into()));
+    let (code, outcome) = last_line(&["simulate", &path, "--runs", "4", "-o", "json"]);
+    assert_eq!((code, &outcome["failed_seed"]), (Some(1), &1.into()));
+}
+
+#[test]
+fn a_scenario_that_cannot_be_read_is_an_error() {
+    let output = lifeboat(&["simulate", "nowhere.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("nowhere.toml"));
+    let output = lifeboat(&["simulate"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn the_log_of_a_run_is_read_by_the_event_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, data) = (folder.path().join("log.jsonl"), folder.path().join("data"));
+    let (log, data) = (log.display().to_string(), data.display().to_string());
+    let swarm = ["simulate", "--swarm", "--seed", "2", "--log", &log];
+    assert_eq!(lifeboat(&swarm).status.code(), Some(0));
+    super::done(&["events", "import", "--from", &log, "--data", &data]);
+    assert!(super::done(&["events", "tail", "--data", &data]).contains("vm/"));
+}

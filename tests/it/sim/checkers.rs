@@ -1,0 +1,81 @@
+//! Each checker finds the bug that is planted for it: one that finds nothing is none.
+
+use super::small;
+use lifeboat::sim::{Invariant, Outcome, Plant, RunOptions, Scenario, run};
+
+fn with(plant: Plant, scenario: &Scenario) -> Outcome {
+    let options = RunOptions { seed: 3, plant: Some(plant), ..RunOptions::default() };
+    run(scenario, options).unwrap()
+}
+
+/// Runs with the bug, and without it to see that the bug is what is found.
+#[track_caller]
+fn finds(invariant: Invariant, plant: Plant, timeline: &str) {
+    let scenario = small(timeline);
+    let outcome = with(plant, &scenario);
+    let found = outcome.violations.iter().any(|violation| violation.invariant == invariant);
+    assert!(found, "{plant:?} was not found: {:#?}", outcome.violations);
+    assert!(!outcome.passed());
+    let sound = run(&scenario, RunOptions { seed: 3, ..RunOptions::default() }).unwrap();
+    assert!(sound.passed(), "{:#?}", sound.violations);
+}
+
+const PLANNED: &str = r#"
+[[at]]
+t = "8m"
+do = "planned_failover"
+vm = "web"
+"#;
+
+#[test]
+fn a_write_past_the_tracker_breaks_durability() {
+    finds(Invariant::Durability, Plant::UntrackedWrite, "");
+}
+
+#[test]
+fn a_source_that_runs_on_is_a_second_primary() {
+    finds(Invariant::OnePrimary, Plant::ShutDownLies, PLANNED);
+}
+
+#[test]
+fn writes_after_the_last_log_are_a_loss_of_a_planned_failover() {
+    let busy =
+        format!("[[vm.burst]]\nat = \"7m\"\nfor = \"4m\"\nwrites_per_minute = 400\n{PLANNED}");
+    finds(Invariant::PlannedWithoutLoss, Plant::ShutDownLies, &busy);
+}
+
+#[test]
+fn an_object_that_disappears_makes_recovery_points_unrestorable() {
+    finds(Invariant::Restorable, Plant::LostObject, "");
+}
+
+#[test]
+fn work_that_hangs_is_no_convergence() {
+    finds(Invariant::Convergence, Plant::HangingShip, "");
+}
+
+#[test]
+fn a_copy_that_hangs_is_a_job_without_end() {
+    finds(Invariant::JobsEnd, Plant::HangingCopy, "");
+}
+
+#[test]
+fn a_log_that_tells_something_else_is_not_the_live_state() {
+    finds(Invariant::ReplayEqualsLive, Plant::ForgedEvent, "");
+}
+
+#[test]
+fn an_event_that_nobody_decided_is_found() {
+    finds(Invariant::RedecideEqualsLog, Plant::UndecidedEvent, "");
+}
+
+#[test]
+fn a_retry_off_the_schedule_is_found() {
+    let cut = "[[at]]\nt = \"5m\"\ndo = \"cut_link\"\nfor = \"5m\"\n";
+    finds(Invariant::RetrySchedule, Plant::HastyTimer, cut);
+}
+
+#[test]
+fn a_log_that_fills_up_is_found() {
+    finds(Invariant::Bounded, Plant::Chatter, "");
+}

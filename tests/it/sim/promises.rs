@@ -1,0 +1,85 @@
+//! What the simulator promises about itself: the same run again, a run that the seed changes, the smallest
+//! timeline that still fails, and expectations that can fail.
+
+use super::{named, of, seeded, small};
+use lifeboat::sim::{Scenario, Subject, Verdict, explore, shrink};
+
+#[test]
+fn the_same_scenario_and_seed_give_the_same_log_and_another_seed_another() {
+    let scenario = Scenario::random(11);
+    let first = of(&scenario, 11);
+    let again = of(&scenario, 11);
+    assert_eq!(first.log_hash, again.log_hash);
+    assert_eq!(first.log, again.log);
+    assert_ne!(first.log_hash, of(&scenario, 12).log_hash);
+}
+
+#[test]
+fn an_expectation_that_does_not_hold_fails_the_run() {
+    let outcome = of(&small("[[expect]]\nthat = \"points\"\nat_most = 1\n"), 1);
+    assert!(!outcome.passed());
+    assert_eq!(outcome.expectations[0].verdict, Verdict::Fail);
+    assert_ne!(outcome.expectations[0].found, "");
+}
+
+#[test]
+fn a_failing_run_shrinks_to_the_step_that_matters() {
+    let scenario = small(
+        r#"
+        [[at]]
+        t = "4m"
+        do = "slow_link"
+        rtt = "200ms"
+        for = "1m"
+
+        [[at]]
+        t = "6m"
+        do = "lossy_link"
+        percent = 5
+        for = "1m"
+
+        [[at]]
+        t = "7m"
+        do = "power_loss"
+        host = "host-1"
+        for = "30s"
+
+        [[at]]
+        t = "12m"
+        do = "jump_clock"
+        forward = "1m"
+
+        [[expect]]
+        that = "resyncs"
+        is = 0
+        "#,
+    );
+    let smallest = shrink(&scenario, seeded(1), &|_| ()).unwrap().unwrap();
+    let left: Vec<String> = smallest.at.iter().map(ToString::to_string).collect();
+    assert_eq!(left, ["power_loss host-1 for 30s"]);
+    // What is left is a scenario, and it fails as the whole one did.
+    let text = smallest.to_toml().unwrap();
+    let read = Scenario::parse("the smallest", &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert!(!of(&read, 1).passed());
+}
+
+#[test]
+fn what_passes_does_not_shrink() {
+    assert!(shrink(&small(""), seeded(1), &|_| ()).unwrap().is_none());
+}
+
+#[test]
+fn exploring_stops_at_a_seed_that_fails() {
+    let failing = small("[[expect]]\nthat = \"points\"\nat_most = 1\n");
+    let explored = explore(Subject::One(&failing), seeded(5), 50, &|_| ()).unwrap();
+    assert_eq!(explored.failed.map(|outcome| outcome.seed), Some(5));
+    assert!(explored.runs < 50);
+}
+
+#[test]
+fn expectations_fail_where_the_fault_is_left_out() {
+    let mut scenario = named("vault_unreachable");
+    scenario.at.clear();
+    let outcome = of(&scenario, 7);
+    assert!(!outcome.passed(), "the scenario says nothing about its fault");
+}
