@@ -5,6 +5,7 @@
 
 mod demo;
 mod events;
+mod hrl;
 mod serve;
 mod simulate;
 mod table;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Look into replication logs, verify and apply them
+    Hrl(hrl::Args),
     /// Run an outage in virtual time
     Simulate(simulate::Args),
     /// Read a vault, and make its keys
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Hrl(args) => hrl::run(&args),
         Command::Simulate(args) => simulate::run_command(&args),
         Command::Vault(args) => vault::run(&args),
     };

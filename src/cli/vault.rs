@@ -128,7 +128,7 @@ impl PlaceArgs {
             (Some(id), found) if found.contains(&id) => Ok(id),
             (None, [id]) => Ok(*id),
             (None, []) => Err("there is no vault in this folder".into()),
-            (Some(_), found) | (None, found) => {
+            (Some(_) | None, found) => {
                 let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
                 Err(format!("choose a vault with --id: {}", ids.join(", ")).into())
             }

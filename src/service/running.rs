@@ -350,6 +350,7 @@ impl Service {
         let policy = Policy::from(config.policy);
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
+        let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };
@@ -368,6 +369,8 @@ impl Service {
                         }
                         enrolled => enrolled?,
                     }
+                    let change = vm::Command::ChangeResyncWindow { window };
+                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
                 }

@@ -3,6 +3,7 @@
 use super::gate::{Gate, Shared};
 use super::log::DiskLogs;
 use super::range_guard::RangeGuard;
+use super::room::{self, Growth};
 use super::state::TrackedState;
 use super::suspect::Suspects;
 use super::{Broken, TrackError, names::Names};
@@ -16,8 +17,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One disk below a tracker.
 #[derive(Debug)]
@@ -27,6 +28,9 @@ pub(super) struct Disk {
     pub(super) names: Names,
     pub(super) device: Arc<dyn BlockDevice>,
     pub(super) suspects: Suspects,
+    /// What the log in transit takes on its volume.
+    pub(super) transit_bytes: AtomicU64,
+    growth: Mutex<Growth>,
     guard: RangeGuard,
     /// Whether a flush of the device failed. The kernel reports such an error once and then forgets the
     /// data, so no later flush proves anything.
@@ -42,7 +46,9 @@ impl Disk {
     ) -> Self {
         let flush_failed = AtomicBool::new(false);
         let suspects = Suspects::new(id, device.size_bytes(), &names);
-        Self { id, name, names, device, suspects, guard: RangeGuard::default(), flush_failed }
+        let (transit_bytes, growth) = (AtomicU64::new(0), Mutex::default());
+        let guard = RangeGuard::default();
+        Self { id, name, names, device, suspects, transit_bytes, growth, guard, flush_failed }
     }
 
     /// Makes the device durable. Fails for good once it has failed.
@@ -56,6 +62,19 @@ impl Disk {
     /// What its file is. Makes the device durable, as far as [`Disk::flush_device`] can still prove it.
     pub(super) fn identity(&self) -> Result<Option<DiskIdentity>, TrackError> {
         self.device.identity().map_err(|source| TrackError::Disk { disk: self.id, source })
+    }
+
+    /// How fast its logs grow.
+    pub(super) fn growth(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why logs of which the active one takes `active_bytes` end tracking, if they do.
+    fn too_large(&self, active_bytes: u64) -> Option<Broken> {
+        let log_bytes = active_bytes + self.transit_bytes.load(Ordering::Relaxed);
+        let size_bytes = self.device.size_bytes();
+        let reason = Broken::LogsTooLarge { disk: self.id, log_bytes, size_bytes };
+        (room::limit_bytes(size_bytes) <= log_bytes).then_some(reason)
     }
 
     /// A chain of logs starts with the disk as it is.
@@ -126,21 +145,23 @@ impl TrackedDisk {
                 Gate::On(logs) => &logs[self.index],
             };
             let held = self.disk().guard.hold(sectors.clone());
-            let appended = self.append(logs, &change.widened(self.device())?);
-            if let Err(error) = appended {
-                drop(held);
-                drop(gate);
-                self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
-                continue;
-            }
+            let log_bytes = match self.append(logs, &change.widened(self.device())?) {
+                Ok(log_bytes) => log_bytes,
+                Err(error) => {
+                    drop(held);
+                    drop(gate);
+                    self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
+                    continue;
+                }
+            };
             let applied = change.apply_to(self.device(), false);
-            let repaired = match &applied {
-                Ok(()) => Ok(()),
+            let kept = match &applied {
+                Ok(()) => self.disk().too_large(log_bytes).map_or(Ok(()), Err),
                 Err(_) => self.log_what_the_disk_holds(logs, sectors.clone()),
             };
             drop(held);
             drop(gate);
-            if let Err(reason) = repaired {
+            if let Err(reason) = kept {
                 self.shared.break_with(reason);
             }
             applied?;
@@ -148,13 +169,15 @@ impl TrackedDisk {
         }
     }
 
-    fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<(), LogError> {
+    /// Answers what the log takes on its volume then.
+    fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<u64, LogError> {
         let at = LogTime::from(self.shared.clock.now());
         let mut writer = logs.active.writer();
         match change {
-            Change::Data { data, offset } => writer.append(data, *offset, at),
-            Change::Zero { range, .. } => writer.append_zeroes(range.clone(), at),
+            Change::Data { data, offset } => writer.append(data, *offset, at)?,
+            Change::Zero { range, .. } => writer.append_zeroes(range.clone(), at)?,
         }
+        Ok(writer.allocated_bytes())
     }
 
     /// After a write that the disk refused, or took a part of: logs what is there, so that the log

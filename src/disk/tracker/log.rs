@@ -44,8 +44,8 @@ impl Log {
     /// As [`Log::flush`], the tail included: where the log ends is found again after a power loss.
     pub(super) fn flush_with_tail(&self) -> Result<(), LogError> {
         self.flush()?;
-        let tail = self.writer().tail().clone();
-        tail.sync()
+        let tail = self.writer().tail().cloned();
+        tail.map_or(Ok(()), |tail| tail.sync())
     }
 
     pub(super) fn new(writer: LogWriter) -> Self {

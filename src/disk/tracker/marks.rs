@@ -27,9 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// is whole regions, so they are not larger.
 pub const REGION_BYTES: u64 = 32 << 20;
 
-/// So many regions after it are marked with one that continues a marked one: a sequential writer then
-/// waits for a sync every 128 MiB instead of every 32.
-const REGIONS_AHEAD: u64 = 3;
+/// With a region that continues marked ones, as many are marked ahead as are marked before it, up to
+/// this: a sequential writer waits for few syncs, and at most twice of what it wrote is compared.
+const REGIONS_AHEAD_MAX: u64 = 32;
 
 const MAGIC: [u8; 8] = *b"lbmarks\0";
 const VERSION: u32 = 1;
@@ -164,10 +164,10 @@ impl Marks {
 
     /// The range, and what comes after it where it continues what is marked.
     fn with_ahead(&self, range: &Range<u64>) -> Range<u64> {
-        let before = range.start / REGION_BYTES * REGION_BYTES;
-        let continues = 0 < before && self.cover(&(before - 1..before));
-        let ahead = if continues { REGIONS_AHEAD * REGION_BYTES } else { 0 };
-        range.start..range.end.saturating_add(ahead).min(self.size_bytes)
+        let first = range.start / REGION_BYTES;
+        let marked = |region: &u64| self.cover(&(region * REGION_BYTES..region * REGION_BYTES + 1));
+        let run = (first.saturating_sub(REGIONS_AHEAD_MAX)..first).rev().take_while(marked).count();
+        range.start..range.end.saturating_add(run as u64 * REGION_BYTES).min(self.size_bytes)
     }
 
     fn write(&self, slots: &mut Slots, words: Vec<u64>) -> io::Result<()> {
@@ -264,7 +264,9 @@ mod tests {
         own.mark(&region(10, 11)).unwrap();
         assert_eq!(own.ranges(), [region(10, 11)]);
         own.mark(&(11 * REGION_BYTES..11 * REGION_BYTES + 512)).unwrap();
-        assert_eq!(own.ranges(), [region(10, 15)]);
+        assert_eq!(own.ranges(), [region(10, 13)]);
+        own.mark(&region(13, 14)).unwrap();
+        assert_eq!(own.ranges(), [region(10, 17)]);
         own.keep(&[region(12, 13)]);
         own.save().unwrap();
         let found = marks(1, SIZE);

@@ -18,6 +18,9 @@
 //! * A log that cannot be written never fails the guest: tracking is broken, with a reason that
 //!   survives restarts, and writes go on to the disks. Only another chain of logs ends that.
 //!
+//! * Logs that take half of their disk ([`Broken::LogsTooLarge`]) end tracking and are dropped.
+//!   [`Tracker::status`] says how far away that is, and whether the volume of the logs is short of space.
+//!
 //! What a start finds, and does:
 //!
 //! | the last run ended by | logs and disks | tracking |
@@ -53,14 +56,19 @@ mod marks;
 mod names;
 mod range_guard;
 mod reopen;
+mod room;
 mod state;
 mod suspect;
 
 pub use disk::TrackedDisk;
 pub use marks::REGION_BYTES;
+pub use room::LowSpace;
 pub use suspect::{CHUNK_BYTES, Suspect};
 
-use crate::disk::hrl::{EMPTY_LOG_BYTES, Header, LogError, LogTime, LogWriter, Tail};
+use crate::disk::hrl::{
+    EMPTY_LOG_BYTES, Header, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail, compact,
+    unique_bytes,
+};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
 use crate::domain::id::DiskId;
@@ -78,6 +86,7 @@ use state::{State, StateFile, TrackedState, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use suspect::LogsFound;
 use thiserror::Error;
@@ -143,6 +152,8 @@ pub struct TrackStatus {
     pub tracking: bool,
     /// Why it is not, where it should be.
     pub broken: Option<Broken>,
+    /// Whether the volume of the logs is short of space: long before a log cannot be written.
+    pub low_space: Option<LowSpace>,
     /// The disks, in the order of [`Tracker::open`].
     pub disks: Vec<DiskStatus>,
 }
@@ -158,6 +169,17 @@ pub struct DiskStatus {
     pub active_bytes: u64,
     /// What its log in transit takes on the volume.
     pub transit_bytes: u64,
+    /// When the logs reach the size that ends tracking, if they grow on as they did: at the mean rate of
+    /// the last minutes, over the times that [`Tracker::status`] was called. `None` if they do not grow,
+    /// or so slowly that it takes more than 30 days.
+    pub full_at: Option<Timestamp>,
+}
+
+impl DiskStatus {
+    /// What the logs take on the volume as a share of the disk; at 0.5 tracking ends.
+    pub fn log_share(&self) -> f64 {
+        (self.active_bytes + self.transit_bytes) as f64 / self.size_bytes.max(1) as f64
+    }
 }
 
 /// Why logs and disks no longer agree: the VM must be resynchronized.
@@ -217,6 +239,18 @@ pub enum Broken {
         expected: FileIdentity,
         /// What it is.
         found: FileIdentity,
+    },
+    /// Comparing the disk with its replica is cheaper than shipping so much.
+    #[error(
+        "keep the replication logs of disk {disk}: {log_bytes} bytes reach half of its {size_bytes}"
+    )]
+    LogsTooLarge {
+        /// Whose logs.
+        disk: DiskId,
+        /// What they took on the volume.
+        log_bytes: u64,
+        /// Size of the disk.
+        size_bytes: u64,
     },
 }
 
@@ -294,6 +328,9 @@ pub enum TrackError {
         /// The name.
         name: String,
     },
+    /// There is no room for the files of a cut. Nothing was cut, and tracking goes on.
+    #[error(transparent)]
+    LowSpace(#[from] LowSpace),
     /// Nothing is tracked.
     #[error("cut the logs: tracking is off")]
     NotTracking,
@@ -341,6 +378,7 @@ impl Classified for TrackError {
             }
             Self::File { .. } | Self::Closed => Code::HostResourcesShort,
             Self::Log(error) => error.code(),
+            Self::LowSpace(low) => low.code(),
             Self::Disk { .. } => Code::DiskUnusable,
             Self::Broken(broken) => broken.code(),
             Self::StateDamaged { .. } => Code::LogChainBroken,
@@ -415,8 +453,11 @@ impl Tracker {
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
-        let (shared, control, transit) = (Arc::new(shared), Mutex::new(()), Mutex::new(transit));
-        Ok(Arc::new(Self { shared, control, transit }))
+        let tracker =
+            Self { shared: Arc::new(shared), control: Mutex::new(()), transit: Mutex::new(None) };
+        tracker.set_transit(transit);
+        tracker.drop_too_large(&tracker.lock_control());
+        Ok(Arc::new(tracker))
     }
 
     /// The disk to serve.
@@ -576,11 +617,28 @@ impl Tracker {
     /// Cuts the logs of all disks at one instant; what they hold is durable and closed on return, and
     /// in transit until [`Tracker::acknowledge`]. The same number again answers the same cut.
     ///
+    /// Where the logs of a disk take 40 % of it, a log in transit with much that it overwrites itself is
+    /// compacted: the same log by identity, chain and result. Nobody is held up by that but the caller.
+    ///
     /// # Errors
+    /// [`TrackError::LowSpace`] where there is no room for the files of a cut;
     /// [`TrackError::Broken`] with the reason if the logs lack writes; [`TrackError::InTransit`] and
     /// [`TrackError::NumberUsed`]; else nothing was cut and tracking goes on.
     pub fn cut(&self, number: u64) -> Result<Cut, TrackError> {
-        let _control = self.lock_control();
+        let cut = self.cut_as_it_is(number)?;
+        match self.compact(number) {
+            Ok(None) => Ok(cut),
+            Ok(Some(compacted)) => Ok(compacted),
+            Err(error) => {
+                tracing::warn!(folder = %self.shared.folder.display(), %error, "cannot compact a log");
+                Ok(cut)
+            }
+        }
+    }
+
+    fn cut_as_it_is(&self, number: u64) -> Result<Cut, TrackError> {
+        let control = self.lock_control();
+        self.drop_too_large(&control);
         if let Some(transit) = &*self.lock_transit() {
             let cut = &transit.cut;
             let other = || TrackError::InTransit { number: cut.number };
@@ -590,6 +648,7 @@ impl Tracker {
         if number <= last {
             return Err(TrackError::NumberUsed { number, last });
         }
+        self.check_room(room::cut_bytes(self.shared.disks.len()))?;
         let next = self.prepare(number).inspect_err(|_| self.remove_prepared(number))?;
         let (retired, at) = match self.switch(next) {
             Ok(switched) => switched,
@@ -601,8 +660,79 @@ impl Tracker {
         let finished = self.finish(number, &retired, at);
         let transit = finished.map_err(|reason| self.break_with(reason))?;
         let cut = transit.cut.clone();
-        *self.lock_transit() = Some(transit);
+        self.set_transit(Some(transit));
         Ok(cut)
+    }
+
+    /// Compacts the logs of a cut in transit where the logs of their disk are large and it helps.
+    /// Answers the cut if that changed it. Appending to logs goes on meanwhile, and so does everything
+    /// else: the files are exchanged at the end, if they still count.
+    fn compact(&self, number: u64) -> Result<Option<Cut>, TrackError> {
+        let mut changed = None;
+        for (index, disk) in self.shared.disks.iter().enumerate() {
+            if self.log_bytes(index) < room::compact_bytes(disk.device.size_bytes()) {
+                continue;
+            }
+            let files = &*self.shared.files;
+            let (path, to) = (disk.names.transit(number), disk.names.compact(number));
+            let log = LogReader::open(files, &path, HeaderTrust::Verified)?;
+            if log.end() / 4 * 3 < unique_bytes(&log)? {
+                continue;
+            }
+            let compacted = compact(files, &log, &to)?;
+            let _control = self.lock_control();
+            let mut transit = self.lock_transit();
+            let Some(transit) = transit.as_mut().filter(|transit| transit.cut.number == number)
+            else {
+                names::remove(files, &to)
+                    .map_err(|source| TrackError::File { path: to, source })?;
+                return Ok(None);
+            };
+            files
+                .rename(&to, &path)
+                .map_err(|source| TrackError::File { path: path.clone(), source })?;
+            self.sync_folder()?;
+            transit.allocated_bytes[index] = compacted.allocated_bytes();
+            transit.cut.logs[index].bytes = compacted.end();
+            disk.transit_bytes.store(compacted.allocated_bytes(), Ordering::Relaxed);
+            changed = Some(transit.cut.clone());
+        }
+        Ok(changed)
+    }
+
+    /// What the logs of a disk take on the volume.
+    fn log_bytes(&self, index: usize) -> u64 {
+        let active = match &*self.shared.read_gate() {
+            Gate::On(logs) => logs[index].active.writer().allocated_bytes(),
+            Gate::Off | Gate::Broken(_) | Gate::Closed => 0,
+        };
+        active + self.shared.disks[index].transit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Drops the logs of a VM whose logs were too large. Not where they may still hold something that is
+    /// not durable on the disks.
+    fn drop_too_large(&self, _control: &MutexGuard<'_, ()>) {
+        let Gate::Broken(Broken::LogsTooLarge { .. }) = &*self.shared.read_gate() else { return };
+        let left = |disk: &Disk| self.shared.files.exists(&disk.names.active());
+        if self.transit().is_none() && !self.shared.disks.iter().any(left) {
+            return;
+        }
+        let dropped = self.shared.flush_devices().and_then(|()| self.drop_logs());
+        if let Err(error) = dropped {
+            let folder = self.shared.folder.display();
+            tracing::error!(%folder, %error, "cannot drop logs that are too large");
+        }
+    }
+
+    fn low_space(&self, needed_bytes: u64) -> Option<LowSpace> {
+        let folder = self.shared.folder.clone();
+        // Where nobody can tell what is free, a log that cannot be written says so.
+        let free_bytes = self.shared.files.free_bytes(&folder).ok()?;
+        (free_bytes < needed_bytes).then_some(LowSpace { folder, free_bytes, needed_bytes })
+    }
+
+    fn check_room(&self, needed_bytes: u64) -> Result<(), LowSpace> {
+        self.low_space(needed_bytes).map_or(Ok(()), Err)
     }
 
     /// The cut that is in transit, also after a restart.
@@ -629,7 +759,12 @@ impl Tracker {
         let cut = match transit {
             Some(transit) if transit.cut.number == number => transit.cut,
             Some(_) | None if number <= self.shared.state().acknowledged => return Ok(()),
-            Some(_) | None => return Err(TrackError::NotInTransit { number }),
+            Some(_) | None => {
+                return Err(match &*self.shared.read_gate() {
+                    Gate::Broken(reason) => TrackError::Broken(reason.clone()),
+                    Gate::Off | Gate::On(_) | Gate::Closed => TrackError::NotInTransit { number },
+                });
+            }
         };
         self.shared.flush_devices()?;
         self.shared.change_state(|state| {
@@ -646,7 +781,7 @@ impl Tracker {
                 .map_err(|source| TrackError::File { path: log.path.clone(), source })?;
         }
         self.sync_folder()?;
-        *self.lock_transit() = None;
+        self.set_transit(None);
         Ok(())
     }
 
@@ -673,24 +808,33 @@ impl Tracker {
 
     /// What the tracker does.
     pub fn status(&self) -> TrackStatus {
-        let transit = self.lock_transit().clone();
+        if let Ok(control) = self.control.try_lock() {
+            self.drop_too_large(&control);
+        }
+        let now = self.shared.clock.now();
         let gate = self.shared.read_gate();
-        let disk_status = |(index, disk): (usize, &Disk)| DiskStatus {
-            disk: disk.id,
-            size_bytes: disk.device.size_bytes(),
-            active_bytes: match &*gate {
+        let disk_status = |(index, disk): (usize, &Disk)| {
+            let size_bytes = disk.device.size_bytes();
+            let active_bytes = match &*gate {
                 Gate::On(logs) => logs[index].active.writer().allocated_bytes(),
                 Gate::Off | Gate::Broken(_) | Gate::Closed => 0,
-            },
-            transit_bytes: transit.as_ref().map_or(0, |transit| transit.allocated_bytes[index]),
+            };
+            let transit_bytes = disk.transit_bytes.load(Ordering::Relaxed);
+            let limit = room::limit_bytes(size_bytes);
+            let full_at = disk.growth().forecast(now, active_bytes + transit_bytes, limit);
+            DiskStatus { disk: disk.id, size_bytes, active_bytes, transit_bytes, full_at }
         };
+        let disks: Vec<DiskStatus> =
+            self.shared.disks.iter().enumerate().map(disk_status).collect();
         TrackStatus {
             tracking: matches!(*gate, Gate::On(_)),
             broken: match &*gate {
                 Gate::Broken(reason) => Some(reason.clone()),
                 Gate::Off | Gate::On(_) | Gate::Closed => None,
             },
-            disks: self.shared.disks.iter().enumerate().map(disk_status).collect(),
+            low_space: self
+                .low_space(room::low_bytes(disks.iter().map(|disk| disk.size_bytes).sum())),
+            disks,
         }
     }
 
@@ -822,7 +966,7 @@ impl Tracker {
 
     /// Removes all logs. They do not count any more, by the state.
     fn drop_logs(&self) -> Result<(), TrackError> {
-        *self.lock_transit() = None;
+        self.set_transit(None);
         for disk in &self.shared.disks {
             disk.names
                 .remove_logs(&*self.shared.files)
@@ -841,6 +985,14 @@ impl Tracker {
         let folder = &self.shared.folder;
         let failed = |source| TrackError::File { path: folder.clone(), source };
         self.shared.files.sync_dir(folder).map_err(failed)
+    }
+
+    fn set_transit(&self, transit: Option<Transit>) {
+        for (index, disk) in self.shared.disks.iter().enumerate() {
+            let bytes = transit.as_ref().map_or(0, |transit| transit.allocated_bytes[index]);
+            disk.transit_bytes.store(bytes, Ordering::Relaxed);
+        }
+        *self.lock_transit() = transit;
     }
 
     fn lock_control(&self) -> MutexGuard<'_, ()> {

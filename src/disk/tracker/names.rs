@@ -6,6 +6,7 @@
 //! | `<disk>.hrl.tail` | the tail of the active log |
 //! | `<disk>.hrl.<number>.transit` | the log of cut `<number>` |
 //! | `<disk>.hrl.<number>.next` | the log that becomes active with cut `<number>` |
+//! | `<disk>.hrl.<number>.compact` | what replaces the log of cut `<number>`, smaller |
 //! | `<disk>.bm` | what may differ from the replica apart from what the logs hold |
 //! | `<disk>.al` | the regions that were written |
 //! | `<file>.next` | what a file is replaced by |
@@ -27,6 +28,7 @@ pub(super) struct Present {
     pub(super) active: bool,
     pub(super) transit: Vec<u64>,
     pub(super) next: Vec<u64>,
+    pub(super) compact: Vec<u64>,
 }
 
 impl Names {
@@ -50,6 +52,10 @@ impl Names {
         self.folder.join(format!("{}.hrl.{number}.next", self.name))
     }
 
+    pub(super) fn compact(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}.hrl.{number}.compact", self.name))
+    }
+
     pub(super) fn suspects(&self) -> PathBuf {
         self.folder.join(format!("{}.bm", self.name))
     }
@@ -69,6 +75,7 @@ impl Names {
             match (number.parse(), kind) {
                 (Ok(number), "transit") => present.transit.push(number),
                 (Ok(number), "next") => present.next.push(number),
+                (Ok(number), "compact") => present.compact.push(number),
                 (Ok(_) | Err(_), _) => {}
             }
         }
@@ -81,6 +88,7 @@ impl Names {
         let mut paths = vec![self.active(), self.tail()];
         paths.extend(present.transit.iter().map(|number| self.transit(*number)));
         paths.extend(present.next.iter().map(|number| self.next(*number)));
+        paths.extend(present.compact.iter().map(|number| self.compact(*number)));
         paths.iter().try_for_each(|path| remove(files, path))
     }
 }

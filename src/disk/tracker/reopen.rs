@@ -243,10 +243,14 @@ impl Found<'_> {
     /// Removes the logs of a cut that was acknowledged.
     fn finish_acknowledge(&self) -> Result<(), TrackError> {
         for disk in self.disks {
-            for number in self.present(disk)?.transit {
+            let present = self.present(disk)?;
+            for number in present.transit {
                 if number <= self.state.acknowledged {
                     self.remove(&disk.names.transit(number))?;
                 }
+            }
+            for number in present.compact {
+                self.remove(&disk.names.compact(number))?; // one that was not completed
             }
         }
         self.sync_folder()

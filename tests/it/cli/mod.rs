@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod demo_disk;
 mod event_log;
+mod hrl;
 mod serve;
 mod simulate;
 mod vault;

@@ -7,6 +7,7 @@ mod hrl;
 mod kill;
 mod nbd;
 mod offline;
+mod room;
 mod suspects;
 mod tracker;
 

@@ -19,7 +19,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -44,16 +43,12 @@ const MEMORY_MIB: u32 = 192;
 /// Size of a guest's disk.
 const DISK_BYTES: u64 = 128 << 20;
 
-/// Guests take whole processors: one test at a time runs them.
-static TURN: Mutex<()> = Mutex::new(());
-
 /// What a test has: a folder of its own, and everything that a machine boots from.
 struct Lab {
     folder: TempDir,
     kernel: PathBuf,
     initramfs: PathBuf,
     memory_mib: u32,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Lab {
@@ -69,14 +64,12 @@ impl Lab {
             println!("SKIPPED {test}: {KERNEL} names no kernel for guests");
             return None;
         };
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let own = Self {
             initramfs: folder.path().join("initramfs"),
             kernel: kernel.join("vmlinuz"),
             folder,
             memory_mib: MEMORY_MIB,
-            _turn: turn,
         };
         own.pack(own.system());
         Some(own)

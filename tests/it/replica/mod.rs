@@ -3,6 +3,7 @@
 mod encryption;
 mod extent_map;
 mod faulty_store;
+mod hostile;
 mod memory_files;
 mod overlay;
 mod segment;
