@@ -225,6 +225,7 @@ impl World {
             at: self.now,
             consistency: Consistency::Crash,
             stored_bytes: 0,
+            names: Default::default(),
             disks: BTreeMap::from([(DISK, DiskPoint { sequence, generation: 0, epoch: 1 })]),
         };
         self.proof.put_point(&point).await.unwrap();
