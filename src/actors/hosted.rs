@@ -1,6 +1,6 @@
 //! What the actors need of an entity beside its state machine: how its work is done.
 
-use super::entity_actor::{EntityActor, Origin, Tell, TellError};
+use super::entity_actor::{EntityActor, Inspect, Origin, Tell, TellError};
 use super::supervisor::{Find, Shelves, Supervisor};
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Entity, StreamId};
@@ -40,6 +40,8 @@ pub struct World {
     pub recovery: Arc<dyn Hypervisor>,
     /// Time between two looks at a host or a vault.
     pub watch_interval: Duration,
+    /// Time between two passes over the space of a VM's replica.
+    pub reclaim_interval: Duration,
 }
 
 /// An entity that an actor can host.
@@ -116,6 +118,11 @@ impl<E: Hosted> Reporter<E> {
     /// Reports something without waiting for the answer.
     pub fn report(&self, command: E::Command) {
         self.entity.do_send(Tell::new(command, Origin::of(E::WORKER)));
+    }
+
+    /// The present state of the entity; `None` if its actor is gone.
+    pub async fn state(&self) -> Option<E> {
+        self.entity.send(Inspect(std::marker::PhantomData)).await.ok()
     }
 
     /// Tells another entity something and waits until it is durable.

@@ -203,6 +203,20 @@ catalogue! {
         causes: ["the volume of the replication logs is full or answers with errors", "the host lost power again"],
         next: "The resynchronization is tried again by schedule.",
         action: "Look at the volume of the replication logs; earlier recovery points can be used.";
+    /// The guest was not quiesced for an application-consistent recovery point.
+    GuestNotQuiesced = "SR-2011", Recoverable, Warning, System,
+        title: "The guest's applications could not be brought to rest",
+        message: "recovery point {cycle} of {vm} is crash-consistent: its applications were not brought to rest",
+        causes: ["an application did not finish its transactions in time", "the guest has no agent that can be asked"],
+        next: "Replication goes on; an application-consistent point is tried again after 15 minutes.",
+        action: "Look at the guest's agent, or switch application-consistent points off in the policy.";
+    /// What recovery points that are past their retention took cannot be freed.
+    SpaceNotReclaimed = "SR-2204", Recoverable, Warning, System,
+        title: "The vault's space cannot be reclaimed",
+        message: "what expired recovery points of {vm} take in the vault cannot be freed",
+        causes: ["the vault cannot be reached or refuses deletions", "an object of the replica is damaged"],
+        next: "Replication goes on and the vault grows; it is tried again every few minutes.",
+        action: "Do what the vault's message asks for; allow deletion of objects with these credentials.";
 }
 
 /// The entry of a code.

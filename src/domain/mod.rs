@@ -9,6 +9,7 @@ pub mod host;
 pub mod id;
 pub mod job;
 pub mod policy;
+pub mod retention;
 pub mod retry;
 pub mod time;
 pub mod vault;

@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Policy {
     /// Seconds between two deltas. Site Recovery allows 30, 300 and 900; Lifeboat any from 1 to 900.
     pub copy_frequency_s: u32,
-    /// Hours for which recovery points are kept, 0 to 24. With 0 only the latest is kept.
+    /// Hours for which recovery points are kept, 0 to 72; the older, the fewer are. With 0 only the latest
+    /// is kept. Site Recovery allows up to 24.
     pub recovery_point_retention_h: u32,
     /// Hours between application-consistent points, 1 to 12; 0 for none.
     pub app_consistent_frequency_h: u32,
@@ -29,6 +30,14 @@ impl Policy {
         Duration::from_secs(self.copy_frequency_s as u64)
     }
 
+    /// Time between application-consistent points; `None` for none.
+    pub const fn app_consistent_frequency(&self) -> Option<Duration> {
+        match self.app_consistent_frequency_h {
+            0 => None,
+            hours => Some(Duration::from_secs(hours as u64 * 3600)),
+        }
+    }
+
     /// Time for which recovery points are kept.
     pub const fn retention(&self) -> Duration {
         Duration::from_secs(self.recovery_point_retention_h as u64 * 3600)
@@ -45,11 +54,11 @@ impl Policy {
         if !(1..=900).contains(&self.copy_frequency_s) {
             return outside("copy_frequency_s", self.copy_frequency_s, "from 1 to 900");
         }
-        if 24 < self.recovery_point_retention_h {
+        if 72 < self.recovery_point_retention_h {
             return outside(
                 "recovery_point_retention_h",
                 self.recovery_point_retention_h,
-                "from 0 to 24",
+                "from 0 to 72",
             );
         }
         if 12 < self.app_consistent_frequency_h {

@@ -5,6 +5,7 @@ use crate::domain::failure::Failure;
 use crate::domain::id::HostId;
 use crate::domain::vm::Vm;
 use async_trait::async_trait;
+use std::time::Duration;
 
 /// The hypervisors of a site. The same trait serves the primary and the recovery site.
 #[async_trait]
@@ -27,4 +28,19 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// `ReplicaDidNotStart`, `HostLost`.
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure>;
+
+    /// Brings the guest's applications to rest: returns when they have put their data in order, it is
+    /// on the disks, and nothing more is written. The guest goes on by itself after `at_most`, also if
+    /// whoever asked has died meanwhile.
+    ///
+    /// # Errors
+    /// `GuestNotQuiesced` if it does not come to rest in time, which leaves it running; `HostLost`.
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure>;
+
+    /// Lets a guest go on, whatever came of [`Hypervisor::freeze`]. Success means that it was at rest
+    /// until this moment.
+    ///
+    /// # Errors
+    /// `GuestNotQuiesced` if it was not, or had gone on by itself; `HostLost`.
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure>;
 }

@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub at: Timestamp,
     /// Bytes in the logs that were cut.
     pub log_bytes: u64,
+    /// Whether it was this call that cut them.
+    pub fresh: bool,
 }
 
 /// A disk of a failed-over VM, served to the recovery site's hypervisor.
@@ -149,6 +151,15 @@ pub trait Replication: Send + Sync {
     /// # Errors
     /// Those of the vault.
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure>;
+
+    /// Frees what the vault keeps for nobody: points that the VM let go of are deleted, what lies
+    /// between those that are left is merged, and what is not needed any more, by a reader neither, is
+    /// deleted after a grace period. One pass; to be repeated. Points that the VM has, or has yet to
+    /// learn of, stay readable throughout, whenever it is interrupted.
+    ///
+    /// # Errors
+    /// Those of the vault; `ReplicaInvalid` if another owner has taken over.
+    async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure>;
 
     /// Returns when the tracker has lost track of the VM's changes, with the reason.
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason;

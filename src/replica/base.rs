@@ -8,7 +8,7 @@ use super::error::VaultError;
 use super::fingerprint::RegionSums;
 use super::manifest::Manifest;
 use super::segment::{Header, Kind, SegmentHash, same};
-use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
+use super::vault::{PARALLEL, PutOutcome, Segment, Vault, damaged};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -45,6 +45,8 @@ pub struct RegionPresent {
     pub hash: SegmentHash,
     /// Length of its object.
     pub stored_bytes: u64,
+    /// The generation that it was written for.
+    pub generation: u64,
 }
 
 /// How a finished base goes together with the log.
@@ -109,7 +111,18 @@ impl BaseCopy {
     /// As [`BaseCopy::regions_present`]; [`VaultError::OtherWriter`] if the generation was completed
     /// by another epoch or from another sequence.
     pub async fn complete(&self, completion: Completion) -> Result<Completion, VaultError> {
-        let regions = self.regions_present().await?;
+        self.complete_over(BTreeMap::new(), completion).await
+    }
+
+    /// Closes the base with all regions that are present, and those of earlier generations that it
+    /// takes over as they are.
+    pub(super) async fn complete_over(
+        &self,
+        taken_over: BTreeMap<u64, RegionPresent>,
+        completion: Completion,
+    ) -> Result<Completion, VaultError> {
+        let mut regions = taken_over;
+        regions.extend(self.regions_present().await?);
         let Self { epoch, disk_size, .. } = *self;
         let manifest = Manifest { epoch, disk_size, completion, regions, key: None };
         let sealed = manifest.seal(&self.vault, self.disk, self.generation);
@@ -154,7 +167,8 @@ impl BaseCopy {
 
     async fn send(&self, region: u64, sealed: Sealed) -> Result<RegionPresent, VaultError> {
         let path = self.vault.region_path(self.disk, self.generation, region);
-        let ours = RegionPresent { hash: sealed.hash, stored_bytes: sealed.length };
+        let generation = self.generation;
+        let ours = RegionPresent { hash: sealed.hash, stored_bytes: sealed.length, generation };
         match self.vault.create(&path, sealed.bytes).await? {
             PutOutcome::Created => Ok(self.learn(region, ours)),
             // Sent before, maybe from an older state of the disk: as good, the log goes on top.
@@ -172,7 +186,8 @@ impl BaseCopy {
             let (ours, theirs) = (self.epoch, there.header.epoch);
             return Err(VaultError::OtherWriter { object: path.to_string(), ours, theirs });
         }
-        let present = RegionPresent { hash: there.hash, stored_bytes: there.stored_bytes };
+        let Segment { hash, stored_bytes, .. } = there;
+        let present = RegionPresent { hash, stored_bytes, generation: self.generation };
         Ok(self.learn(region, present))
     }
 }

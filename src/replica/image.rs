@@ -8,8 +8,10 @@ use super::segment::{
     Content, FRAME_BYTES, Flaw, Index, Kind, Part, REGION_BYTES, Row, SegmentHash, damage,
     impossible, same,
 };
+use super::stretch::{Stretch, cover};
 use super::vault::{PARALLEL, Vault, damaged, in_object};
 use crate::domain::id::DiskId;
+use crate::domain::time::Timestamp;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -50,8 +52,18 @@ pub struct DiskImage {
     base_size: u64,
     regions: BTreeMap<u64, RegionPresent>,
     indexes: Mutex<RegionIndexes>,
+    /// When the last segment was cut.
+    cut_at: Timestamp,
     /// Bytes that the log speaks of after its last fence.
     bytes_after_fence: u64,
+}
+
+/// The last segment that an image shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) hash: SegmentHash,
+    pub(super) epoch: u64,
+    pub(super) cut_at: Timestamp,
 }
 
 /// What an image can say of a range without reading its data.
@@ -95,7 +107,7 @@ pub(super) enum LogContent {
 
 #[derive(Debug)]
 struct LogSegment {
-    sequence: u64,
+    stretch: Stretch,
     opener: FrameOpener,
     /// With what opens their frames, once they were read.
     parts: Vec<(Part, OnceCell<FrameOpener>)>,
@@ -157,10 +169,81 @@ impl DiskImage {
             base_size: manifest.disk_size,
             regions: manifest.regions,
             indexes: Mutex::default(),
+            cut_at: manifest.completion.at,
             bytes_after_fence: 0,
         };
-        image.stack_log(manifest.completion.from_seq, manifest.completion.from_hash).await?;
+        let from_seq = manifest.completion.from_seq;
+        let merged = image.vault.merged_stretches(disk).await?;
+        image.stack_log(cover(&merged, from_seq, sequence)).await?;
         Ok(image)
+    }
+
+    /// What these stretches of the log say and nothing else; for merging them. `None` if they cannot be
+    /// merged into one: the disk changed its size between them, or there are too many rows.
+    pub(super) async fn of_log(
+        vault: &Vault,
+        disk: DiskId,
+        stretches: Vec<Stretch>,
+        rows_max: usize,
+    ) -> Result<Option<(Self, SegmentHash)>, VaultError> {
+        let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else {
+            return Ok(None);
+        };
+        let sequence = last.to;
+        let (_, index, _) = read_stretch(vault, disk, first).await?;
+        let previous = index.header.previous;
+        let mut image = Self {
+            vault: vault.clone(),
+            disk,
+            sequence,
+            size: index.header.disk_size,
+            log: ExtentMap::new(),
+            segments: Vec::new(),
+            generation: 0,
+            base_size: 0,
+            regions: BTreeMap::new(),
+            indexes: Mutex::default(),
+            head: previous,
+            epoch: 0,
+            cut_at: index.header.cut_at,
+            bytes_after_fence: 0,
+        };
+        let size = image.size;
+        let mut rows = 0;
+        for stretch in stretches {
+            image.stack_log(vec![stretch]).await?;
+            rows = image.log.len().max(rows);
+            if image.size != size || rows_max < rows {
+                return Ok(None);
+            }
+        }
+        Ok(Some((image, previous)))
+    }
+
+    /// The last segment.
+    pub(super) fn end(&self) -> End {
+        End { hash: self.head, epoch: self.epoch, cut_at: self.cut_at }
+    }
+
+    /// What the log lays over the base, ascending: ranges, and whether they are zeroes.
+    pub(super) fn log_extents(&self) -> impl Iterator<Item = (Range<u64>, bool)> {
+        let extents = self.log.iter();
+        extents.map(|extent| (extent.range, matches!(extent.value, LogContent::Zeroes)))
+    }
+
+    /// The regions of the base under the log.
+    pub(super) fn base_regions(&self) -> &BTreeMap<u64, RegionPresent> {
+        &self.regions
+    }
+
+    /// The generation of the base, and the disk's size when it was made.
+    pub(super) fn base(&self) -> (u64, u64) {
+        (self.generation, self.base_size)
+    }
+
+    /// The stretches of the log over the base.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = &Stretch> {
+        self.segments.iter().map(|segment| &segment.stretch)
     }
 
     /// The disk.
@@ -216,9 +299,10 @@ impl DiskImage {
 
     /// Goes on to a later sequence on the same base.
     pub(super) async fn advance(&mut self, sequence: u64) -> Result<(), VaultError> {
-        let (from, hash) = (self.sequence, self.head);
+        let from = self.sequence;
         self.sequence = sequence;
-        self.stack_log(from, hash).await
+        let merged = self.vault.merged_stretches(self.disk).await?;
+        self.stack_log(cover(&merged, from, sequence)).await
     }
 
     /// Fills `buffer` from `offset` on. Every frame is checked against its hash on every read.
@@ -318,7 +402,8 @@ impl DiskImage {
     pub(super) async fn base_region(&self, region: u64) -> Result<Option<BaseRegion>, VaultError> {
         let Some(found) = self.region(region).await? else { return Ok(None) };
         let hash = found.index.hash;
-        let sums = self.vault.sums_path(self.disk, self.generation, region, hash);
+        let generation = self.region_generation(region);
+        let sums = self.vault.sums_path(self.disk, generation, region, hash);
         Ok(Some(BaseRegion { region: found, hash, sums }))
     }
 
@@ -330,22 +415,20 @@ impl DiskImage {
         Ok(range)
     }
 
-    /// Lays the segments after `from_seq` over the base, and proves that they are one chain.
-    async fn stack_log(&mut self, from_seq: u64, from_hash: SegmentHash) -> Result<(), VaultError> {
+    /// Lays stretches of the log over what there is, and proves that they are one chain.
+    async fn stack_log(&mut self, stretches: Vec<Stretch>) -> Result<(), VaultError> {
         let (vault, disk) = (self.vault.clone(), self.disk);
-        let mut indexes = stream::iter(from_seq.saturating_add(1)..=self.sequence)
-            .map(|sequence| {
+        let mut indexes = stream::iter(stretches)
+            .map(|stretch| {
                 let vault = &vault;
                 async move {
-                    let path = vault.segment_path(disk, sequence);
-                    let (index, opener, _) = vault.open_index(&path).await?;
-                    vault.checked(&path, &index.header, disk, sequence)?;
-                    Ok::<_, VaultError>((path, index, opener))
+                    let (path, index, opener) = read_stretch(vault, disk, &stretch).await?;
+                    Ok::<_, VaultError>((path, index, opener, stretch))
                 }
             })
             .buffered(PARALLEL);
-        let (mut before, mut epoch) = (from_hash, self.epoch);
-        while let Some((path, index, opener)) = indexes.try_next().await? {
+        let (mut before, mut epoch) = (self.head, self.epoch);
+        while let Some((path, index, opener, stretch)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
             if header.previous != before {
@@ -358,14 +441,14 @@ impl DiskImage {
             if header.kind == Kind::Base {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
-            (before, epoch) = (index.hash, header.epoch);
-            (self.head, self.epoch) = (before, epoch);
-            self.stack(index, opener);
+            (before, epoch) = (stretch.end.unwrap_or(index.hash), header.epoch);
+            (self.head, self.epoch, self.cut_at) = (before, epoch, header.cut_at);
+            self.stack(index, opener, stretch);
         }
         Ok(())
     }
 
-    fn stack(&mut self, index: Index, opener: FrameOpener) {
+    fn stack(&mut self, index: Index, opener: FrameOpener, stretch: Stretch) {
         let segment = self.segments.len() as u32;
         if index.header.kind == Kind::Fence {
             self.bytes_after_fence = 0;
@@ -383,7 +466,7 @@ impl DiskImage {
         self.log.insert(size..self.size.max(size), LogContent::Zeroes);
         self.size = size;
         let parts = index.parts.into_iter().map(|part| (part, OnceCell::new())).collect();
-        self.segments.push(LogSegment { sequence: index.header.sequence, opener, parts });
+        self.segments.push(LogSegment { stretch, opener, parts });
     }
 
     /// The frames that hold the data of `range`; what has none is zero.
@@ -460,9 +543,9 @@ impl DiskImage {
         region: u64,
         present: &RegionPresent,
     ) -> Result<Arc<Region>, VaultError> {
-        let path = self.vault.region_path(self.disk, self.generation, region);
+        let path = self.vault.region_path(self.disk, present.generation, region);
         let (index, opener, length) = self.vault.open_index(&path).await?;
-        self.vault.checked(&path, &index.header, self.disk, self.generation)?;
+        self.vault.checked(&path, &index.header, self.disk, present.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
             .and_then(|()| same(length, "length of the object", length, present.stored_bytes))
@@ -501,9 +584,9 @@ impl DiskImage {
         match object {
             Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let LogSegment { stretch, parts, .. } = &self.segments[segment as usize];
                 let (_, cell) = &parts[usize::from(part) - 1];
-                let open = || self.vault.open_part(path, self.disk, *sequence, part);
+                let open = || self.vault.open_part(path, self.disk, stretch.to, part);
                 cell.get_or_try_init(open).await.cloned()
             }
             Object::Region(region) => {
@@ -514,17 +597,24 @@ impl DiskImage {
         }
     }
 
+    /// The generation that a region of the base was written for.
+    fn region_generation(&self, region: u64) -> u64 {
+        self.regions.get(&region).map_or(self.generation, |present| present.generation)
+    }
+
     pub(super) fn path(&self, object: Object) -> Path {
         match object {
-            Object::Region(region) => self.vault.region_path(self.disk, self.generation, region),
+            Object::Region(region) => {
+                let generation = self.region_generation(region);
+                self.vault.region_path(self.disk, generation, region)
+            }
             Object::Segment(segment) => {
-                let LogSegment { sequence, .. } = self.segments[segment as usize];
-                self.vault.segment_path(self.disk, sequence)
+                self.segments[segment as usize].stretch.path(&self.vault, self.disk)
             }
             Object::Part(segment, part) => {
-                let LogSegment { sequence, parts, .. } = &self.segments[segment as usize];
+                let LogSegment { stretch, parts, .. } = &self.segments[segment as usize];
                 let hash = parts[usize::from(part) - 1].0.hash;
-                self.vault.part_path(self.disk, *sequence, part, hash)
+                stretch.part_path(&self.vault, self.disk, part, hash)
             }
         }
     }
@@ -593,7 +683,22 @@ pub(super) async fn newest_usable(
     Err(VaultError::NoBase { disk, sequence })
 }
 
-fn regions_of(range: &Range<u64>) -> Range<u64> {
+/// Reads the index of a stretch and checks that it is what its name says.
+async fn read_stretch(
+    vault: &Vault,
+    disk: DiskId,
+    stretch: &Stretch,
+) -> Result<(Path, Index, FrameOpener), VaultError> {
+    let path = stretch.path(vault, disk);
+    let (index, opener, _) = vault.open_index(&path).await?;
+    vault.checked(&path, &index.header, disk, stretch.to)?;
+    if stretch.end.is_some() {
+        same(112, "first sequence", index.header.place, stretch.from).map_err(in_object(&path))?;
+    }
+    Ok((path, index, opener))
+}
+
+pub(super) fn regions_of(range: &Range<u64>) -> Range<u64> {
     range.start / REGION_BYTES..range.end.div_ceil(REGION_BYTES)
 }
 

@@ -4,8 +4,9 @@
 //! header of a segment (kind 5; sequence = generation, previous = hash of segment `from_seq`, place = `usable_from`)
 //! footer   0   8  from_seq
 //!          8   4  number of regions R
-//!         12   4  0
-//!         16 48R  regions, ascending: u64 number, u64 length of the object, 32 bytes hash
+//!         12   4  length of a row: 56, or 0 for 48
+//!         16      regions, ascending: u64 number, u64 length of the object, 32 bytes hash, and in rows of 56
+//!                 bytes the u64 generation that the region was written for; otherwise it is this one
 //! trailer of a segment
 //! ```
 
@@ -21,7 +22,10 @@ use crate::domain::id::DiskId;
 use std::collections::BTreeMap;
 
 const FOOTER_HEAD: usize = 16;
-const ROW: usize = 48;
+const ROW: usize = 56;
+
+/// A row of a base that has all of its regions itself, as a copy of a disk.
+const OWN_ROW: usize = 48;
 
 /// A finished base.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +56,16 @@ impl Manifest {
         let mut footer = Vec::with_capacity(FOOTER_HEAD + self.regions.len() * ROW);
         footer.extend_from_slice(&self.completion.from_seq.to_le_bytes());
         footer.extend_from_slice(&(self.regions.len() as u32).to_le_bytes());
-        footer.extend_from_slice(&[0; 4]);
+        let all_own = self.regions.values().all(|region| region.generation == generation);
+        let row_bytes = if all_own { 0 } else { ROW as u32 };
+        footer.extend_from_slice(&row_bytes.to_le_bytes());
         for (number, region) in &self.regions {
             footer.extend_from_slice(&number.to_le_bytes());
             footer.extend_from_slice(&region.stored_bytes.to_le_bytes());
             footer.extend_from_slice(&region.hash.0);
+            if !all_own {
+                footer.extend_from_slice(&region.generation.to_le_bytes());
+            }
         }
         seal_footer(&header, vault.sealing(), footer)
     }
@@ -68,7 +77,11 @@ impl Manifest {
         let head = footer.get(..FOOTER_HEAD).unwrap_or(footer);
         let mut fields = Fields::of(head, at, "the head of the footer", FOOTER_HEAD as u64)?;
         let (from_seq, count) = (fields.u64(), u64::from(fields.u32()));
-        fields.zero_u32("reserved field")?;
+        let row_bytes = match fields.u32() {
+            0 => OWN_ROW,
+            row_bytes if row_bytes as usize == ROW => ROW,
+            other => return Err(impossible(at + 12, "length of a row", other.into())),
+        };
         if header.place < from_seq {
             return Err(impossible(112, "first usable sequence", header.place));
         }
@@ -77,18 +90,19 @@ impl Manifest {
             return Err(impossible(at + 8, "number of regions", count));
         }
         let rows = &footer[FOOTER_HEAD..];
-        same(at + 8, "length of the list", rows.len() as u64, count * ROW as u64)?;
+        same(at + 8, "length of the list", rows.len() as u64, count * row_bytes as u64)?;
         let mut regions = BTreeMap::new();
-        for (nth, row) in rows.chunks_exact(ROW).enumerate() {
-            let at = at + (FOOTER_HEAD + nth * ROW) as u64;
-            let mut fields = Fields::of(row, at, "a row", ROW as u64)?;
+        for (nth, row) in rows.chunks_exact(row_bytes).enumerate() {
+            let at = at + (FOOTER_HEAD + nth * row_bytes) as u64;
+            let mut fields = Fields::of(row, at, "a row", row_bytes as u64)?;
             let (number, stored_bytes) = (fields.u64(), fields.u64());
             let hash = SegmentHash(fields.hash());
+            let generation = if row_bytes == ROW { fields.u64() } else { header.sequence };
             let ascends = regions.last_key_value().is_none_or(|(last, _)| *last < number);
             if !ascends || header.disk_size.div_ceil(REGION_BYTES) <= number {
                 return Err(impossible(at, "region number", number));
             }
-            regions.insert(number, RegionPresent { hash, stored_bytes });
+            regions.insert(number, RegionPresent { hash, stored_bytes, generation });
         }
         let completion = Completion {
             from_seq,

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const VERSION: u32 = 1;
 
@@ -165,6 +165,29 @@ impl Vault {
             }
         }
         Ok(dropped)
+    }
+
+    /// Deletes the recovery points whose cycles are not among `kept`, up to the newest that is: later
+    /// ones may not be known yet. Returns how many were deleted.
+    pub(super) async fn drop_let_go(
+        &self,
+        vm: VmId,
+        kept: &BTreeSet<u64>,
+    ) -> Result<usize, VaultError> {
+        let mut dropped = 0;
+        for cycle in self.point_cycles(vm).await? {
+            if Some(&cycle) < kept.last() && !kept.contains(&cycle) {
+                self.delete(&self.point_path(vm, cycle)).await?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// The cycles of all recovery points, readable or not.
+    pub(super) async fn point_cycles(&self, vm: VmId) -> Result<BTreeSet<u64>, VaultError> {
+        let listed = self.list(&self.points_folder(vm)).await?;
+        Ok(listed.iter().filter_map(|meta| numbered(&meta.location, "json")).collect())
     }
 
     fn point_path(&self, vm: VmId, cycle: u64) -> Path {

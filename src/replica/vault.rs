@@ -356,7 +356,11 @@ impl Vault {
         Path::from(format!("v1/{}/vault.json", self.id))
     }
 
-    fn folder(&self, disk: DiskId, what: &str) -> Path {
+    pub(super) fn disk_folder(&self, disk: DiskId) -> Path {
+        Path::from(format!("v1/{}/disk/{disk}", self.id))
+    }
+
+    pub(super) fn folder(&self, disk: DiskId, what: &str) -> Path {
         Path::from(format!("v1/{}/disk/{disk}/{what}", self.id))
     }
 
@@ -608,12 +612,17 @@ impl Vault {
     /// The objects below a folder, in no order. An empty answer is only believed of a vault that is
     /// there.
     pub(super) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, VaultError> {
-        let listed: Result<Vec<_>, _> = self.store.list(Some(folder)).try_collect().await;
-        let listed = listed.map_err(|source| failed("list", folder, source))?;
+        let listed = self.list_maybe(folder).await?;
         if listed.is_empty() {
             self.probe().await?;
         }
         Ok(listed)
+    }
+
+    /// The objects below a folder, for those to whom none is as good as no vault.
+    pub(super) async fn list_maybe(&self, folder: &Path) -> Result<Vec<ObjectMeta>, VaultError> {
+        let listed: Result<Vec<_>, _> = self.store.list(Some(folder)).try_collect().await;
+        listed.map_err(|source| failed("list", folder, source))
     }
 
     /// Deletes an object; one that is gone already is fine.

@@ -6,6 +6,7 @@ use super::recovery::RecoverySite;
 use super::resync::{Suspect, compare_disk};
 use super::shipment::ship;
 use super::source::{Source, Sources};
+use super::upkeep::{self, Upkeep};
 use crate::disk::tracker::{Broken, TrackError};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
@@ -18,6 +19,7 @@ use crate::ports::replication::{Compared, Progress, Replication, ServedDisk, Sna
 use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
     Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Segment, Vault, VaultError,
+    generation_of_copy,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -54,6 +56,7 @@ pub struct EngineParts {
 #[derive(Clone)]
 pub struct Engine {
     parts: Arc<EngineParts>,
+    upkeep: Arc<Upkeep>,
 }
 
 /// What one piece of work on a blocking thread has at hand.
@@ -169,7 +172,7 @@ fn given_up() -> Failure {
 impl Engine {
     /// An engine.
     pub fn new(parts: EngineParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), upkeep: Arc::default() }
     }
 
     /// Lets go of what is served, in an orderly way.
@@ -364,7 +367,7 @@ impl LogEnd {
 /// Closes the base that was copied for the present chain of logs.
 fn complete_copy(work: &Work<'_>, disk: DiskId, now: Timestamp) -> Result<(), Failure> {
     let operation = "completing the copy";
-    let generation = u64::from(work.vm.delta.generation);
+    let generation = generation_of_copy(work.vm.delta.generation);
     let epoch = work.vm.epoch;
     if 0 < generation {
         // A delta of the chain before, still under way, must not land on top of the base.
@@ -478,7 +481,7 @@ impl Replication for Engine {
         let copy = self.run_at_source(vm, move |work, source| {
             check_disks(work.vm, source)?;
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
-            let generation = u64::from(work.vm.delta.generation);
+            let generation = generation_of_copy(work.vm.delta.generation);
             let base = work.vault.base(disk, generation, work.vm.epoch, device.size_bytes());
             // Nobody listening means that the work was given up, which it notices itself.
             let progress = move |done, total| _ = tell.send((done, total));
@@ -516,16 +519,17 @@ impl Replication for Engine {
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
         self.run_at_source(vm, move |work, source| {
+            let fresh = source.tracker.transit().is_none_or(|cut| cut.number != cycle);
             let cut = source.tracker.cut(cycle);
             // A planned failover that led back may have sent this cycle already.
             if let Err(TrackError::NumberUsed { .. }) = cut
                 && let Some(sent) = work.point(cycle)?
             {
-                return Ok(Snapshot { at: sent.at, log_bytes: 0 });
+                return Ok(Snapshot { at: sent.at, log_bytes: 0, fresh: false });
             }
             let cut = work.checked_at_host(CUTTING, cut)?;
             let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
-            Ok(Snapshot { at: cut.at, log_bytes })
+            Ok(Snapshot { at: cut.at, log_bytes, fresh })
         })
         .await
     }
@@ -585,6 +589,11 @@ impl Replication for Engine {
             work.vault_call("deleting recovery points", dropped).map(drop)
         })
         .await
+    }
+
+    async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
+        let upkeep = Arc::clone(&self.upkeep);
+        self.run(vm, move |parts, work| upkeep::reclaim_space(parts, &upkeep, work)).await
     }
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {

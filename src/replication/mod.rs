@@ -24,6 +24,7 @@ mod recovery;
 mod resync;
 mod shipment;
 mod source;
+mod upkeep;
 
 pub use engine::{Engine, EngineParts};
 pub use recovery::RecoverySite;

@@ -3,16 +3,18 @@
 
 use super::engine::Work;
 use super::failures::with_tracking_facts;
+use super::upkeep::Leased;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::VmId;
+use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Vm};
 use crate::ports::clock::Clock;
 use crate::ports::files::Files;
 use crate::ports::replication::ServedDisk;
-use crate::replica::{Overlay, RecoveryPointRecord};
+use crate::replica::{Overlay, Pins, RecoveryPointRecord};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,7 @@ pub struct RecoverySite {
 
 struct Served {
     cycle: u64,
+    lease: Leased,
     tracker: Arc<Tracker>,
 }
 
@@ -61,8 +64,8 @@ impl RecoverySite {
             if let Some(before) = served.remove(&vm.id) {
                 before.close(vm.id);
             }
-            let tracker = self.open(work, record, clock, runtime)?;
-            served.insert(vm.id, Served { cycle: record.cycle, tracker });
+            let opened = self.open(work, record, clock, runtime)?;
+            served.insert(vm.id, opened);
         }
         let uri = |name| NbdUri { endpoint: self.server.clone(), export: name }.to_string();
         let disks = vm.disks.iter();
@@ -77,18 +80,24 @@ impl RecoverySite {
         record: &RecoveryPointRecord,
         clock: &Arc<dyn Clock>,
         runtime: &Handle,
-    ) -> Result<Arc<Tracker>, Failure> {
+    ) -> Result<Served, Failure> {
         let vm = work.vm;
         // An overlay belongs to one point: a failover from another one must not meet it.
         let folder = self.folder.join(vm.id.to_string()).join(record.cycle.to_string());
         self.files.make_folder(&folder).map_err(|error| local(vm, &error))?;
-        let mut specs = Vec::new();
+        let mut images = Vec::new();
         for disk in &vm.disks {
             let Some(at) = record.disks.get(&disk.id) else { continue };
             let operation = "opening a recovery point";
             let image = work.vault_call(operation, work.vault.open_disk(disk.id, at.sequence))?;
+            images.push((disk, Arc::new(image)));
+        }
+        let pins = Pins::of(images.iter().map(|(_, image)| &**image));
+        let lease = Leased::take(work, record.cycle, pins, clock.now())?;
+        let mut specs = Vec::new();
+        for (disk, image) in images {
             let path = folder.join(format!("{}.overlay", disk.name));
-            let overlay = Overlay::open(&*self.files, &path, Arc::new(image), runtime.clone());
+            let overlay = Overlay::open(&*self.files, &path, image, runtime.clone());
             let device = Arc::new(overlay.map_err(|error| classified(vm, &error))?);
             specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
         }
@@ -103,7 +112,19 @@ impl RecoverySite {
                 self.exports.add(&export_name(vm, disk), tracked);
             }
         }
-        Ok(tracker)
+        Ok(Served { cycle: record.cycle, lease, tracker })
+    }
+
+    /// What serving the VM needs, if it is served; the lease of it is renewed where that is due.
+    pub(super) fn renewed_pins(
+        &self,
+        work: &Work<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Pins>, Failure> {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(served) = served.get_mut(&work.vm.id) else { return Ok(None) };
+        served.lease = served.lease.clone().renew(work, served.cycle, now)?;
+        Ok(Some(served.lease.pins.clone()))
     }
 
     /// Stops serving, in an orderly way.

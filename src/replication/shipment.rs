@@ -14,6 +14,7 @@ use crate::replica::extent_map::ExtentMap;
 use crate::replica::segment::Kind;
 use crate::replica::{
     Consistency, DeltaHeader, DeltaWriter, DiskPoint, Names, RecoveryPointRecord,
+    generation_of_copy,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -48,7 +49,11 @@ pub(super) fn ship(
         vm: work.vm.id,
         cycle,
         at,
-        consistency: Consistency::Crash,
+        consistency: if work.vm.application_consistent.contains(&cycle) {
+            Consistency::Application
+        } else {
+            Consistency::Crash
+        },
         stored_bytes,
         disks,
         names: names(work.vm),
@@ -175,7 +180,8 @@ fn head_before(
 ) -> Result<Head, Failure> {
     let operation = "finding the end of the replica";
     let cached = source.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&disk).copied();
-    let generation = u64::from(work.vm.delta.generation);
+    // Of the copy, whatever was merged into it since.
+    let generation = generation_of_copy(work.vm.delta.generation);
     if let Some((cycle, head)) = cached
         && Some(cycle) == last_cycle
         && head.generation == generation
@@ -183,7 +189,7 @@ fn head_before(
         return Ok(head);
     }
     let base = work.vault_call(operation, work.vault.newest_base(disk))?;
-    let Some((generation, base)) = base else {
+    let Some((_, base)) = base else {
         return Err(invalid(work.vm, operation, "its disks were never copied completely"));
     };
     let from_base = Head { sequence: base.from_seq, hash: base.from_hash, generation };

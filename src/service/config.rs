@@ -80,6 +80,8 @@ pub struct PolicyConfig {
     pub copy_frequency_s: u32,
     /// Hours for which recovery points are kept.
     pub recovery_point_retention_h: u32,
+    /// Hours between application-consistent points; 0 for none.
+    pub app_consistent_frequency_h: u32,
     /// When resynchronizations begin by themselves.
     pub resync_window: WindowConfig,
 }
@@ -222,9 +224,15 @@ fn default_writes_per_second() -> u32 {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        let Policy { copy_frequency_s, recovery_point_retention_h, .. } = Policy::default();
+        let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
+            Policy::default();
         let resync_window = WindowConfig::default();
-        Self { copy_frequency_s, recovery_point_retention_h, resync_window }
+        Self {
+            copy_frequency_s,
+            recovery_point_retention_h,
+            app_consistent_frequency_h,
+            resync_window,
+        }
     }
 }
 
@@ -297,7 +305,7 @@ impl From<PolicyConfig> for Policy {
         Self {
             copy_frequency_s: config.copy_frequency_s,
             recovery_point_retention_h: config.recovery_point_retention_h,
-            app_consistent_frequency_h: 0,
+            app_consistent_frequency_h: config.app_consistent_frequency_h,
         }
     }
 }

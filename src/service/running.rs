@@ -51,6 +51,10 @@ const DATA_PLANE_THREADS: usize = 2;
 /// Time between two looks at hosts and vaults.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Time between two passes over the space of a VM's replica: the window of the finest level of retention
+/// that thins points out.
+const RECLAIM_INTERVAL: Duration = Duration::from_mins(5);
+
 /// How long guests get to flush and shut down when the service stops.
 const GUEST_SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -305,6 +309,7 @@ impl Service {
             }),
             recovery: Arc::new(RecoveryGuests { lab: recovery.clone(), guests }),
             watch_interval: WATCH_INTERVAL,
+            reclaim_interval: RECLAIM_INTERVAL,
         }));
         let (health, address) = health::serve(config.listen, site.clone(), names.vault.0)?;
         let service = Self {

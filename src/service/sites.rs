@@ -2,7 +2,8 @@
 //! VMs that somebody else runs and that reach their disks through the exports.
 
 use super::host_agent::HostAgent;
-use crate::domain::failure::Failure;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::HostId;
 use crate::domain::vm::Vm;
 use crate::drivers::lab::LabSite;
@@ -11,6 +12,7 @@ use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::id::VmId;
 
@@ -49,6 +51,17 @@ impl Hypervisor for PrimarySite {
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
         if self.guests.contains(&vm.id) { self.lab.start(vm, disks).await } else { Ok(()) }
     }
+
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            return self.lab.freeze(vm, at_most).await;
+        }
+        Err(cannot_ask(vm))
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) { self.lab.thaw(vm).await } else { Err(cannot_ask(vm)) }
+    }
 }
 
 #[async_trait]
@@ -70,4 +83,18 @@ impl Hypervisor for RecoveryGuests {
         }
         self.lab.start(vm, disks).await
     }
+
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+        self.lab.freeze(vm, at_most).await
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        self.lab.thaw(vm).await
+    }
+}
+
+/// Whoever runs such a VM cannot be asked to bring its guest to rest.
+fn cannot_ask(vm: &Vm) -> Failure {
+    let because = "the VM is reached through its disks alone: nobody can ask its guest";
+    Failure::new(Code::GuestNotQuiesced, Cause::Itself, because).with("vm", &vm.name)
 }

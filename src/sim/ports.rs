@@ -324,6 +324,15 @@ impl Replication for DataPlane {
         .await
     }
 
+    async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "reclaim space"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.reclaim_space(&vm).await })
+        })
+        .await
+    }
+
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
         self.engine.tracking_lost(vm).await
     }
@@ -366,6 +375,14 @@ impl Hypervisor for PrimarySite {
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
         Err(did_not_start(vm, "the primary site's VMs are switched on by their hosts"))
     }
+
+    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
 }
 
 /// The recovery site's hypervisors.
@@ -396,6 +413,20 @@ impl Hypervisor for RecoveryHypervisors {
         proof::judge_failover(outside, vm, served, &source);
         Ok(())
     }
+
+    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        Err(cannot_rest(vm))
+    }
+}
+
+/// A simulated guest has no transactions that it could finish.
+fn cannot_rest(vm: &Vm) -> Failure {
+    Failure::new(Code::GuestNotQuiesced, Cause::Itself, "a simulated guest cannot be asked")
+        .with("vm", &vm.name)
 }
 
 fn did_not_start(vm: &Vm, why: &str) -> Failure {

@@ -29,6 +29,9 @@ use thiserror::Error;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, sleep_until};
 
+/// Time between two passes over the space of a VM's replica.
+const RECLAIM_INTERVAL: Duration = Duration::from_mins(5);
+
 /// Time between two looks at hosts and vaults; that of the service.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -153,6 +156,7 @@ impl Run {
             primary: Arc::new(PrimarySite(Arc::clone(outside))),
             recovery: Arc::new(RecoveryHypervisors(Arc::clone(outside))),
             watch_interval: WATCH_INTERVAL,
+            reclaim_interval: RECLAIM_INTERVAL,
         });
         let service = self.options.driver.start(world).await;
         *self.service.borrow_mut() = Some(service);

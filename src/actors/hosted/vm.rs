@@ -23,12 +23,16 @@ use uuid::Uuid;
 /// How long an unplanned failover waits for the source VM to shut down, if its host answers at all.
 const STOP_SOURCE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a guest may be at rest while its logs are cut, which takes milliseconds. Source: the time for
+/// which Windows' volume shadow copies hold writes (VSS flush-and-hold, 10 s).
+const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
+
 /// A copy reports its progress in steps of one part in so many.
 const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 2;
+    const STATE_SCHEMA: u16 = 3;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -71,6 +75,7 @@ impl Hosted for Vm {
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).await,
+                Effect::ReclaimSpace => reclaim_space(&world, &reporter).await,
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
         })
@@ -87,6 +92,9 @@ async fn perform_work(
         Work::Task { job, task, step } => {
             let outcome = perform_step(vm, job, task, step, world, reporter).await?;
             Command::ReportDone { job, task, outcome }
+        }
+        Work::Snapshot { cycle } if vm.is_to_be_quiesced(cycle) => {
+            quiesced_snapshot(vm, cycle, world).await?
         }
         Work::Snapshot { cycle } => {
             let snapshot = world.replication.snapshot(vm, cycle).await?;
@@ -168,6 +176,50 @@ async fn perform_step(
         Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
     }
     Ok(Outcome::Done)
+}
+
+/// Cuts the logs while the guest is at rest. A guest that does not come to rest costs the point its
+/// consistency, never the cycle; whatever happens, the guest is let go on.
+async fn quiesced_snapshot(vm: &Vm, cycle: u64, world: &World) -> Result<Command, Failure> {
+    let freeze = guarded(world.primary.freeze(vm, FROZEN_AT_MOST));
+    let frozen = actix::clock::timeout(FROZEN_AT_MOST, freeze).await;
+    let frozen = frozen.unwrap_or_else(|_| Err(not_quiesced("it did not come to rest in time")));
+    let snapshot = guarded(world.replication.snapshot(vm, cycle)).await;
+    let thawed = actix::clock::timeout(FROZEN_AT_MOST, guarded(world.primary.thaw(vm))).await;
+    let thawed = thawed.unwrap_or_else(|_| Err(not_quiesced("it does not answer")));
+    let snapshot = snapshot?;
+    let cut_meanwhile = if snapshot.fresh {
+        Ok(())
+    } else {
+        Err(not_quiesced("the logs had been cut before, by an attempt that was interrupted"))
+    };
+    let missed = frozen.and(thawed).and(cut_meanwhile).err().map(|failure| {
+        let (cause, provider) = (failure.cause, failure.to_string());
+        let provider =
+            if failure.code == Code::GuestNotQuiesced { failure.provider } else { provider };
+        Failure::new(Code::GuestNotQuiesced, cause, provider)
+            .with("vm", &vm.name)
+            .with("cycle", cycle)
+    });
+    let (at, log_bytes) = (snapshot.at, snapshot.log_bytes);
+    Ok(Command::ReportQuiescedSnapshot { cycle, at, log_bytes, missed })
+}
+
+fn not_quiesced(because: &str) -> Failure {
+    Failure::new(Code::GuestNotQuiesced, Cause::Itself, because)
+}
+
+/// Frees space again and again, with what the VM is at the time; ends only by being stopped.
+async fn reclaim_space(world: &World, reporter: &Reporter<Vm>) -> Command {
+    loop {
+        actix::clock::sleep(world.reclaim_interval).await;
+        let Some(vm) = reporter.state().await else { continue };
+        let done = guarded(world.replication.reclaim_space(&vm)).await;
+        let failure = done.err().map(|failure| {
+            Failure::new(Code::SpaceNotReclaimed, failure.cause, failure).with("vm", &vm.name)
+        });
+        reporter.report(Command::ReportSpace { failure });
+    }
 }
 
 /// Shuts the source down if it can still be reached: the site may be cut off rather than lost. The

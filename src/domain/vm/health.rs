@@ -95,6 +95,7 @@ impl Vm {
         causes.extend(self.trouble_cause());
         causes.extend(self.phase_cause());
         causes.extend(self.late_cause(now));
+        causes.extend(self.background_causes());
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.level));
         causes
     }
@@ -192,6 +193,17 @@ impl Vm {
             all >> 20,
             different >> 20,
         )
+    }
+
+    /// What goes wrong beside replication, which goes on.
+    fn background_causes(&self) -> impl Iterator<Item = HealthCause> {
+        let missed = self.quiescence.missed.iter().filter(|_| self.phase == Phase::Protected);
+        missed.chain(&self.space).map(|(since, failure)| HealthCause {
+            level: Health::Warning,
+            because: failure.to_string(),
+            next: catalogue::entry(failure.code).next.to_owned(),
+            since: Some(*since),
+        })
     }
 
     fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {

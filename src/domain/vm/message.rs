@@ -128,6 +128,22 @@ pub enum Command {
         /// When.
         window: ResyncWindow,
     },
+    /// The logs of all disks were cut, and the guest was to be quiesced meanwhile.
+    ReportQuiescedSnapshot {
+        /// Of which cycle.
+        cycle: u64,
+        /// At which instant.
+        at: Timestamp,
+        /// Bytes in the logs that were cut.
+        log_bytes: u64,
+        /// Why it was not, if it was not.
+        missed: Option<Failure>,
+    },
+    /// A pass over the replica's space in the vault ended.
+    ReportSpace {
+        /// Why nothing could be freed, if so.
+        failure: Option<Failure>,
+    },
 }
 
 /// What came of a task.
@@ -222,6 +238,9 @@ pub enum Effect {
     },
     /// Keep the replica VM running at the recovery site, for as long as this is called for.
     RunReplica,
+    /// Free, again and again, what recovery points that were let go took in the vault, and report
+    /// what changes.
+    ReclaimSpace,
     /// Send [`Command::Wake`] at `due`. Being early is harmless, staying away is not: where the wall
     /// clock was set back, the time that really passed counts.
     WakeAt {
@@ -426,4 +445,33 @@ pub enum Event {
         /// What was wrong.
         because: ResyncReason,
     },
+    /// Recovery points were let go since fewer are kept the older they are.
+    RecoveryPointsThinned {
+        /// Their cycles, ascending.
+        cycles: Vec<u64>,
+    },
+    /// The guest is to be quiesced while the logs of a cycle are cut.
+    ApplicationConsistencyRequested {
+        /// Which cycle.
+        cycle: u64,
+    },
+    /// The guest was quiesced while the logs were cut: its applications had put their data in order.
+    ApplicationConsistent {
+        /// Of which cycle.
+        cycle: u64,
+    },
+    /// The guest was not quiesced: the cycle's recovery point is crash-consistent.
+    ApplicationConsistencyMissed {
+        /// Which cycle.
+        cycle: u64,
+        /// Why.
+        because: Failure,
+    },
+    /// What let go points took in the vault cannot be freed.
+    SpaceNotReclaimed {
+        /// Why.
+        because: Failure,
+    },
+    /// It can be freed again.
+    SpaceReclaimed,
 }

@@ -43,6 +43,8 @@ use super::policy::Policy;
 use super::retry::RetryLadder;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +82,11 @@ pub enum PointChoice {
     Latest,
     /// The one of this cycle.
     Cycle(u64),
+    /// The newest that is known when the failover is asked for. [`PointChoice::Latest`] also takes a
+    /// newer one that is found complete in the vault when the source is fenced: it loses less.
+    LatestProcessed,
+    /// The newest known one that is application-consistent.
+    LatestApplicationConsistent,
 }
 
 /// How a failover came about.
@@ -188,6 +195,30 @@ pub struct Delta {
     pub started_at: Timestamp,
 }
 
+/// Where application-consistent points stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiescence {
+    /// The cycle for which the guest is to be quiesced.
+    pub requested: Option<u64>,
+    /// When the cycle began that was application-consistent last.
+    pub reached_at: Option<Timestamp>,
+    /// When the cycle began for which it was last tried in vain since, and why.
+    pub missed: Option<(Timestamp, Failure)>,
+}
+
+impl Quiescence {
+    /// Time between two attempts to quiesce a guest that cannot be: a guest that has to be waited for
+    /// must not be in every cycle.
+    const RETRY: Duration = Duration::from_mins(15);
+
+    fn is_due(&self, every: Duration, now: Timestamp) -> bool {
+        // A moment in the future is one from before the clock was set back.
+        let over = |since: Timestamp, time| now < since || time <= now.since(since);
+        self.reached_at.is_none_or(|at| over(at, every))
+            && self.missed.as_ref().is_none_or(|(at, _)| over(*at, Self::RETRY))
+    }
+}
+
 /// Failed work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
@@ -283,6 +314,12 @@ pub struct Vm {
     pub failover: Option<Failover>,
     /// Resynchronization.
     pub resync: Resync,
+    /// The cycles of application-consistent points.
+    pub application_consistent: BTreeSet<u64>,
+    /// Application-consistent points.
+    pub quiescence: Quiescence,
+    /// Since when the replica's space in the vault cannot be freed, and why.
+    pub space: Option<(Timestamp, Failure)>,
 }
 
 impl Vm {
@@ -295,10 +332,37 @@ impl Vm {
     pub fn failover_point(&self) -> Option<RecoveryPoint> {
         match self.chosen {
             None | Some(PointChoice::Latest) => self.latest_point(),
-            Some(PointChoice::Cycle(cycle)) => {
-                self.points.iter().copied().find(|point| point.cycle == cycle)
+            Some(choice) => self.known_point(choice),
+        }
+    }
+
+    /// The point that a choice means among those that are known.
+    pub fn known_point(&self, choice: PointChoice) -> Option<RecoveryPoint> {
+        let mut points = self.points.iter().copied().rev();
+        match choice {
+            PointChoice::Latest | PointChoice::LatestProcessed => points.next(),
+            PointChoice::Cycle(cycle) => points.find(|point| point.cycle == cycle),
+            PointChoice::LatestApplicationConsistent => {
+                points.find(|point| self.application_consistent.contains(&point.cycle))
             }
         }
+    }
+
+    /// Whether the guest is to be quiesced while the logs of this cycle are cut.
+    pub fn is_to_be_quiesced(&self, cycle: u64) -> bool {
+        self.quiescence.requested == Some(cycle)
+    }
+
+    /// Whether what let go points took in the vault can be freed: while no failover may still choose.
+    const fn reclaims_space(&self) -> bool {
+        matches!(self.phase, Phase::Protected | Phase::FailedOver(_))
+    }
+
+    fn forget_consistency_of_gone_points(&mut self) {
+        let (points, next) = (&self.points, self.delta.cycle);
+        self.application_consistent.retain(|cycle| {
+            next <= *cycle || points.binary_search_by_key(cycle, |point| point.cycle).is_ok()
+        });
     }
 
     /// The operations that the state allows, by their names in the API.
@@ -538,7 +602,26 @@ impl Entity for Vm {
             Event::RecoveryPointsExpired { kept_from_cycle }
             | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
                 self.points.retain(|point| *kept_from_cycle <= point.cycle);
+                self.forget_consistency_of_gone_points();
             }
+            Event::RecoveryPointsThinned { cycles } => {
+                self.points.retain(|point| cycles.binary_search(&point.cycle).is_err());
+                self.forget_consistency_of_gone_points();
+            }
+            Event::ApplicationConsistencyRequested { cycle } => {
+                self.quiescence.requested = Some(*cycle);
+            }
+            Event::ApplicationConsistent { cycle } => {
+                self.application_consistent.insert(*cycle);
+                let reached_at = Some(self.delta.started_at);
+                self.quiescence = Quiescence { reached_at, ..Quiescence::default() };
+            }
+            Event::ApplicationConsistencyMissed { because, .. } => {
+                self.quiescence.requested = None;
+                self.quiescence.missed = Some((self.delta.started_at, because.clone()));
+            }
+            Event::SpaceNotReclaimed { because } => self.space = Some((at, because.clone())),
+            Event::SpaceReclaimed => self.space = None,
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
@@ -600,6 +683,7 @@ impl Entity for Vm {
             Event::FailoverCommitted => {
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
+                    self.forget_consistency_of_gone_points();
                     self.enter(Phase::FailedOver(failover.kind), at);
                 }
             }
@@ -628,6 +712,9 @@ impl Entity for Vm {
         }
         if let Phase::CommitPending(_) | Phase::FailedOver(_) = self.phase {
             effects.push(Effect::RunReplica);
+        }
+        if self.reclaims_space() {
+            effects.push(Effect::ReclaimSpace);
         }
         effects
     }

@@ -9,6 +9,7 @@ use crate::domain::entity::{Entity, Rejection};
 use crate::domain::failure::{Cause, Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
+use crate::domain::retention::{Candidate, thinned_out};
 use crate::domain::time::Timestamp;
 
 pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
@@ -50,14 +51,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::UnplannedFailover { job, point } => {
             allow(vm, "UnplannedFailover")?;
-            if let PointChoice::Cycle(cycle) = point
-                && !vm.points.iter().any(|known| known.cycle == *cycle)
-            {
-                let name = cycle.to_string();
-                return Err(Rejection::Unknown { what: "recovery point", name });
-            }
+            let point = certain_choice(vm, *point)?;
             let mut events = cancel_job(vm);
-            events.push(Event::FailoverRequested { point: *point });
+            events.push(Event::FailoverRequested { point });
             events.extend(start(*job, JobKind::UnplannedFailover));
             Ok(events)
         }
@@ -92,6 +88,23 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             let at = (*at).min(now);
             Ok(vec![Event::SnapshotTaken { cycle: *cycle, at, log_bytes: *log_bytes }])
         }
+        Command::ReportQuiescedSnapshot { cycle, at, log_bytes, missed } => {
+            if vm.work() != Some(Work::Snapshot { cycle: *cycle }) {
+                return Ok(vec![]);
+            }
+            let (cycle, log_bytes) = (*cycle, *log_bytes);
+            let reached = match missed.clone() {
+                None => Event::ApplicationConsistent { cycle },
+                Some(because) => Event::ApplicationConsistencyMissed { cycle, because },
+            };
+            let at = (*at).min(now);
+            Ok(vec![reached, Event::SnapshotTaken { cycle, at, log_bytes }])
+        }
+        Command::ReportSpace { failure } => Ok(match (failure, &vm.space) {
+            (Some(because), None) => vec![Event::SpaceNotReclaimed { because: because.clone() }],
+            (None, Some(_)) => vec![Event::SpaceReclaimed],
+            (Some(_), Some(_)) | (None, None) => vec![],
+        }),
         Command::ReportShipped { cycle, shipped_bytes } => {
             let Some(Work::Ship { cycle: current, snapshot_at }) = vm.work() else {
                 return Ok(vec![]);
@@ -166,6 +179,23 @@ fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
     })
 }
 
+/// The choice as it stays while the failover runs: only [`PointChoice::Latest`] may become another
+/// point, if a newer one is found.
+fn certain_choice(vm: &Vm, choice: PointChoice) -> Result<PointChoice, Rejection> {
+    if choice == PointChoice::Latest {
+        return Ok(choice);
+    }
+    let name = match choice {
+        PointChoice::Cycle(cycle) => cycle.to_string(),
+        PointChoice::LatestApplicationConsistent => "the latest application-consistent".to_owned(),
+        PointChoice::Latest | PointChoice::LatestProcessed => "the latest".to_owned(),
+    };
+    let point = vm.known_point(choice);
+    point
+        .map(|point| PointChoice::Cycle(point.cycle))
+        .ok_or(Rejection::Unknown { what: "recovery point", name })
+}
+
 fn start(job: JobId, kind: JobKind) -> Vec<Event> {
     vec![Event::JobStarted { job, kind }, Event::TaskStarted { job, task: 0 }]
 }
@@ -230,7 +260,14 @@ fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
         // The moment counts where the clock was set back since; where it was missed, as by a service
         // that did not run, the window has to be open still.
         Wake::Resync => begin_resync(vm, vm.resync.window, now.max(due)),
-        Wake::Cycle(cycle) => vec![Event::CycleStarted { cycle }],
+        Wake::Cycle(cycle) => {
+            let every = vm.policy.app_consistent_frequency();
+            let mut events = vec![Event::CycleStarted { cycle }];
+            if every.is_some_and(|every| vm.quiescence.is_due(every, now)) {
+                events.push(Event::ApplicationConsistencyRequested { cycle });
+            }
+            events
+        }
         Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
     }
 }
@@ -438,8 +475,8 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
     }
 }
 
-/// Records points, and lets go of those past their retention. The newest is always kept, and during
-/// a failover so are all: one of them was chosen.
+/// Records points, and lets go of those past their retention and of those that the levels of retention
+/// leave out. The newest is always kept, and during a failover so are all: one of them was chosen.
 fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     let known = vm.latest_point().map_or(0, |point| point.cycle);
     let mut fresh: Vec<_> = points.iter().copied().filter(|point| known < point.cycle).collect();
@@ -462,6 +499,19 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
         .map_or(newest.cycle, |point| point.cycle);
     if vm.points.first().is_some_and(|oldest| oldest.cycle < kept_from_cycle) {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
+    }
+    let left = vm.points.iter().filter(|point| kept_from_cycle <= point.cycle);
+    let left: Vec<_> = left
+        .filter(|point| point.cycle != newest.cycle)
+        .map(|point| Candidate {
+            cycle: point.cycle,
+            at: point.at,
+            application_consistent: vm.application_consistent.contains(&point.cycle),
+        })
+        .collect();
+    let cycles = thinned_out(&left, now);
+    if !cycles.is_empty() {
+        events.push(Event::RecoveryPointsThinned { cycles });
     }
     events
 }

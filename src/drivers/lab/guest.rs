@@ -26,6 +26,9 @@ use thiserror::Error;
 /// Writes between two FLUSH commands: about what a journalling file system commits at once.
 const FLUSH_EVERY: u64 = 64;
 
+/// Writes in a transaction of the guest's application, which brings its data in order at the end of each.
+pub const TRANSACTION_WRITES: u64 = FLUSH_EVERY;
+
 /// The pause before a disk is connected anew.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -150,7 +153,7 @@ impl Guest {
         let status =
             Status { state: State::Booting, boot: None, issued: 0, acknowledged: 0, flushed: 0 };
         let panel = Arc::new(Panel {
-            inside: Mutex::new(Inside { status, order: Order::Run }),
+            inside: Mutex::new(Inside { status, order: Order::Run, rest: Rest::None }),
             changed: Condvar::new(),
         });
         let guest = Self(Arc::new(Console { panel: panel.clone(), machine: machine.clone() }));
@@ -223,6 +226,49 @@ impl Guest {
         }
     }
 
+    /// Brings it to rest: it finishes its transaction as fast as it can, flushes, and writes nothing more
+    /// until [`Guest::thaw`] or `at_most` later. Blocks until it is at rest.
+    ///
+    /// # Errors
+    /// Why it is not; it goes on.
+    pub fn freeze(&self, at_most: Duration) -> Result<(), &'static str> {
+        let panel = &self.0.panel;
+        let until = Instant::now() + at_most;
+        {
+            let mut inside = panel.lock();
+            if !matches!(inside.status.state, State::Running) {
+                return Err("the guest does not run");
+            }
+            inside.rest = Rest::Asked { until };
+        }
+        panel.changed.notify_all();
+        let waits = |inside: &mut Inside| {
+            matches!(inside.rest, Rest::Asked { .. }) && !inside.status.state.ended()
+        };
+        let waited = panel.changed.wait_timeout_while(panel.lock(), at_most, waits);
+        let (mut inside, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Rest::Held { .. } = inside.rest {
+            return Ok(());
+        }
+        inside.rest = Rest::None;
+        Err("the guest did not finish its transaction in time")
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It was not at rest up to this moment.
+    pub fn thaw(&self) -> Result<(), &'static str> {
+        let rest = std::mem::replace(&mut self.0.panel.lock().rest, Rest::None);
+        self.0.panel.changed.notify_all();
+        match rest {
+            Rest::Held { until } if Instant::now() < until => Ok(()),
+            Rest::Held { .. } | Rest::Asked { .. } | Rest::None => {
+                Err("the guest was not at rest, or not for long enough")
+            }
+        }
+    }
+
     /// Cuts its power: it issues nothing more and drops its connections. Blocks until the call under
     /// way has returned, but for a second at most; what that call was doing may still take place.
     pub fn kill(&self) {
@@ -266,6 +312,21 @@ struct Panel {
 struct Inside {
     status: Status,
     order: Order,
+    rest: Rest,
+}
+
+/// Whether the guest is to be at rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    None,
+    /// It is asked to.
+    Asked {
+        until: Instant,
+    },
+    /// It is.
+    Held {
+        until: Instant,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -293,9 +354,13 @@ impl Panel {
         self.changed.notify_all();
     }
 
-    /// Waits until `time` has passed or an order beyond `heeded` is given; answers the order.
+    /// Waits until `time` has passed, an order beyond `heeded` is given, or rest is asked for; answers
+    /// the order.
     fn wait(&self, time: Duration, heeded: Order) -> Order {
-        let calm = |inside: &mut Inside| inside.order <= heeded;
+        let calm = |inside: &mut Inside| {
+            let asked = heeded == Order::Run && matches!(inside.rest, Rest::Asked { .. });
+            inside.order <= heeded && !asked
+        };
         match self.changed.wait_timeout_while(self.lock(), time, calm) {
             Ok((inside, _)) => inside.order,
             Err(poisoned) => poisoned.into_inner().0.order,
@@ -332,7 +397,7 @@ impl Life {
         let mut disks: Disks = vec![None; self.machine.uris.len()];
         let booted_at = self.boot(&mut disks)?;
         let stop = match self.machine.after_boot {
-            AfterBoot::Idle => self.idle(),
+            AfterBoot::Idle => self.idle(&mut disks),
             AfterBoot::KeepWriting => self.write_from(booted_at + 1, &mut disks),
         };
         stop.and_then(|()| self.flush(&mut disks))
@@ -357,9 +422,35 @@ impl Life {
         Ok(checked.last_write)
     }
 
-    fn idle(&self) -> Result<(), Crash> {
-        while self.obey(Duration::MAX, Order::Run)? != Order::Stop {}
+    fn idle(&self, disks: &mut Disks) -> Result<(), Crash> {
+        while self.obey(Duration::MAX, Order::Run)? != Order::Stop {
+            self.rest(disks)?;
+        }
         Ok(())
+    }
+
+    /// Rests if that is asked for, with everything flushed, until it may go on, its time is over, or an
+    /// order comes.
+    fn rest(&self, disks: &mut Disks) -> Result<(), Crash> {
+        if !self.rest_asked() {
+            return Ok(());
+        }
+        self.flush(disks)?;
+        let mut inside = self.panel.lock();
+        let Rest::Asked { until } = inside.rest else { return Ok(()) };
+        inside.rest = Rest::Held { until };
+        self.panel.changed.notify_all();
+        let left = until.saturating_duration_since(Instant::now());
+        let rests = |inside: &mut Inside| {
+            inside.order == Order::Run && matches!(inside.rest, Rest::Held { .. })
+        };
+        let waited = self.panel.changed.wait_timeout_while(inside, left, rests);
+        waited.unwrap_or_else(PoisonError::into_inner).0.rest = Rest::None;
+        Ok(())
+    }
+
+    fn rest_asked(&self) -> bool {
+        matches!(self.panel.lock().rest, Rest::Asked { .. })
     }
 
     /// Issues one write after the other until the order to stop.
@@ -367,8 +458,11 @@ impl Life {
         let install_writes = self.machine.workload.install_writes();
         let mut pace = Pace::of(self.machine.writes_per_second);
         for n in first.. {
-            let pause =
-                if n <= install_writes { Duration::ZERO } else { pace.pause(Instant::now()) };
+            if (n - 1).is_multiple_of(TRANSACTION_WRITES) {
+                self.rest(disks)?;
+            }
+            let hurries = n <= install_writes || self.rest_asked();
+            let pause = if hurries { Duration::ZERO } else { pace.pause(Instant::now()) };
             if self.obey(pause, Order::Run)? == Order::Stop {
                 break;
             }

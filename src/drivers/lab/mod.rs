@@ -19,7 +19,7 @@ mod workload;
 
 pub use faults::{Fault, Faults, FaultyStore};
 pub use files::LabFiles;
-pub use guest::{AfterBoot, Crash, Guest, Machine, State, Status};
+pub use guest::{AfterBoot, Crash, Guest, Machine, State, Status, TRANSACTION_WRITES};
 pub use site::{LabError, LabSite, LabVm};
 pub use workload::{
     BLOCK_BYTES, CheckError, Checked, Content, LastWrite, Mismatch, Model, Workload, WorkloadError,

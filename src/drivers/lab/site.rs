@@ -68,6 +68,9 @@ pub enum LabError {
     /// The guest is off, but what it wrote may not be durable.
     #[error("shut the guest down")]
     DidNotStop(#[source] Arc<Crash>),
+    /// The guest is not at rest.
+    #[error("bring the guest to rest: {0}")]
+    NotAtRest(&'static str),
     /// The thread that waits for the guest ended.
     #[error("wait for the guest")]
     Waiting(#[from] tokio::task::JoinError),
@@ -80,6 +83,7 @@ impl Classified for LabError {
             Self::NoSuchVm { .. } => Code::VmNotFound,
             Self::NotServed { .. } | Self::DidNotBoot(_) => Code::ReplicaDidNotStart,
             Self::DidNotStop(_) => Code::SourceDidNotStop,
+            Self::NotAtRest(_) => Code::GuestNotQuiesced,
             Self::Waiting(_) => Code::HostResourcesShort,
         }
     }
@@ -174,6 +178,22 @@ impl LabSite {
         }
     }
 
+    /// Does something with the guest that runs as a VM.
+    fn with_guest(
+        &self,
+        vm: VmId,
+        what: impl FnOnce(&Guest) -> Result<(), &'static str>,
+    ) -> Result<(), LabError> {
+        let guest = {
+            let vms = self.vms();
+            let slot = vms.get(&vm).ok_or(LabError::NoSuchVm { vm })?;
+            self.reach(slot.vm.host)?;
+            slot.guest.clone()
+        };
+        let guest = guest.ok_or(LabError::NotAtRest("the VM was never switched on"))?;
+        what(&guest).map_err(LabError::NotAtRest)
+    }
+
     /// How far a VM is; `None` if it was never switched on.
     pub fn guest(&self, vm: VmId) -> Option<Status> {
         self.vms().get(&vm)?.guest.as_ref().map(Guest::status)
@@ -265,6 +285,7 @@ impl LabSite {
             | LabError::NotServed { .. }
             | LabError::DidNotBoot(_)
             | LabError::DidNotStop(_)
+            | LabError::NotAtRest(_)
             | LabError::Waiting(_) => Cause::Itself,
         };
         let name = self.hosts().get(&host).map_or_else(|| host.to_string(), |it| it.name.clone());
@@ -295,6 +316,16 @@ impl Hypervisor for LabSite {
         })
         .await?;
         Ok(())
+    }
+
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+        let id = vm.id;
+        self.work(vm, move |site| site.with_guest(id, |guest| guest.freeze(at_most))).await
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        let id = vm.id;
+        self.work(vm, move |site| site.with_guest(id, Guest::thaw)).await
     }
 }
 

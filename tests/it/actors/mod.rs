@@ -7,6 +7,7 @@
     reason = "virtual time does not run backwards; long runs tell how fast they were"
 )]
 
+mod background;
 mod cancellations;
 mod deaths;
 mod durability;

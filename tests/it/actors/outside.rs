@@ -37,12 +37,15 @@ pub(crate) enum Op {
     Fence,
     Serve,
     KeepOnly,
+    ReclaimSpace,
     TrackingLost,
     Heartbeat,
     ShutDown,
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
+    Freeze,
+    Thaw,
 }
 
 impl Op {
@@ -54,9 +57,12 @@ impl Op {
                 | Self::Verify
                 | Self::Serve
                 | Self::Start
+                | Self::ReclaimSpace
                 | Self::KeepOff
                 | Self::TrackingLost
                 | Self::Heartbeat
+                | Self::Freeze
+                | Self::Thaw
         )
     }
 
@@ -140,6 +146,7 @@ pub(crate) struct Facts {
     pub(crate) fenced: bool,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
+    pub(crate) frozen: bool,
 }
 
 impl Default for Facts {
@@ -155,6 +162,7 @@ impl Default for Facts {
             fenced: false,
             runs_at_primary: true,
             runs_at_recovery: false,
+            frozen: false,
         }
     }
 }
@@ -399,7 +407,7 @@ fn add_point(facts: &mut Facts, cycle: u64, at: Timestamp) -> RecoveryPoint {
 fn ship_through(vm: &Vm, facts: &mut Facts, last: u64, now: Timestamp) -> Vec<RecoveryPoint> {
     let known = vm.latest_point().map_or(0, |point| point.cycle);
     let first = vm.delta.chain_first_cycle.max(known + 1);
-    facts.cuts.entry(last).or_insert(Snapshot { at: now, log_bytes: 8192 });
+    facts.cuts.entry(last).or_insert(Snapshot { at: now, log_bytes: 8192, fresh: false });
     let cuts: Vec<_> =
         facts.cuts.range(first..=last).map(|(cycle, cut)| (*cycle, cut.at)).collect();
     cuts.into_iter().map(|(cycle, at)| add_point(facts, cycle, at)).collect()
@@ -479,7 +487,9 @@ impl Replication for Outside {
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
         let effect = || {
             self.with(vm, |facts, at| {
-                *facts.cuts.entry(cycle).or_insert(Snapshot { at, log_bytes: 8192 })
+                let fresh = !facts.cuts.contains_key(&cycle);
+                let cut = Snapshot { at, log_bytes: 8192, fresh: false };
+                Snapshot { fresh, ..*facts.cuts.entry(cycle).or_insert(cut) }
             })
         };
         self.call(vm.id.0, Op::Snapshot, effect).await
@@ -536,6 +546,10 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::KeepOnly, effect).await
     }
 
+    async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
+        self.call(vm.id.0, Op::ReclaimSpace, || {}).await
+    }
+
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
         loop {
             if let Some(reason) = self.with(vm, |facts, _| facts.tracking_lost.clone()) {
@@ -585,6 +599,16 @@ impl Hypervisor for Guests {
             self.outside.expect(disks.len() == vm.disks.len(), "a VM starts without all disks");
         };
         self.outside.call(vm.id.0, Op::Start, effect).await
+    }
+
+    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.frozen = true);
+        self.outside.call(vm.id.0, Op::Freeze, effect).await
+    }
+
+    async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.frozen = false);
+        self.outside.call(vm.id.0, Op::Thaw, effect).await
     }
 }
 

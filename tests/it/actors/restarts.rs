@@ -78,7 +78,8 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
         Phase::Undiscovered => super::testbed::discover(1, 2),
         Phase::Unprotected => {
             // A delta that is tried again must not make the next one overdue.
-            let policy = if life == Life::OverABadLink { Policy::default() } else { every_30_s() };
+            let every_5_min = Policy { copy_frequency_s: 300, ..every_30_s() };
+            let policy = if life == Life::OverABadLink { every_5_min } else { every_30_s() };
             Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
         }
         Phase::Protected if fail_over => match life {

@@ -51,7 +51,7 @@ pub(crate) fn stream_of(vm: VmId) -> StreamId {
 
 /// Deltas every 30 s.
 pub(crate) fn every_30_s() -> Policy {
-    Policy { copy_frequency_s: 30, ..Policy::default() }
+    Policy { copy_frequency_s: 30, app_consistent_frequency_h: 0, ..Policy::default() }
 }
 
 /// Everything that outlives a kill of the service.
@@ -101,6 +101,7 @@ impl Testbed {
             primary: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
             recovery: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
             watch_interval: self.watch_interval,
+            reclaim_interval: 5 * MINUTE,
         })
     }
 

@@ -7,8 +7,9 @@ use lifeboat::domain::job::{JobKind, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The facts that messages may name.
-const FACTS: [&str; 11] = [
+const FACTS: [&str; 12] = [
     "check",
+    "cycle",
     "damage",
     "disk",
     "host",

@@ -165,7 +165,7 @@ fn a_policy_out_of_range_is_refused() {
     let outside = [
         Policy { copy_frequency_s: 0, ..Policy::default() },
         Policy { copy_frequency_s: 901, ..Policy::default() },
-        Policy { recovery_point_retention_h: 25, ..Policy::default() },
+        Policy { recovery_point_retention_h: 73, ..Policy::default() },
         Policy { app_consistent_frequency_h: 13, ..Policy::default() },
     ];
     for policy in outside {

@@ -51,7 +51,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         12 => Just(Move::Ring),
         2 => Just(Move::Discover),
         4 => Just(Move::Enable),
-        2 => (1_u32..900, 0_u32..24).prop_map(|(every, keep)| Move::ChangePolicy(every, keep)),
+        2 => (1_u32..900, 0_u32..72).prop_map(|(every, keep)| Move::ChangePolicy(every, keep)),
         4 => Just(Move::Planned),
         4 => proptest::option::of(0_u8..6).prop_map(Move::Unplanned),
         3 => Just(Move::Commit),
@@ -154,6 +154,8 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportShipped { .. }
         | Command::ReportFailure { .. }
         | Command::ReportTrackingLost { .. }
+        | Command::ReportQuiescedSnapshot { .. }
+        | Command::ReportSpace { .. }
         | Command::ChangePolicy { .. }
         | Command::ChangeResyncWindow { .. } => true,
         Command::EnableProtection { .. }
@@ -240,7 +242,10 @@ fn check_state(vm: &Vm) {
                 let next = vm.trouble.as_ref().map(|trouble| trouble.next);
                 assert_eq!(next, Some(NextStep::RetryAt(*due)));
             }
-            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => unreachable!(),
+            Effect::Do(_)
+            | Effect::WatchTracking { .. }
+            | Effect::RunReplica
+            | Effect::ReclaimSpace => unreachable!(),
         }
     }
 
@@ -315,6 +320,7 @@ fn newest_cycle_in_vault(vm: &Vm) -> u64 {
         Effect::Do(_)
         | Effect::WatchTracking { .. }
         | Effect::RunReplica
+        | Effect::ReclaimSpace
         | Effect::WakeAt { .. } => newest,
     })
 }

@@ -1,6 +1,7 @@
 //! The domain: decision tables, whole lives, retry classes, resynchronization, random histories, words for people.
 
 mod catalogue;
+mod consistency;
 mod decisions;
 mod entities;
 mod failover;
@@ -8,6 +9,7 @@ mod health;
 mod histories;
 mod lives;
 mod resync;
+mod retention;
 mod retries;
 mod story;
 mod tracking;

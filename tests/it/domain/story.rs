@@ -51,7 +51,12 @@ pub(crate) fn discover(disks: u128) -> Command {
 }
 
 pub(crate) fn enable() -> Command {
-    Command::EnableProtection { job: job_id(1), vault: vault(), policy: Policy::default() }
+    Command::EnableProtection { job: job_id(1), vault: vault(), policy: quiet() }
+}
+
+/// Without application-consistent points, which have stories of their own.
+pub(crate) fn quiet() -> Policy {
+    Policy { app_consistent_frequency_h: 0, ..Policy::default() }
 }
 
 pub(crate) fn planned() -> Command {
@@ -182,7 +187,9 @@ impl Story {
             let words = self.event_in_words(event);
             let _ = writeln!(self.transcript, "  then {words}");
         }
-        for effect in self.vm.pending() {
+        // Space is reclaimed in the background: it would be in every line.
+        let in_the_foreground = |effect: &Effect| *effect != Effect::ReclaimSpace;
+        for effect in self.vm.pending().into_iter().filter(in_the_foreground) {
             let words = self.effect_in_words(effect);
             let _ = writeln!(self.transcript, "    do {words}");
         }
@@ -199,6 +206,10 @@ impl Story {
         Some(match self.vm.work()? {
             Work::Task { job, task, step } => {
                 Command::ReportDone { job, task, outcome: good_outcome(&self.vm, step, self.now) }
+            }
+            Work::Snapshot { cycle } if self.vm.is_to_be_quiesced(cycle) => {
+                let (at, log_bytes) = (self.now, 8192);
+                Command::ReportQuiescedSnapshot { cycle, at, log_bytes, missed: None }
             }
             Work::Snapshot { cycle } => {
                 Command::ReportSnapshot { cycle, at: self.now, log_bytes: 8192 }
@@ -252,7 +263,10 @@ impl Story {
     pub(crate) fn alarm(&self) -> Option<(Timestamp, Command)> {
         self.vm.pending().into_iter().find_map(|effect| match effect {
             Effect::WakeAt { due, wake } => Some((due, Command::Wake { due, wake })),
-            Effect::Do(_) | Effect::WatchTracking { .. } | Effect::RunReplica => None,
+            Effect::Do(_)
+            | Effect::WatchTracking { .. }
+            | Effect::RunReplica
+            | Effect::ReclaimSpace => None,
         })
     }
 
@@ -281,7 +295,11 @@ impl Story {
             | Event::TaskFailed { task, .. } => format!("{word} {}", self.step_of(*task)),
             Event::JobEnded { outcome, .. } => format!("{word} {outcome:?}"),
             Event::TrackingStarted { first_cycle } => format!("{word} from {first_cycle}"),
-            Event::CycleStarted { cycle } | Event::SnapshotTaken { cycle, .. } => {
+            Event::CycleStarted { cycle }
+            | Event::SnapshotTaken { cycle, .. }
+            | Event::ApplicationConsistencyRequested { cycle }
+            | Event::ApplicationConsistent { cycle }
+            | Event::ApplicationConsistencyMissed { cycle, .. } => {
                 format!("{word} {cycle}")
             }
             Event::LogShipped { point } => format!("{word} {}", point.cycle),
@@ -289,6 +307,7 @@ impl Story {
             | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
                 format!("{word} before {kept_from_cycle}")
             }
+            Event::RecoveryPointsThinned { cycles } => format!("{word} {cycles:?}"),
             Event::RetryScheduled { attempt, due, .. } => {
                 format!("{word} attempt {attempt}, due at {}", seconds(*due))
             }
@@ -315,6 +334,8 @@ impl Story {
             | Event::AdministratorNeeded { .. }
             | Event::SourceShutDown
             | Event::ReplicaStarted
+            | Event::SpaceNotReclaimed { .. }
+            | Event::SpaceReclaimed
             | Event::FailoverCommitted => word,
         }
     }
@@ -326,6 +347,7 @@ impl Story {
             Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
             Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),
             Effect::RunReplica => "RunReplica".to_owned(),
+            Effect::ReclaimSpace => "ReclaimSpace".to_owned(),
             Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::rack::{Arrived, Rack};
 use lifeboat::drivers::lab::{
-    AfterBoot, CheckError, Crash, Guest, LastWrite, Machine, State, Workload,
+    AfterBoot, CheckError, Crash, Guest, LastWrite, Machine, State, TRANSACTION_WRITES, Workload,
 };
 use lifeboat::ports::block::BlockDevice;
 use std::num::NonZeroU32;
@@ -198,4 +198,58 @@ fn a_guest_whose_disk_code_panics_is_off() {
     let connect = Arc::new(|_: &str| panic!("no such disk"));
     let guest = Guest::start(Machine { connect, ..machine(&rack) });
     assert!(guest.wait_booted().unwrap_err().to_string().contains("no such disk"));
+}
+
+#[test]
+fn a_guest_at_rest_has_finished_its_transaction_and_writes_nothing_until_it_is_let_go_on() {
+    let rack = Rack::new("a", &workload());
+    let slow = NonZeroU32::new(20).unwrap();
+    let guest = Guest::start(Machine { writes_per_second: slow, ..machine(&rack) });
+    guest.wait_until(|status| 20 < status.acknowledged);
+    // At 20 writes a second the rest of the transaction would take three; it hurries.
+    guest.freeze(Duration::from_mins(1)).unwrap();
+    let status = guest.status();
+    assert!(status.acknowledged.is_multiple_of(TRANSACTION_WRITES), "{status:?}");
+    assert_eq!((status.flushed, status.issued), (status.acknowledged, status.acknowledged));
+    let arrived = rack.arrived();
+    assert_eq!(rack.last_write(&workload()), status.acknowledged);
+    guest.thaw().unwrap();
+    guest.wait_until(|later| status.acknowledged + 2 < later.acknowledged);
+    assert_eq!(rack.arrived()[..arrived.len()], arrived);
+    assert!(guest.thaw().is_err(), "it was not at rest");
+    guest.stop().unwrap();
+    assert!(guest.freeze(Duration::from_secs(1)).is_err(), "it is off");
+}
+
+#[test]
+fn a_guest_that_nobody_lets_go_on_does_so_by_itself() {
+    let rack = Rack::new("a", &workload());
+    let guest = Guest::start(machine(&rack));
+    guest.wait_booted().unwrap();
+    guest.freeze(Duration::from_millis(300)).unwrap();
+    let at_rest = guest.status().acknowledged;
+    guest.wait_until(|status| at_rest + 100 <= status.acknowledged);
+    assert!(guest.thaw().is_err(), "nobody may believe that it was at rest until here");
+    guest.freeze(Duration::from_mins(1)).unwrap();
+    guest.stop().unwrap();
+    assert!(matches!(guest.status().state, State::Stopped), "a guest at rest can be shut down");
+}
+
+#[test]
+fn a_guest_whose_disk_is_away_does_not_come_to_rest_and_goes_on_later() {
+    let rack = Rack::new("a", &workload());
+    let guest = Guest::start(machine(&rack));
+    guest.wait_until(|status| 10 < status.acknowledged);
+    rack.go_down();
+    assert!(guest.freeze(Duration::from_millis(200)).is_err());
+    rack.come_up();
+    let before = guest.status().acknowledged;
+    guest.wait_until(|status| before + 100 <= status.acknowledged);
+    let idle = Guest::start(Machine {
+        after_boot: AfterBoot::Idle,
+        ..machine(&Rack::new("b", &workload()))
+    });
+    idle.wait_booted().unwrap();
+    idle.freeze(Duration::from_mins(1)).unwrap();
+    idle.thaw().unwrap();
 }

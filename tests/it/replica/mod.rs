@@ -8,6 +8,7 @@ mod memory_files;
 mod overlay;
 mod segment;
 mod stores;
+mod upkeep;
 mod vault;
 
 use bytes::Bytes;

@@ -9,6 +9,7 @@ mod pace;
 mod resync;
 mod shipping;
 mod tap;
+mod upkeep;
 
 use lifeboat::disk::files::RealFiles;
 use lifeboat::disk::nbd::{Endpoint, Exports};

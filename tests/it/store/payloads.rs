@@ -119,6 +119,14 @@ fn vm_commands() -> Vec<vm::Command> {
         C::ReportFailure { work: Work::Snapshot { cycle: 8 }, failure: failure() },
         C::ReportTrackingLost { first_cycle: 3, reason: ResyncReason::PowerLoss },
     ];
+    commands.extend([
+        C::UnplannedFailover { job, point: PointChoice::LatestProcessed },
+        C::UnplannedFailover { job, point: PointChoice::LatestApplicationConsistent },
+        C::ReportQuiescedSnapshot { cycle: 9, at: at(10), log_bytes: 11, missed: None },
+        C::ReportQuiescedSnapshot { cycle: 9, at: at(10), log_bytes: 11, missed: Some(failure()) },
+        C::ReportSpace { failure: None },
+        C::ReportSpace { failure: Some(failure()) },
+    ]);
     let reasons = [
         ResyncReason::LogWriteFailed("full".to_owned()),
         ResyncReason::LogDamaged("checksum".to_owned()),
@@ -196,6 +204,12 @@ fn vm_events() -> Vec<vm::Event> {
             kept_from_cycle: 5,
             because: ResyncReason::ReplicaSuspect("hash".to_owned()),
         },
+        E::RecoveryPointsThinned { cycles: vec![3, 4, 300] },
+        E::ApplicationConsistencyRequested { cycle: 13 },
+        E::ApplicationConsistent { cycle: 13 },
+        E::ApplicationConsistencyMissed { cycle: 13, because: failure() },
+        E::SpaceNotReclaimed { because: failure() },
+        E::SpaceReclaimed,
     ];
     let kinds = [
         JobKind::EnableProtection,

@@ -1,0 +1,141 @@
+//! What an actor does beside replication: guests are brought to rest and always let go on, and space is
+//! reclaimed whatever becomes of it.
+
+use super::outside::{Answer, Op, host_lost, link_down};
+use super::testbed::{
+    HOUR, MINUTE, Running, SECOND, Testbed, every_30_s, host_id, vault_id, vm_id,
+};
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::vm::{Command, Event, Health, Phase};
+use lifeboat::ports::clock::Clock;
+
+fn with_consistent_points() -> Policy {
+    Policy { app_consistent_frequency_h: 1, recovery_point_retention_h: 24, ..every_30_s() }
+}
+
+fn busy() -> Failure {
+    Failure::new(Code::GuestNotQuiesced, Cause::Itself, "busy")
+}
+
+fn missed(bed: &Testbed) -> usize {
+    let events = bed.events_of(vm_id(1)).into_iter();
+    events.filter(|(_, event)| matches!(event, Event::ApplicationConsistencyMissed { .. })).count()
+}
+
+#[test]
+fn every_hour_the_guest_is_at_rest_while_the_logs_are_cut() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.run(async |service: Running| {
+        service.protected(1, with_consistent_points()).await;
+        service.sleep(2 * HOUR + MINUTE).await;
+    });
+    let (freezes, thaws) =
+        (bed.outside.calls_of(vm.0, Op::Freeze), bed.outside.calls_of(vm.0, Op::Thaw));
+    assert_eq!((freezes.len(), thaws.len()), (3, 3));
+    for (freeze, thaw) in freezes.iter().zip(&thaws) {
+        let cuts = bed.outside.calls_of(vm.0, Op::Snapshot).into_iter();
+        let between = cuts.filter(|cut| {
+            freeze.ended.unwrap().0 <= cut.began && cut.ended.unwrap().0 <= thaw.began
+        });
+        assert_eq!(between.count(), 1);
+    }
+    assert_eq!((bed.logged(vm).application_consistent.len(), missed(&bed)), (3, 0));
+    bed.outside.check();
+}
+
+#[test]
+fn a_guest_that_cannot_be_brought_to_rest_misses_no_cycle_and_is_let_go_on() {
+    for answer in [Answer::Fail(busy()), Answer::Hang, Answer::Panic] {
+        let bed = Testbed::new();
+        let vm = vm_id(1);
+        bed.outside.script(vm.0, Op::Freeze, [answer.clone()]);
+        let before = bed.run(async |service: Running| {
+            let vm = service.protected(1, with_consistent_points()).await;
+            service.sleep(10 * MINUTE).await;
+            service.vm(vm).await.points.len()
+        });
+        assert!(20 <= before, "{answer:?}: {before} points in ten minutes");
+        assert_eq!(bed.outside.calls_of(vm.0, Op::Thaw).len(), 1, "{answer:?}");
+        assert_eq!(missed(&bed), 1, "{answer:?}");
+        assert!(bed.logged(vm).application_consistent.is_empty());
+        assert!(!bed.outside.facts(vm).frozen);
+    }
+}
+
+#[test]
+fn a_cut_that_fails_lets_the_guest_go_on() {
+    for answer in [Answer::Fail(host_lost(host_id())), Answer::Panic] {
+        let bed = Testbed::new();
+        let vm = vm_id(1);
+        bed.outside.script(vm.0, Op::Snapshot, [answer]);
+        bed.run(async |service: Running| {
+            service.protected(1, with_consistent_points()).await;
+            service.until(vm, |vm| vm.trouble.is_some()).await;
+            service.sleep(SECOND).await;
+            assert!(!bed.outside.facts(vm).frozen);
+            service.retry(vm).await;
+            service.until(vm, |vm| !vm.application_consistent.is_empty()).await;
+        });
+        assert_eq!(bed.outside.calls_of(vm.0, Op::Thaw).len(), 2);
+    }
+}
+
+#[test]
+fn a_guest_that_went_on_by_itself_gives_a_crash_consistent_point() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.outside.script(vm.0, Op::Thaw, [Answer::Fail(busy())]);
+    bed.run(async |service: Running| {
+        service.protected(1, with_consistent_points()).await;
+        service.sleep(5 * MINUTE).await;
+    });
+    assert_eq!((bed.logged(vm).application_consistent.len(), missed(&bed)), (0, 1));
+}
+
+#[test]
+fn space_that_cannot_be_freed_is_a_warning_that_ends_by_itself_and_delays_nothing() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.outside.always(vm.0, Op::ReclaimSpace, Answer::Fail(link_down(vault_id())));
+    bed.run(async |service: Running| {
+        service.protected(1, every_30_s()).await;
+        service.sleep(21 * MINUTE).await;
+        let state = service.vm(vm).await;
+        assert_eq!(state.health(bed.clock.now()), Health::Warning);
+        let because = &state.health_causes(bed.clock.now())[0].because;
+        assert!(because.contains("SR-2204") && because.contains("connection refused"), "{because}");
+        assert_eq!(state.phase, Phase::Protected);
+        assert!(40 <= state.points.len());
+        bed.outside.heal(vm.0, Op::ReclaimSpace);
+        service.sleep(6 * MINUTE).await;
+        assert_eq!(service.vm(vm).await.health(bed.clock.now()), Health::Normal);
+    });
+    let told = bed.events_of(vm).into_iter().filter(|(_, event)| {
+        matches!(event, Event::SpaceNotReclaimed { .. } | Event::SpaceReclaimed)
+    });
+    assert_eq!(told.count(), 2, "only what changes is told");
+    assert_eq!(bed.outside.calls_of(vm.0, Op::ReclaimSpace).len(), 5);
+    bed.outside.check();
+}
+
+#[test]
+fn a_pass_that_never_ends_ends_with_the_phase_that_it_was_for() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.outside.always(vm.0, Op::ReclaimSpace, Answer::Hang);
+    bed.run(async |service: Running| {
+        service.protected(1, every_30_s()).await;
+        service.sleep(20 * MINUTE).await;
+        service
+            .tell_vm(vm, Command::PlannedFailover { job: super::testbed::job_id(7) })
+            .await
+            .unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+    });
+    let passes = bed.outside.calls_of(vm.0, Op::ReclaimSpace);
+    assert_eq!(passes.len(), 1);
+    assert_eq!(passes[0].ended.unwrap().1, super::outside::End::Dropped);
+}
