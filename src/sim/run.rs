@@ -9,7 +9,7 @@ use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
 use super::report::{self, Outcome};
-use super::scenario::{Deed, Scenario, Step};
+use super::scenario::{Deed, Scenario, Schedule, Step};
 use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entry, Kind, StreamId};
@@ -154,7 +154,9 @@ impl Run {
             recovery: Arc::new(RecoveryHypervisors(Arc::clone(outside))),
             watch_interval: WATCH_INTERVAL,
         });
-        let service = self.options.driver.start(world).await;
+        let shuffle =
+            (self.scenario.schedule == Schedule::Shuffle).then(|| Arc::clone(&self.outside.dice));
+        let service = self.options.driver.start(world, shuffle).await;
         *self.service.borrow_mut() = Some(service);
         self.enrol().await;
     }

@@ -10,7 +10,7 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{RecoveryPoint, ResyncReason, Vm, Work};
+use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Vm, Work};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
