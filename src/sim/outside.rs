@@ -136,7 +136,6 @@ pub(super) struct Machine {
     writes_per_minute: u32,
     bursts: Vec<Burst>,
     tracker: Option<Arc<Tracker>>,
-    failing: bool,
 }
 
 impl Outside {
@@ -182,7 +181,6 @@ impl Outside {
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
-                failing: false,
                 name: one.name,
             };
             vms.insert(id, machine);
@@ -465,7 +463,9 @@ impl Outside {
         let own = |vm: &VmId| self.machine(*vm).host == host;
         let vms: Vec<VmId> = self.vm_ids().into_iter().filter(own).collect();
         if let Some(life) = self.state().life.as_ref() {
-            vms.iter().for_each(|vm| drop(life.sources.detach(*vm)));
+            for vm in &vms {
+                life.sources.detach(*vm);
+            }
         }
         if let Some(host) = self.state().hosts.get(&host) {
             host.upset.send_modify(|upsets| *upsets += 1);
@@ -531,8 +531,7 @@ impl Outside {
     pub(super) fn set_failing(&self, vm: VmId, failing: bool) {
         let mut state = self.state();
         let State { hosts, vms, .. } = &mut *state;
-        let Some(machine) = vms.get_mut(&vm) else { return };
-        machine.failing = failing;
+        let Some(machine) = vms.get(&vm) else { return };
         for disk in &machine.disks {
             let image = machine.folder().join(format!("{}.img", disk.name));
             let kind = failing.then_some(io::ErrorKind::Other);
@@ -582,7 +581,9 @@ impl Outside {
             there.map(|(ticket, begun)| (begun.name.clone(), *ticket)).collect()
         };
         works.sort();
-        works.into_iter().for_each(|(_, ticket)| self.break_off(ticket));
+        for (_, ticket) in works {
+            self.break_off(ticket);
+        }
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {

@@ -206,7 +206,9 @@ impl Replication for DataPlane {
             })
             .await;
         let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
-        told.into_iter().for_each(|(done, total)| progress(done, total));
+        for (done, total) in told {
+            progress(done, total);
+        }
         copied
     }
 

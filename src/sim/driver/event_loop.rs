@@ -10,7 +10,7 @@ use crate::actors::{
     Timers, Told, World, load_entity,
 };
 use crate::domain::cloud::Cloud;
-use crate::domain::entity::{Commit, Entry, Kind, NewCommit, StreamId};
+use crate::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
 use crate::domain::vault::Vault;
@@ -42,6 +42,7 @@ enum Part {
 type Answer = oneshot::Sender<Result<Told, TellError>>;
 
 /// What an entity is sent.
+#[expect(clippy::large_enum_variant, reason = "nearly every letter is the large one")]
 enum Letter {
     Tell {
         command: Entry,
@@ -175,8 +176,8 @@ struct Hosting<E: Hosted> {
     world: Arc<World>,
     waker: Waker,
     running: BTreeMap<E::Effect, Running>,
-    works: Vec<(u64, E::Effect, LocalBoxFuture<'static, Option<E::Command>>)>,
-    begun: Vec<(u64, E::Effect, LocalBoxFuture<'static, Option<E::Command>>)>,
+    works: Vec<Work<E>>,
+    begun: Vec<Work<E>>,
     works_begun: u64,
     /// Work that is not wanted any more. As the actors do it, what comes first is polled before it goes.
     cancelled: Vec<u64>,
@@ -184,6 +185,10 @@ struct Hosting<E: Hosted> {
     appending: Option<Appending<E>>,
     started: bool,
 }
+
+/// A piece of work: its number, what called for it, and its future; that gives nothing where it panics.
+type Work<E> =
+    (u64, <E as Entity>::Effect, LocalBoxFuture<'static, Option<<E as Entity>::Command>>);
 
 enum Running {
     Work(u64),
@@ -337,7 +342,9 @@ where
                     self.running.remove(&effect);
                 }
                 if let Some((_, events)) = E::of(&commit.entry) {
-                    events.iter().for_each(|event| self.state.apply(event, commit.at));
+                    for event in events {
+                        self.state.apply(event, commit.at);
+                    }
                 }
                 self.seq = commit.seq;
                 self.hub.notify(Notice::Committed(Arc::new(commit)));
@@ -354,7 +361,8 @@ where
         }
     }
 
-    /// Lets the work go on; answers whether all of it waits.
+    /// Lets the work go on; answers whether all of it waits. While something is being appended it stands
+    /// still, but for one piece, as the actors do it.
     fn run_works(&mut self) -> bool {
         let waker = self.waker.clone();
         let mut context = Context::from_waker(&waker);
@@ -365,17 +373,28 @@ where
                     self.drop_cancelled();
                     return false;
                 }
+                if self.appending.is_some() {
+                    self.works.append(&mut self.begun);
+                    let last = self.works.len() - 1;
+                    self.works.swap(index, last);
+                    return false;
+                }
                 index += 1;
                 continue;
             };
             let (_, effect, _) = self.works.swap_remove(index);
-            let Some(command) = ended else {
-                self.ended_in_vain(Some(effect));
-                continue;
-            };
-            let (command, ends) = (E::entry(command, vec![]), Some(Box::new(effect) as _));
-            let origin = Origin::of(E::WORKER);
-            self.hub.send(self.stream, Letter::Tell { command, origin, ends, answer: None });
+            match ended {
+                None => self.ended_in_vain(Some(effect)),
+                Some(command) => {
+                    let (command, ends) = (E::entry(command, vec![]), Some(Box::new(effect) as _));
+                    let origin = Origin::of(E::WORKER);
+                    let letter = Letter::Tell { command, origin, ends, answer: None };
+                    self.hub.send(self.stream, letter);
+                }
+            }
+            if self.appending.is_some() {
+                return false;
+            }
         }
         if self.works.is_empty() {
             self.drop_cancelled();
@@ -430,13 +449,11 @@ where
             {
                 self.handle(letter);
             }
-            if self.appending.is_some() {
-                continue;
-            }
-            if self.run_works() {
+            let all_wait = self.run_works();
+            self.works.append(&mut self.begun);
+            if all_wait && self.appending.is_none() {
                 return None;
             }
-            self.works.append(&mut self.begun);
         }
     }
 }

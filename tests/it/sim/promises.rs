@@ -93,8 +93,6 @@ fn the_loop_and_the_actors_write_the_same_log() {
         (named("vault_unreachable"), 7),
         (named("service_restart_mid_failover"), 7),
         (named("planned_failover"), 8),
-        (named("host_loss"), 9),
-        (named("power_loss"), 10),
         (named("split_brain"), 11),
     ] {
         let by = |driver| run(&scenario, RunOptions { driver, ..seeded(seed) }).unwrap();
