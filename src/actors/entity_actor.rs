@@ -1,6 +1,6 @@
 //! The generic actor that hosts an entity.
 
-use super::hosted::{Alarm, Hosted, Reporter, World};
+use super::hosted::{ActorOutlet, Alarm, Hosted, Reporter, World};
 use super::supervisor::{ClearTimer, SetTimer};
 use super::supervisor::{Committed, Died, StoreFailed, Supervisor};
 use super::timers::TimerId;
@@ -23,7 +23,7 @@ const SNAPSHOT_EVERY: u64 = 200;
 const LOAD_BATCH: usize = 1_000;
 
 /// Pause before work that ended without any effect on the state is done again.
-const IDLE_PAUSE: Duration = Duration::from_secs(1);
+pub const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who sends a command, and in what context.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +40,11 @@ impl Origin {
     /// A command that nothing else led to.
     pub fn of(actor: &str) -> Self {
         Self { actor: actor.to_owned(), ..Self::default() }
+    }
+
+    /// A command of the supervisor, to which a commit led.
+    pub fn caused_by(commit: &Commit) -> Self {
+        Self { causation: Some(commit.global), ..Self::of("supervisor") }
     }
 }
 
@@ -190,7 +195,9 @@ impl<E: Hosted> EntityActor<E> {
             self.supervisor.do_send(SetTimer { id, longest, wake: Box::new(wake) });
             return Running::Timer(id);
         }
-        let reporter = Reporter::new(me.clone(), self.supervisor.clone(), self.stream);
+        let (entity, supervisor) = (me.clone(), self.supervisor.clone());
+        let outlet = Arc::new(ActorOutlet { entity, supervisor });
+        let reporter = Reporter::through(outlet, self.stream);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
         let work = async move {
             if !pause.is_zero() {

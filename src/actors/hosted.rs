@@ -1,21 +1,26 @@
 //! What the actors need of an entity beside its state machine: how its work is done.
 
-use super::entity_actor::{EntityActor, Inspect, Origin, Tell, TellError};
+use super::entity_actor::{EntityActor, Origin, Tell, TellError, Told};
 use super::supervisor::{Find, Shelves, Supervisor};
 use crate::domain::catalogue::Code;
-use crate::domain::entity::{Entity, StreamId};
+use crate::domain::cloud::Cloud;
+use crate::domain::entity::{Entity, Entry, StreamId};
 use crate::domain::failure::{Cause, Failure};
+use crate::domain::host::Host;
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
+use crate::domain::vault::Vault;
+use crate::domain::vm::Vm;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::EventStore;
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::Replication;
 use actix::Addr;
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,38 +96,35 @@ pub struct Alarm<C> {
 
 /// The way from running work back to the entities.
 pub struct Reporter<E: Hosted> {
-    entity: Addr<EntityActor<E>>,
-    supervisor: Addr<Supervisor>,
+    outlet: Arc<dyn Outlet>,
     stream: StreamId,
+    entity: PhantomData<fn(E)>,
 }
 
-impl<E: Hosted> Clone for Reporter<E> {
-    fn clone(&self) -> Self {
-        Self {
-            entity: self.entity.clone(),
-            supervisor: self.supervisor.clone(),
-            stream: self.stream,
-        }
-    }
+/// Where reports go: to the actors, or to whatever else runs the entities. A command travels as an entry
+/// without events.
+pub trait Outlet: Send + Sync {
+    /// Reports something without waiting for the answer.
+    fn report(&self, stream: StreamId, command: Entry, origin: Origin);
+
+    /// Tells an entity something; answered when it is durable.
+    fn tell(
+        &self,
+        stream: StreamId,
+        command: Entry,
+        origin: Origin,
+    ) -> BoxFuture<'static, Result<Told, TellError>>;
 }
 
 impl<E: Hosted> Reporter<E> {
-    pub(super) fn new(
-        entity: Addr<EntityActor<E>>,
-        supervisor: Addr<Supervisor>,
-        stream: StreamId,
-    ) -> Self {
-        Self { entity, supervisor, stream }
+    /// The way back for the work of an entity.
+    pub fn through(outlet: Arc<dyn Outlet>, stream: StreamId) -> Self {
+        Self { outlet, stream, entity: PhantomData }
     }
 
     /// Reports something without waiting for the answer.
     pub fn report(&self, command: E::Command) {
-        self.entity.do_send(Tell::new(command, Origin::of(E::WORKER)));
-    }
-
-    /// The present state of the entity; `None` if its actor is gone.
-    pub async fn state(&self) -> Option<E> {
-        self.entity.send(Inspect(std::marker::PhantomData)).await.ok()
+        self.outlet.report(self.stream, E::entry(command, vec![]), Origin::of(E::WORKER));
     }
 
     /// Tells another entity something and waits until it is durable.
@@ -132,10 +134,56 @@ impl<E: Hosted> Reporter<E> {
     pub async fn tell<F: Hosted>(&self, id: Uuid, command: F::Command) -> Result<(), TellError> {
         let origin = Origin::of(&self.stream.to_string());
         let stream = StreamId { kind: F::KIND, id };
-        let gone = |_| TellError::Gone { stream };
-        let entity = self.supervisor.send(Find::<F>::new(id)).await.map_err(gone)??;
-        entity.send(Tell::new(command, origin)).await.map_err(gone)?.map(|_| ())
+        self.outlet.tell(stream, F::entry(command, vec![]), origin).await.map(|_| ())
     }
+}
+
+/// The way back to the actors.
+pub(super) struct ActorOutlet<E: Hosted> {
+    pub(super) entity: Addr<EntityActor<E>>,
+    pub(super) supervisor: Addr<Supervisor>,
+}
+
+impl<E: Hosted> Outlet for ActorOutlet<E> {
+    fn report(&self, _: StreamId, command: Entry, origin: Origin) {
+        if let Some((command, _)) = E::of(&command) {
+            self.entity.do_send(Tell::new(command.clone(), origin));
+        }
+    }
+
+    fn tell(
+        &self,
+        stream: StreamId,
+        command: Entry,
+        origin: Origin,
+    ) -> BoxFuture<'static, Result<Told, TellError>> {
+        let supervisor = self.supervisor.clone();
+        let id = stream.id;
+        Box::pin(async move {
+            match command {
+                Entry::Vm { command, .. } => told::<Vm>(&supervisor, id, command, origin).await,
+                Entry::Host { command, .. } => told::<Host>(&supervisor, id, command, origin).await,
+                Entry::Cloud { command, .. } => {
+                    told::<Cloud>(&supervisor, id, command, origin).await
+                }
+                Entry::Vault { command, .. } => {
+                    told::<Vault>(&supervisor, id, command, origin).await
+                }
+            }
+        })
+    }
+}
+
+/// Finds an actor, then tells it something.
+pub(super) async fn told<E: Hosted>(
+    supervisor: &Addr<Supervisor>,
+    id: Uuid,
+    command: E::Command,
+    origin: Origin,
+) -> Result<Told, TellError> {
+    let gone = |_| TellError::Gone { stream: StreamId { kind: E::KIND, id } };
+    let entity = supervisor.send(Find::<E>::new(id)).await.map_err(gone)??;
+    entity.send(Tell::new(command, origin)).await.map_err(gone)?
 }
 
 /// Runs work so that a panic in it becomes a failure of that work alone.

@@ -17,11 +17,14 @@
 
 mod entity_actor;
 mod hosted;
+mod retries;
 mod site;
 mod supervisor;
 mod timers;
 
-pub use entity_actor::{EntityActor, Origin, Tell, TellError, Told, load_entity};
-pub use hosted::{Hosted, Reporter, World};
+pub use entity_actor::{EntityActor, IDLE_PAUSE, Origin, Tell, TellError, Told, load_entity};
+pub use hosted::{Alarm, Hosted, Outlet, Reporter, World};
+pub use retries::RetrySupervision;
 pub use site::Site;
 pub use supervisor::Supervisor;
+pub use timers::{TimerId, Timers, Wake};

@@ -8,26 +8,22 @@
 
 use super::entity_actor::{EntityActor, Halt, Origin, Tell, TellError};
 use super::hosted::{Hosted, World};
+use super::retries::RetrySupervision;
 use super::timers::{TimerId, Timers, Wake};
-use crate::domain::catalogue::Code;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
-use crate::domain::failure::{Cause, Failure};
-use crate::domain::host::{self, Host};
-use crate::domain::id::{HostId, VaultId};
-use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, RetryReason, Vm};
+use crate::domain::failure::Failure;
+use crate::domain::host::Host;
+use crate::domain::vault::Vault;
+use crate::domain::vm::Vm;
 use actix::clock::Instant;
 use actix::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
-
-/// The longest sleep of the timer: the wall clock may be set while it sleeps.
-const TIMER_LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// An actor that dies is built anew after this long, twice as long each time it dies again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -58,8 +54,7 @@ pub struct Supervisor {
     world: Arc<World>,
     shelves: Shelves,
     deaths: BTreeMap<StreamId, Deaths>,
-    /// VMs whose last attempt was made since the cause of its failure had been seen to end.
-    tried_early: BTreeSet<Uuid>,
+    retries: RetrySupervision,
     timers: Timers,
     sleeping: Option<SpawnHandle>,
     stopping: bool,
@@ -73,7 +68,7 @@ impl Supervisor {
             world,
             shelves: Shelves::default(),
             deaths: BTreeMap::new(),
-            tried_early: BTreeSet::new(),
+            retries: RetrySupervision::default(),
             timers: Timers::default(),
             sleeping: None,
             stopping: false,
@@ -143,57 +138,30 @@ impl Supervisor {
             ctx.cancel_future(handle);
         }
         let Some(next) = self.timers.next() else { return };
-        let wait = next.saturating_duration_since(Instant::now()).min(TIMER_LOOK_AGAIN);
+        let wait = Timers::wait_for(next, Instant::now());
         self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
     }
 
-    /// Sends all work that failed for this cause to be tried at once.
-    fn cause_ended(&self, cause: Cause, commit: &Commit) {
-        for vm in self.shelves.vms.values() {
-            let because = RetryReason::CauseEnded(cause);
-            let command = vm::Command::Retry { because };
-            vm.do_send(Tell::new(command, caused_by(commit)));
-        }
-    }
-
-    /// A VM could not reach its vault: the vault's own watch may not have noticed, and only what it
-    /// has seen end can it announce as ended.
-    fn suspect_cause(&self, because: &Failure, origin: Origin) {
-        let failure = because.clone();
-        match because.cause {
-            Cause::Vault(VaultId(id)) if because.code == Code::LinkDown => {
-                if let Some(vault) = self.shelves.vaults.get(&id) {
-                    let command = vault::Command::ReportUnreachable { failure };
-                    vault.do_send(Tell::new(command, origin));
-                }
-            }
-            Cause::Host(HostId(id)) if because.code == Code::HostLost => {
-                if let Some(host) = self.shelves.hosts.get(&id) {
-                    let command = host::Command::ReportSilence { failure };
-                    host.do_send(Tell::new(command, origin));
-                }
-            }
-            Cause::Vault(_) | Cause::Host(_) | Cause::Itself => {}
+    /// Sends a command to an entity that is there.
+    fn command(&self, to: StreamId, command: Entry, origin: Origin) {
+        let Shelves { vms, hosts, clouds, vaults } = &self.shelves;
+        match command {
+            Entry::Vm { command, .. } => send(vms, to, command, origin),
+            Entry::Host { command, .. } => send(hosts, to, command, origin),
+            Entry::Cloud { command, .. } => send(clouds, to, command, origin),
+            Entry::Vault { command, .. } => send(vaults, to, command, origin),
         }
     }
 }
 
-impl Supervisor {
-    /// An attempt made because the cause had ended, and failed all the same, shows that the cause is
-    /// another one: suspecting it again would lead from attempt to attempt without a pause.
-    fn attempted(&mut self, commit: &Commit, event: &vm::Event) {
-        let vm = commit.stream.id;
-        match event {
-            vm::Event::RetryStarted { early: Some(RetryReason::CauseEnded(_)), .. } => {
-                self.tried_early.insert(vm);
-            }
-            vm::Event::RetryScheduled { because, attempt, .. }
-                if !self.tried_early.remove(&vm) || *attempt == 1 =>
-            {
-                self.suspect_cause(because, caused_by(commit));
-            }
-            _ => {}
-        }
+fn send<E: Hosted>(
+    shelf: &BTreeMap<Uuid, Addr<EntityActor<E>>>,
+    to: StreamId,
+    command: E::Command,
+    origin: Origin,
+) {
+    if let Some(actor) = shelf.get(&to.id) {
+        actor.do_send(Tell::new(command, origin));
     }
 }
 
@@ -203,10 +171,6 @@ impl Drop for Supervisor {
             self.failed.send_replace(Some("the supervisor died".to_owned()));
         }
     }
-}
-
-fn caused_by(commit: &Commit) -> Origin {
-    Origin { causation: Some(commit.global), ..Origin::of("supervisor") }
 }
 
 fn halt<E: Hosted>(shelf: &BTreeMap<Uuid, Addr<EntityActor<E>>>) {
@@ -305,23 +269,9 @@ impl Handler<Committed> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Committed(commit): Committed, _: &mut Context<Self>) {
-        match &commit.entry {
-            Entry::Vm { events, .. } => {
-                for event in events {
-                    self.attempted(&commit, event);
-                }
-            }
-            Entry::Vault { events, .. } => {
-                if events.contains(&vault::Event::VaultReachable) {
-                    self.cause_ended(Cause::Vault(VaultId(commit.stream.id)), &commit);
-                }
-            }
-            Entry::Host { events, .. } => {
-                if events.contains(&host::Event::HeartbeatRestored) {
-                    self.cause_ended(Cause::Host(HostId(commit.stream.id)), &commit);
-                }
-            }
-            Entry::Cloud { .. } => {}
+        let vms = self.shelves.vms.keys().copied();
+        for (to, command) in self.retries.committed(&commit, vms) {
+            self.command(to, command, Origin::caused_by(&commit));
         }
     }
 }
@@ -337,7 +287,9 @@ impl Handler<Suspect> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Suspect { because }: Suspect, _: &mut Context<Self>) {
-        self.suspect_cause(&because, Origin::of("supervisor"));
+        if let Some((to, command)) = RetrySupervision::suspect(&because) {
+            self.command(to, command, Origin::of("supervisor"));
+        }
     }
 }
 

@@ -70,14 +70,17 @@ struct RunArgs {
 /// The drivers by their names here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum DriverArg {
-    /// The actors of the service, under virtual time
+    /// A discrete-event loop
     #[default]
+    Loop,
+    /// The actors of the service, under virtual time
     Actix,
 }
 
 impl From<DriverArg> for Driver {
     fn from(driver: DriverArg) -> Self {
         match driver {
+            DriverArg::Loop => Self::Loop,
             DriverArg::Actix => Self::Actix,
         }
     }

@@ -21,15 +21,12 @@ impl Dice {
     /// The next number for `what`.
     pub(super) fn next(&self, what: &str) -> u64 {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        let nth = match drawn.get_mut(what) {
-            Some(nth) => {
-                *nth += 1;
-                *nth
-            }
-            None => {
-                drawn.insert(what.to_owned(), 0);
-                0
-            }
+        let nth = if let Some(nth) = drawn.get_mut(what) {
+            *nth += 1;
+            *nth
+        } else {
+            drawn.insert(what.to_owned(), 0);
+            0
         };
         keyed(self.seed, what, nth)
     }

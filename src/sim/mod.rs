@@ -45,5 +45,5 @@ pub use quantity::{Size, Span};
 pub use report::{Finding, Outcome, Verdict, VmReport};
 pub use run::{RunError, RunOptions, run};
 pub use scenario::{
-    Burst, Deed, Expectation, Figure, Scenario, ScenarioError, SiteSpec, Step, VmSpec,
+    Burst, Deed, Expectation, Figure, Scenario, ScenarioError, Schedule, SiteSpec, Step, VmSpec,
 };

@@ -245,7 +245,7 @@ impl Observer {
     }
 
     /// Whether a VM is well, out of the service's hands, or says whom it waits for.
-    pub(super) fn settled(&self, vm: &Vm, now: Timestamp) -> Result<(), String> {
+    pub(super) fn settled(vm: &Vm, now: Timestamp) -> Result<(), String> {
         if let Some(trouble) = &vm.trouble {
             let refused = trouble.failure.class() == Class::NonRecoverable;
             if trouble.next == NextStep::Administrator && refused {

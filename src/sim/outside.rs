@@ -68,7 +68,14 @@ pub(super) struct Outside {
 #[derive(Default)]
 struct UnderWay {
     tickets: u64,
-    works: BTreeMap<u64, (Option<HostId>, DyingWork)>,
+    works: BTreeMap<u64, Begun>,
+}
+
+/// Work that has begun.
+struct Begun {
+    name: String,
+    host: Option<HostId>,
+    dying: DyingWork,
 }
 
 /// What a process still does of its work while it dies.
@@ -129,7 +136,6 @@ pub(super) struct Machine {
     writes_per_minute: u32,
     bursts: Vec<Burst>,
     tracker: Option<Arc<Tracker>>,
-    failing: bool,
 }
 
 impl Outside {
@@ -175,7 +181,6 @@ impl Outside {
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
-                failing: false,
                 name: one.name,
             };
             vms.insert(id, machine);
@@ -335,6 +340,7 @@ impl Outside {
         }
         let calls = self.dice.next("the recovery site dies") % LAST_CALLS;
         self.recovery.kill_after(calls);
+        self.break_off_all(None);
     }
 
     /// Kill -9 of the service, and of the agents in it.
@@ -453,11 +459,13 @@ impl Outside {
         if !self.state().hosts.get(&host).is_some_and(|host| host.up) {
             return;
         }
-        self.break_off_at(host);
+        self.break_off_all(Some(host));
         let own = |vm: &VmId| self.machine(*vm).host == host;
         let vms: Vec<VmId> = self.vm_ids().into_iter().filter(own).collect();
         if let Some(life) = self.state().life.as_ref() {
-            vms.iter().for_each(|vm| drop(life.sources.detach(*vm)));
+            for vm in &vms {
+                life.sources.detach(*vm);
+            }
         }
         if let Some(host) = self.state().hosts.get(&host) {
             host.upset.send_modify(|upsets| *upsets += 1);
@@ -523,8 +531,7 @@ impl Outside {
     pub(super) fn set_failing(&self, vm: VmId, failing: bool) {
         let mut state = self.state();
         let State { hosts, vms, .. } = &mut *state;
-        let Some(machine) = vms.get_mut(&vm) else { return };
-        machine.failing = failing;
+        let Some(machine) = vms.get(&vm) else { return };
         for disk in &machine.disks {
             let image = machine.folder().join(format!("{}.img", disk.name));
             let kind = failing.then_some(io::ErrorKind::Other);
@@ -538,11 +545,11 @@ impl Outside {
     }
 
     /// Work begins; `dying` is what becomes of it if its process dies before its effects.
-    pub(super) fn begin_work(&self, host: Option<HostId>, dying: DyingWork) -> u64 {
+    pub(super) fn begin_work(&self, name: String, host: Option<HostId>, dying: DyingWork) -> u64 {
         let mut under_way = self.under_way();
         under_way.tickets += 1;
         let ticket = under_way.tickets;
-        under_way.works.insert(ticket, (host, dying));
+        under_way.works.insert(ticket, Begun { name, host, dying });
         ticket
     }
 
@@ -553,23 +560,30 @@ impl Outside {
 
     /// Work breaks off: a part of it is done.
     pub(super) fn break_off(&self, ticket: u64) {
-        let Some((_, dying)) = self.under_way().works.remove(&ticket) else { return };
+        let Some(Begun { name, dying, .. }) = self.under_way().works.remove(&ticket) else {
+            return;
+        };
         let Some(engine) = self.state().life.as_ref().map(|life| life.engine.clone()) else {
             return;
         };
-        let requests = self.dice.next("requests of work that dies") % LAST_REQUESTS;
+        let requests = self.dice.next(&format!("{name} dies")) % LAST_REQUESTS;
         self.storage.die_after(Some(requests));
         dying(self, engine);
         self.storage.die_after(None);
     }
 
-    fn break_off_at(&self, host: HostId) {
-        let at_host: Vec<u64> = {
+    /// All work that is under way breaks off, at one host or everywhere.
+    pub(super) fn break_off_all(&self, at: Option<HostId>) {
+        let mut works: Vec<(String, u64)> = {
             let under_way = self.under_way();
             let works = under_way.works.iter();
-            works.filter(|(_, (at, _))| *at == Some(host)).map(|(ticket, _)| *ticket).collect()
+            let there = works.filter(|(_, begun)| at.is_none() || begun.host == at);
+            there.map(|(ticket, begun)| (begun.name.clone(), *ticket)).collect()
         };
-        at_host.into_iter().for_each(|ticket| self.break_off(ticket));
+        works.sort();
+        for (_, ticket) in works {
+            self.break_off(ticket);
+        }
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {

@@ -91,7 +91,8 @@ impl DataPlane {
             // Nobody is left to hear what comes of it.
             drop(outside.inline.wait(dying(engine)));
         };
-        let begun = Begun { outside, ticket: outside.begin_work(place.host, Box::new(dying)) };
+        let ticket = outside.begin_work(key.clone(), place.host, Box::new(dying));
+        let begun = Begun { outside, ticket };
         let mut upsets = place.host.and_then(|host| outside.upsets(host));
         let pause = outside.dice.between(&key, 1, BEGINNING_MS);
         let calm = undisturbed(upsets.as_mut(), pause).await;

@@ -9,7 +9,7 @@ use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
 use super::report::{self, Outcome};
-use super::scenario::{Deed, Scenario, Step};
+use super::scenario::{Deed, Scenario, Schedule, Step};
 use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entry, Kind, StreamId};
@@ -76,7 +76,7 @@ pub enum RunError {
 pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    LocalSet::new().block_on(&runtime, async { Run::start(scenario, options)?.to_the_end().await })
+    LocalSet::new().block_on(&runtime, async { Run::start(scenario, options)?.finish().await })
 }
 
 /// A run under way. Clones are the same run.
@@ -113,7 +113,7 @@ impl Run {
         })
     }
 
-    async fn to_the_end(self) -> Result<Outcome, RunError> {
+    async fn finish(self) -> Result<Outcome, RunError> {
         self.start_service().await;
         for vm in self.outside.vm_ids() {
             let (outside, standing) = (Arc::clone(&self.outside), self.standing());
@@ -158,7 +158,9 @@ impl Run {
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: RECLAIM_INTERVAL,
         });
-        let service = self.options.driver.start(world).await;
+        let shuffle =
+            (self.scenario.schedule == Schedule::Shuffle).then(|| Arc::clone(&self.outside.dice));
+        let service = self.options.driver.start(world, shuffle).await;
         *self.service.borrow_mut() = Some(service);
         self.enrol().await;
     }
@@ -442,11 +444,10 @@ impl Run {
         }
         for id in self.outside.vm_ids() {
             let vm = self.known(id);
-            if !self.outside.ghost.is_rotten(id) {
-                let settled = self.journal.observer().settled(&vm, now);
-                if let Err(what) = settled {
-                    self.broken(Invariant::Convergence, what);
-                }
+            if !self.outside.ghost.is_rotten(id)
+                && let Err(what) = Observer::settled(&vm, now)
+            {
+                self.broken(Invariant::Convergence, what);
             }
             self.judge_job(&vm);
             let step = vm.points.len().div_ceil(PROVEN_AT_END).max(1);

@@ -63,6 +63,9 @@ pub struct Scenario {
     /// Time after that in which everything must come to rest.
     #[serde(default = "default_settle")]
     pub settle: Span,
+    /// In which order the loop deals with what is ready at one instant.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// The site.
     #[serde(default)]
     pub site: SiteSpec,
@@ -80,6 +83,17 @@ pub struct Scenario {
 /// The longest gap between two retries is 30 minutes, and a resynchronization comes on top.
 const fn default_settle() -> Span {
     Span(45 * 60_000)
+}
+
+/// The order of what is ready at one instant. The actors have one order only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// As it became ready.
+    #[default]
+    Fifo,
+    /// By the seed.
+    Shuffle,
 }
 
 /// The site.

@@ -5,7 +5,7 @@
 
 use super::dice::Dice;
 use super::quantity::{Size, Span};
-use super::scenario::{Deed, Scenario, SiteSpec, Step, VmSpec};
+use super::scenario::{Deed, Scenario, Schedule, SiteSpec, Step, VmSpec};
 use toml::Spanned;
 
 const MINUTE: u64 = 60_000;
@@ -61,6 +61,7 @@ impl Scenario {
             why: "What random faults do to a random site.".to_owned(),
             duration: Span(minutes * MINUTE),
             settle: Span(45 * MINUTE),
+            schedule: if dice.happens("shuffle", 50) { Schedule::Shuffle } else { Schedule::Fifo },
             site: SiteSpec {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),

@@ -1,11 +1,12 @@
 //! How the work of a VM is done.
 
 use super::{Alarm, Hosted, Reporter, World, guarded};
-use crate::actors::entity_actor::EntityActor;
+use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
 use crate::domain::catalogue::Code;
+use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
@@ -75,7 +76,7 @@ impl Hosted for Vm {
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).await,
-                Effect::ReclaimSpace => reclaim_space(&world, &reporter).await,
+                Effect::ReclaimSpace => reclaim_space(vm.id, &world, &reporter).await,
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
         })
@@ -210,10 +211,17 @@ fn not_quiesced(because: &str) -> Failure {
 }
 
 /// Frees space again and again, with what the VM is at the time; ends only by being stopped.
-async fn reclaim_space(world: &World, reporter: &Reporter<Vm>) -> Command {
+async fn reclaim_space(id: VmId, world: &World, reporter: &Reporter<Vm>) -> Command {
+    let stream = StreamId { kind: Kind::Vm, id: id.0 };
     loop {
         actix::clock::sleep(world.reclaim_interval).await;
-        let Some(vm) = reporter.state().await else { continue };
+        let vm = match load_entity::<Vm>(&*world.store, stream) {
+            Ok((vm, _)) => vm,
+            Err(error) => {
+                tracing::error!(%stream, %error, "read what a VM is");
+                continue;
+            }
+        };
         let done = guarded(world.replication.reclaim_space(&vm)).await;
         let failure = done.err().map(|failure| {
             Failure::new(Code::SpaceNotReclaimed, failure.cause, failure).with("vm", &vm.name)

@@ -1,7 +1,9 @@
 //! What runs the entities: the service's actors, or a discrete-event loop.
 
-pub(super) mod actors;
+mod actors;
+mod event_loop;
 
+use super::dice::Dice;
 use crate::actors::{Origin, TellError, Told, World};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entry, StreamId};
@@ -41,17 +43,49 @@ pub(super) trait Service {
     fn kill(self: Rc<Self>) -> LocalBoxFuture<'static, ()>;
 }
 
+impl From<Vm> for State {
+    fn from(vm: Vm) -> Self {
+        Self::Vm(Box::new(vm))
+    }
+}
+
+impl From<Host> for State {
+    fn from(host: Host) -> Self {
+        Self::Host(host)
+    }
+}
+
+impl From<Cloud> for State {
+    fn from(cloud: Cloud) -> Self {
+        Self::Cloud(cloud)
+    }
+}
+
+impl From<Vault> for State {
+    fn from(vault: Vault) -> Self {
+        Self::Vault(vault)
+    }
+}
+
 /// Which driver runs the entities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Driver {
-    /// The actors of the service, under virtual time.
+    /// A discrete-event loop.
     #[default]
+    Loop,
+    /// The actors of the service, under virtual time.
     Actix,
 }
 
 impl Driver {
-    pub(super) async fn start(self, world: Arc<World>) -> Rc<dyn Service> {
+    /// Starts a service; with `shuffle`, the loop deals with what is ready in an order by the dice.
+    pub(super) async fn start(
+        self,
+        world: Arc<World>,
+        shuffle: Option<Arc<Dice>>,
+    ) -> Rc<dyn Service> {
         match self {
+            Self::Loop => Rc::new(event_loop::LoopService::start(world, shuffle)),
             Self::Actix => Rc::new(actors::ActorService::start(world).await),
         }
     }

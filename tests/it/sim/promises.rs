@@ -2,7 +2,9 @@
 //! timeline that still fails, and expectations that can fail.
 
 use super::{named, of, seeded, small};
-use lifeboat::sim::{Scenario, Subject, Verdict, explore, shrink};
+use lifeboat::sim::{
+    Driver, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, shrink,
+};
 
 #[test]
 fn the_same_scenario_and_seed_give_the_same_log_and_another_seed_another() {
@@ -82,4 +84,31 @@ fn expectations_fail_where_the_fault_is_left_out() {
     scenario.at.clear();
     let outcome = of(&scenario, 7);
     assert!(!outcome.passed(), "the scenario says nothing about its fault");
+}
+
+/// The shell of actors adds nothing to what the entities decide, and leaves nothing out.
+#[test]
+fn the_loop_and_the_actors_write_the_same_log() {
+    for (scenario, seed) in [
+        (named("vault_unreachable"), 7),
+        (named("service_restart_mid_failover"), 7),
+        (named("planned_failover"), 8),
+        (named("split_brain"), 11),
+    ] {
+        let by = |driver| run(&scenario, RunOptions { driver, ..seeded(seed) }).unwrap();
+        let (one, other) = (by(Driver::Loop), by(Driver::Actix));
+        let differs = one.log.iter().zip(&other.log).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "{}", scenario.title);
+        assert_eq!(one.log_hash, other.log_hash, "{}", scenario.title);
+    }
+}
+
+#[test]
+fn a_shuffled_schedule_is_another_run_that_can_be_had_again() {
+    let mut scenario = named("region_outage");
+    scenario.schedule = Schedule::Shuffle;
+    let shuffled = of(&scenario, 7);
+    assert!(shuffled.passed(), "{:?}", shuffled.violations);
+    assert_eq!(shuffled.log_hash, of(&scenario, 7).log_hash);
+    assert_ne!(shuffled.log_hash, of(&named("region_outage"), 7).log_hash);
 }

@@ -8,10 +8,10 @@ use std::thread;
 use std::time::SystemTime;
 
 /// Random scenarios of seeds that every run of the tests has in common.
-const SWARM: u64 = 5;
+const SWARM: u64 = 4;
 
 /// Random scenarios of seeds that no run has had before.
-const FRESH_SWARM: u64 = 3;
+const FRESH_SWARM: u64 = 2;
 
 #[test]
 fn every_scenario_passes() {
