@@ -51,6 +51,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     }
     if let Some(image) = &args.disk {
         config.host = vec![host_of(image)?];
+        // Nobody can ask the guest of whoever runs it.
+        config.policy.app_consistent_frequency_h = 0;
         if args.data.is_none() {
             let name = &config.host[0].vm[0].name;
             config.data = PathBuf::from(format!("lifeboat-data-{name}"));
