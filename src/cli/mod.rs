@@ -5,9 +5,11 @@
 
 mod demo;
 mod events;
+mod hrl;
 mod serve;
 mod simulate;
 mod table;
+mod vault;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
@@ -30,8 +32,12 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Look into replication logs, verify and apply them
+    Hrl(hrl::Args),
     /// Run an outage in virtual time
     Simulate(simulate::Args),
+    /// Read a vault, and make its keys
+    Vault(vault::Args),
 }
 
 /// How a result is written.
@@ -61,7 +67,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Hrl(args) => hrl::run(&args),
         Command::Simulate(args) => simulate::run_command(&args),
+        Command::Vault(args) => vault::run(&args),
     };
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! The live table of VMs.
 
 use crate::domain::failure::Failure;
-use crate::domain::job::{Step, TaskState};
+use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Health, Phase, Vm};
 use crate::drivers::lab::{State, Status};
@@ -119,26 +119,19 @@ fn paint(health: Health, colour: bool) -> (&'static str, &'static str) {
     }
 }
 
-/// A progress bar for each disk that is copied.
+/// A progress bar for each disk that is copied or compared.
 fn copies(vm: &Vm) -> Vec<String> {
     if !matches!(vm.phase, Phase::InitialReplication | Phase::Resynchronizing(_)) {
         return vec![];
     }
     let Some(job) = &vm.job else { return vec![] };
     let copies = job.tasks.iter().filter_map(|task| match task.step {
-        Step::CopyDisk(disk) => Some((vm.disks.iter().find(|known| known.id == disk)?, task)),
+        Step::CopyDisk(disk) | Step::CompareDisk(disk) => {
+            Some((vm.disks.iter().find(|known| known.id == disk)?, task))
+        }
         _ => None,
     });
-    copies
-        .map(|(disk, task)| {
-            let done = match (task.state, task.progress) {
-                (TaskState::Completed, _) => disk.size_bytes,
-                (_, Some((done, _))) => done,
-                (_, None) => 0,
-            };
-            bar(&vm.name, disk, done)
-        })
-        .collect()
+    copies.map(|(disk, task)| bar(&vm.name, disk, task.done_bytes(disk.size_bytes))).collect()
 }
 
 fn bar(vm: &str, disk: &Disk, done: u64) -> String {

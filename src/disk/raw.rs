@@ -3,7 +3,7 @@
 use super::bounds;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
-use crate::ports::block::BlockDevice;
+use crate::ports::block::{BlockDevice, DiskIdentity};
 use crate::ports::files::{File, Files, Open};
 use std::io;
 use std::ops::Range;
@@ -18,6 +18,7 @@ pub const SECTOR_BYTES: u64 = 512;
 #[derive(Debug)]
 pub struct RawDisk {
     file: Arc<dyn File>,
+    path: PathBuf,
     size_bytes: u64,
     read_only: bool,
 }
@@ -65,7 +66,7 @@ impl RawDisk {
         if !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(RawDiskError::Size { path: path.to_owned(), size_bytes });
         }
-        Ok(Self { file, size_bytes, read_only: how == Open::Read })
+        Ok(Self { file, path: path.to_owned(), size_bytes, read_only: how == Open::Read })
     }
 
     /// Makes an image of `size_bytes` zeroes, all of it a hole. Durable with the next flush and a
@@ -80,7 +81,7 @@ impl RawDisk {
         let failed = |source| RawDiskError::Open { path: path.to_owned(), source };
         let file = files.open(path, Open::CreateNew).map_err(failed)?;
         file.set_len(size_bytes).map_err(failed)?;
-        Ok(Self { file, size_bytes, read_only: false })
+        Ok(Self { file, path: path.to_owned(), size_bytes, read_only: false })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -118,6 +119,11 @@ impl BlockDevice for RawDisk {
 
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
         self.file.next_data(from)
+    }
+
+    fn identity(&self) -> io::Result<Option<DiskIdentity>> {
+        let path = self.path.clone();
+        Ok(self.file.identity()?.map(|file| DiskIdentity { path, file }))
     }
 
     fn read_only(&self) -> bool {

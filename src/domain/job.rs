@@ -16,7 +16,7 @@ pub enum JobKind {
     InitialReplication,
     /// Proves the replica and starts deltas.
     FinalizeProtection,
-    /// Brings a replica that lost track back into step.
+    /// Copies the disks again, for a replica that cannot be relied on.
     Resynchronize,
     /// Moves the VM to the recovery site without loss.
     PlannedFailover,
@@ -24,6 +24,8 @@ pub enum JobKind {
     UnplannedFailover,
     /// Makes a failover final.
     CommitFailover,
+    /// Brings a replica that lost track back into step: only what differs is sent.
+    ResynchronizeDifferences,
 }
 
 impl JobKind {
@@ -33,7 +35,7 @@ impl JobKind {
             Self::EnableProtection => "EnableDr",
             Self::InitialReplication => "InitialReplication",
             Self::FinalizeProtection => "EnableProtection",
-            Self::Resynchronize => "RepairReplication",
+            Self::Resynchronize | Self::ResynchronizeDifferences => "RepairReplication",
             Self::PlannedFailover => "PlannedFailover",
             Self::UnplannedFailover => "UnplannedFailover",
             Self::CommitFailover => "CommitFailover",
@@ -46,7 +48,8 @@ impl JobKind {
             Self::EnableProtection => "Enable replication",
             Self::InitialReplication => "Initial replication",
             Self::FinalizeProtection => "Finalize protection on the virtual machine",
-            Self::Resynchronize => "Resynchronize",
+            Self::Resynchronize => "Resynchronize by a full copy",
+            Self::ResynchronizeDifferences => "Resynchronize",
             Self::PlannedFailover => "Planned failover",
             Self::UnplannedFailover => "Unplanned failover",
             Self::CommitFailover => "Commit",
@@ -72,6 +75,11 @@ impl JobKind {
                 .into_iter()
                 .chain(copies)
                 .chain([Step::CompleteCopy, Step::ApplyTrackedChanges, Step::VerifyReplica])
+                .collect(),
+            Self::ResynchronizeDifferences => [Step::RestartTracking]
+                .into_iter()
+                .chain(disks.iter().copied().map(Step::CompareDisk))
+                .chain([Step::ApplyTrackedChanges, Step::VerifyReplica])
                 .collect(),
             Self::PlannedFailover => vec![
                 Step::CheckPlannedFailover,
@@ -132,6 +140,8 @@ pub enum Step {
     CheckCommit,
     /// Deletes all other recovery points.
     DropOtherPoints,
+    /// Compares one disk with its replica, by checksums, and sends what differs.
+    CompareDisk(DiskId),
 }
 
 impl Step {
@@ -157,6 +167,7 @@ impl Step {
             Self::StartReplica => "VmFoStartVmOnSecondary",
             Self::CheckCommit => "VmCommitPrerequisitesCheck",
             Self::DropOtherPoints => "VmCommitFailover",
+            Self::CompareDisk(_) => "VmCompareDisk",
         }
     }
 
@@ -182,6 +193,7 @@ impl Step {
             Self::StartReplica => "Start the replica virtual machine",
             Self::CheckCommit => "Prerequisites check for commit",
             Self::DropOtherPoints => "Deleting the other recovery points",
+            Self::CompareDisk(_) => "Comparing a disk with its replica",
         }
     }
 
@@ -223,6 +235,17 @@ pub struct Task {
     pub ended_at: Option<Timestamp>,
     /// Bytes done and bytes to do, for a task that moves data.
     pub progress: Option<(u64, u64)>,
+}
+
+impl Task {
+    /// Bytes that are dealt with, of a task that deals with `all` bytes of a disk.
+    pub fn done_bytes(&self, all: u64) -> u64 {
+        match (self.state, self.progress) {
+            (TaskState::Completed, _) => all,
+            (_, Some((done, _))) => done,
+            (_, None) => 0,
+        }
+    }
 }
 
 /// How a job ended.

@@ -1,8 +1,19 @@
 //! The block port: what an NBD export serves and a tracker stands on.
 
+use crate::ports::files::FileIdentity;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
+
+/// The file that a disk is in, as it is at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskIdentity {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub file: FileIdentity,
+}
 
 /// A disk of fixed size, read and written at byte positions, shared between threads. Calls block.
 ///
@@ -44,6 +55,15 @@ pub trait BlockDevice: Send + Sync + Debug {
     /// # Errors
     /// What the medium answers.
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>>;
+
+    /// Makes everything durable and answers what identifies the disk's file. `None` where there is no
+    /// such file: then nobody can tell whether the disk was changed while nothing tracked it.
+    ///
+    /// # Errors
+    /// What the medium answers.
+    fn identity(&self) -> io::Result<Option<DiskIdentity>> {
+        Ok(None)
+    }
 
     /// Whether nothing can be written.
     fn read_only(&self) -> bool {

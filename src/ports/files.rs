@@ -1,7 +1,9 @@
 //! The file port: every file of the data plane is reached through it, so that a simulation can lose,
 //! tear or refuse a write, and a lab host can be killed in the middle of one.
 
-use std::fmt::Debug;
+use crate::domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt::{self, Debug};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,30 @@ pub enum Open {
     CreateNew,
     /// A file that is made if it does not exist, for reading and writing; content is kept.
     Create,
+}
+
+/// What changes when somebody else changes or replaces a file, as far as a file system tells.
+///
+/// The device number is left out: it changes when a machine finds its disks in another order. The time of
+/// the last change of attributes is too: hypervisors change the owner of an image when a VM starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// Number of the file in its file system: another one where the file was replaced.
+    pub inode: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// When its content was changed last, in nanoseconds since 1970, as finely as the file system
+    /// counts.
+    pub modified_ns: i64,
+}
+
+impl fmt::Display for FileIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inode, bytes, modified_ns } = self;
+        let at = Timestamp::from_millis(modified_ns.div_euclid(1_000_000));
+        let nanos = modified_ns.rem_euclid(1_000_000_000);
+        write!(f, "inode {inode}, {bytes} bytes, changed {at} ({nanos} ns)")
+    }
 }
 
 /// A file system as the data plane needs it. Calls block; never call them on an async executor.
@@ -125,4 +151,14 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// What the file system answers, unchanged.
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>>;
+
+    /// Makes content and attributes durable (`fsync`) and answers what identifies the file, so that a
+    /// start after a power loss finds the same if nobody changed it. `None` from a file system that
+    /// cannot tell.
+    ///
+    /// # Errors
+    /// What the file system answers, unchanged.
+    fn identity(&self) -> io::Result<Option<FileIdentity>> {
+        Ok(None)
+    }
 }

@@ -27,6 +27,15 @@ pub struct ServedDisk {
     pub uri: String,
 }
 
+/// What came of comparing a disk with its replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Bytes of the disk that were compared.
+    pub compared_bytes: u64,
+    /// Bytes of them that differed, and were sent.
+    pub different_bytes: u64,
+}
+
 /// Told how far a copy is: bytes dealt with, bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -69,6 +78,22 @@ pub trait Replication: Send + Sync {
         disk: DiskId,
         progress: Progress<'_>,
     ) -> Result<u64, Failure>;
+
+    /// Compares a disk with its replica as it is in the vault, and sends what differs. `done_bytes` is
+    /// what was told last of an earlier call for the same chain of logs: so many bytes, from the start
+    /// of the disk, are in step but for what is tracked. `progress` is told of nothing that is not
+    /// durable in the vault. Older recovery points stay what they are; there is no point of what is sent
+    /// before the next cut.
+    ///
+    /// # Errors
+    /// Those of the vault and of the disk; `ReplicaInvalid` if there is nothing to compare with.
+    async fn compare_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        done_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure>;
 
     /// Declares the copies of all disks complete: from here on the vault can build recovery points.
     ///

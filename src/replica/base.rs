@@ -111,7 +111,7 @@ impl BaseCopy {
     pub async fn complete(&self, completion: Completion) -> Result<Completion, VaultError> {
         let regions = self.regions_present().await?;
         let Self { epoch, disk_size, .. } = *self;
-        let manifest = Manifest { epoch, disk_size, completion, regions };
+        let manifest = Manifest { epoch, disk_size, completion, regions, key: None };
         let sealed = manifest.seal(&self.vault, self.disk, self.generation);
         let path = self.vault.manifest_path(self.disk, self.generation);
         match self.vault.create(&path, sealed.bytes).await? {

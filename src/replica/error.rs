@@ -40,6 +40,17 @@ pub enum VaultError {
         #[source]
         mismatch: Mismatch,
     },
+    /// The storage overwrites what it was told to create only if absent.
+    #[error(
+        "establish vault in {store}: it wrote {object} twice when told to create it only if absent; \
+         a vault needs a storage that honours that"
+    )]
+    Unfit {
+        /// The object that was used to find out.
+        object: String,
+        /// The storage, as it names itself.
+        store: String,
+    },
     /// An object is not what was written.
     #[error("read {object} {damage}")]
     Damaged {
@@ -187,6 +198,7 @@ impl VaultError {
             Self::Store { object, .. }
             | Self::VaultNotThere { object }
             | Self::Mark { object, .. }
+            | Self::Unfit { object, .. }
             | Self::Damaged { object, .. }
             | Self::Missing { object }
             | Self::ChainBroken { object, .. }
@@ -205,7 +217,7 @@ impl Classified for VaultError {
         match self {
             Self::Store { source, .. } => store_code(source),
             Self::VaultNotThere { .. } => Code::LinkDown,
-            Self::Mark { .. } => Code::ConfigurationInvalid,
+            Self::Mark { .. } | Self::Unfit { .. } => Code::ConfigurationInvalid,
             Self::Damaged { damage, .. } => match damage.flaw {
                 Flaw::Encrypted | Flaw::UnknownKey(_) => Code::ConfigurationInvalid,
                 _ => Code::ReplicaDamaged,

@@ -116,7 +116,7 @@ impl RegionSums {
 
     fn close_chunk(&mut self, vault: &Vault) {
         // As in the region itself, zeroes are left out.
-        if self.filling.iter().any(|byte| *byte != 0) {
+        if !is_zero(&self.filling) {
             self.filling.resize(CHUNK_BYTES as usize, 0);
             let at = self.records.len();
             self.records.extend_from_slice(&[0; 4]);
@@ -332,8 +332,11 @@ fn is_header_of(header: &[u8], region: SegmentHash, records: usize) -> bool {
         && header[60..] == crc32fast::hash(&header[..60]).to_le_bytes()
 }
 
+/// Compares with zeroes, which the compiler makes a `memcmp` of: byte by byte would be the slower half
+/// of a comparison of holes.
 fn is_zero(data: &[u8]) -> bool {
-    data.iter().all(|byte| *byte == 0)
+    const ZEROES: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    data.chunks(ZEROES.len()).all(|block| *block == ZEROES[..block.len()])
 }
 
 /// Record numbers, ascending, as ranges to ask for.

@@ -39,6 +39,9 @@ pub struct DiskImage {
     disk: DiskId,
     sequence: u64,
     size: u64,
+    /// The last segment's hash and epoch.
+    head: SegmentHash,
+    epoch: u64,
     /// What the log says, the last segment on top.
     log: ExtentMap<LogContent>,
     /// The segments that hold data.
@@ -81,7 +84,7 @@ pub(super) struct BaseRegion {
 
 /// What the log says about a range.
 #[derive(Clone, Copy, Debug)]
-enum LogContent {
+pub(super) enum LogContent {
     Zeroes,
     /// The frame of `row` in the segment with this number in [`DiskImage::segments`].
     Frame {
@@ -116,7 +119,7 @@ struct RegionIndexes {
 
 /// The object that a frame lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Object {
+pub(super) enum Object {
     Segment(u32),
     Part(u32, u16),
     Region(u64),
@@ -146,6 +149,8 @@ impl DiskImage {
             disk,
             sequence,
             size: manifest.disk_size,
+            head: manifest.completion.from_hash,
+            epoch: 0,
             log: ExtentMap::new(),
             segments: Vec::new(),
             generation,
@@ -171,6 +176,49 @@ impl DiskImage {
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size
+    }
+
+    /// The generation of the base that it stands on.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many segments it stands on.
+    pub(super) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The regions of its base.
+    pub(super) fn regions(&self) -> impl Iterator<Item = u64> {
+        self.regions.keys().copied()
+    }
+
+    /// What its log says about a range.
+    pub(super) fn log_pieces(
+        &self,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Piece<'_, LogContent>> {
+        self.log.pieces(range)
+    }
+
+    /// The rows of a base region with what opens their frames, not kept.
+    pub(super) async fn read_index_of(
+        &self,
+        region: u64,
+    ) -> Result<(FrameOpener, Vec<Row>), VaultError> {
+        let Some(present) = self.regions.get(&region) else {
+            let object = self.path(Object::Region(region)).to_string();
+            return Err(VaultError::Missing { object });
+        };
+        let read = self.read_region(region, present).await?;
+        Ok((read.opener.clone(), read.index.rows.clone()))
+    }
+
+    /// Goes on to a later sequence on the same base.
+    pub(super) async fn advance(&mut self, sequence: u64) -> Result<(), VaultError> {
+        let (from, hash) = (self.sequence, self.head);
+        self.sequence = sequence;
+        self.stack_log(from, hash).await
     }
 
     /// Fills `buffer` from `offset` on. Every frame is checked against its hash on every read.
@@ -296,7 +344,7 @@ impl DiskImage {
                 }
             })
             .buffered(PARALLEL);
-        let (mut before, mut epoch) = (from_hash, 0);
+        let (mut before, mut epoch) = (from_hash, self.epoch);
         while let Some((path, index, opener)) = indexes.try_next().await? {
             let object = path.to_string();
             let header = index.header;
@@ -311,6 +359,7 @@ impl DiskImage {
                 return Err(damaged(&path, impossible(10, "kind", header.kind.byte().into())));
             }
             (before, epoch) = (index.hash, header.epoch);
+            (self.head, self.epoch) = (before, epoch);
             self.stack(index, opener);
         }
         Ok(())
@@ -444,7 +493,11 @@ impl DiskImage {
     }
 
     /// What opens the frames of an object.
-    async fn opener(&self, object: Object, path: &Path) -> Result<FrameOpener, VaultError> {
+    pub(super) async fn opener(
+        &self,
+        object: Object,
+        path: &Path,
+    ) -> Result<FrameOpener, VaultError> {
         match object {
             Object::Segment(segment) => Ok(self.segments[segment as usize].opener.clone()),
             Object::Part(segment, part) => {
@@ -461,7 +514,7 @@ impl DiskImage {
         }
     }
 
-    fn path(&self, object: Object) -> Path {
+    pub(super) fn path(&self, object: Object) -> Path {
         match object {
             Object::Region(region) => self.vault.region_path(self.disk, self.generation, region),
             Object::Segment(segment) => {
@@ -526,7 +579,7 @@ fn known_by(row: &Row, part: &Range<u64>) -> Known {
 }
 
 /// The newest finished base that can be read at `sequence`.
-async fn newest_usable(
+pub(super) async fn newest_usable(
     vault: &Vault,
     disk: DiskId,
     sequence: u64,

@@ -285,8 +285,12 @@ impl VaultKeys {
         out
     }
 
-    /// The cipher of an object from what follows its header.
-    pub(super) fn unwrap(&self, wrapped: &[u8], header: &[u8]) -> Result<LessSafeKey, Flaw> {
+    /// The cipher of an object from what follows its header, and the key that wrapped its data key.
+    pub(super) fn unwrap(
+        &self,
+        wrapped: &[u8],
+        header: &[u8],
+    ) -> Result<(KeyId, LessSafeKey), Flaw> {
         let expected = WRAPPED_KEY_BYTES;
         let Ok(wrapped) = <&[u8; WRAPPED_KEY_BYTES as usize]>::try_from(wrapped) else {
             let found = wrapped.len() as u64;
@@ -303,7 +307,7 @@ impl VaultKeys {
         let opened = opened.map_err(|_| Flaw::Forged("data key"))?;
         let cipher = UnboundKey::new(&AES_256_GCM, opened).map(LessSafeKey::new);
         opened.zeroize();
-        cipher.map_err(|_| Flaw::Forged("data key"))
+        Ok((id, cipher.map_err(|_| Flaw::Forged("data key"))?))
     }
 }
 
@@ -335,7 +339,7 @@ impl HashKey {
 }
 
 /// The id of the key that wrapped a data key.
-pub(super) fn wrapping(wrapped: &[u8; WRAPPED_KEY_BYTES as usize]) -> KeyId {
+fn wrapping(wrapped: &[u8; WRAPPED_KEY_BYTES as usize]) -> KeyId {
     let mut id = [0; ID_BYTES];
     id.copy_from_slice(&wrapped[..ID_BYTES]);
     KeyId(id)

@@ -12,6 +12,7 @@
 use super::base::{Completion, RegionPresent};
 use super::builder::{Sealed, seal_footer};
 use super::error::VaultError;
+use super::keys::KeyId;
 use super::segment::{
     Damage, Fields, Header, Kind, MAX_REGIONS, REGION_BYTES, SegmentHash, impossible, same,
 };
@@ -30,6 +31,8 @@ pub(super) struct Manifest {
     pub(super) completion: Completion,
     /// By number. What is not here reads as zeroes.
     pub(super) regions: BTreeMap<u64, RegionPresent>,
+    /// What wraps its data key, where that is not to be chosen.
+    pub(super) key: Option<KeyId>,
 }
 
 impl Manifest {
@@ -94,7 +97,7 @@ impl Manifest {
             at: header.cut_at,
         };
         let Header { epoch, disk_size, .. } = *header;
-        Ok(Self { epoch, disk_size, completion, regions })
+        Ok(Self { epoch, disk_size, completion, regions, key: None })
     }
 }
 
@@ -105,8 +108,10 @@ impl Vault {
         generation: u64,
     ) -> Result<Manifest, VaultError> {
         let path = self.manifest_path(disk, generation);
-        let Opened { header, footer, trailer, .. } = self.open_object(&path).await?;
+        let Opened { header, footer, trailer, opener, .. } = self.open_object(&path).await?;
         self.checked(&path, &header, disk, generation)?;
-        Manifest::decode(&header, &footer, trailer.footer_range().start).map_err(in_object(&path))
+        let read = Manifest::decode(&header, &footer, trailer.footer_range().start);
+        let read = read.map_err(in_object(&path))?;
+        Ok(Manifest { key: opener.key(), ..read })
     }
 }

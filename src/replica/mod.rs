@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! v1/<vault>/vault.json                                       marks the vault; absent = not this storage
+//! v1/<vault>/probe-create                                     proved that the storage creates only if absent
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
@@ -15,6 +16,7 @@
 //! *n* on top. Nothing here retries: whoever calls decides when, from [`VaultError`]'s class.
 
 mod admission;
+mod audit;
 mod base;
 mod builder;
 mod delta;
@@ -34,6 +36,7 @@ pub mod segment;
 mod vault;
 
 pub use admission::Admission;
+pub use audit::{Audit, Depth, PointAudit, VmAudit, vaults_in};
 pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};

@@ -6,7 +6,7 @@
 //! sequence, disk offset, length on the disk, codec. A frame therefore opens only in the place that it
 //! was written for.
 
-use super::keys::{DataKey, HashKey, TAG_BYTES, VaultKeys, WRAPPED_KEY_BYTES};
+use super::keys::{DataKey, HashKey, KeyId, TAG_BYTES, VaultKeys, WRAPPED_KEY_BYTES};
 use super::segment::{
     Codec, Content, Damage, FRAME_BYTES, Flaw, HEADER_BYTES, Header, Row, damage,
 };
@@ -64,6 +64,7 @@ pub(super) struct SealedFrame {
 /// Opens the frames of one object.
 #[derive(Clone, Debug)]
 pub struct FrameOpener {
+    key: Option<KeyId>,
     place: Place,
     hash: HashKey,
     cipher: Option<LessSafeKey>,
@@ -105,18 +106,19 @@ impl Sealing {
     /// [`Damage`] if the object needs a key that is not there, is not encrypted in a vault that is, or
     /// was moved or tampered with.
     pub fn opener(&self, header: &Header, bytes: &[u8]) -> Result<FrameOpener, Damage> {
-        let cipher = match (&self.keys, header.encrypted) {
-            (None, false) => None,
+        let (key, cipher) = match (&self.keys, header.encrypted) {
+            (None, false) => (None, None),
             (None, true) => return Err(damage(12, Flaw::Encrypted)),
             (Some(_), false) => return Err(damage(12, Flaw::NotEncrypted)),
             (Some(keys), true) => {
                 let (head, rest) = bytes.split_at(bytes.len().min(HEADER_BYTES as usize));
                 let wrapped = &rest[..rest.len().min(WRAPPED_KEY_BYTES as usize)];
                 let unwrapped = keys.unwrap(wrapped, head);
-                Some(unwrapped.map_err(|flaw| damage(HEADER_BYTES, flaw))?)
+                let (key, cipher) = unwrapped.map_err(|flaw| damage(HEADER_BYTES, flaw))?;
+                (Some(key), Some(cipher))
             }
         };
-        Ok(FrameOpener { place: Place::of(header), hash: self.hash_key(), cipher })
+        Ok(FrameOpener { key, place: Place::of(header), hash: self.hash_key(), cipher })
     }
 }
 
@@ -170,6 +172,11 @@ impl FrameSealer {
 }
 
 impl FrameOpener {
+    /// The key that wraps the object's data key.
+    pub(super) fn key(&self) -> Option<KeyId> {
+        self.key
+    }
+
     /// Decrypts, decompresses and checks the frame of `row` from its stored bytes.
     ///
     /// # Errors

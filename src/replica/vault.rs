@@ -140,11 +140,28 @@ impl Vault {
     /// written; may be repeated.
     ///
     /// # Errors
-    /// [`VaultError::Store`]; [`VaultError::Mark`] if the vault is there, but not with these keys.
+    /// [`VaultError::Store`]; [`VaultError::Mark`] if the vault is there, but not with these keys;
+    /// [`VaultError::Unfit`] if the storage cannot do what a vault needs.
     pub async fn establish(&self) -> Result<(), VaultError> {
         let text = marker::text(self.id, self.sealing.keys.as_deref());
         self.create(&self.marker(), vec![Bytes::from(text)]).await?;
-        self.recognize().await
+        self.recognize().await?;
+        self.prove_create_if_absent().await
+    }
+
+    /// Everything that must not happen twice rests on one request: create unless it exists. A store
+    /// that takes the request and does something else would lose commits without a word.
+    async fn prove_create_if_absent(&self) -> Result<(), VaultError> {
+        let path = Path::from(format!("v1/{}/probe-create", self.id));
+        let put = || self.create(&path, vec![Bytes::from_static(b"probe\n")]);
+        put().await?;
+        // It stays: what was proved is only true of an object that nobody deletes meanwhile.
+        match put().await? {
+            PutOutcome::Existed => Ok(()),
+            PutOutcome::Created => {
+                Err(VaultError::Unfit { object: path.to_string(), store: self.store.to_string() })
+            }
+        }
     }
 
     /// Whether the vault can be reached, by its cheapest request.
@@ -304,6 +321,26 @@ impl Vault {
             }
             None => Ok(None),
         }
+    }
+
+    /// The VMs that have, or had, recovery points.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn vms(&self) -> Result<Vec<VmId>, VaultError> {
+        let folder = Path::from(format!("v1/{}/vm", self.id));
+        let listed = self.store.list_with_delimiter(Some(&folder)).await;
+        let listed = listed.map_err(|source| failed("list", &folder, source))?;
+        if listed.common_prefixes.is_empty() {
+            self.probe().await?;
+        }
+        let mut vms: Vec<VmId> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|path| path.filename()?.parse().ok().map(VmId))
+            .collect();
+        vms.sort_unstable();
+        Ok(vms)
     }
 
     /// The generations of finished bases, ascending.

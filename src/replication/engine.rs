@@ -3,6 +3,7 @@
 use super::copy::copy_disk;
 use super::failures::{at_host, at_vault, host_lost, invalid};
 use super::recovery::RecoverySite;
+use super::resync::{Suspect, compare_disk};
 use super::shipment::ship;
 use super::source::{Source, Sources};
 use crate::disk::tracker::{Broken, TrackError};
@@ -13,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use crate::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
 use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
     Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Segment, Vault, VaultError,
@@ -25,6 +26,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
 /// Time between two looks at whether a tracker has lost track. A loss stops replication of the VM
@@ -240,6 +242,28 @@ impl Engine {
     }
 }
 
+/// Waits for work that tells how far it is.
+async fn passing_on<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    told: &mut UnboundedReceiver<(u64, u64)>,
+    progress: Progress<'_>,
+) -> Result<T, Failure> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            Some((done, total)) = told.recv() => progress(done, total),
+            result = &mut work => {
+                // What it told while it ended.
+                while let Ok((done, total)) = told.try_recv() {
+                    progress(done, total);
+                }
+                return result;
+            }
+        }
+    }
+}
+
 /// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
 /// that is in transit is sent, and what is missing is cut. What [`is_left`] then takes one more.
 fn ship_through(
@@ -283,7 +307,7 @@ fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64)
 ///
 /// A fence of this epoch at the end of the log will do, unless something stands on it already: up to
 /// the sequence `used`.
-fn fence_disk(
+pub(super) fn fence_disk(
     work: &Work<'_>,
     disk: DiskId,
     epoch: u64,
@@ -296,13 +320,17 @@ fn fence_disk(
         // Points before a damaged end can still be used, so it must not stand in the way.
         Err(failure) if failure.code == Code::ReplicaDamaged => {
             let sequence = work.vault_call(operation, work.vault.last_sequence(disk))?;
-            LogEnd { sequence: sequence.unwrap_or(0), hash: SegmentHash::NONE, fence_of: None }
+            LogEnd { sequence: sequence.unwrap_or(0), ..LogEnd::NONE }
         }
         head => LogEnd::of(head?),
     };
     loop {
         if last.fence_of == Some(epoch) && used < last.sequence {
             return Ok(());
+        }
+        if epoch < last.epoch {
+            let damage = format!("epoch {epoch} was closed off by epoch {}", last.epoch);
+            return Err(invalid(work.vm, operation, &damage));
         }
         let (sequence, previous) = (last.sequence + 1, last.hash);
         let header = DeltaHeader { sequence, epoch, previous, cut_at: at, disk_size };
@@ -317,17 +345,19 @@ fn fence_disk(
 struct LogEnd {
     sequence: u64,
     hash: SegmentHash,
+    epoch: u64,
     /// The epoch of the fence that it ends with, if it does.
     fence_of: Option<u64>,
 }
 
 impl LogEnd {
+    const NONE: Self = Self { sequence: 0, hash: SegmentHash::NONE, epoch: 0, fence_of: None };
+
     fn of(last: Option<Segment>) -> Self {
-        let Some(last) = last else {
-            return Self { sequence: 0, hash: SegmentHash::NONE, fence_of: None };
-        };
+        let Some(last) = last else { return Self::NONE };
         let Header { kind, sequence, epoch, .. } = last.header;
-        Self { sequence, hash: last.hash, fence_of: (kind == Kind::Fence).then_some(epoch) }
+        let fence_of = (kind == Kind::Fence).then_some(epoch);
+        Self { sequence, hash: last.hash, epoch, fence_of }
     }
 }
 
@@ -393,7 +423,10 @@ fn reason(broken: &Broken) -> ResyncReason {
         Broken::LogDamaged { .. } => ResyncReason::LogDamaged(text),
         Broken::LogMissing { .. } => ResyncReason::LogMissing(text),
         Broken::PowerLoss => ResyncReason::PowerLoss,
-        Broken::DiskUnknown { .. } | Broken::DiskChanged { .. } => ResyncReason::DiskChanged(text),
+        Broken::DiskUnknown { .. }
+        | Broken::DiskChanged { .. }
+        | Broken::DiskChangedOffline { .. } => ResyncReason::DiskChanged(text),
+        Broken::LogsTooLarge { .. } => ResyncReason::LogsTooLarge(text),
     }
 }
 
@@ -428,6 +461,8 @@ impl Replication for Engine {
                 // A chain that is whole to the tracker can still hold a log that cannot be sent.
                 work.checked_at_host(operation, source.tracker.stop())?;
             }
+            // Where the replica's logs end changes with what brings it into step.
+            source.heads.lock().unwrap_or_else(PoisonError::into_inner).clear();
             work.checked_at_host(operation, source.tracker.start())
         })
         .await
@@ -449,20 +484,26 @@ impl Replication for Engine {
             let progress = move |done, total| _ = tell.send((done, total));
             copy_disk(work, &*device, &base, &progress)
         });
-        let mut copy = std::pin::pin!(copy);
-        loop {
-            tokio::select! {
-                biased;
-                Some((done, total)) = told.recv() => progress(done, total),
-                result = &mut copy => {
-                    // What it told while it ended.
-                    while let Ok((done, total)) = told.try_recv() {
-                        progress(done, total);
-                    }
-                    return result;
-                }
-            }
-        }
+        passing_on(copy, &mut told, progress).await
+    }
+
+    async fn compare_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        done_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let now = self.parts.clock.now();
+        let comparison = self.run_at_source(vm, move |work, source| {
+            check_disks(work.vm, source)?;
+            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
+            let suspect = Suspect::of(&source.tracker, disk);
+            let progress = move |done, total| _ = tell.send((done, total));
+            compare_disk(work, disk, &*device, &suspect, done_bytes, now, &progress)
+        });
+        passing_on(comparison, &mut told, progress).await
     }
 
     async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {

@@ -49,6 +49,7 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
     if let Some(error) = error.downcast_ref() {
         return match error {
             TrackError::File { path, .. } | TrackError::StateDamaged { path } => Some(path),
+            TrackError::LowSpace(low) => Some(&low.folder),
             TrackError::Log(error) => file_of(error),
             TrackError::Broken(broken) => file_of(broken),
             TrackError::Disk { .. }
@@ -57,13 +58,15 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
             | TrackError::InTransit { .. }
             | TrackError::NotInTransit { .. }
             | TrackError::NumberUsed { .. }
+            | TrackError::ChainOver { .. }
             | TrackError::Closed => None,
         };
     }
     if let Some(
         Broken::LogWriteFailed { path, .. }
         | Broken::LogDamaged { path, .. }
-        | Broken::LogMissing { path },
+        | Broken::LogMissing { path }
+        | Broken::DiskChangedOffline { path, .. },
     ) = error.downcast_ref()
     {
         return Some(path);

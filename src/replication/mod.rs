@@ -4,6 +4,7 @@
 //! ```text
 //!  Tracker --cut--> logs in transit --merge--> DeltaWriter --commit--> segments --> recovery point
 //!  Tracker --read--> region of 64 MiB ------> BaseCopy ----complete--> base
+//!  Tracker --read--> chunks that differ from the vault's checksums --> DeltaWriter --commit--> segments
 //!  recovery point --> DiskImage --> Overlay --> Tracker --> NBD export at the recovery site
 //! ```
 //!
@@ -20,6 +21,7 @@ mod engine;
 mod failures;
 pub mod pace;
 mod recovery;
+mod resync;
 mod shipment;
 mod source;
 

@@ -11,6 +11,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, Vm};
 use crate::ports::files::Files;
 use crate::replica::extent_map::ExtentMap;
+use crate::replica::segment::Kind;
 use crate::replica::{
     Consistency, DeltaHeader, DeltaWriter, DiskPoint, Names, RecoveryPointRecord,
 };
@@ -152,7 +153,12 @@ impl<'a> Sender<'a> {
     }
 }
 
-fn header_after(work: &Work<'_>, head: Head, disk_size: u64, cut_at: Timestamp) -> DeltaHeader {
+pub(super) fn header_after(
+    work: &Work<'_>,
+    head: Head,
+    disk_size: u64,
+    cut_at: Timestamp,
+) -> DeltaHeader {
     let (sequence, previous) = (head.sequence + 1, head.hash);
     DeltaHeader { sequence, epoch: work.vm.epoch, previous, cut_at, disk_size }
 }
@@ -184,14 +190,37 @@ fn head_before(
     let Some(cycle) = last_cycle else { return Ok(from_base) };
     let record = work.point(cycle)?;
     let sequence = record.and_then(|record| record.disks.get(&disk).map(|point| point.sequence));
-    match sequence {
+    let from_point = match sequence {
         Some(sequence) if base.from_seq < sequence => {
             let segment = work.vault_call(operation, work.vault.segment(disk, sequence))?;
             let Some(segment) = segment else {
                 return Err(invalid(work.vm, operation, "its last segment is missing"));
             };
-            Ok(Head { sequence, hash: segment.hash, generation })
+            Head { sequence, hash: segment.hash, generation }
         }
-        Some(_) | None => Ok(from_base),
+        Some(_) | None => from_base,
+    };
+    if cycle < work.vm.delta.chain_first_cycle {
+        return after_comparison(work, disk, from_point);
     }
+    Ok(from_point)
+}
+
+/// What the first delta of a chain follows: the fence that closed what the comparison before it sent.
+/// `before` itself where the chain did not begin with a comparison, or where somebody else closed
+/// the log meanwhile, which sending will meet.
+fn after_comparison(work: &Work<'_>, disk: DiskId, before: Head) -> Result<Head, Failure> {
+    let operation = "finding the end of the replica";
+    let last = work.vault_call(operation, work.vault.last_sequence(disk))?;
+    for sequence in (before.sequence + 1..=last.unwrap_or(0)).rev() {
+        let segment = work.vault_call(operation, work.vault.segment(disk, sequence))?;
+        if let Some(segment) = segment
+            && segment.header.kind == Kind::Fence
+        {
+            let ours = segment.header.epoch <= work.vm.epoch;
+            let fence = Head { sequence, hash: segment.hash, ..before };
+            return Ok(if ours { fence } else { before });
+        }
+    }
+    Ok(before)
 }

@@ -3,6 +3,7 @@
 use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use crate::domain::policy::Policy;
+use crate::domain::vm::ResyncWindow;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -79,6 +80,20 @@ pub struct PolicyConfig {
     pub copy_frequency_s: u32,
     /// Hours for which recovery points are kept.
     pub recovery_point_retention_h: u32,
+    /// When resynchronizations begin by themselves.
+    pub resync_window: WindowConfig,
+}
+
+/// A window of resynchronizations: `always`, `manual`, or local times of the day as `18:30-06:00`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum WindowConfig {
+    /// At once.
+    Always,
+    /// Only when an operator asks.
+    Manual,
+    /// From the first to the second, in minutes after midnight.
+    Daily(u16, u16),
 }
 
 /// Where replicas go.
@@ -87,8 +102,50 @@ pub struct PolicyConfig {
 pub struct VaultConfig {
     /// Its name.
     pub name: String,
-    /// Its folder. On a volume of its own it survives the loss of the others.
+    /// Its folder, if it is in no object store. On a volume of its own it survives the loss of the
+    /// others.
     pub folder: PathBuf,
+    /// The file with its keys, which encrypts it; `lifeboat vault key new` makes one.
+    pub keys: Option<PathBuf>,
+    /// Whether what is written is compressed.
+    pub compress: bool,
+    /// Its place in Azure Blob Storage.
+    pub azure: Option<AzureConfig>,
+    /// Its place in a store that speaks S3.
+    pub s3: Option<S3Config>,
+}
+
+/// A container in Azure Blob Storage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AzureConfig {
+    /// The storage account.
+    pub account: String,
+    /// The container, which must exist.
+    pub container: String,
+    /// Where the account is served, if that is not Azure itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with the account key or a shared access signature.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
+}
+
+/// A bucket in a store that speaks S3.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// Its region.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Where it is served, if that is not AWS itself.
+    pub endpoint: Option<String>,
+    /// The environment variable with `ACCESS_KEY_ID:SECRET_ACCESS_KEY`.
+    pub credential_env: Option<String>,
+    /// The file with it.
+    pub credential_file: Option<PathBuf>,
 }
 
 /// A host with its VMs.
@@ -151,6 +208,10 @@ fn default_cloud() -> String {
     "cloud-1".to_owned()
 }
 
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
 fn default_install_mib() -> u64 {
     64
 }
@@ -162,13 +223,72 @@ fn default_writes_per_second() -> u32 {
 impl Default for PolicyConfig {
     fn default() -> Self {
         let Policy { copy_frequency_s, recovery_point_retention_h, .. } = Policy::default();
-        Self { copy_frequency_s, recovery_point_retention_h }
+        let resync_window = WindowConfig::default();
+        Self { copy_frequency_s, recovery_point_retention_h, resync_window }
+    }
+}
+
+impl Default for WindowConfig {
+    /// 18:30 to 06:00: outside office hours, as Hyper-V Replica's default.
+    fn default() -> Self {
+        Self::Daily(18 * 60 + 30, 6 * 60)
+    }
+}
+
+impl TryFrom<String> for WindowConfig {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "always" => return Ok(Self::Always),
+            "manual" => return Ok(Self::Manual),
+            _ => {}
+        }
+        let times = text.split_once('-').and_then(|(from, to)| {
+            Some(Self::Daily(minute_of_day(from.trim())?, minute_of_day(to.trim())?))
+        });
+        times.ok_or_else(|| {
+            format!(
+                "is {text:?}, but must be \"always\", \"manual\", or times as in \"18:30-06:00\""
+            )
+        })
+    }
+}
+
+/// The minute of the day of a time like `18:30`.
+fn minute_of_day(text: &str) -> Option<u16> {
+    let (hours, minutes) = text.split_once(':')?;
+    let two_digits = |text: &str| text.len() == 2 && text.bytes().all(|it| it.is_ascii_digit());
+    if !two_digits(hours) || !two_digits(minutes) {
+        return None;
+    }
+    let (hours, minutes) = (hours.parse::<u16>().ok()?, minutes.parse::<u16>().ok()?);
+    (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+}
+
+impl WindowConfig {
+    /// The window at a site whose local time is ahead of UTC by so many minutes.
+    pub fn at_site(self, utc_offset_minutes: i16) -> ResyncWindow {
+        match self {
+            Self::Always => ResyncWindow::Always,
+            Self::Manual => ResyncWindow::Manual,
+            Self::Daily(from_minute, to_minute) => {
+                ResyncWindow::Daily { from_minute, to_minute, utc_offset_minutes }
+            }
+        }
     }
 }
 
 impl Default for VaultConfig {
     fn default() -> Self {
-        Self { name: "vault-1".to_owned(), folder: PathBuf::from("vault") }
+        Self {
+            name: "vault-1".to_owned(),
+            folder: PathBuf::from("vault"),
+            keys: None,
+            compress: true,
+            azure: None,
+            s3: None,
+        }
     }
 }
 
@@ -230,6 +350,7 @@ impl Config {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
         check_bandwidth("bandwidth", &self.bandwidth)?;
+        super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
         let mut hosts = BTreeSet::new();
@@ -317,4 +438,32 @@ fn check_name(key: &str, name: &str) -> Result<(), (String, String)> {
     }
     let rule = "must have 1 to 63 letters, digits and hyphens, with no hyphen at either end";
     Err((key.to_owned(), rule.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(text: &str) -> Result<WindowConfig, String> {
+        let text = format!("data = \"d\"\n[policy]\nresync_window = {text:?}\n");
+        let config = Config::parse(&text, Path::new("test.toml"));
+        config.map(|config| config.policy.resync_window).map_err(|error| {
+            std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
+        })
+    }
+
+    #[test]
+    fn a_window_is_a_word_or_two_times_of_the_day() {
+        assert_eq!(window("always"), Ok(WindowConfig::Always));
+        assert_eq!(window("manual"), Ok(WindowConfig::Manual));
+        assert_eq!(window("18:30-06:00"), Ok(WindowConfig::Daily(1110, 360)));
+        assert_eq!(window("00:00 - 23:59"), Ok(WindowConfig::Daily(0, 1439)));
+        assert_eq!(WindowConfig::default().at_site(-90).to_string(), "18:30-06:00 (UTC-01:30)");
+        for wrong in
+            ["", "18:30", "18:30-24:00", "6:00-7:00", "18:60-06:00", "+1:00-02:00", "é:00-1"]
+        {
+            let error = window(wrong).expect_err("it is no window");
+            assert!(error.contains("line 3") && error.contains("18:30-06:00"), "{error}");
+        }
+    }
 }

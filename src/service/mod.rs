@@ -5,17 +5,22 @@ mod clock;
 mod config;
 mod health;
 mod host_agent;
+mod key_file;
 mod logging;
 mod random;
 mod running;
 mod sites;
+mod storage;
 
 pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{
-    Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, VaultConfig, VmConfig,
+    AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, S3Config,
+    VaultConfig, VmConfig,
 };
 pub use host_agent::AttachedDisk;
+pub use key_file::{KeyFileProblem, create as create_key_file, rotate as rotate_key_file};
 pub use logging::log_to_stderr;
 pub use random::KernelRandom;
-pub use running::{ProtectedVm, Service, ServiceError};
+pub use running::{ProtectedVm, Service, ServiceError, vault_id};
+pub use storage::{StorageError, open_folder, open_storage, open_vault, with_keys};

@@ -8,6 +8,7 @@ use super::config::{Config, HostConfig, VmConfig};
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
+use super::storage::{self, StorageError};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
@@ -31,8 +32,6 @@ use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
 use actix_web::dev::ServerHandle;
-use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
@@ -84,6 +83,9 @@ pub enum ServiceError {
     /// The vault cannot be used.
     #[error("open the vault")]
     Vault(#[from] VaultError),
+    /// The vault's storage or keys cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The disks cannot be exported.
     #[error("export disks at {endpoint}: the path of a socket has at most 107 bytes")]
     Exports {
@@ -218,14 +220,14 @@ impl Service {
     pub async fn start(config: &Config, after_boot: AfterBoot) -> Result<Self, ServiceError> {
         let names = Names {
             cloud: CloudId::named(NAMES, &config.cloud),
-            vault: VaultId::named(NAMES, &config.vault.name),
+            vault: vault_id(config),
             recovery_host: HostId::named(NAMES, "recovery host"),
         };
         make_folder(&config.data)?;
         let store = Arc::new(SledStore::open(&config.data.join("events"))?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let faults = Faults::default();
-        let vault = open_vault(config, &names, &faults)?;
+        let vault = open_vault(config, &faults)?;
         let data_plane = DataPlane::start()?;
 
         let recovery_folder = config.data.join("recovery");
@@ -343,6 +345,7 @@ impl Service {
         let policy = Policy::from(config.policy);
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
+        let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };
@@ -361,6 +364,8 @@ impl Service {
                         }
                         enrolled => enrolled?,
                     }
+                    let change = vm::Command::ChangeResyncWindow { window };
+                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
                 }
@@ -538,20 +543,14 @@ fn make_folder(path: &Path) -> Result<(), ServiceError> {
     })
 }
 
-fn open_vault(
-    config: &Config,
-    names: &Names,
-    faults: &Faults,
-) -> Result<replica::Vault, ServiceError> {
-    let folder = config.place(&config.vault.folder);
-    make_folder(&folder)?;
-    let local = LocalFileSystem::new_with_prefix(&folder).map_err(|error| {
-        let source = io::Error::other(error);
-        ServiceError::Folder { doing: "open vault", path: folder.clone(), source }
-    })?;
-    // Without fsync a power loss would take what was acknowledged.
-    let local: Arc<dyn ObjectStore> = Arc::new(local.with_fsync(true));
-    Ok(replica::Vault::new(Arc::new(FaultyStore::new(local, faults.clone())), names.vault))
+/// The id of the vault that a configuration names.
+pub fn vault_id(config: &Config) -> VaultId {
+    VaultId::named(NAMES, &config.vault.name)
+}
+
+fn open_vault(config: &Config, faults: &Faults) -> Result<replica::Vault, StorageError> {
+    let store = Arc::new(FaultyStore::new(storage::open_storage(config)?, faults.clone()));
+    storage::open_vault(store, vault_id(config), &config.vault, |path| config.place(path))
 }
 
 fn serve_exports(folder: &Path, exports: &Arc<Exports>) -> Result<Server, ServiceError> {

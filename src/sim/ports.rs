@@ -14,7 +14,7 @@ use crate::domain::id::{DiskId, HostId, VaultId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
 use crate::ports::hypervisor::Hypervisor;
-use crate::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use crate::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
 use crate::replication::Engine;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -144,6 +144,21 @@ async fn undisturbed(upsets: Option<&mut watch::Receiver<u64>>, ms: u64) -> bool
     }
 }
 
+/// Progress that was told inside, to be told on outside.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<(u64, u64)>>>);
+
+impl Told {
+    fn note(&self, done: u64, total: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((done, total));
+    }
+
+    fn pass_on(&self, progress: Progress<'_>) {
+        let told = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        told.into_iter().for_each(|(done, total)| progress(done, total));
+    }
+}
+
 #[async_trait]
 impl Replication for DataPlane {
     async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
@@ -191,25 +206,40 @@ impl Replication for DataPlane {
         if self.outside.plant == Some(Plant::HangingCopy) {
             std::future::pending::<()>().await;
         }
-        let own = vm.clone();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let telling = Arc::clone(&told);
+        let told = Told::default();
+        let (own, telling) = (vm.clone(), told.clone());
         let copied = self
             .carry(Place::at_host(vm, "copy a disk"), move |engine| {
-                let (vm, told) = (own.clone(), Arc::clone(&telling));
+                let (vm, told) = (own.clone(), telling.clone());
                 Box::pin(async move {
-                    let note = |done: u64, total: u64| {
-                        told.lock().unwrap_or_else(PoisonError::into_inner).push((done, total));
-                    };
-                    engine.copy_disk(&vm, disk, &note).await
+                    engine.copy_disk(&vm, disk, &|done, total| told.note(done, total)).await
                 })
             })
             .await;
-        let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
-        for (done, total) in told {
-            progress(done, total);
-        }
+        told.pass_on(progress);
         copied
+    }
+
+    async fn compare_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        done_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let told = Told::default();
+        let (own, telling) = (vm.clone(), told.clone());
+        let compared = self
+            .carry(Place::at_host(vm, "compare a disk"), move |engine| {
+                let (vm, told) = (own.clone(), telling.clone());
+                Box::pin(async move {
+                    let note = |done: u64, total: u64| told.note(done, total);
+                    engine.compare_disk(&vm, disk, done_bytes, &note).await
+                })
+            })
+            .await;
+        told.pass_on(progress);
+        compared
     }
 
     async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {

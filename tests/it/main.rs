@@ -12,6 +12,7 @@ mod cli;
 mod disk;
 mod domain;
 mod drivers;
+mod guest;
 mod replica;
 mod replication;
 mod sim;

@@ -6,9 +6,12 @@ use crate::actors::supervisor::Shelves;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::JobId;
-use crate::domain::job::Step;
+use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
-use crate::domain::vm::{Command, Effect, NextStep, Outcome, RecoveryPoint, Vm, Wake, Work};
+use crate::domain::vm::{
+    Command, Effect, NextStep, Outcome, RecoveryPoint, ResyncWindow, Vm, Wake, Work,
+};
+use crate::ports::replication::Compared;
 use actix::Addr;
 use futures_util::future::{self, LocalBoxFuture};
 use std::collections::BTreeMap;
@@ -25,7 +28,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 1;
+    const STATE_SCHEMA: u16 = 2;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -40,6 +43,7 @@ impl Hosted for Vm {
         let longest = match wake {
             Wake::Cycle(_) => self.policy.copy_frequency(),
             Wake::Retry(_) => RetryLadder::LONGEST_GAP,
+            Wake::Resync => ResyncWindow::LONGEST_WAIT,
         };
         Some(Alarm { due, longest, command: Command::Wake { due, wake } })
     }
@@ -125,6 +129,17 @@ async fn perform_step(
             };
             let bytes = replication.copy_disk(vm, disk, &progress).await?;
             return Ok(Outcome::Copied { disk, bytes });
+        }
+        Step::CompareDisk(disk) => {
+            // Each report is of what need not be compared again, and so is recorded.
+            let progress = |done_bytes, total_bytes| {
+                reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
+            };
+            let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
+            let done_bytes = told.map_or(0, |(done_bytes, _)| done_bytes);
+            let Compared { compared_bytes, different_bytes } =
+                replication.compare_disk(vm, disk, done_bytes, &progress).await?;
+            return Ok(Outcome::Compared { disk, compared_bytes, different_bytes });
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::PrepareForFailover => {

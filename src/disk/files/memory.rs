@@ -5,12 +5,12 @@
 //! | event | survives |
 //! |---|---|
 //! | kill -9 ([`MemoryFiles::kill_after`]) | every completed call; the call that was cut short leaves a prefix of whole pages |
-//! | power loss ([`MemoryFiles::lose_power`]) | synced content; of the rest, any mix of 512-byte sectors, each new or old; either length; a prefix of the unsynced creations, renames and removals (one journal, as ext4 and xfs have) |
+//! | power loss ([`MemoryFiles::lose_power`]) | synced content, with the time of its change only if [`File::identity`] was asked for; of the rest, any mix of 512-byte sectors, each new or old; either length; a prefix of the unsynced creations, renames and removals (one journal, as ext4 and xfs have) |
 //!
 //! Pages are also written back early now and then, so that an overwrite in place can reach the medium
 //! before an append that came first. All choices follow from the seed and the order of calls.
 
-use crate::ports::files::{File, Files, Open};
+use crate::ports::files::{File, FileIdentity, Files, Open};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -229,7 +229,10 @@ impl File for MemoryFile {
             };
             data.truncate(kept);
         }
-        state.inode(self.inode).write(&data, offset);
+        let now = state.calls;
+        let inode = state.inode(self.inode);
+        inode.write(&data, offset);
+        inode.modified = now;
         if whole { Ok(()) } else { Err(killed()) }
     }
 
@@ -254,7 +257,10 @@ impl File for MemoryFile {
         if !whole {
             return Err(killed());
         }
-        state.inode(self.inode).set_len(len);
+        let now = state.calls;
+        let inode = state.inode(self.inode);
+        inode.set_len(len);
+        inode.modified = now;
         Ok(())
     }
 
@@ -263,7 +269,10 @@ impl File for MemoryFile {
         if !whole {
             return Err(killed());
         }
-        state.inode(self.inode).zero(range);
+        let now = state.calls;
+        let inode = state.inode(self.inode);
+        inode.zero(range);
+        inode.modified = now;
         Ok(())
     }
 
@@ -282,6 +291,15 @@ impl File for MemoryFile {
         }
         let len = inode.len;
         Ok(run.map(|run| run.start..run.end.min(len)).filter(|run| !run.is_empty()))
+    }
+
+    fn identity(&self) -> io::Result<Option<FileIdentity>> {
+        self.sync_data()?;
+        let mut state = self.lock()?;
+        let inode = state.inode(self.inode);
+        inode.synced_modified = inode.modified;
+        let (bytes, modified_ns) = (inode.len, inode.modified as i64);
+        Ok(Some(FileIdentity { inode: self.inode, bytes, modified_ns }))
     }
 }
 
@@ -394,6 +412,9 @@ struct Inode {
     /// What the medium holds of each page that is newer in memory; `None` is a hole.
     unsynced: BTreeMap<u64, Option<Page>>,
     synced_len: u64,
+    /// Which call changed the content last: what a real file system has the time for.
+    modified: u64,
+    synced_modified: u64,
 }
 
 impl Inode {
@@ -465,6 +486,7 @@ impl Inode {
         self.set_len(len);
         self.unsynced.clear();
         self.synced_len = len;
+        self.modified = self.synced_modified;
     }
 }
 

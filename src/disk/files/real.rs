@@ -1,13 +1,13 @@
 //! The machine's file system.
 
 use super::{ZERO_PIECE, ZEROES};
-use crate::ports::files::{File, Files, Open};
+use crate::ports::files::{File, FileIdentity, Files, Open};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,6 +146,14 @@ impl File for RealFile {
         };
         let end = rustix::fs::seek(&self.0, SeekFrom::Hole(start))?;
         Ok(Some(start..end))
+    }
+
+    fn identity(&self) -> io::Result<Option<FileIdentity>> {
+        self.0.sync_all()?;
+        let found = self.0.metadata()?;
+        let modified_ns =
+            found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
+        Ok(Some(FileIdentity { inode: found.ino(), bytes: found.len(), modified_ns }))
     }
 }
 

@@ -5,7 +5,7 @@
 //! | offset | field | type |
 //! |---|---|---|
 //! | 0 | Cookie, `msctlog ` | u8\[8\] |
-//! | 8 | `LogFormatVersion`, 0x00020000 | u32 |
+//! | 8 | `LogFormatVersion`, 0x00020000; 0x00010000 is read | u32 |
 //! | 12 | `TimeStamp`, seconds since 2000 | u32 |
 //! | 16 | `CreatorApplication`, `ct  ` | u8\[4\] |
 //! | 20 | `CreatorVersion` | u32 |
@@ -65,6 +65,8 @@ const SUM_CANNOT_WRAP: u32 = u32::MAX / 255;
 const NARROW_SUM_BYTES: usize = 64;
 
 const COOKIE: [u8; 8] = *b"msctlog ";
+/// Without `Vhd2DataWriteGuid`, whose place is reserved there.
+const VERSION_1: u32 = 0x0001_0000;
 const VERSION_2: u32 = 0x0002_0000;
 const CREATOR: [u8; 4] = *b"ct  ";
 const CREATOR_VERSION: u32 = 0x000A_0000; // the value of the specification's sample
@@ -195,6 +197,8 @@ impl Checksum {
 /// The fields of the header that have a meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Version of the format, the major one in the high half.
+    pub version: u32,
     /// When the log was made.
     pub created: LogTime,
     /// Version of the creator; not verified by anybody.
@@ -217,7 +221,8 @@ pub struct Header {
     pub last_modified: LogTime,
     /// Entries of all blocks.
     pub total_entries: u64,
-    /// Identity of the content that the chain of logs continues.
+    /// Identity of the content that the chain of logs continues: of this generation of the disk. Nil in
+    /// version 1.
     pub data_write_guid: Uuid,
 }
 
@@ -230,6 +235,7 @@ impl Header {
         at: LogTime,
     ) -> Self {
         Self {
+            version: VERSION_2,
             created: at,
             creator_version: CREATOR_VERSION,
             original_size: HEADER_BYTES + BLOCK_BYTES,
@@ -250,7 +256,7 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES as usize];
         let mut out = Put { bytes: &mut bytes, at: 0 };
         out.put(&COOKIE);
-        out.put(&VERSION_2.to_le_bytes());
+        out.put(&self.version.to_le_bytes());
         out.put(&self.created.0.to_le_bytes());
         out.put(&CREATOR);
         out.put(&self.creator_version.to_le_bytes());
@@ -282,7 +288,7 @@ impl Header {
             return Err(Damage::Cookie);
         }
         let version = fields.u32();
-        if version != VERSION_2 {
+        if ![VERSION_1, VERSION_2].contains(&version) {
             return Err(Damage::Version(version));
         }
         let created = LogTime(fields.u32());
@@ -292,6 +298,7 @@ impl Header {
         let current_size = fields.u64();
         let stored = fields.u32();
         let header = Self {
+            version,
             created,
             creator_version,
             original_size,
@@ -305,7 +312,8 @@ impl Header {
             total_entries: fields.u64(),
             data_write_guid: {
                 let _file_type_and_flags: [u8; 6] = fields.array();
-                Uuid::from_bytes_le(fields.array())
+                let guid = Uuid::from_bytes_le(fields.array());
+                if version == VERSION_1 { Uuid::nil() } else { guid }
             },
         };
         let size = header.metadata_size;
@@ -523,6 +531,7 @@ mod tests {
     /// The header of the specification's sample ([MS-HRL] 3).
     fn sample() -> Header {
         Header {
+            version: VERSION_2,
             created: LogTime(539_842_380),
             creator_version: 0x000A_0000,
             original_size: 0,
@@ -556,6 +565,15 @@ mod tests {
         let mut bytes = sample().encode();
         bytes[40..44].copy_from_slice(&4_294_959_739_u32.to_le_bytes());
         assert_eq!(Header::decode(&bytes), Ok((sample(), false)));
+    }
+
+    #[test]
+    fn a_header_of_version_1_has_no_guid_and_one_of_version_3_is_refused() {
+        let mut bytes = Header { version: VERSION_1, ..sample() }.encode();
+        let expected = Header { version: VERSION_1, data_write_guid: Uuid::nil(), ..sample() };
+        assert_eq!(Header::decode(&bytes), Ok((expected, true)));
+        bytes[10] = 3;
+        assert_eq!(Header::decode(&bytes), Err(Damage::Version(0x0003_0000)));
     }
 
     #[test]

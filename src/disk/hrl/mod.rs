@@ -28,15 +28,19 @@
 //! | block written ([`LogWriter::seal`]) | the write | - |
 //! | seal record written and `fdatasync` | the write | **the write** |
 
+mod compaction;
 pub mod format;
 mod reader;
 mod recovery;
+mod scan;
 mod tail;
 mod writer;
 
+pub use compaction::{compact, unique_bytes};
 pub use format::{Damage, Header, LogTime};
 pub use reader::{HeaderTrust, LogReader, LoggedWrite};
 pub use recovery::{recover_after_kill, recover_after_power_loss};
+pub use scan::{BlockSummary, read_header_alone};
 pub use tail::Tail;
 pub use writer::{EMPTY_LOG_BYTES, LogWriter};
 

@@ -32,13 +32,13 @@ pub enum HeaderTrust {
 /// A closed log, or an open one up to a block that is known to be its last.
 #[derive(Debug)]
 pub struct LogReader {
-    file: Arc<dyn File>,
-    path: PathBuf,
-    header: Header,
+    pub(super) file: Arc<dyn File>,
+    pub(super) path: PathBuf,
+    pub(super) header: Header,
     /// Where the blocks are, the oldest first. 8 bytes for each 127 writes.
-    blocks: Vec<u64>,
-    total_entries: u64,
-    verified: bool,
+    pub(super) blocks: Vec<u64>,
+    pub(super) total_entries: u64,
+    pub(super) verified: bool,
 }
 
 /// One write of a log.
@@ -54,6 +54,13 @@ pub struct LoggedWrite {
     pub position: u64,
     /// Whether the data is nothing but zeroes.
     pub zero: bool,
+}
+
+impl LoggedWrite {
+    /// Where on the disk.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.length)
+    }
 }
 
 impl LogReader {
@@ -151,7 +158,41 @@ impl LogReader {
     /// The writes, the oldest first, each with its metadata and data verified. Ends after the first
     /// error.
     pub fn entries(&self) -> Entries<'_> {
-        Entries { log: self, block: 0, of_block: Vec::new().into_iter(), piece: Vec::new() }
+        let verified = self.verified;
+        Entries { log: self, verified, block: 0, of_block: Vec::new().into_iter(), piece: vec![] }
+    }
+
+    /// As [`LogReader::entries`], with the metadata verified and the data not even read.
+    pub fn entries_without_data(&self) -> Entries<'_> {
+        Entries { verified: true, ..self.entries() }
+    }
+
+    /// Calls `take` with each write of `entries`, the newest first, each verified as `entries` are.
+    ///
+    /// # Errors
+    /// The first [`LogError`], of the log or of `take`.
+    pub(super) fn for_each_newest_first(
+        &self,
+        mut entries: Entries<'_>,
+        mut take: impl FnMut(&LoggedWrite) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        for block in (0..self.blocks.len()).rev() {
+            for (entry, position) in
+                self.read_block(self.blocks[block], self.data_of(block))?.iter().rev()
+            {
+                take(&entries.verified(entry, *position)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the data of a block is: between the block before and itself.
+    pub(super) fn data_of(&self, block: usize) -> Range<u64> {
+        let start = match block.checked_sub(1) {
+            Some(before) => self.blocks[before] + u64::from(self.header.metadata_size),
+            None => HEADER_BYTES,
+        };
+        start..self.blocks[block]
     }
 
     /// Fills `buffer` with a part of a write's data, from byte `from` of it on.
@@ -210,6 +251,8 @@ impl LogReader {
 #[derive(Debug)]
 pub struct Entries<'a> {
     log: &'a LogReader,
+    /// Whether the data needs no look.
+    verified: bool,
     /// Which block is read next.
     block: usize,
     of_block: std::vec::IntoIter<(Entry, u64)>,
@@ -236,12 +279,9 @@ impl Entries<'_> {
                 return Some(self.verified(&entry, position));
             }
             let at = *self.log.blocks.get(self.block)?;
-            let data_start = match self.block.checked_sub(1) {
-                Some(before) => self.log.blocks[before] + u64::from(self.log.header.metadata_size),
-                None => HEADER_BYTES,
-            };
+            let data = self.log.data_of(self.block);
             self.block += 1;
-            match self.log.read_block(at, data_start..at) {
+            match self.log.read_block(at, data) {
                 Ok(entries) => self.of_block = entries.into_iter(),
                 Err(error) => return Some(Err(error)),
             }
@@ -249,7 +289,7 @@ impl Entries<'_> {
     }
 
     fn verified(&mut self, entry: &Entry, position: u64) -> Result<LoggedWrite, LogError> {
-        if !self.log.verified && entry.data_checksum != 0 {
+        if !self.verified && entry.data_checksum != 0 {
             self.verify_data(entry, position)?;
         }
         Ok(LoggedWrite {
@@ -278,7 +318,11 @@ impl Entries<'_> {
 
 impl LogReader {
     /// The entries of the block at `at`, each with the position of its data, which fill `data`.
-    fn read_block(&self, at: u64, data: Range<u64>) -> Result<Vec<(Entry, u64)>, LogError> {
+    pub(super) fn read_block(
+        &self,
+        at: u64,
+        data: Range<u64>,
+    ) -> Result<Vec<(Entry, u64)>, LogError> {
         let damaged = |at, damage| LogError::damaged(&self.path, at, damage);
         let size = self.header.metadata_size.min(BLOCK_BYTES_MAX);
         let mut bytes = vec![0; size as usize];

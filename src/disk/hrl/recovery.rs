@@ -50,7 +50,7 @@ pub fn recover_after_kill(
         hole_bytes: hole_bytes(&*file, path, end.end)?,
         next_record: records.older_flushed(),
     };
-    Ok((LogWriter::at(file, tail, path, header, &position), reader))
+    Ok((LogWriter::at(file, Some(tail), path, header, &position), reader))
 }
 
 /// Finds the youngest flushed end of a log after a power loss. The reader that is returned is verified

@@ -78,6 +78,14 @@ impl Tail {
         &self.path
     }
 
+    /// Makes the slots durable: for a tracker that is closed, whose logs then go on after a power loss.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.file.sync_data().map_err(LogError::io(&self.path))
+    }
+
     /// Writes a slot; it survives kill -9 from then on.
     pub(super) fn write(&self, log: Uuid, slot: &Slot) -> io::Result<()> {
         self.file.write_all_at(&slot.encode(log), (slot.index * SLOT_BYTES) as u64)

@@ -22,7 +22,8 @@ static ZERO_PIECE_CRC: LazyLock<u32> = LazyLock::new(|| compute_zero_crc(DATA_BY
 #[derive(Debug)]
 pub struct LogWriter {
     file: Arc<dyn File>,
-    tail: Tail,
+    /// `None` where nobody needs the log before it is closed.
+    tail: Option<Tail>,
     path: PathBuf,
     header: Header,
     /// Where the next data or block goes.
@@ -58,6 +59,24 @@ impl LogWriter {
         tail: Tail,
         header: Header,
     ) -> Result<Self, LogError> {
+        Self::create_with(files, path, Some(tail), header)
+    }
+
+    /// As [`LogWriter::create`], for a log of which nothing need be there until it is closed.
+    pub(super) fn create_without_tail(
+        files: &dyn Files,
+        path: &Path,
+        header: Header,
+    ) -> Result<Self, LogError> {
+        Self::create_with(files, path, None, header)
+    }
+
+    fn create_with(
+        files: &dyn Files,
+        path: &Path,
+        tail: Option<Tail>,
+        header: Header,
+    ) -> Result<Self, LogError> {
         let io = LogError::io(path);
         let file = files.open(path, Open::Create).map_err(io)?;
         file.set_len(0).map_err(io)?;
@@ -71,7 +90,7 @@ impl LogWriter {
     /// Writes on where a recovery found the end, which is the end of a block.
     pub(super) fn at(
         file: Arc<dyn File>,
-        tail: Tail,
+        tail: Option<Tail>,
         path: &Path,
         header: Header,
         position: &Position,
@@ -98,6 +117,11 @@ impl LogWriter {
     /// The file, to sync it without holding up those who append.
     pub fn file(&self) -> Arc<dyn File> {
         Arc::clone(&self.file)
+    }
+
+    /// The tail beside the log.
+    pub fn tail(&self) -> Option<&Tail> {
+        self.tail.as_ref()
     }
 
     /// Where the file was when it was opened.
@@ -239,7 +263,9 @@ impl LogWriter {
         let bytes = entry.encode();
         let (group_start, index) = (self.group_start, self.group.len());
         let slot = Slot { group_start, index, data_crc, entry: bytes };
-        self.tail.write(self.header.unique_id, &slot).map_err(LogError::io(self.tail.path()))?;
+        if let Some(tail) = &self.tail {
+            tail.write(self.header.unique_id, &slot).map_err(LogError::io(tail.path()))?;
+        }
         self.group.push(bytes);
         self.end += u64::from(entry.length);
         Ok(())

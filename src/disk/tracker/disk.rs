@@ -3,18 +3,22 @@
 use super::gate::{Gate, Shared};
 use super::log::DiskLogs;
 use super::range_guard::RangeGuard;
-use super::{Broken, names::Names};
+use super::room::{self, Growth};
+use super::state::TrackedState;
+use super::suspect::Suspects;
+use super::{Broken, TrackError, names::Names};
 use crate::disk::bounds;
 use crate::disk::hrl::format::DATA_BYTES_MAX;
 use crate::disk::hrl::{LogError, LogTime};
 use crate::disk::raw::SECTOR_BYTES;
 use crate::domain::id::DiskId;
-use crate::ports::block::BlockDevice;
+use crate::ports::block::{BlockDevice, DiskIdentity};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One disk below a tracker.
 #[derive(Debug)]
@@ -23,6 +27,10 @@ pub(super) struct Disk {
     pub(super) name: String,
     pub(super) names: Names,
     pub(super) device: Arc<dyn BlockDevice>,
+    pub(super) suspects: Suspects,
+    /// What the log in transit takes on its volume.
+    pub(super) transit_bytes: AtomicU64,
+    growth: Mutex<Growth>,
     guard: RangeGuard,
     /// Whether a flush of the device failed. The kernel reports such an error once and then forgets the
     /// data, so no later flush proves anything.
@@ -37,7 +45,10 @@ impl Disk {
         device: Arc<dyn BlockDevice>,
     ) -> Self {
         let flush_failed = AtomicBool::new(false);
-        Self { id, name, names, device, guard: RangeGuard::default(), flush_failed }
+        let suspects = Suspects::new(id, device.size_bytes(), &names);
+        let (transit_bytes, growth) = (AtomicU64::new(0), Mutex::default());
+        let guard = RangeGuard::default();
+        Self { id, name, names, device, suspects, transit_bytes, growth, guard, flush_failed }
     }
 
     /// Makes the device durable. Fails for good once it has failed.
@@ -48,10 +59,41 @@ impl Disk {
         self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
     }
 
+    /// What its file is. Makes the device durable, as far as [`Disk::flush_device`] can still prove it.
+    pub(super) fn identity(&self) -> Result<Option<DiskIdentity>, TrackError> {
+        self.device.identity().map_err(|source| TrackError::Disk { disk: self.id, source })
+    }
+
+    /// How fast its logs grow.
+    pub(super) fn growth(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why logs of which the active one takes `active_bytes` end tracking, if they do.
+    fn too_large(&self, active_bytes: u64) -> Option<Broken> {
+        let log_bytes = active_bytes + self.transit_bytes.load(Ordering::Relaxed);
+        let size_bytes = self.device.size_bytes();
+        let reason = Broken::LogsTooLarge { disk: self.id, log_bytes, size_bytes };
+        (room::limit_bytes(size_bytes) <= log_bytes).then_some(reason)
+    }
+
     /// A chain of logs starts with the disk as it is.
     pub(super) fn accept_as_it_is(&self) {
         self.flush_failed.store(false, Ordering::Release);
     }
+}
+
+/// Enters what the disks' files are into `known`. Makes the disks durable.
+pub(super) fn identify(
+    disks: &[Disk],
+    known: &mut BTreeMap<DiskId, TrackedState>,
+) -> Result<(), TrackError> {
+    for disk in disks {
+        if let Some(known) = known.get_mut(&disk.id) {
+            known.identity = disk.identity()?.map(|identity| identity.file);
+        }
+    }
+    Ok(())
 }
 
 /// A disk that a [`Tracker`](super::Tracker) serves.
@@ -85,29 +127,41 @@ impl TrackedDisk {
     }
 
     fn change(&self, change: &Change<'_>, fua: bool) -> io::Result<()> {
+        let suspects = &self.disk().suspects;
+        let sectors = change.sectors();
         loop {
             let gate = self.shared.read_gate();
+            if matches!(&*gate, Gate::On(_) | Gate::Broken(_)) {
+                if !suspects.marks.cover(&sectors) {
+                    drop(gate); // a cut need not wait for a sync
+                    self.shared.mark(self.disk(), &sectors);
+                    continue;
+                }
+                suspects.touch(&sectors);
+            }
             let logs = match &*gate {
                 Gate::Closed => return Err(io::ErrorKind::NotConnected.into()),
                 Gate::Off | Gate::Broken(_) => return change.apply_to(self.device(), fua),
                 Gate::On(logs) => &logs[self.index],
             };
-            let held = self.disk().guard.hold(change.sectors());
-            let appended = self.append(logs, &change.widened(self.device())?);
-            if let Err(error) = appended {
-                drop(held);
-                drop(gate);
-                self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
-                continue;
-            }
+            let held = self.disk().guard.hold(sectors.clone());
+            let log_bytes = match self.append(logs, &change.widened(self.device())?) {
+                Ok(log_bytes) => log_bytes,
+                Err(error) => {
+                    drop(held);
+                    drop(gate);
+                    self.shared.break_with(Broken::log_write_failed(self.disk().id, &error));
+                    continue;
+                }
+            };
             let applied = change.apply_to(self.device(), false);
-            let repaired = match &applied {
-                Ok(()) => Ok(()),
-                Err(_) => self.log_what_the_disk_holds(logs, change.sectors()),
+            let kept = match &applied {
+                Ok(()) => self.disk().too_large(log_bytes).map_or(Ok(()), Err),
+                Err(_) => self.log_what_the_disk_holds(logs, sectors.clone()),
             };
             drop(held);
             drop(gate);
-            if let Err(reason) = repaired {
+            if let Err(reason) = kept {
                 self.shared.break_with(reason);
             }
             applied?;
@@ -115,13 +169,15 @@ impl TrackedDisk {
         }
     }
 
-    fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<(), LogError> {
+    /// Answers what the log takes on its volume then.
+    fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<u64, LogError> {
         let at = LogTime::from(self.shared.clock.now());
         let mut writer = logs.active.writer();
         match change {
-            Change::Data { data, offset } => writer.append(data, *offset, at),
-            Change::Zero { range, .. } => writer.append_zeroes(range.clone(), at),
+            Change::Data { data, offset } => writer.append(data, *offset, at)?,
+            Change::Zero { range, .. } => writer.append_zeroes(range.clone(), at)?,
         }
+        Ok(writer.allocated_bytes())
     }
 
     /// After a write that the disk refused, or took a part of: logs what is there, so that the log

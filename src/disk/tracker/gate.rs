@@ -6,6 +6,7 @@ use super::state::{State, StateFile, Tracking};
 use super::{Broken, TrackError};
 use crate::ports::clock::Clock;
 use crate::ports::files::Files;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -86,12 +87,41 @@ impl Shared {
         let mut gate = self.write_gate();
         let Gate::On(logs) = &*gate else { return };
         tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
-        if let Err(error) = self.flush_devices() {
+        match self.flush_devices() {
+            Ok(()) => self.save_suspects(),
             // Remembered by the disk, whose next flush by the guest fails.
-            tracing::error!(folder = %self.folder.display(), %error, "a disk cannot be flushed");
+            Err(error) => {
+                tracing::error!(folder = %self.folder.display(), %error, "a disk cannot be flushed");
+            }
         }
         self.record_broken(&reason, logs);
         *gate = Gate::Broken(reason);
+    }
+
+    /// Marks the regions that `range` touches, before the first write into them. A guest is never held
+    /// up by marks that cannot be written: they are given up, and tracking is broken.
+    pub(super) fn mark(&self, disk: &Disk, range: &Range<u64>) {
+        let Err(error) = disk.suspects.marks.mark(range) else { return };
+        let path = disk.suspects.marks.path().to_owned();
+        if let Err(error) = disk.suspects.give_marks_up(&*self.files) {
+            tracing::error!(
+                path = %path.display(), %error,
+                "cannot remove marks that lack a region; remove the file before the next start"
+            );
+        }
+        let error = error.to_string();
+        self.break_with(Broken::LogWriteFailed { disk: disk.id, path, error });
+    }
+
+    /// Saves what is suspect, where that works; marks stand in for it where it does not. Nobody may
+    /// write meanwhile, and the disks must have been flushed.
+    fn save_suspects(&self) {
+        let chain = self.state().chain;
+        for disk in &self.disks {
+            if let Err(error) = disk.suspects.save(&*self.files, chain) {
+                tracing::warn!(disk = %disk.name, %error, "what may differ is known by region only");
+            }
+        }
     }
 
     /// Records that the logs are not whole: in the state, or else, on a volume that is full, in a log

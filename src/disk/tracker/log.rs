@@ -41,6 +41,13 @@ impl DiskLogs {
 }
 
 impl Log {
+    /// As [`Log::flush`], the tail included: where the log ends is found again after a power loss.
+    pub(super) fn flush_with_tail(&self) -> Result<(), LogError> {
+        self.flush()?;
+        let tail = self.writer().tail().cloned();
+        tail.map_or(Ok(()), |tail| tail.sync())
+    }
+
     pub(super) fn new(writer: LogWriter) -> Self {
         let file = writer.file();
         Self { writer: Mutex::new(writer), file, flushed: Mutex::new(0) }

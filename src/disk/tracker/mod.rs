@@ -18,6 +18,9 @@
 //! * A log that cannot be written never fails the guest: tracking is broken, with a reason that
 //!   survives restarts, and writes go on to the disks. Only another chain of logs ends that.
 //!
+//! * Logs that take half of their disk ([`Broken::LogsTooLarge`]) end tracking and are dropped.
+//!   [`Tracker::status`] says how far away that is, and whether the volume of the logs is short of space.
+//!
 //! What a start finds, and does:
 //!
 //! | the last run ended by | logs and disks | tracking |
@@ -27,25 +30,52 @@
 //! | power loss | flushed writes are in the logs, which are applied; the disks may have more than the logs | broken |
 //!
 //! A cut that was half done is completed; after a power loss only if all its logs were durable.
+//!
+//! **A disk that was changed while nothing tracked it** breaks tracking too. The state keeps what
+//! identifies each disk's file ([`FileIdentity`]), and a start compares:
+//!
+//! | the last run ended by | must be the same | is not detected |
+//! |---|---|---|
+//! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, or with the time set back |
+//! | kill -9 | inode and length; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
+//! | power loss | inode and length | a change in place |
+//!
+//! While tracking is off there is nothing to compare, and a device that is no file has no identity.
+//!
+//! **What may differ from the replica** is known at any time, also while tracking is broken:
+//! [`Tracker::suspect`]. A resynchronization starts another chain, compares what is suspect, ships the
+//! differences, and then says so with [`Tracker::resolve_suspect`]. Until it does, what was suspect stays
+//! so, through restarts and other chains as well; what is written meanwhile is in the logs.
 
+mod bitmap;
 mod disk;
+mod frame;
 mod gate;
 mod log;
+mod marks;
 mod names;
 mod range_guard;
 mod reopen;
+mod room;
 mod state;
+mod suspect;
 
 pub use disk::TrackedDisk;
+pub use marks::REGION_BYTES;
+pub use room::LowSpace;
+pub use suspect::{CHUNK_BYTES, Suspect};
 
-use crate::disk::hrl::{EMPTY_LOG_BYTES, Header, LogError, LogTime, LogWriter, Tail};
+use crate::disk::hrl::{
+    EMPTY_LOG_BYTES, Header, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail, compact,
+    unique_bytes,
+};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
+use crate::ports::files::{FileIdentity, Files};
 use disk::Disk;
 use gate::{Gate, Shared};
 use log::{DiskLogs, Log};
@@ -56,7 +86,9 @@ use state::{State, StateFile, TrackedState, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use suspect::LogsFound;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -120,6 +152,8 @@ pub struct TrackStatus {
     pub tracking: bool,
     /// Why it is not, where it should be.
     pub broken: Option<Broken>,
+    /// Whether the volume of the logs is short of space: long before a log cannot be written.
+    pub low_space: Option<LowSpace>,
     /// The disks, in the order of [`Tracker::open`].
     pub disks: Vec<DiskStatus>,
 }
@@ -135,6 +169,17 @@ pub struct DiskStatus {
     pub active_bytes: u64,
     /// What its log in transit takes on the volume.
     pub transit_bytes: u64,
+    /// When the logs reach the size that ends tracking, if they grow on as they did: at the mean rate of
+    /// the last minutes, over the times that [`Tracker::status`] was called. `None` if they do not grow,
+    /// or so slowly that it takes more than 30 days.
+    pub full_at: Option<Timestamp>,
+}
+
+impl DiskStatus {
+    /// What the logs take on the volume as a share of the disk; at 0.5 tracking ends.
+    pub fn log_share(&self) -> f64 {
+        (self.active_bytes + self.transit_bytes) as f64 / self.size_bytes.max(1) as f64
+    }
 }
 
 /// Why logs and disks no longer agree: the VM must be resynchronized.
@@ -182,6 +227,30 @@ pub enum Broken {
     DiskChanged {
         /// Which disk.
         disk: DiskId,
+    },
+    /// Somebody else changed or replaced the file of a disk.
+    #[error("find disk {path} as it was left: expected {expected}, found {found}")]
+    DiskChangedOffline {
+        /// Which disk.
+        disk: DiskId,
+        /// Its file.
+        path: PathBuf,
+        /// What it was when the tracker knew it last.
+        expected: FileIdentity,
+        /// What it is.
+        found: FileIdentity,
+    },
+    /// Comparing the disk with its replica is cheaper than shipping so much.
+    #[error(
+        "keep the replication logs of disk {disk}: {log_bytes} bytes reach half of its {size_bytes}"
+    )]
+    LogsTooLarge {
+        /// Whose logs.
+        disk: DiskId,
+        /// What they took on the volume.
+        log_bytes: u64,
+        /// Size of the disk.
+        size_bytes: u64,
     },
 }
 
@@ -259,6 +328,9 @@ pub enum TrackError {
         /// The name.
         name: String,
     },
+    /// There is no room for the files of a cut. Nothing was cut, and tracking goes on.
+    #[error(transparent)]
+    LowSpace(#[from] LowSpace),
     /// Nothing is tracked.
     #[error("cut the logs: tracking is off")]
     NotTracking,
@@ -285,6 +357,14 @@ pub enum TrackError {
         /// The last one acknowledged.
         last: u64,
     },
+    /// Another chain of logs was started since.
+    #[error("chain {asked} of the logs is over; the present one is {chain}")]
+    ChainOver {
+        /// The chain asked for.
+        asked: u64,
+        /// The present one.
+        chain: u64,
+    },
     /// The tracker was closed.
     #[error("the tracker is closed")]
     Closed,
@@ -298,6 +378,7 @@ impl Classified for TrackError {
             }
             Self::File { .. } | Self::Closed => Code::HostResourcesShort,
             Self::Log(error) => error.code(),
+            Self::LowSpace(low) => low.code(),
             Self::Disk { .. } => Code::DiskUnusable,
             Self::Broken(broken) => broken.code(),
             Self::StateDamaged { .. } => Code::LogChainBroken,
@@ -305,6 +386,7 @@ impl Classified for TrackError {
             Self::NotTracking
             | Self::InTransit { .. }
             | Self::NotInTransit { .. }
+            | Self::ChainOver { .. }
             | Self::NumberUsed { .. } => Code::PrerequisiteFailed,
         }
     }
@@ -358,19 +440,24 @@ impl Tracker {
             acknowledged: 0,
             disks: BTreeMap::new(),
         });
-        let Reopened { gate, transit } =
+        let Reopened { gate, transit, changed } =
             reopen::reopen(&*files, folder, &disks, &state, boot, &*clock)?;
+        load_suspects(&*files, &disks, &state, &gate, &changed)?;
         state.boot = boot;
         state.clean = false;
         if let Gate::Broken(reason) = &gate {
             state.tracking = Tracking::Broken(reason.clone());
         }
         if state.tracking != Tracking::Off {
+            disk::identify(&disks, &mut state.disks)?;
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
-        let (shared, control, transit) = (Arc::new(shared), Mutex::new(()), Mutex::new(transit));
-        Ok(Arc::new(Self { shared, control, transit }))
+        let tracker =
+            Self { shared: Arc::new(shared), control: Mutex::new(()), transit: Mutex::new(None) };
+        tracker.set_transit(transit);
+        tracker.drop_too_large(&tracker.lock_control());
+        Ok(Arc::new(tracker))
     }
 
     /// The disk to serve.
@@ -380,8 +467,9 @@ impl Tracker {
     }
 
     /// Starts a chain of logs: every write from some instant during the call on is in them. Does
-    /// nothing if tracking is on. Drops all earlier logs, also those in transit. Holds writers up
-    /// while the last bytes of the disks and the empty logs are made durable.
+    /// nothing if tracking is on. Drops all earlier logs, also those in transit: what they held is
+    /// suspect, and so is what was. Holds writers up while the last bytes of the disks, what is suspect
+    /// and the empty logs are made durable.
     ///
     /// # Errors
     /// [`TrackError`]; tracking is then off, or broken as before.
@@ -392,21 +480,89 @@ impl Tracker {
             Gate::Closed => return Err(TrackError::Closed),
             Gate::Off | Gate::Broken(_) => {}
         }
+        self.start_chain()
+    }
+
+    /// As [`Tracker::start`], also where tracking is on: for a chain that is whole here and of no use
+    /// there, as when a resynchronization was interrupted.
+    ///
+    /// # Errors
+    /// As [`Tracker::start`].
+    pub fn start_again(&self) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        if let Gate::Closed = &*self.shared.read_gate() {
+            return Err(TrackError::Closed);
+        }
+        self.start_chain()
+    }
+
+    /// What of a disk may differ from its replica as of the last acknowledged cut, in chunks of
+    /// [`CHUNK_BYTES`]. A write that was acknowledged before the call is in it.
+    pub fn suspect(&self, disk: DiskId) -> Suspect {
+        let _gate = self.shared.read_gate(); // what was written before is seen
+        let known = self.shared.disks.iter().find(|known| known.id == disk);
+        known.map_or(Suspect::Everything, |disk| disk.suspects.suspect())
+    }
+
+    /// Counts the chains of logs; 0 before the first. Another one never has the same number.
+    pub fn chain(&self) -> u64 {
+        self.shared.state().chain
+    }
+
+    /// Says that every part that was suspect when `chain` was started has been brought to the replica, so
+    /// that only its logs are missing there. Durable on return; holds writers up until then.
+    ///
+    /// # Errors
+    /// [`TrackError::Broken`], [`TrackError::NotTracking`] and [`TrackError::ChainOver`] where the logs
+    /// are no longer those that go on from what was compared; else [`TrackError::File`]. What was suspect
+    /// then stays so.
+    pub fn resolve_suspect(&self, chain: u64) -> Result<(), TrackError> {
+        let _control = self.lock_control();
+        let gate = self.shared.write_gate();
+        match &*gate {
+            Gate::On(_) => {}
+            Gate::Off => return Err(TrackError::NotTracking),
+            Gate::Broken(reason) => return Err(TrackError::Broken(reason.clone())),
+            Gate::Closed => return Err(TrackError::Closed),
+        }
+        let present = self.chain();
+        if chain != present {
+            return Err(TrackError::ChainOver { asked: chain, chain: present });
+        }
+        let files = &*self.shared.files;
+        self.shared.disks.iter().try_for_each(|disk| disk.suspects.resolve(files, chain))
+    }
+
+    fn start_chain(&self) -> Result<(), TrackError> {
         for disk in &self.shared.disks {
             disk.accept_as_it_is();
         }
         self.shared.flush_devices()?; // the bulk, without holding writers up
         let mut gate = self.shared.write_gate();
         self.shared.flush_devices()?;
+        let chain = self.chain() + 1;
+        for disk in &self.shared.disks {
+            disk.suspects.settle();
+            disk.suspects.save(&*self.shared.files, chain)?;
+        }
         self.shared.change_state(|state| {
             state.tracking = Tracking::Off;
-            state.chain += 1;
+            state.chain = chain;
             state.acknowledged = 0;
             state.disks.clear();
         })?;
         *gate = Gate::Off;
+        let started = self.make_logs(chain).map(|logs| *gate = Gate::On(logs));
+        if started.is_err() {
+            // What is written while tracking is off is known to nobody.
+            self.shared.disks.iter().for_each(|disk| disk.suspects.forget());
+        }
+        started
+    }
+
+    /// Makes the empty logs of a chain and says in the state that they count.
+    fn make_logs(&self, chain: u64) -> Result<Vec<DiskLogs>, TrackError> {
         self.drop_logs()?;
-        let chain = self.shared.state().chain;
         let mut logs = Vec::new();
         for disk in &self.shared.disks {
             let header = self.header(disk, chain, Uuid::nil(), 0);
@@ -415,16 +571,17 @@ impl Tracker {
             logs.push(DiskLogs::of(LogWriter::create(&*self.shared.files, &path, tail, header)?));
         }
         self.sync_folder()?;
+        let mut disks = self.shared.disks.iter().map(tracked_state).collect();
+        disk::identify(&self.shared.disks, &mut disks)?;
         self.shared.change_state(|state| {
             state.tracking = Tracking::On;
-            state.disks = self.shared.disks.iter().map(tracked_state).collect();
+            state.disks = disks;
         })?;
-        *gate = Gate::On(logs);
-        Ok(())
+        Ok(logs)
     }
 
-    /// Ends tracking and drops all logs, also those in transit. Does nothing if tracking is off. Holds
-    /// writers up while the last bytes of the disks are made durable.
+    /// Ends tracking and drops all logs, also those in transit, and what is known of the difference to
+    /// the replica: everything is suspect. Does nothing if tracking is off. Holds writers up while the last bytes of the disks are made durable.
     ///
     /// # Errors
     /// [`TrackError`]; call again.
@@ -443,19 +600,45 @@ impl Tracker {
             state.disks.clear();
         })?;
         *gate = Gate::Off;
+        for disk in &self.shared.disks {
+            disk.suspects.forget();
+        }
         drop(gate);
         self.drop_logs()?;
+        for disk in &self.shared.disks {
+            for path in [disk.names.suspects(), disk.names.marks()] {
+                names::remove(&*self.shared.files, &path)
+                    .map_err(|source| TrackError::File { path, source })?;
+            }
+        }
         self.sync_folder()
     }
 
     /// Cuts the logs of all disks at one instant; what they hold is durable and closed on return, and
     /// in transit until [`Tracker::acknowledge`]. The same number again answers the same cut.
     ///
+    /// Where the logs of a disk take 40 % of it, a log in transit with much that it overwrites itself is
+    /// compacted: the same log by identity, chain and result. Nobody is held up by that but the caller.
+    ///
     /// # Errors
+    /// [`TrackError::LowSpace`] where there is no room for the files of a cut;
     /// [`TrackError::Broken`] with the reason if the logs lack writes; [`TrackError::InTransit`] and
     /// [`TrackError::NumberUsed`]; else nothing was cut and tracking goes on.
     pub fn cut(&self, number: u64) -> Result<Cut, TrackError> {
-        let _control = self.lock_control();
+        let cut = self.cut_as_it_is(number)?;
+        match self.compact(number) {
+            Ok(None) => Ok(cut),
+            Ok(Some(compacted)) => Ok(compacted),
+            Err(error) => {
+                tracing::warn!(folder = %self.shared.folder.display(), %error, "cannot compact a log");
+                Ok(cut)
+            }
+        }
+    }
+
+    fn cut_as_it_is(&self, number: u64) -> Result<Cut, TrackError> {
+        let control = self.lock_control();
+        self.drop_too_large(&control);
         if let Some(transit) = &*self.lock_transit() {
             let cut = &transit.cut;
             let other = || TrackError::InTransit { number: cut.number };
@@ -465,6 +648,7 @@ impl Tracker {
         if number <= last {
             return Err(TrackError::NumberUsed { number, last });
         }
+        self.check_room(room::cut_bytes(self.shared.disks.len()))?;
         let next = self.prepare(number).inspect_err(|_| self.remove_prepared(number))?;
         let (retired, at) = match self.switch(next) {
             Ok(switched) => switched,
@@ -476,8 +660,79 @@ impl Tracker {
         let finished = self.finish(number, &retired, at);
         let transit = finished.map_err(|reason| self.break_with(reason))?;
         let cut = transit.cut.clone();
-        *self.lock_transit() = Some(transit);
+        self.set_transit(Some(transit));
         Ok(cut)
+    }
+
+    /// Compacts the logs of a cut in transit where the logs of their disk are large and it helps.
+    /// Answers the cut if that changed it. Appending to logs goes on meanwhile, and so does everything
+    /// else: the files are exchanged at the end, if they still count.
+    fn compact(&self, number: u64) -> Result<Option<Cut>, TrackError> {
+        let mut changed = None;
+        for (index, disk) in self.shared.disks.iter().enumerate() {
+            if self.log_bytes(index) < room::compact_bytes(disk.device.size_bytes()) {
+                continue;
+            }
+            let files = &*self.shared.files;
+            let (path, to) = (disk.names.transit(number), disk.names.compact(number));
+            let log = LogReader::open(files, &path, HeaderTrust::Verified)?;
+            if log.end() / 4 * 3 < unique_bytes(&log)? {
+                continue;
+            }
+            let compacted = compact(files, &log, &to)?;
+            let _control = self.lock_control();
+            let mut transit = self.lock_transit();
+            let Some(transit) = transit.as_mut().filter(|transit| transit.cut.number == number)
+            else {
+                names::remove(files, &to)
+                    .map_err(|source| TrackError::File { path: to, source })?;
+                return Ok(None);
+            };
+            files
+                .rename(&to, &path)
+                .map_err(|source| TrackError::File { path: path.clone(), source })?;
+            self.sync_folder()?;
+            transit.allocated_bytes[index] = compacted.allocated_bytes();
+            transit.cut.logs[index].bytes = compacted.end();
+            disk.transit_bytes.store(compacted.allocated_bytes(), Ordering::Relaxed);
+            changed = Some(transit.cut.clone());
+        }
+        Ok(changed)
+    }
+
+    /// What the logs of a disk take on the volume.
+    fn log_bytes(&self, index: usize) -> u64 {
+        let active = match &*self.shared.read_gate() {
+            Gate::On(logs) => logs[index].active.writer().allocated_bytes(),
+            Gate::Off | Gate::Broken(_) | Gate::Closed => 0,
+        };
+        active + self.shared.disks[index].transit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Drops the logs of a VM whose logs were too large. Not where they may still hold something that is
+    /// not durable on the disks.
+    fn drop_too_large(&self, _control: &MutexGuard<'_, ()>) {
+        let Gate::Broken(Broken::LogsTooLarge { .. }) = &*self.shared.read_gate() else { return };
+        let left = |disk: &Disk| self.shared.files.exists(&disk.names.active());
+        if self.transit().is_none() && !self.shared.disks.iter().any(left) {
+            return;
+        }
+        let dropped = self.shared.flush_devices().and_then(|()| self.drop_logs());
+        if let Err(error) = dropped {
+            let folder = self.shared.folder.display();
+            tracing::error!(%folder, %error, "cannot drop logs that are too large");
+        }
+    }
+
+    fn low_space(&self, needed_bytes: u64) -> Option<LowSpace> {
+        let folder = self.shared.folder.clone();
+        // Where nobody can tell what is free, a log that cannot be written says so.
+        let free_bytes = self.shared.files.free_bytes(&folder).ok()?;
+        (free_bytes < needed_bytes).then_some(LowSpace { folder, free_bytes, needed_bytes })
+    }
+
+    fn check_room(&self, needed_bytes: u64) -> Result<(), LowSpace> {
+        self.low_space(needed_bytes).map_or(Ok(()), Err)
     }
 
     /// The cut that is in transit, also after a restart.
@@ -504,7 +759,12 @@ impl Tracker {
         let cut = match transit {
             Some(transit) if transit.cut.number == number => transit.cut,
             Some(_) | None if number <= self.shared.state().acknowledged => return Ok(()),
-            Some(_) | None => return Err(TrackError::NotInTransit { number }),
+            Some(_) | None => {
+                return Err(match &*self.shared.read_gate() {
+                    Gate::Broken(reason) => TrackError::Broken(reason.clone()),
+                    Gate::Off | Gate::On(_) | Gate::Closed => TrackError::NotInTransit { number },
+                });
+            }
         };
         self.shared.flush_devices()?;
         self.shared.change_state(|state| {
@@ -515,35 +775,66 @@ impl Tracker {
                 }
             }
         })?;
+        self.settle_acknowledged();
         for log in &cut.logs {
             names::remove(&*self.shared.files, &log.path)
                 .map_err(|source| TrackError::File { path: log.path.clone(), source })?;
         }
         self.sync_folder()?;
-        *self.lock_transit() = None;
+        self.set_transit(None);
         Ok(())
+    }
+
+    /// The writes of the cut in transit are on the disks and in the replica: they are not suspect, and
+    /// their regions need no mark.
+    fn settle_acknowledged(&self) {
+        for disk in &self.shared.disks {
+            disk.suspects.acknowledged();
+        }
+        let gate = self.shared.write_gate();
+        // While broken, marks stand for more than what is known to be written since the last cut.
+        let Gate::On(_) = &*gate else { return };
+        for disk in &self.shared.disks {
+            disk.suspects.keep_current_marks();
+        }
+        drop(gate);
+        for disk in &self.shared.disks {
+            if let Err(error) = disk.suspects.marks.save() {
+                // There are more marks on the volume than needed.
+                tracing::warn!(disk = %disk.name, %error, "cannot clear marks");
+            }
+        }
     }
 
     /// What the tracker does.
     pub fn status(&self) -> TrackStatus {
-        let transit = self.lock_transit().clone();
+        if let Ok(control) = self.control.try_lock() {
+            self.drop_too_large(&control);
+        }
+        let now = self.shared.clock.now();
         let gate = self.shared.read_gate();
-        let disk_status = |(index, disk): (usize, &Disk)| DiskStatus {
-            disk: disk.id,
-            size_bytes: disk.device.size_bytes(),
-            active_bytes: match &*gate {
+        let disk_status = |(index, disk): (usize, &Disk)| {
+            let size_bytes = disk.device.size_bytes();
+            let active_bytes = match &*gate {
                 Gate::On(logs) => logs[index].active.writer().allocated_bytes(),
                 Gate::Off | Gate::Broken(_) | Gate::Closed => 0,
-            },
-            transit_bytes: transit.as_ref().map_or(0, |transit| transit.allocated_bytes[index]),
+            };
+            let transit_bytes = disk.transit_bytes.load(Ordering::Relaxed);
+            let limit = room::limit_bytes(size_bytes);
+            let full_at = disk.growth().forecast(now, active_bytes + transit_bytes, limit);
+            DiskStatus { disk: disk.id, size_bytes, active_bytes, transit_bytes, full_at }
         };
+        let disks: Vec<DiskStatus> =
+            self.shared.disks.iter().enumerate().map(disk_status).collect();
         TrackStatus {
             tracking: matches!(*gate, Gate::On(_)),
             broken: match &*gate {
                 Gate::Broken(reason) => Some(reason.clone()),
                 Gate::Off | Gate::On(_) | Gate::Closed => None,
             },
-            disks: self.shared.disks.iter().enumerate().map(disk_status).collect(),
+            low_space: self
+                .low_space(room::low_bytes(disks.iter().map(|disk| disk.size_bytes).sum())),
+            disks,
         }
     }
 
@@ -557,12 +848,27 @@ impl Tracker {
         let gate = std::mem::replace(&mut *self.shared.write_gate(), Gate::Closed);
         match &gate {
             Gate::Closed => return Ok(()),
-            Gate::On(logs) => logs.iter().try_for_each(DiskLogs::flush)?,
+            Gate::On(logs) => {
+                logs.iter().try_for_each(DiskLogs::flush)?;
+                logs.iter().try_for_each(|logs| logs.active.flush_with_tail())?;
+            }
             Gate::Off | Gate::Broken(_) => {}
         }
         self.shared.flush_devices()?;
+        if let Gate::Broken(_) = &gate {
+            let chain = self.chain();
+            let files = &*self.shared.files;
+            self.shared.disks.iter().try_for_each(|disk| disk.suspects.save(files, chain))?;
+        }
         match gate {
-            Gate::On(_) | Gate::Broken(_) => self.shared.change_state(|state| state.clean = true),
+            Gate::On(_) | Gate::Broken(_) => {
+                let mut disks = self.shared.state().disks;
+                disk::identify(&self.shared.disks, &mut disks)?;
+                self.shared.change_state(|state| {
+                    state.clean = true;
+                    state.disks = disks;
+                })
+            }
             Gate::Off | Gate::Closed => Ok(()),
         }
     }
@@ -610,6 +916,7 @@ impl Tracker {
             logs.retired = Some(Arc::clone(&active));
             retired.push(active);
         }
+        self.shared.disks.iter().for_each(|disk| disk.suspects.cut());
         Ok((retired, at))
     }
 
@@ -659,10 +966,10 @@ impl Tracker {
 
     /// Removes all logs. They do not count any more, by the state.
     fn drop_logs(&self) -> Result<(), TrackError> {
-        *self.lock_transit() = None;
+        self.set_transit(None);
         for disk in &self.shared.disks {
             disk.names
-                .remove_all(&*self.shared.files)
+                .remove_logs(&*self.shared.files)
                 .map_err(|source| TrackError::File { path: disk.names.active(), source })?;
         }
         Ok(())
@@ -678,6 +985,14 @@ impl Tracker {
         let folder = &self.shared.folder;
         let failed = |source| TrackError::File { path: folder.clone(), source };
         self.shared.files.sync_dir(folder).map_err(failed)
+    }
+
+    fn set_transit(&self, transit: Option<Transit>) {
+        for (index, disk) in self.shared.disks.iter().enumerate() {
+            let bytes = transit.as_ref().map_or(0, |transit| transit.allocated_bytes[index]);
+            disk.transit_bytes.store(bytes, Ordering::Relaxed);
+        }
+        *self.lock_transit() = transit;
     }
 
     fn lock_control(&self) -> MutexGuard<'_, ()> {
@@ -711,6 +1026,29 @@ impl Transit {
     }
 }
 
+/// Finds what is suspect of each disk, after a start has brought logs and disks together.
+fn load_suspects(
+    files: &dyn Files,
+    disks: &[Disk],
+    state: &State,
+    gate: &Gate,
+    changed: &[DiskId],
+) -> Result<(), TrackError> {
+    let logs = match gate {
+        Gate::On(_) => LogsFound::Whole,
+        Gate::Broken(_) => LogsFound::Broken,
+        Gate::Off | Gate::Closed => return Ok(()),
+    };
+    for disk in disks {
+        if changed.contains(&disk.id) {
+            disk.suspects.forget_durably(files)?;
+        } else {
+            disk.suspects.load(files, state.chain, logs);
+        }
+    }
+    Ok(())
+}
+
 fn rename_failed(disk: &Disk, error: &io::Error) -> Broken {
     let (path, error) = (disk.names.active(), error.to_string());
     Broken::LogWriteFailed { disk: disk.id, path, error }
@@ -729,7 +1067,7 @@ fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
 
 fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
     let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
-    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil() })
+    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil(), identity: None })
 }
 
 /// The identity of a log, the same for the same place in the same chain.

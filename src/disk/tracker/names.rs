@@ -6,8 +6,12 @@
 //! | `<disk>.hrl.tail` | the tail of the active log |
 //! | `<disk>.hrl.<number>.transit` | the log of cut `<number>` |
 //! | `<disk>.hrl.<number>.next` | the log that becomes active with cut `<number>` |
+//! | `<disk>.hrl.<number>.compact` | what replaces the log of cut `<number>`, smaller |
+//! | `<disk>.bm` | what may differ from the replica apart from what the logs hold |
+//! | `<disk>.al` | the regions that were written |
+//! | `<file>.next` | what a file is replaced by |
 
-use crate::ports::files::Files;
+use crate::ports::files::{Files, Open};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +28,7 @@ pub(super) struct Present {
     pub(super) active: bool,
     pub(super) transit: Vec<u64>,
     pub(super) next: Vec<u64>,
+    pub(super) compact: Vec<u64>,
 }
 
 impl Names {
@@ -47,6 +52,18 @@ impl Names {
         self.folder.join(format!("{}.hrl.{number}.next", self.name))
     }
 
+    pub(super) fn compact(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}.hrl.{number}.compact", self.name))
+    }
+
+    pub(super) fn suspects(&self) -> PathBuf {
+        self.folder.join(format!("{}.bm", self.name))
+    }
+
+    pub(super) fn marks(&self) -> PathBuf {
+        self.folder.join(format!("{}.al", self.name))
+    }
+
     /// Looks which logs are there.
     pub(super) fn present(&self, files: &dyn Files) -> io::Result<Present> {
         let prefix = format!("{}.hrl.", self.name);
@@ -58,6 +75,7 @@ impl Names {
             match (number.parse(), kind) {
                 (Ok(number), "transit") => present.transit.push(number),
                 (Ok(number), "next") => present.next.push(number),
+                (Ok(number), "compact") => present.compact.push(number),
                 (Ok(_) | Err(_), _) => {}
             }
         }
@@ -65,13 +83,27 @@ impl Names {
     }
 
     /// Removes every log of the disk and its tail.
-    pub(super) fn remove_all(&self, files: &dyn Files) -> io::Result<()> {
+    pub(super) fn remove_logs(&self, files: &dyn Files) -> io::Result<()> {
         let present = self.present(files)?;
         let mut paths = vec![self.active(), self.tail()];
         paths.extend(present.transit.iter().map(|number| self.transit(*number)));
         paths.extend(present.next.iter().map(|number| self.next(*number)));
+        paths.extend(present.compact.iter().map(|number| self.compact(*number)));
         paths.iter().try_for_each(|path| remove(files, path))
     }
+}
+
+/// Replaces a file as a whole: written beside, synced, renamed, folder synced. Durable on return.
+pub(super) fn replace(files: &dyn Files, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".next");
+    let beside = PathBuf::from(beside);
+    let file = files.open(&beside, Open::Create)?;
+    file.set_len(0)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    files.rename(&beside, path)?;
+    files.sync_dir(path.parent().unwrap_or(path))
 }
 
 /// Removes a file; one that is not there is fine.

@@ -10,8 +10,9 @@ use crate::disk::hrl::{
     Damage, EMPTY_LOG_BYTES, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail,
     recover_after_kill, recover_after_power_loss,
 };
+use crate::domain::id::DiskId;
 use crate::ports::clock::Clock;
-use crate::ports::files::{Files, Open};
+use crate::ports::files::{FileIdentity, Files, Open};
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -20,7 +21,12 @@ use uuid::Uuid;
 pub(super) struct Reopened {
     pub(super) gate: Gate,
     pub(super) transit: Option<Transit>,
+    /// The disks that somebody else changed or replaced.
+    pub(super) changed: Vec<DiskId>,
 }
+
+/// A gate, and the cut in transit.
+type Stand = (Gate, Option<Transit>);
 
 /// Why tracking does not go on.
 enum Stop {
@@ -40,17 +46,51 @@ pub(super) fn reopen(
     clock: &dyn Clock,
 ) -> Result<Reopened, TrackError> {
     let found = Found { files, folder, disks, state };
-    match &state.tracking {
-        Tracking::Off => Ok(Reopened { gate: Gate::Off, transit: None }),
-        Tracking::Broken(reason) => found.stay_broken(reason.clone()),
-        Tracking::On => {
-            let lost_power = !state.clean && state.boot != boot;
-            match (lost_power, found.changed_disk()) {
-                (true, changed) => found.after_power_loss(changed.unwrap_or(Broken::PowerLoss)),
-                (false, Some(changed)) => found.stay_broken(changed),
-                (false, None) => found.resume(clock),
-            }
+    let ended = match (state.clean, state.boot == boot) {
+        (true, _) => Ended::Closed,
+        (false, true) => Ended::Killed,
+        (false, false) => Ended::PowerLost,
+    };
+    let (mut changed, mut because) = (Vec::new(), None);
+    if state.tracking != Tracking::Off {
+        for (disk, reason) in found.changed_files(ended)? {
+            changed.push(disk);
+            because.get_or_insert(reason);
         }
+    }
+    let (gate, transit) = match &state.tracking {
+        Tracking::Off => (Gate::Off, None),
+        Tracking::Broken(reason) => found.stay_broken(reason.clone())?,
+        Tracking::On => match (found.changed_set().or(because), ended) {
+            (changed, Ended::PowerLost) => {
+                found.after_power_loss(changed.unwrap_or(Broken::PowerLoss))?
+            }
+            (Some(changed), Ended::Closed | Ended::Killed) => found.stay_broken(changed)?,
+            (None, Ended::Closed | Ended::Killed) => found.resume(clock)?,
+        },
+    };
+    Ok(Reopened { gate, transit, changed })
+}
+
+/// How the last run of the tracker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    Killed,
+    PowerLost,
+}
+
+impl Ended {
+    /// Whether a file that was `known` can be what is `found`, if only this tracker wrote to it.
+    fn can_leave(self, known: &FileIdentity, found: &FileIdentity) -> bool {
+        let same_file = known.inode == found.inode && known.bytes == found.bytes;
+        same_file
+            && match self {
+                Self::Closed => known.modified_ns == found.modified_ns,
+                Self::Killed => known.modified_ns <= found.modified_ns,
+                // What a flush of the guest makes durable is the content, not the time.
+                Self::PowerLost => true,
+            }
     }
 }
 
@@ -77,13 +117,28 @@ struct Found<'a> {
 impl Found<'_> {
     /// Goes on without tracking. When it broke, and when a guest flushed since, the disks were made
     /// durable, so there is nothing to apply.
-    fn stay_broken(&self, reason: Broken) -> Result<Reopened, TrackError> {
+    fn stay_broken(&self, reason: Broken) -> Result<Stand, TrackError> {
         let transit = self.whole_transit()?;
-        Ok(Reopened { gate: Gate::Broken(reason), transit })
+        Ok((Gate::Broken(reason), transit))
     }
 
-    /// A disk that is not what it was when tracking started.
-    fn changed_disk(&self) -> Option<Broken> {
+    /// The disks whose file is not what it was when the tracker knew it last.
+    fn changed_files(&self, ended: Ended) -> Result<Vec<(DiskId, Broken)>, TrackError> {
+        let mut changed = Vec::new();
+        for disk in self.disks {
+            let expected = self.state.disks.get(&disk.id).and_then(|known| known.identity);
+            if let (Some(expected), Some(found)) = (expected, disk.identity()?)
+                && !ended.can_leave(&expected, &found.file)
+            {
+                let (disk, path, found) = (disk.id, found.path, found.file);
+                changed.push((disk, Broken::DiskChangedOffline { disk, path, expected, found }));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// A disk that is there and was not, or the other way round.
+    fn changed_set(&self) -> Option<Broken> {
         let same = |disk: &&Disk| {
             self.state.disks.get(&disk.id).is_some_and(|known| {
                 known.name == disk.name && known.size_bytes == disk.device.size_bytes()
@@ -97,9 +152,9 @@ impl Found<'_> {
 
     /// After a clean stop or kill -9: everything that was acknowledged is in the logs, or they are
     /// damaged. In that case the disks still have it, since the page cache lived on.
-    fn resume(&self, clock: &dyn Clock) -> Result<Reopened, TrackError> {
+    fn resume(&self, clock: &dyn Clock) -> Result<Stand, TrackError> {
         match self.try_resume(clock) {
-            Ok(reopened) => Ok(reopened),
+            Ok(stand) => Ok(stand),
             Err(Stop::Fatal(error)) => Err(error),
             Err(Stop::Broken(reason)) => {
                 tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
@@ -109,7 +164,7 @@ impl Found<'_> {
         }
     }
 
-    fn try_resume(&self, clock: &dyn Clock) -> Result<Reopened, Stop> {
+    fn try_resume(&self, clock: &dyn Clock) -> Result<Stand, Stop> {
         self.finish_acknowledge()?;
         self.finish_cut(clock)?;
         let number = self.number_in_transit()?;
@@ -123,11 +178,17 @@ impl Found<'_> {
                 check_chain(&reader, disk, self.state.chain, previous)?;
                 previous = reader.header().unique_id;
                 let allocated = reader.allocated_bytes()?;
+                for write in reader.entries_without_data() {
+                    disk.suspects.touch_in_transit(&write?.range());
+                }
                 transit.push((disk, *reader.header(), allocated));
                 to_apply.push((disk, reader));
             }
             let (writer, reader) = self.open_log(disk)?;
             check_chain(&reader, disk, self.state.chain, previous)?;
+            for write in reader.entries_without_data() {
+                disk.suspects.touch(&write?.range());
+            }
             to_apply.push((disk, reader));
             logs.push(DiskLogs::of(writer));
         }
@@ -135,11 +196,11 @@ impl Found<'_> {
             apply(to_apply)?;
         }
         let transit = number.map(|number| Transit::of(number, transit.into_iter()));
-        Ok(Reopened { gate: Gate::On(logs), transit })
+        Ok((Gate::On(logs), transit))
     }
 
     /// After a power loss: applies what is sure to have been flushed. The disks can hold more.
-    fn after_power_loss(&self, mut reason: Broken) -> Result<Reopened, TrackError> {
+    fn after_power_loss(&self, mut reason: Broken) -> Result<Stand, TrackError> {
         for disk in self.disks.iter().filter(|disk| self.state.disks.contains_key(&disk.id)) {
             for path in self.chain_of(disk)? {
                 let is_next = path.extension().is_some_and(|kind| kind == "next");
@@ -182,10 +243,14 @@ impl Found<'_> {
     /// Removes the logs of a cut that was acknowledged.
     fn finish_acknowledge(&self) -> Result<(), TrackError> {
         for disk in self.disks {
-            for number in self.present(disk)?.transit {
+            let present = self.present(disk)?;
+            for number in present.transit {
                 if number <= self.state.acknowledged {
                     self.remove(&disk.names.transit(number))?;
                 }
+            }
+            for number in present.compact {
+                self.remove(&disk.names.compact(number))?; // one that was not completed
             }
         }
         self.sync_folder()

@@ -1,19 +1,15 @@
 //! What a tracker must know after a restart: one small file, `tracking.state`.
 //!
-//! | offset | field | type |
-//! |---|---|---|
-//! | 0 | Magic, `lbtrack\0` | u8\[8\] |
-//! | 8 | Version, 1 | u32 |
-//! | 12 | length of the payload | u32 |
-//! | 16 | CRC32 of the payload | u32 |
-//! | 20 | payload: [`State`], bincode 2 standard encoding | |
+//! In the tracker's [frame](super::frame), version 2; 1 is read too: it lacks the identities. The
+//! payload is [`State`] in bincode 2's standard encoding.
 //!
-//! Replaced as a whole: written beside, synced, renamed, folder synced.
+//! Replaced as a whole.
 
-use super::{BootId, Broken, TrackError};
-use crate::disk::hrl::format::Take;
+use super::frame::{HEAD_BYTES, frame, unframe};
+use super::{BootId, Broken, TrackError, names};
 use crate::domain::id::DiskId;
-use crate::ports::files::{Files, Open};
+use crate::ports::files::{FileIdentity, Files, Open};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -21,8 +17,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"lbtrack\0";
-const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 20;
+const VERSION: u32 = 2;
 
 /// Far more than the disks of any VM need; bounds what is read into memory.
 const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -53,6 +48,8 @@ pub(super) struct TrackedState {
     pub(super) size_bytes: u64,
     /// The last log that was acknowledged, which the chain goes on from; nil if none.
     pub(super) shipped: Uuid,
+    /// Its file when this state was written; `None` where nobody can tell.
+    pub(super) identity: Option<FileIdentity>,
 }
 
 /// What is done with writes.
@@ -69,13 +66,12 @@ pub(super) enum Tracking {
 /// `tracking.state` of one VM.
 #[derive(Debug)]
 pub(super) struct StateFile {
-    folder: PathBuf,
-    pub(super) path: PathBuf,
+    path: PathBuf,
 }
 
 impl StateFile {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), path: folder.join("tracking.state") }
+        Self { path: folder.join("tracking.state") }
     }
 
     /// The state, or `None` if there is none.
@@ -96,17 +92,7 @@ impl StateFile {
 
     /// Replaces the state; durable on return.
     pub(super) fn write(&self, files: &dyn Files, state: &State) -> Result<(), TrackError> {
-        self.replace(files, &encode(state)).map_err(|source| self.io(source))
-    }
-
-    fn replace(&self, files: &dyn Files, bytes: &[u8]) -> io::Result<()> {
-        let beside = self.folder.join("tracking.state.next");
-        let file = files.open(&beside, Open::Create)?;
-        file.set_len(0)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_data()?;
-        files.rename(&beside, &self.path)?;
-        files.sync_dir(&self.folder)
+        names::replace(files, &self.path, &encode(state)).map_err(|source| self.io(source))
     }
 
     fn io(&self, source: io::Error) -> TrackError {
@@ -118,32 +104,58 @@ impl StateFile {
     }
 }
 
+/// What version 1 held.
+#[derive(Deserialize)]
+struct StateV1 {
+    boot: BootId,
+    clean: bool,
+    chain: u64,
+    tracking: Tracking,
+    acknowledged: u64,
+    disks: BTreeMap<DiskId, TrackedStateV1>,
+}
+
+#[derive(Deserialize)]
+struct TrackedStateV1 {
+    name: String,
+    size_bytes: u64,
+    shipped: Uuid,
+}
+
+impl From<StateV1> for State {
+    fn from(old: StateV1) -> Self {
+        let StateV1 { boot, clean, chain, tracking, acknowledged, disks } = old;
+        let disk = |(id, TrackedStateV1 { name, size_bytes, shipped })| {
+            (id, TrackedState { name, size_bytes, shipped, identity: None })
+        };
+        let disks = disks.into_iter().map(disk).collect();
+        Self { boot, clean, chain, tracking, acknowledged, disks }
+    }
+}
+
 fn encode(state: &State) -> Vec<u8> {
     let payload = bincode::serde::encode_to_vec(state, bincode::config::standard())
         .expect("plain data always encodes");
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + payload.len());
-    bytes.extend(MAGIC);
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend((payload.len() as u32).to_le_bytes());
-    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
-    bytes.extend(payload);
-    bytes
+    frame(MAGIC, VERSION, &payload)
 }
 
 fn decode(bytes: &[u8]) -> Option<State> {
-    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
-    let mut fields = Take(head);
-    let (magic, version, length, crc): ([u8; 8], _, _, _) =
-        (fields.array(), fields.u32(), fields.u32(), fields.u32());
-    if magic != MAGIC || version != VERSION || length as usize != payload.len() {
+    let (version, payload) = unframe(MAGIC, bytes)?;
+    if payload.len() + HEAD_BYTES != bytes.len() {
         return None;
     }
-    if crc != crc32fast::hash(payload) {
-        return None;
+    match version {
+        1 => whole::<StateV1>(payload).map(State::from),
+        VERSION => whole(payload),
+        _ => None,
     }
+}
+
+/// Decodes all of `payload`.
+fn whole<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
     let config = bincode::config::standard().with_limit::<{ PAYLOAD_BYTES_MAX as usize }>();
-    let (state, read) = bincode::serde::decode_from_slice(payload, config).ok()?;
-    (read == payload.len()).then_some(state)
+    let (value, read) = bincode::serde::decode_from_slice(payload, config).ok()?;
+    (read == payload.len()).then_some(value)
 }
 
 #[cfg(test)]
@@ -151,7 +163,9 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        let disk = TrackedState { name: "sda".to_owned(), size_bytes: 4096, shipped: Uuid::nil() };
+        let identity = Some(FileIdentity { inode: 7, bytes: 4096, modified_ns: -1 });
+        let (name, shipped) = ("sda".to_owned(), Uuid::nil());
+        let disk = TrackedState { name, size_bytes: 4096, shipped, identity };
         State {
             boot: BootId(Uuid::from_u128(7)),
             clean: false,
@@ -165,6 +179,20 @@ mod tests {
     #[test]
     fn a_state_reads_back() {
         assert_eq!(decode(&encode(&state())), Some(state()));
+    }
+
+    #[test]
+    fn a_state_of_version_1_is_read() {
+        // Written by the program that had that version.
+        let text = "6c62747261636b000100000040000000a64b4210100000000000000000000000000000000700\
+             0302030901100000000000000000000000000000000103736461fb0010100000000000000000\
+             0000000000000000";
+        let bytes: Vec<u8> = (0..text.len() / 2)
+            .map(|at| u8::from_str_radix(&text[2 * at..][..2], 16).expect("hexadecimal"))
+            .collect();
+        let mut expected = state();
+        expected.disks.values_mut().for_each(|disk| disk.identity = None);
+        assert_eq!(decode(&bytes), Some(expected));
     }
 
     #[test]

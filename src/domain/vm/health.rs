@@ -1,7 +1,8 @@
 //! The health of a VM: a level with every cause that holds, never a colour without a reason.
 
-use super::{NextStep, Phase, Vm};
+use super::{NextStep, Opening, Phase, ResyncReason, Vm};
 use crate::domain::catalogue;
+use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -52,6 +53,24 @@ const LATE_CRITICAL: u32 = 3;
 /// Below this age a recovery point is never called late: with a copy frequency of a few seconds, one
 /// slow delta is not an incident.
 const LATE_FLOOR: Duration = Duration::from_secs(30);
+
+const EARLIER: &str = "earlier recovery points can be used";
+const SUSPECT: &str =
+    "earlier recovery points are kept until another copy has one, and may be damaged";
+
+fn resync_because(reason: &ResyncReason) -> String {
+    match reason {
+        ResyncReason::ReplicaSuspect(_) => reason.to_string(),
+        ResyncReason::LogWriteFailed(_)
+        | ResyncReason::LogDamaged(_)
+        | ResyncReason::LogMissing(_)
+        | ResyncReason::PowerLoss
+        | ResyncReason::LogsTooLarge(_)
+        | ResyncReason::DiskChanged(_) => {
+            format!("the replica lost track of the disks: {reason}")
+        }
+    }
+}
 
 impl Vm {
     /// Age of the newest recovery point: what would be lost if the site were lost at `now`.
@@ -119,28 +138,60 @@ impl Vm {
             Phase::InitialReplication | Phase::Enabling | Phase::Finalizing => (
                 Health::Warning,
                 "the first recovery point is not complete".to_owned(),
-                "it is when the initial replication has ended",
+                "it is when the initial replication has ended".to_owned(),
             ),
-            Phase::Resynchronizing(reason) => (
-                Health::Critical,
-                format!("the replica lost track of the disks: {reason}"),
-                "the disks are being resynchronized; earlier recovery points can be used",
-            ),
+            Phase::Resynchronizing(reason) => {
+                (Health::Critical, resync_because(reason), self.resync_next())
+            }
             Phase::FailingOver(_) => (
                 Health::Warning,
                 "the VM is being failed over and is not replicated meanwhile".to_owned(),
-                "it runs at the recovery site when the job has ended",
+                "it runs at the recovery site when the job has ended".to_owned(),
             ),
             Phase::CommitPending(_) => (
                 Health::Warning,
                 "the VM runs at the recovery site and is not replicated".to_owned(),
-                "commit the failover when the VM works as it should",
+                "commit the failover when the VM works as it should".to_owned(),
             ),
             Phase::Undiscovered | Phase::Unprotected | Phase::Protected | Phase::FailedOver(_) => {
                 return None;
             }
         };
-        Some(HealthCause { level, because, next: next.to_owned(), since: Some(self.phase_since) })
+        Some(HealthCause { level, because, next, since: Some(self.phase_since) })
+    }
+
+    /// When the resynchronization begins, or how far it is.
+    fn resync_next(&self) -> String {
+        match self.resync.waits_for {
+            Some(Opening::At(due)) => {
+                return format!(
+                    "it is resynchronized at {due}, in the window {}, or at once by hand; {EARLIER}",
+                    self.resync.window
+                );
+            }
+            Some(Opening::ByHand) => {
+                return format!("it waits until its resynchronization is begun by hand; {EARLIER}");
+            }
+            None => {}
+        }
+        let earlier = if self.resync.suspect.is_none() { EARLIER } else { SUSPECT };
+        let tasks = self.job.iter().flat_map(|job| &job.tasks);
+        let disks = tasks.filter_map(|task| match task.step {
+            Step::CompareDisk(disk) | Step::CopyDisk(disk) => {
+                let size = self.disks.iter().find(|known| known.id == disk)?.size_bytes;
+                Some((task.done_bytes(size), size))
+            }
+            _ => None,
+        });
+        let (done, all) = disks.fold((0, 0), |sum, disk| (sum.0 + disk.0, sum.1 + disk.1));
+        let different = self.resync.different_bytes;
+        format!(
+            "the disks are being resynchronized, {} of {} MiB so far, {} MiB of finished disks \
+             differed; {earlier}",
+            done >> 20,
+            all >> 20,
+            different >> 20,
+        )
     }
 
     fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {

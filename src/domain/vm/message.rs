@@ -1,6 +1,6 @@
 //! What a VM can be told, what can become true of it, and the work that its state can call for.
 
-use super::{Disk, FailoverKind, PointChoice, RecoveryPoint, ResyncReason};
+use super::{Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason, ResyncWindow};
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
 use crate::domain::job::{JobKind, JobOutcome, Step};
@@ -118,6 +118,16 @@ pub enum Command {
         /// Why.
         reason: ResyncReason,
     },
+    /// Resynchronize it at once: it is marked and waits, or its replica is damaged.
+    Resynchronize {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// Begin resynchronizations by themselves only then.
+    ChangeResyncWindow {
+        /// When.
+        window: ResyncWindow,
+    },
 }
 
 /// What came of a task.
@@ -142,6 +152,15 @@ pub enum Outcome {
         /// Recovery points that were complete in the vault but not yet recorded.
         found: Vec<RecoveryPoint>,
     },
+    /// A disk was compared with its replica, and what differed was sent.
+    Compared {
+        /// Which.
+        disk: DiskId,
+        /// Bytes of the disk that were compared.
+        compared_bytes: u64,
+        /// Bytes of them that differed.
+        different_bytes: u64,
+    },
 }
 
 /// Why failed work may succeed before its time.
@@ -160,6 +179,8 @@ pub enum Wake {
     Cycle(u64),
     /// The next attempt is due.
     Retry(u32),
+    /// The window of resynchronizations opens.
+    Resync,
 }
 
 /// One piece of work of a VM. At most one is in progress.
@@ -378,4 +399,31 @@ pub enum Event {
     ReplicaStarted,
     /// The failover is final; only its own recovery point is left.
     FailoverCommitted,
+    /// When resynchronizations begin by themselves changed.
+    ResyncWindowChanged {
+        /// To this.
+        window: ResyncWindow,
+    },
+    /// A marked VM waits for its resynchronization.
+    ResyncScheduled {
+        /// When it begins.
+        opening: Opening,
+    },
+    /// A disk was compared with its replica, and what differed is in the vault.
+    DiskCompared {
+        /// Which.
+        disk: DiskId,
+        /// Bytes of the disk that were compared.
+        compared_bytes: u64,
+        /// Bytes of them that differed; the others were found equal.
+        different_bytes: u64,
+    },
+    /// Recovery points of cycles before this one cannot be relied on: the replica that they stand on was
+    /// suspect and has been replaced by another copy.
+    RecoveryPointsDropped {
+        /// The oldest cycle that is kept.
+        kept_from_cycle: u64,
+        /// What was wrong.
+        because: ResyncReason,
+    },
 }

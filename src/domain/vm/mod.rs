@@ -13,6 +13,11 @@
 //!  Protected <----- a check failed -------'
 //! ```
 //!
+//! `Resynchronizing` begins with a wait for the [`ResyncWindow`], unless it is open. Nothing is logged
+//! meanwhile: logs would only grow, and what differs is found by comparing anyway. A replica that is
+//! itself suspect is copied again in full, and only then are older recovery points dropped; else only what
+//! differs is sent, and they stay.
+//!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
 //!
@@ -24,9 +29,11 @@
 mod health;
 mod message;
 mod rules;
+mod window;
 
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use window::{Opening, ResyncWindow};
 
 use super::entity::{Entity, Kind, Rejection, entry_conversions};
 use super::failure::Failure;
@@ -97,6 +104,10 @@ pub enum ResyncReason {
     PowerLoss,
     /// A disk is not what it was when it was tracked last.
     DiskChanged(String),
+    /// The logs of a disk reached half of its size.
+    LogsTooLarge(String),
+    /// The replica itself is not what it must be.
+    ReplicaSuspect(String),
 }
 
 impl std::fmt::Display for ResyncReason {
@@ -109,6 +120,8 @@ impl std::fmt::Display for ResyncReason {
             Self::LogMissing(what) => write!(f, "a replication log is missing: {what}"),
             Self::PowerLoss => f.write_str("the host lost power while writes were not yet flushed"),
             Self::DiskChanged(what) => write!(f, "a disk changed: {what}"),
+            Self::LogsTooLarge(what) => write!(f, "the replication logs grew too large: {what}"),
+            Self::ReplicaSuspect(what) => write!(f, "the replica cannot be relied on: {what}"),
         }
     }
 }
@@ -169,7 +182,7 @@ pub struct Delta {
     /// The cycle with which the tracked chain of logs begins.
     pub chain_first_cycle: u64,
     /// Which copy of the disks the replica builds on: 0 from the initial replication, one more with
-    /// each resynchronization.
+    /// each further copy in full.
     pub generation: u32,
     /// When the delta in progress, or the last one, began.
     pub started_at: Timestamp,
@@ -214,6 +227,21 @@ pub struct Failover {
     pub started_at: Option<Timestamp>,
 }
 
+/// Resynchronization.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// When one begins by itself.
+    pub window: ResyncWindow,
+    /// What a marked VM waits for; `None` while it does not wait.
+    pub waits_for: Option<Opening>,
+    /// Why the replica itself is suspect, until it has been replaced.
+    pub suspect: Option<ResyncReason>,
+    /// Bytes of the disks that were compared in the resynchronization under way, or the last one.
+    pub compared_bytes: u64,
+    /// Bytes of them that differed.
+    pub different_bytes: u64,
+}
+
 /// A virtual machine: the state folded from its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
@@ -253,6 +281,8 @@ pub struct Vm {
     pub epoch: u64,
     /// The last failover.
     pub failover: Option<Failover>,
+    /// Resynchronization.
+    pub resync: Resync,
 }
 
 impl Vm {
@@ -301,14 +331,28 @@ impl Vm {
 
     /// Whether the source's writes are to be tracked.
     pub const fn is_tracked(&self) -> bool {
-        matches!(
-            self.phase,
+        match self.phase {
             Phase::InitialReplication
-                | Phase::Finalizing
-                | Phase::Protected
-                | Phase::Resynchronizing(_)
-                | Phase::FailingOver(FailoverKind::Planned)
-        )
+            | Phase::Finalizing
+            | Phase::Protected
+            | Phase::FailingOver(FailoverKind::Planned) => true,
+            Phase::Resynchronizing(_) => self.resync.waits_for.is_none(),
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::Enabling
+            | Phase::FailingOver(FailoverKind::Unplanned)
+            | Phase::CommitPending(_)
+            | Phase::FailedOver(_) => false,
+        }
+    }
+
+    /// The job that brings the replica into step: a copy where there is nothing to compare with.
+    const fn resync_kind(&self) -> JobKind {
+        if self.points.is_empty() || self.resync.suspect.is_some() {
+            JobKind::Resynchronize
+        } else {
+            JobKind::ResynchronizeDifferences
+        }
     }
 
     /// The first cycle of a chain of logs that starts from nothing: one that no earlier chain can
@@ -355,13 +399,22 @@ impl Vm {
             JobKind::InitialReplication => self.enter(Phase::InitialReplication, at),
             JobKind::FinalizeProtection => self.enter(Phase::Finalizing, at),
             // The phase came with `MarkedForResync`, which says why.
-            JobKind::Resynchronize | JobKind::CommitFailover => {}
+            JobKind::Resynchronize | JobKind::ResynchronizeDifferences => {
+                self.resync.waits_for = None;
+                (self.resync.compared_bytes, self.resync.different_bytes) = (0, 0);
+            }
+            JobKind::CommitFailover => {}
             JobKind::PlannedFailover => {
                 self.chosen = None;
                 self.fail_over(FailoverKind::Planned, at);
             }
             JobKind::UnplannedFailover => self.fail_over(FailoverKind::Unplanned, at),
         }
+    }
+
+    /// Whether the running job copies the disks anew.
+    fn copies_anew(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.kind == JobKind::Resynchronize)
     }
 
     fn job_ended(&mut self, outcome: JobOutcome, at: Timestamp) {
@@ -446,7 +499,7 @@ impl Entity for Vm {
                 self.policy = *policy;
             }
             Event::TrackingStarted { first_cycle } => {
-                if 1 < *first_cycle {
+                if 1 < *first_cycle && self.copies_anew() {
                     self.delta.generation += 1;
                 }
                 self.delta.chain_first_cycle = *first_cycle;
@@ -460,6 +513,7 @@ impl Entity for Vm {
                 }
             }
             Event::Protected => {
+                self.resync.suspect = None;
                 self.enter(Phase::Protected, at);
                 self.delta.started_at = self.latest_point().map_or(at, |point| point.at);
                 self.wait_for_next_delta(at);
@@ -481,12 +535,16 @@ impl Entity for Vm {
                     self.wait_for_next_delta(at);
                 }
             }
-            Event::RecoveryPointsExpired { kept_from_cycle } => {
+            Event::RecoveryPointsExpired { kept_from_cycle }
+            | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
                 self.points.retain(|point| *kept_from_cycle <= point.cycle);
             }
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
+                if matches!(reason, ResyncReason::ReplicaSuspect(_)) {
+                    self.resync.suspect = Some(reason.clone());
+                }
                 let since = match self.phase {
                     Phase::Resynchronizing(_) => self.phase_since,
                     _ => at,
@@ -533,6 +591,12 @@ impl Entity for Vm {
                     self.enter(Phase::CommitPending(kind), at);
                 }
             }
+            Event::ResyncWindowChanged { window } => self.resync.window = *window,
+            Event::ResyncScheduled { opening } => self.resync.waits_for = Some(*opening),
+            Event::DiskCompared { compared_bytes, different_bytes, .. } => {
+                self.resync.compared_bytes += compared_bytes;
+                self.resync.different_bytes += different_bytes;
+            }
             Event::FailoverCommitted => {
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
@@ -553,6 +617,11 @@ impl Entity for Vm {
         }
         if let (Stage::Waiting { due }, None) = (self.delta.stage, self.work()) {
             effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
+        }
+        if let (Phase::Resynchronizing(_), Some(Opening::At(due))) =
+            (&self.phase, self.resync.waits_for)
+        {
+            effects.push(Effect::WakeAt { due, wake: Wake::Resync });
         }
         if self.is_tracked() {
             effects.push(Effect::WatchTracking { first_cycle: self.delta.chain_first_cycle });

@@ -1,8 +1,8 @@
 //! What a VM decides.
 
 use super::{
-    Command, Effect, Event, FailoverKind, NextStep, Outcome, Phase, PointChoice, RecoveryPoint,
-    ResyncReason, RetryLadder, RetryReason, Vm, Wake, Work,
+    Command, Effect, Event, FailoverKind, NextStep, Opening, Outcome, Phase, PointChoice,
+    RecoveryPoint, ResyncReason, ResyncWindow, RetryLadder, RetryReason, Vm, Wake, Work,
 };
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Entity, Rejection};
@@ -66,7 +66,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(start(*job, JobKind::CommitFailover))
         }
         Command::Retry { because } => Ok(retry_early(vm, because)),
-        Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake)),
+        Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake, now)),
         Command::ReportDone { job, task, outcome } => task_done(vm, *job, *task, outcome, now),
         Command::ReportProgress { job, task, done_bytes, total_bytes } => {
             let current = vm.job.as_ref().filter(|own| own.id == *job).and_then(Job::current);
@@ -106,11 +106,31 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::ReportTrackingLost { first_cycle, reason } => {
             Ok(tracking_lost(vm, *first_cycle, reason, now))
         }
+        Command::Resynchronize { job } => {
+            allow(vm, REPAIR)?;
+            Ok(resynchronize(vm, *job))
+        }
+        Command::ChangeResyncWindow { window } => {
+            window.check()?;
+            Ok(change_window(vm, *window, now))
+        }
     }
 }
 
+/// The operation that begins a resynchronization, by the name of the API.
+const REPAIR: &str = "RepairReplication";
+
 /// The operations of a state, by the names of the API.
 pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
+    let mut operations = operations_of_phase(vm);
+    let waits = matches!(vm.phase, Phase::Resynchronizing(_)) && vm.resync.waits_for.is_some();
+    if waits || suspect_replica(vm).is_some() {
+        operations.push(REPAIR);
+    }
+    operations
+}
+
+fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
     let job_runs = vm.job.as_ref().is_some_and(|job| job.ended.is_none());
     let has_point = !vm.points.is_empty();
     match &vm.phase {
@@ -163,11 +183,53 @@ fn cancel_job(vm: &Vm) -> Vec<Event> {
     }
 }
 
-fn wake_up(vm: &Vm, due: Timestamp, wake: Wake) -> Vec<Event> {
+/// Begins the resynchronization of a VM that is marked, or lets it wait for the window. One that has
+/// no recovery point to fall back on does not wait.
+fn begin_resync(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
+    match window.opens(now) {
+        Opening::At(moment) if moment <= now => start_next(vm, vm.resync_kind()),
+        _ if vm.points.is_empty() => start_next(vm, vm.resync_kind()),
+        opening => vec![Event::ResyncScheduled { opening }],
+    }
+}
+
+/// What is wrong with the replica, where that is what an administrator has to act on.
+fn suspect_replica(vm: &Vm) -> Option<&Failure> {
+    let trouble = vm.trouble.as_ref().filter(|it| it.next == NextStep::Administrator)?;
+    let is_suspect = matches!(trouble.failure.code, Code::ReplicaDamaged | Code::ReplicaInvalid);
+    let is_replicated = vm.is_tracked() && vm.may_run_at_primary();
+    (is_suspect && is_replicated).then_some(&trouble.failure)
+}
+
+/// An operator asks for it: whatever the window says.
+fn resynchronize(vm: &Vm, job: JobId) -> Vec<Event> {
+    let Some(failure) = suspect_replica(vm) else { return start(job, vm.resync_kind()) };
+    let mut events = cancel_job(vm);
+    let reason = ResyncReason::ReplicaSuspect(failure.to_string());
+    events.push(Event::MarkedForResync { reason });
+    events.extend(start(job, JobKind::Resynchronize));
+    events
+}
+
+fn change_window(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
+    if vm.resync.window == window || vm.phase == Phase::Undiscovered {
+        return vec![];
+    }
+    let mut events = vec![Event::ResyncWindowChanged { window }];
+    if let (Phase::Resynchronizing(_), Some(_)) = (&vm.phase, vm.resync.waits_for) {
+        events.extend(begin_resync(vm, window, now));
+    }
+    events
+}
+
+fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
     if !vm.pending().contains(&Effect::WakeAt { due, wake }) {
         return vec![];
     }
     match wake {
+        // The moment counts where the clock was set back since; where it was missed, as by a service
+        // that did not run, the window has to be open still.
+        Wake::Resync => begin_resync(vm, vm.resync.window, now.max(due)),
         Wake::Cycle(cycle) => vec![Event::CycleStarted { cycle }],
         Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
     }
@@ -219,7 +281,11 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
             if let (Phase::FailingOver(_), Phase::Resynchronizing(_)) =
                 (&vm.phase, &vm.phase_before)
             {
-                events.extend(start_next(vm, JobKind::Resynchronize));
+                match vm.resync.waits_for {
+                    // It waits on, and the moment may have passed meanwhile.
+                    Some(_) => events.extend(begin_resync(vm, vm.resync.window, now)),
+                    None => events.extend(start_next(vm, vm.resync_kind())),
+                }
             }
             events
         }
@@ -247,9 +313,9 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
     }
     let mut events = cancel_job(vm);
     events.push(Event::MarkedForResync { reason: reason.clone() });
-    events.extend(start_next(vm, JobKind::Resynchronize));
-    // Lost again: at once it would be lost as fast as the host can restart it.
     if let Phase::Resynchronizing(_) = vm.phase {
+        // Lost again: at once it would be lost as fast as the host can restart it.
+        events.extend(start_next(vm, vm.resync_kind()));
         let job = JobId::derived(vm.id.0, vm.jobs);
         events.push(Event::RetryScheduled {
             work: Work::Task { job, task: 0, step: Step::RestartTracking },
@@ -258,6 +324,8 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
             because: Failure::new(Code::TrackingLostAgain, Cause::Itself, reason)
                 .with("vm", &vm.name),
         });
+    } else {
+        events.extend(begin_resync(vm, vm.resync.window, now));
     }
     events
 }
@@ -291,9 +359,11 @@ fn task_done(
         Some(JobKind::InitialReplication) => {
             events.extend(start_next(vm, JobKind::FinalizeProtection));
         }
-        Some(JobKind::FinalizeProtection | JobKind::Resynchronize) => {
-            events.push(Event::Protected);
-        }
+        Some(
+            JobKind::FinalizeProtection
+            | JobKind::Resynchronize
+            | JobKind::ResynchronizeDifferences,
+        ) => events.push(Event::Protected),
         Some(JobKind::PlannedFailover | JobKind::UnplannedFailover) => {
             events.push(Event::ReplicaStarted);
         }
@@ -307,7 +377,8 @@ fn task_done(
 /// without a recovery point of its chain.
 fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection> {
     let fits = match (step, outcome) {
-        (Step::CopyDisk(disk), Outcome::Copied { disk: copied, .. }) => disk == *copied,
+        (Step::CopyDisk(disk), Outcome::Copied { disk: done, .. })
+        | (Step::CompareDisk(disk), Outcome::Compared { disk: done, .. }) => disk == *done,
         (Step::ApplyTrackedChanges, Outcome::Shipped { points }) => {
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
@@ -315,6 +386,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         | (Step::FenceSource, Outcome::Fenced { .. }) => true,
         (
             Step::CopyDisk(_)
+            | Step::CompareDisk(_)
             | Step::ApplyTrackedChanges
             | Step::PrepareForFailover
             | Step::FenceSource,
@@ -338,8 +410,17 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         (Step::CopyDisk(_), Outcome::Copied { disk, bytes }) => {
             vec![Event::DiskCopied { disk: *disk, bytes: *bytes }]
         }
+        (Step::CompareDisk(_), Outcome::Compared { disk, compared_bytes, different_bytes }) => {
+            vec![Event::DiskCompared {
+                disk: *disk,
+                compared_bytes: *compared_bytes,
+                different_bytes: *different_bytes,
+            }]
+        }
         (Step::ApplyTrackedChanges | Step::PrepareForFailover, Outcome::Shipped { points }) => {
-            shipped(vm, points, now)
+            let mut events = shipped(vm, points, now);
+            events.extend(dropped(vm, step));
+            events
         }
         (Step::ShutDownSource, _) => vec![Event::SourceShutDown],
         (Step::FenceSource, Outcome::Fenced { found }) => {
@@ -383,6 +464,14 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
     }
     events
+}
+
+/// Once another copy has its first point, those of the suspect replica go.
+fn dropped(vm: &Vm, step: Step) -> Option<Event> {
+    let because = vm.resync.suspect.clone().filter(|_| step == Step::ApplyTrackedChanges)?;
+    let kept_from_cycle = vm.delta.chain_first_cycle;
+    vm.points.first().filter(|oldest| oldest.cycle < kept_from_cycle)?;
+    Some(Event::RecoveryPointsDropped { kept_from_cycle, because })
 }
 
 impl std::fmt::Display for Phase {

@@ -1,6 +1,6 @@
 //! The files of a lab host, which can be killed or run out of space.
 
-use crate::ports::files::{File, Files, Open};
+use crate::ports::files::{File, FileIdentity, Files, Open};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -157,5 +157,9 @@ impl File for LabFile {
 
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
         self.agent.perform(|| self.file.next_data(from))
+    }
+
+    fn identity(&self) -> io::Result<Option<FileIdentity>> {
+        self.agent.perform(|| self.file.identity())
     }
 }

@@ -50,7 +50,7 @@ fn a_watch_that_panics_is_begun_again_and_disturbs_nobody() {
         assert_eq!(ended.1, super::outside::End::Succeeded);
         let lost = Some(ResyncReason::PowerLoss);
         bed.outside.change(vm, |facts| facts.tracking_lost = lost);
-        service.until(vm, |vm| 0 < vm.delta.generation).await;
+        service.until(vm, |vm| 1 < vm.delta.chain_first_cycle).await;
     });
     bed.outside.check();
 }

@@ -12,6 +12,7 @@ mod deaths;
 mod durability;
 mod outside;
 mod restarts;
+mod resync;
 mod schedule;
 mod scripted_store;
 mod stopping;

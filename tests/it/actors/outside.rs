@@ -14,7 +14,7 @@ use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Vm, Work};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
-use lifeboat::ports::replication::{Progress, Replication, ServedDisk, Snapshot};
+use lifeboat::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +28,7 @@ pub(crate) enum Op {
     CheckVault,
     StartTracking,
     CopyDisk,
+    CompareDisk,
     CompleteCopy,
     Snapshot,
     Ship,
@@ -74,6 +75,7 @@ impl Op {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
                 Self::CopyDisk => matches!(step, Step::CopyDisk(_)),
+                Self::CompareDisk => matches!(step, Step::CompareDisk(_)),
                 Self::CompleteCopy => step == Step::CompleteCopy,
                 Self::ShipThrough => {
                     matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
@@ -130,6 +132,8 @@ pub(crate) struct Facts {
     pub(crate) tracking_lost: Option<ResyncReason>,
     tracked: bool,
     copied: BTreeSet<DiskId>,
+    /// What each comparison was told is done.
+    pub(crate) compared_from: Vec<u64>,
     copy_complete: bool,
     cuts: BTreeMap<u64, Snapshot>,
     pub(crate) points: BTreeMap<u64, RecoveryPoint>,
@@ -144,6 +148,7 @@ impl Default for Facts {
             tracking_lost: None,
             tracked: false,
             copied: BTreeSet::new(),
+            compared_from: Vec::new(),
             copy_complete: false,
             cuts: BTreeMap::new(),
             points: BTreeMap::new(),
@@ -419,8 +424,10 @@ impl Replication for Outside {
             self.with(vm, |facts, _| {
                 facts.tracking_lost = None;
                 facts.tracked = true;
-                facts.copied.clear();
-                facts.copy_complete = false;
+                if vm.points.is_empty() || vm.resync.suspect.is_some() {
+                    facts.copied.clear();
+                    facts.copy_complete = false;
+                }
                 facts.cuts.clear();
             });
         };
@@ -439,6 +446,23 @@ impl Replication for Outside {
             1 << 20
         };
         self.call_with_middle(vm.id.0, Op::CopyDisk, || progress(1 << 19, 1 << 20), effect).await
+    }
+
+    async fn compare_disk(
+        &self,
+        vm: &Vm,
+        _: DiskId,
+        done_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        self.with(vm, |facts, _| facts.compared_from.push(done_bytes));
+        let effect = || {
+            let facts = self.facts(vm.id);
+            self.expect(facts.tracked, "a disk is compared untracked");
+            self.expect(facts.copy_complete, "a disk is compared with nothing");
+            Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
+        };
+        self.call_with_middle(vm.id.0, Op::CompareDisk, || progress(1 << 19, 1 << 20), effect).await
     }
 
     async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {

@@ -91,7 +91,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 }
                 Command::UnplannedFailover { job: job_id(2), point: PointChoice::Latest }
             }
-            Life::Resynchronized if vm.delta.generation == 0 => {
+            Life::Resynchronized if vm.delta.chain_first_cycle == 1 => {
                 let lost = Some(ResyncReason::PowerLoss);
                 service.bed.outside.change(vm.id, |facts| facts.tracking_lost = lost);
                 return false;
@@ -220,12 +220,13 @@ fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
 #[test]
 fn the_lives_are_what_their_names_say() {
     let kinds = LIVES.map(|life| outcome_kind(&live_through(life, []).0));
-    let planned = (Phase::FailedOver(FailoverKind::Planned), 0);
-    let unplanned = (Phase::FailedOver(FailoverKind::Unplanned), 0);
-    assert_eq!(kinds, [planned.clone(), unplanned, (Phase::Protected, 1), planned]);
+    let planned = (Phase::FailedOver(FailoverKind::Planned), false);
+    let unplanned = (Phase::FailedOver(FailoverKind::Unplanned), false);
+    assert_eq!(kinds, [planned.clone(), unplanned, (Phase::Protected, true), planned]);
 }
 
-fn outcome_kind(bed: &Testbed) -> (Phase, u32) {
+fn outcome_kind(bed: &Testbed) -> (Phase, bool) {
     let vm = bed.logged(vm_id(1));
-    (vm.phase, vm.delta.generation)
+    let was_resynchronized = 1 < vm.delta.chain_first_cycle;
+    (vm.phase, was_resynchronized)
 }

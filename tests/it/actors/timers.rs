@@ -6,7 +6,7 @@ use super::testbed::{
     DAY, HOUR, MINUTE, Running, SECOND, Testbed, every_30_s, folded, host_id, job_id, stream_of,
     vault_id, vm_id,
 };
-use lifeboat::actors::load_entity;
+use lifeboat::actors::{Hosted, load_entity};
 use lifeboat::domain::entity::Commit;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{Command, NextStep, Phase, PointChoice, Stage, Vm};
@@ -157,7 +157,7 @@ fn a_vm_with_many_commits_starts_from_its_snapshot_as_it_would_from_its_log() {
         service.sleep(4 * HOUR).await;
     });
     let commits = bed.store.commits();
-    let snapshot = bed.store.snapshot(stream, 1).unwrap().unwrap();
+    let snapshot = bed.store.snapshot(stream, Vm::STATE_SCHEMA).unwrap().unwrap();
     assert!(1_000 < snapshot.seq && snapshot.seq.is_multiple_of(200), "{}", snapshot.seq);
     let from_log = folded::<Vm>(&commits, stream);
     let (from_snapshot, seq) = load_entity::<Vm>(&*bed.store, stream).unwrap();
@@ -181,7 +181,7 @@ fn a_snapshot_that_cannot_be_read_costs_only_time() {
         service.protected(1, every_30_s()).await;
         service.sleep(HOUR).await;
     });
-    let mut snapshot = bed.store.snapshot(stream, 1).unwrap().unwrap();
+    let mut snapshot = bed.store.snapshot(stream, Vm::STATE_SCHEMA).unwrap().unwrap();
     snapshot.state.truncate(20);
     bed.store.save_snapshot(snapshot).unwrap();
     let from_log = folded::<Vm>(&bed.store.commits(), stream);

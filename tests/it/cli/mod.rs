@@ -4,8 +4,10 @@ mod bad_input;
 mod crash;
 mod demo_disk;
 mod event_log;
+mod hrl;
 mod serve;
 mod simulate;
+mod vault;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};

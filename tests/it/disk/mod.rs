@@ -6,6 +6,9 @@ mod files;
 mod hrl;
 mod kill;
 mod nbd;
+mod offline;
+mod room;
+mod suspects;
 mod tracker;
 
 use lifeboat::disk::files::{MemoryFiles, RealFiles};
@@ -45,7 +48,8 @@ impl Machine {
     fn new(files: Arc<dyn Files>, folder: &Path, disks: u128, size_bytes: u64) -> Self {
         let machine = Self { files, folder: folder.to_owned(), disks };
         for disk in 0..disks {
-            RawDisk::create(&*machine.files, &machine.image(disk), size_bytes).unwrap();
+            let image = machine.image(disk);
+            RawDisk::create(&*machine.files, &image, size_bytes).unwrap().flush().unwrap();
         }
         machine.files.sync_dir(&machine.folder).unwrap();
         machine

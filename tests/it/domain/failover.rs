@@ -83,12 +83,13 @@ fn an_unplanned_failover_that_fails_its_check_resumes_what_it_interrupted() {
     expect_deltas_to_go_on(story);
 
     let mut story = Story::resynchronizing();
-    story.until_step(|step| matches!(step, Step::CopyDisk(_)));
+    story.until_step(|step| matches!(step, Step::CompareDisk(_)));
     let phase = story.vm.phase.clone();
     story.tell(unplanned(PointChoice::Latest));
     story.fail(check_failed());
     assert_eq!(story.vm.phase, phase);
-    assert_eq!(story.vm.job.as_ref().map(|job| job.kind), Some(JobKind::Resynchronize));
+    let kind = story.vm.job.as_ref().map(|job| job.kind);
+    assert_eq!(kind, Some(JobKind::ResynchronizeDifferences));
     story.work_off();
     expect_deltas_to_go_on(story);
 }

@@ -2,7 +2,7 @@
 //! work that was replaced, failures of both classes, clocks that jump.
 
 use super::story::{
-    Story, check_failed, commit, credentials_refused, discover, enable, link_down, planned,
+    Story, check_failed, commit, credentials_refused, discover, enable, job_id, link_down, planned,
     unplanned, vault, word,
 };
 use lifeboat::domain::catalogue::Code;
@@ -12,8 +12,8 @@ use lifeboat::domain::job::{JobKind, Step, TaskState};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Effect, Event, Health, NextStep, Phase, PointChoice, RetryReason, Stage, Vm, Wake,
-    Work,
+    Command, Effect, Event, Health, NextStep, Opening, Phase, PointChoice, ResyncWindow,
+    RetryReason, Stage, Vm, Wake, Work,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -41,6 +41,8 @@ enum Move {
     Again(u8),
     Pass(u32),
     SetBack(u32),
+    Resynchronize,
+    ChangeWindow(ResyncWindow),
 }
 
 fn a_move() -> impl Strategy<Value = Move> {
@@ -61,6 +63,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         2 => (0_u64..1000).prop_map(Move::Progress),
         8 => prop_oneof![
             4 => Just(Code::LinkDown),
+            2 => Just(Code::ReplicaDamaged),
             2 => Just(Code::PrerequisiteFailed),
             2 => Just(Code::AuthenticationFailed),
             1 => Just(Code::LogChainBroken),
@@ -69,6 +72,18 @@ fn a_move() -> impl Strategy<Value = Move> {
         12 => any::<u8>().prop_map(Move::Again),
         4 => (0_u32..10_000_000).prop_map(Move::Pass),
         1 => (0_u32..100_000_000).prop_map(Move::SetBack),
+        3 => Just(Move::Resynchronize),
+        3 => prop_oneof![
+            2 => Just(ResyncWindow::Always),
+            1 => Just(ResyncWindow::Manual),
+            3 => (0_u16..1440, 0_u16..1440, -720_i16..840).prop_map(|(from, to, offset)| {
+                ResyncWindow::Daily {
+                    from_minute: from,
+                    to_minute: to,
+                    utc_offset_minutes: offset,
+                }
+            }),
+        ].prop_map(Move::ChangeWindow),
     ]
 }
 
@@ -89,6 +104,8 @@ fn command(story: &mut Story, next: Move) -> Option<Command> {
         }
         Move::Commit => commit(),
         Move::Retry(because) => Command::Retry { because },
+        Move::Resynchronize => Command::Resynchronize { job: job_id(5) },
+        Move::ChangeWindow(window) => Command::ChangeResyncWindow { window },
         Move::Ring => {
             let (due, ring) = story.alarm()?;
             story.now = story.now.max(due);
@@ -137,11 +154,13 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportShipped { .. }
         | Command::ReportFailure { .. }
         | Command::ReportTrackingLost { .. }
-        | Command::ChangePolicy { .. } => true,
+        | Command::ChangePolicy { .. }
+        | Command::ChangeResyncWindow { .. } => true,
         Command::EnableProtection { .. }
         | Command::PlannedFailover { .. }
         | Command::UnplannedFailover { .. }
         | Command::CommitFailover { .. }
+        | Command::Resynchronize { .. }
         | Command::Retry { .. } => false,
     }
 }
@@ -152,7 +171,9 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::EnableProtection => *phase == Phase::Enabling,
         JobKind::InitialReplication => *phase == Phase::InitialReplication,
         JobKind::FinalizeProtection => *phase == Phase::Finalizing,
-        JobKind::Resynchronize => matches!(phase, Phase::Resynchronizing(_)),
+        JobKind::Resynchronize | JobKind::ResynchronizeDifferences => {
+            matches!(phase, Phase::Resynchronizing(_))
+        }
         JobKind::PlannedFailover => *phase == Phase::FailingOver(Planned),
         JobKind::UnplannedFailover => *phase == Phase::FailingOver(Unplanned),
         JobKind::CommitFailover => matches!(phase, Phase::CommitPending(_)),
@@ -172,13 +193,18 @@ fn check_state(vm: &Vm) {
         Some(NextStep::RetryAt(_) | NextStep::Trying) => false,
         None => {
             vm.work().is_none()
-                && matches!(
-                    vm.phase,
+                && match vm.phase {
                     Phase::Undiscovered
-                        | Phase::Unprotected
-                        | Phase::CommitPending(_)
-                        | Phase::FailedOver(_)
-                )
+                    | Phase::Unprotected
+                    | Phase::CommitPending(_)
+                    | Phase::FailedOver(_) => true,
+                    Phase::Resynchronizing(_) => vm.resync.waits_for == Some(Opening::ByHand),
+                    Phase::Enabling
+                    | Phase::InitialReplication
+                    | Phase::Finalizing
+                    | Phase::Protected
+                    | Phase::FailingOver(_) => false,
+                }
         }
     };
     assert_eq!(to_do.len() + timers.len() == 0, waits_for_an_operator, "stuck: {vm:?}");
@@ -205,6 +231,10 @@ fn check_state(vm: &Vm) {
         match timer {
             Effect::WakeAt { wake: Wake::Cycle(cycle), .. } => {
                 assert_eq!((&vm.phase, *cycle), (&Phase::Protected, vm.delta.cycle));
+            }
+            Effect::WakeAt { wake: Wake::Resync, due } => {
+                assert!(matches!(vm.phase, Phase::Resynchronizing(_)));
+                assert_eq!(vm.resync.waits_for, Some(Opening::At(*due)));
             }
             Effect::WakeAt { wake: Wake::Retry(_), due } => {
                 let next = vm.trouble.as_ref().map(|trouble| trouble.next);
@@ -388,7 +418,11 @@ proptest! {
         if matches!(story.vm.trouble.as_ref().map(|it| it.next), Some(NextStep::Administrator)) {
             story.tell(Command::Retry { because: RetryReason::Administrator });
         }
-        if matches!(story.alarm(), Some((_, Command::Wake { wake: Wake::Retry(_), .. }))) {
+        if story.vm.allowed_operations().contains(&"RepairReplication") {
+            story.tell(Command::Resynchronize { job: job_id(5) });
+        }
+        let alarm = story.alarm();
+        if let Some((_, Command::Wake { wake: Wake::Retry(_) | Wake::Resync, .. })) = alarm {
             story.wake();
         }
         story.work_off();

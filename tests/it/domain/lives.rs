@@ -231,24 +231,19 @@ fn a_vm_that_lost_track_is_resynchronized_and_goes_on_with_deltas() {
 const RESYNCHRONIZATION: &str = "\
 when ReportTrackingLost
   then MarkedForResync PowerLoss
-  then JobStarted Resynchronize
+  then JobStarted ResynchronizeDifferences
   then TaskStarted RestartTracking
     do RestartTracking
     do WatchTracking from 1
 when ReportDone
   then TrackingStarted from 5
   then TaskCompleted RestartTracking
-  then TaskStarted CopyDisk
-    do CopyDisk
+  then TaskStarted CompareDisk
+    do CompareDisk
     do WatchTracking from 5
 when ReportDone
-  then DiskCopied
-  then TaskCompleted CopyDisk
-  then TaskStarted CompleteCopy
-    do CompleteCopy
-    do WatchTracking from 5
-when ReportDone
-  then TaskCompleted CompleteCopy
+  then DiskCompared
+  then TaskCompleted CompareDisk
   then TaskStarted ApplyTrackedChanges
     do ApplyTrackedChanges
     do WatchTracking from 5
@@ -262,7 +257,7 @@ when ReportDone
   then TaskCompleted VerifyReplica
   then JobEnded Completed
   then Protected
-    do WakeAt 613s for Cycle(6)
+    do WakeAt 612s for Cycle(6)
     do WatchTracking from 5
 ";
 
@@ -313,7 +308,7 @@ when ReportShipped
 #[test]
 fn an_unplanned_failover_of_a_resynchronizing_vm_that_fails_its_check() {
     let mut story = Story::resynchronizing();
-    story.until_step(|step| step == Step::CompleteCopy);
+    story.until_step(|step| matches!(step, Step::CompareDisk(_)));
     story.transcript_from_here();
     story.tell(unplanned(PointChoice::Latest));
     story.fail(check_failed());
@@ -330,7 +325,7 @@ when UnplannedFailover
 when ReportFailure
   then TaskFailed CheckUnplannedFailover
   then JobEnded Failed
-  then JobStarted Resynchronize
+  then JobStarted ResynchronizeDifferences
   then TaskStarted RestartTracking
     do RestartTracking
     do WatchTracking from 5

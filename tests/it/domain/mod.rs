@@ -1,4 +1,4 @@
-//! The domain: decision tables, whole lives, retry classes, random histories, words for people.
+//! The domain: decision tables, whole lives, retry classes, resynchronization, random histories, words for people.
 
 mod catalogue;
 mod decisions;
@@ -7,6 +7,7 @@ mod failover;
 mod health;
 mod histories;
 mod lives;
+mod resync;
 mod retries;
 mod story;
 mod tracking;

@@ -8,8 +8,8 @@ use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Event, Outcome, PointChoice, RecoveryPoint, ResyncReason, Stage, Vm,
-    Work,
+    Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
+    Stage, Vm, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -83,6 +83,9 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
     let point = |cycle| RecoveryPoint { cycle, at: now, bytes: 4096 };
     match step {
         Step::CopyDisk(disk) => Outcome::Copied { disk, bytes: 1 << 20 },
+        Step::CompareDisk(disk) => {
+            Outcome::Compared { disk, compared_bytes: 1 << 30, different_bytes: 1 << 20 }
+        }
         Step::ApplyTrackedChanges => Outcome::Shipped { points: vec![point(vm.delta.cycle)] },
         Step::PrepareForFailover => {
             let cycle = vm.delta.cycle;
@@ -282,7 +285,8 @@ impl Story {
                 format!("{word} {cycle}")
             }
             Event::LogShipped { point } => format!("{word} {}", point.cycle),
-            Event::RecoveryPointsExpired { kept_from_cycle } => {
+            Event::RecoveryPointsExpired { kept_from_cycle }
+            | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
                 format!("{word} before {kept_from_cycle}")
             }
             Event::RetryScheduled { attempt, due, .. } => {
@@ -296,7 +300,13 @@ impl Story {
             Event::SourceFenced { epoch } => format!("{word} epoch {epoch}"),
             Event::FailedOver { kind, point } => format!("{word} {kind:?} at {}", point.cycle),
             Event::FailoverRequested { point } => format!("{word} {point:?}"),
+            Event::ResyncScheduled { opening } => match opening {
+                Opening::At(due) => format!("{word} at {}", seconds(*due)),
+                Opening::ByHand => format!("{word} by hand"),
+            },
             Event::Discovered { .. }
+            | Event::DiskCompared { .. }
+            | Event::ResyncWindowChanged { .. }
             | Event::TaskProgressed { .. }
             | Event::ProtectionEnabled { .. }
             | Event::DiskCopied { .. }

@@ -4,12 +4,12 @@ use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What happens to a request.
@@ -28,6 +28,8 @@ pub(super) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     puts: Mutex<VecDeque<Fault>>,
     gets: Mutex<VecDeque<Fault>>,
+    /// It overwrites, whatever it is told.
+    overwrites: AtomicBool,
     pub(super) put_count: AtomicUsize,
     pub(super) get_count: AtomicUsize,
 }
@@ -35,7 +37,12 @@ pub(super) struct FaultyStore {
 impl FaultyStore {
     pub(super) fn over(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
         let (puts, gets) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { inner, puts, gets, put_count: 0.into(), get_count: 0.into() })
+        let (put_count, get_count) = (0.into(), 0.into());
+        Arc::new(Self { inner, puts, gets, overwrites: false.into(), put_count, get_count })
+    }
+
+    pub(super) fn forget_create(&self) {
+        self.overwrites.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn next_puts(&self, faults: &[Fault]) {
@@ -68,8 +75,11 @@ impl ObjectStore for FaultyStore {
         &self,
         location: &Path,
         payload: PutPayload,
-        options: PutOptions,
+        mut options: PutOptions,
     ) -> Result<PutResult> {
+        if self.overwrites.load(Ordering::Relaxed) {
+            options.mode = PutMode::Overwrite;
+        }
         self.put_count.fetch_add(1, Ordering::Relaxed);
         match fault(&self.puts) {
             Fault::None => self.inner.put_opts(location, payload, options).await,

@@ -3,9 +3,11 @@
 mod encryption;
 mod extent_map;
 mod faulty_store;
+mod hostile;
 mod memory_files;
 mod overlay;
 mod segment;
+mod stores;
 mod vault;
 
 use bytes::Bytes;

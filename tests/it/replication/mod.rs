@@ -17,7 +17,7 @@ use lifeboat::disk::tracker::{BootId, DiskSpec, Tracker};
 use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::Failure;
 use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
-use lifeboat::domain::job::Step;
+use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
@@ -26,7 +26,7 @@ use lifeboat::domain::vm::{
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
-use lifeboat::ports::replication::Replication;
+use lifeboat::ports::replication::{Compared, Replication};
 use lifeboat::replica::segment::SegmentHash;
 use lifeboat::replica::{DeltaHeader, DiskImage, RecoveryPointRecord, Vault, VaultError};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
@@ -35,8 +35,8 @@ use object_store::memory::InMemory;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use tap::Tap;
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
@@ -66,6 +66,8 @@ impl Clock for Steps {
     }
 }
 
+type Progresses = Arc<Mutex<Vec<(u64, u64)>>>;
+
 /// A site with one VM, its vault and its recovery site.
 struct Rig {
     runtime: Runtime,
@@ -87,6 +89,10 @@ struct Rig {
     written: u64,
     /// Bytes that copies have sent.
     copied: u64,
+    /// What comparisons of disks came to.
+    compared: Vec<(u64, u64)>,
+    /// How far the work under way said that it is.
+    progresses: Progresses,
     folder: TempDir,
 }
 
@@ -123,6 +129,7 @@ impl Rig {
         let engine = engine(&runtime, &vault, &sources, &exports, &folder, &clock);
         let workload = Workload::new(11, SIZES.to_vec(), MIB / 2).unwrap();
         let (vm, written, copied) = (Vm::default(), 0, 0);
+        let (compared, progresses) = (Vec::new(), Progresses::default());
         let mut rig = Self {
             runtime,
             tap,
@@ -140,6 +147,8 @@ impl Rig {
             workload,
             written,
             copied,
+            compared,
+            progresses,
             folder,
         };
         rig.tell(&Command::Discover {
@@ -197,13 +206,29 @@ impl Rig {
 
     /// Does the present work and answers what would be reported; the state stays.
     fn perform(&self) -> Result<Command, Failure> {
-        self.runtime.block_on(perform(&self.engine, &self.vm, self.vm.work().unwrap()))
+        let work = self.vm.work().unwrap();
+        self.runtime.block_on(perform(&self.engine, &self.vm, work, &self.progresses))
     }
 
     fn step(&mut self) -> Result<(), Failure> {
-        let command = self.perform()?;
-        if let Command::ReportDone { outcome: Outcome::Copied { bytes, .. }, .. } = command {
-            self.copied += bytes;
+        let work = self.vm.work();
+        let result = self.perform();
+        let told = std::mem::take(&mut *self.progresses.lock().unwrap());
+        if let Some(Work::Task { job, task, .. }) = work {
+            for (done_bytes, total_bytes) in told {
+                self.tell(&Command::ReportProgress { job, task, done_bytes, total_bytes });
+            }
+        }
+        let command = result?;
+        match command {
+            Command::ReportDone { outcome: Outcome::Copied { bytes, .. }, .. } => {
+                self.copied += bytes;
+            }
+            Command::ReportDone {
+                outcome: Outcome::Compared { compared_bytes, different_bytes, .. },
+                ..
+            } => self.compared.push((compared_bytes, different_bytes)),
+            _ => {}
         }
         self.tell(&command);
         Ok(())
@@ -319,11 +344,17 @@ impl Rig {
         });
     }
 
+    /// Takes an object away.
+    fn remove(&self, object: &str) {
+        self.runtime.block_on(self.objects.delete(&object.into())).unwrap();
+    }
+
     /// Starts the present work without waiting for it.
     fn begin(&self) -> JoinHandle<Result<Command, Failure>> {
         let (engine, vm) = (self.engine.clone(), self.vm.clone());
         let work = vm.work().unwrap();
-        self.runtime.spawn(async move { perform(&engine, &vm, work).await })
+        let progresses = Arc::clone(&self.progresses);
+        self.runtime.spawn(async move { perform(&engine, &vm, work, &progresses).await })
     }
 
     /// The cycles of the points in the vault.
@@ -344,6 +375,11 @@ impl Drop for Rig {
         self.faults.raise(Fault::LinkCut);
         self.tap.release();
     }
+}
+
+/// Whether an object's name ends so.
+fn is_named(object: &str, extension: &str) -> bool {
+    std::path::Path::new(object).extension().is_some_and(|found| found == extension)
 }
 
 fn named_disk((index, size): (usize, &u64)) -> Disk {
@@ -385,7 +421,12 @@ fn engine(
 }
 
 /// What the VM's actor does.
-async fn perform(engine: &Engine, vm: &Vm, work: Work) -> Result<Command, Failure> {
+async fn perform(
+    engine: &Engine,
+    vm: &Vm,
+    work: Work,
+    told: &Progresses,
+) -> Result<Command, Failure> {
     let (job, task, step) = match work {
         Work::Task { job, task, step } => (job, task, step),
         Work::Snapshot { cycle } => {
@@ -411,6 +452,14 @@ async fn perform(engine: &Engine, vm: &Vm, work: Work) -> Result<Command, Failur
         Step::CopyDisk(disk) => {
             let bytes = engine.copy_disk(vm, disk, &|_, _| ()).await?;
             outcome = Outcome::Copied { disk, bytes };
+        }
+        Step::CompareDisk(disk) => {
+            let before = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
+            let done_bytes = before.map_or(0, |(done_bytes, _)| done_bytes);
+            let progress = |done, total| told.lock().unwrap().push((done, total));
+            let compared = engine.compare_disk(vm, disk, done_bytes, &progress).await?;
+            let Compared { compared_bytes, different_bytes } = compared;
+            outcome = Outcome::Compared { disk, compared_bytes, different_bytes };
         }
         Step::CompleteCopy => engine.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::PrepareForFailover => {

@@ -1,13 +1,76 @@
-//! Another copy after tracking was lost.
+//! Resynchronization: by comparison, exact and resumable; by another copy where the replica is suspect.
 
-use super::{Rig, disk_id};
+use super::tap::Death;
+use super::{MIB, Rig, SIZES, assert_same, disk_id, is_named};
+use lifeboat::disk::raw::RawDisk;
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::id::JobId;
 use lifeboat::domain::job::Step;
 use lifeboat::domain::vm::{Command, Phase, ResyncReason, RetryReason};
+use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::replication::Replication;
 use lifeboat::replica::VaultError;
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use uuid::Uuid;
+
+const KIB: u64 = 1 << 10;
+
+impl Rig {
+    /// Writes to a disk's image, unseen by everybody.
+    fn write_unseen(&self, disk: usize, offset: u64, data: &[u8]) {
+        self.image_file(disk).write_all_at(data, offset).unwrap();
+    }
+
+    fn punch_unseen(&self, disk: usize, offset: u64, length: u64) {
+        let path = self.folder.path().join(format!("disk{disk}.img"));
+        let raw = RawDisk::open(&self.host, &path, lifeboat::ports::files::Open::Write).unwrap();
+        raw.zero(offset..offset + length, true, false).unwrap();
+    }
+
+    fn image_file(&self, disk: usize) -> std::fs::File {
+        let path = self.folder.path().join(format!("disk{disk}.img"));
+        std::fs::File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Differences of every kind on both disks, in all of their regions; answers their bytes.
+    fn change_unseen(&self, salt: u8) -> u64 {
+        let mut bytes = 0;
+        for (disk, size) in SIZES.iter().enumerate() {
+            let places = [
+                (40 * MIB, 4 * KIB),
+                (40 * MIB + 60 * KIB, 8 * KIB),
+                (41 * MIB + 512, 512),
+                (66 * MIB, 200 * KIB),
+                (size - 4 * KIB, 4 * KIB),
+            ];
+            for (offset, length) in places {
+                self.write_unseen(disk, offset, &vec![salt; length as usize]);
+                bytes += length.next_multiple_of(4 * KIB);
+            }
+            // A block of the base and a whole chunk of it become zero.
+            self.punch_unseen(disk, 100 * KIB, 4 * KIB);
+            self.punch_unseen(disk, 128 * KIB, 64 * KIB);
+        }
+        bytes
+    }
+
+    #[track_caller]
+    fn expect_replica_of_disks(&self) {
+        for (disk, image) in self.images(self.latest().cycle).iter().enumerate() {
+            assert_same(image, &*self.tracker.disk(disk_id(disk)).unwrap());
+        }
+    }
+
+    /// How often the index of each region of the base was looked at: once for each comparison.
+    fn looks(&self) -> BTreeMap<String, usize> {
+        let opened = self.tap.opened().into_iter();
+        opened.filter(|(object, _)| object.contains("/base/") && is_named(object, "seg")).collect()
+    }
+}
 
 #[test]
-fn a_vm_that_lost_track_is_copied_again_and_its_older_points_stay_what_they_were() {
+fn a_vm_that_lost_track_is_compared_and_its_older_points_stay_what_they_were() {
     let mut rig = Rig::protected();
     rig.write(5);
     rig.cycle();
@@ -30,7 +93,7 @@ fn a_vm_that_lost_track_is_copied_again_and_its_older_points_stay_what_they_were
     rig.work_until(Step::ApplyTrackedChanges);
     rig.write(5);
     rig.work_off().unwrap();
-    assert_eq!((&rig.vm.phase, rig.vm.delta.generation), (&Phase::Protected, 1));
+    assert_eq!((&rig.vm.phase, rig.vm.delta.generation), (&Phase::Protected, 0));
     assert_eq!(rig.prove(rig.latest().cycle), rig.written);
     assert_eq!(older, [(1, rig.prove(1)), (2, rig.prove(2))]);
     assert_eq!(records, [rig.record(1), rig.record(2)]);
@@ -38,9 +101,126 @@ fn a_vm_that_lost_track_is_copied_again_and_its_older_points_stay_what_they_were
         let late = rig.late_delta(disk, sequence, hash);
         assert!(matches!(late, Err(VaultError::Fenced { .. })), "{late:?}");
     }
+    let different: u64 = rig.compared.iter().map(|(_, different)| different).sum();
+    assert!(
+        0 < different && different <= rig.workload.written_bytes(rig.written - 15, rig.written)
+    );
+    assert_eq!(rig.compared.iter().map(|(all, _)| *all).collect::<Vec<_>>(), SIZES);
     rig.write(5);
     rig.cycle();
     assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+}
+
+#[test]
+fn differences_of_every_kind_are_found_and_nothing_else_is_sent() {
+    let mut rig = Rig::protected();
+    let changed = rig.change_unseen(7);
+    rig.lose_tracking();
+    rig.work_off().unwrap();
+    rig.expect_replica_of_disks();
+    let different: u64 = rig.compared.iter().map(|(_, different)| different).sum();
+    let zeroed = 2 * 68 * KIB;
+    assert!((changed..=changed + zeroed).contains(&different), "{different} of {changed}");
+    let before = rig.sent();
+    // Back to what it was: now the replica's log has what must be found.
+    rig.change_unseen(0);
+    rig.lose_tracking();
+    rig.work_off().unwrap();
+    rig.expect_replica_of_disks();
+    // And with nothing to find, one fence a disk and the first delta.
+    let between = rig.sent();
+    assert!(before.len() < between.len());
+    rig.lose_tracking();
+    rig.work_off().unwrap();
+    assert_eq!(rig.compared[4..], [(SIZES[0], 0), (SIZES[1], 0)]);
+    let sent = rig.sent().into_keys();
+    let sent: Vec<_> = sent.filter(|object| !between.contains_key(object)).collect();
+    assert_eq!(sent.len(), 2 + 2 + 1, "{sent:#?}");
+    rig.expect_replica_of_disks();
+}
+
+#[test]
+fn checksums_that_are_gone_or_damaged_cost_only_time() {
+    for damage in [true, false] {
+        let mut rig = Rig::protected();
+        let sums: Vec<_> = rig.sent().into_keys().filter(|name| is_named(name, "sum")).collect();
+        assert!(!sums.is_empty());
+        for (nth, object) in sums.iter().enumerate() {
+            if damage {
+                rig.damage(object, [10, 70, 20][nth % 3]);
+            } else {
+                rig.remove(object);
+            }
+        }
+        rig.change_unseen(9);
+        rig.write_unseen(0, 4 * KIB, &[9; 512]);
+        rig.lose_tracking();
+        rig.work_off().unwrap();
+        rig.expect_replica_of_disks();
+    }
+}
+
+#[test]
+fn what_is_written_during_the_comparison_is_in_the_next_point() {
+    let mut rig = Rig::protected();
+    rig.change_unseen(3);
+    rig.lose_tracking();
+    rig.work_until(Step::CompareDisk(disk_id(0)));
+    for _ in 0..2 {
+        rig.write(4);
+        rig.step().unwrap();
+    }
+    rig.write(4);
+    rig.step().unwrap();
+    rig.expect_replica_of_disks();
+    rig.work_off().unwrap();
+    rig.write(4);
+    rig.cycle();
+    rig.expect_replica_of_disks();
+}
+
+#[test]
+fn a_comparison_killed_at_any_request_goes_on_where_it_was() {
+    // Every request dies in one way or the other; that a request was lost and that its answer was
+    // are the same to whoever reads.
+    for (death, first) in [(Death::Before, 0), (Death::After, 1)] {
+        for requests in (first..).step_by(2) {
+            let mut rig = Rig::protected();
+            rig.change_unseen(5);
+            rig.lose_tracking();
+            rig.work_until(Step::CompareDisk(disk_id(0)));
+            let before = rig.looks();
+            rig.tap.die_after(requests, death);
+            let result = rig.work_off();
+            assert_eq!(result.is_err(), rig.tap.revive(), "{result:?}");
+            if let Err(failure) = &result {
+                assert_eq!(failure.code, Code::LinkDown, "{failure}");
+                rig.restart_engine();
+                rig.write(2);
+                rig.work_off().unwrap();
+            }
+            assert_eq!(rig.vm.phase, Phase::Protected);
+            rig.write(1);
+            rig.cycle();
+            rig.expect_replica_of_disks();
+            let looks: Vec<_> = rig
+                .looks()
+                .into_iter()
+                .map(|(object, looks)| looks - before.get(&object).copied().unwrap_or_default())
+                .collect();
+            let again: usize = looks.iter().map(|looks| looks.saturating_sub(1)).sum();
+            // The one that was on its way to the vault, and the one that had been begun.
+            assert!(again <= 2, "{looks:?} after {requests} requests");
+            for (object, times) in rig.tap.sent() {
+                let is_segment = object.contains("/log/") && is_named(&object, "seg");
+                assert!(times <= 2 || !is_segment, "{object} was sent {times} times");
+            }
+            if result.is_ok() {
+                assert!(30 < requests, "the whole run has {requests} requests");
+                break;
+            }
+        }
+    }
 }
 
 #[test]
@@ -67,15 +247,48 @@ fn a_delta_of_a_chain_that_was_lost_before_its_first_point_is_refused_too() {
 }
 
 #[test]
-fn a_completed_copy_that_is_declared_complete_again_stays_as_it_is() {
+fn a_primary_site_that_was_closed_off_does_not_write_past_the_fence() {
     let mut rig = Rig::protected();
     rig.lose_tracking();
+    rig.work_until(Step::CompareDisk(disk_id(0)));
+    rig.runtime.block_on(rig.engine.fence(&rig.vm)).unwrap();
+    let objects = rig.sent();
+    let failure = rig.step().unwrap_err();
+    assert_eq!(failure.code, Code::ReplicaInvalid, "{failure}");
+    assert_eq!(rig.sent(), objects);
+    rig.prove(1);
+}
+
+#[test]
+fn a_replica_that_is_damaged_is_copied_anew() {
+    let mut rig = Rig::protected();
+    let head = rig.record(1).disks[&disk_id(0)].sequence;
+    let name = format!("{head:020}.seg");
+    let disk = disk_id(0).to_string();
+    let sent = rig.sent().into_keys();
+    let object = sent.into_iter().find(|it| it.ends_with(&name) && it.contains(&disk)).unwrap();
+    rig.damage(&object, 20);
+    rig.lose_tracking();
+    rig.work_until(Step::CompareDisk(disk_id(0)));
+    let failure = rig.step().unwrap_err();
+    assert_eq!(failure.code, Code::ReplicaDamaged, "{failure}");
+    rig.fail(failure);
+    rig.tell(&Command::Resynchronize { job: JobId(Uuid::from_u128(77)) });
+    rig.write(3);
     rig.work_until(Step::CompleteCopy);
+    assert_eq!(rig.cycles_known(), [1]);
     rig.perform().unwrap();
     let objects = rig.sent().len();
     rig.restart_engine();
     rig.perform().unwrap();
-    assert_eq!(rig.sent().len(), objects);
+    assert_eq!(rig.sent().len(), objects, "a copy is declared complete once");
     rig.work_off().unwrap();
+    assert_eq!((&rig.vm.phase, rig.vm.delta.generation), (&Phase::Protected, 1));
     assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+    assert_eq!(rig.cycles_known(), [rig.latest().cycle]);
+    // What follows is compared with the new copy.
+    rig.change_unseen(4);
+    rig.lose_tracking();
+    rig.work_off().unwrap();
+    rig.expect_replica_of_disks();
 }

@@ -3,13 +3,14 @@
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -38,6 +39,8 @@ struct State {
     most_waiting: usize,
     /// How often each object was sent so that it arrived.
     sent: BTreeMap<String, usize>,
+    /// How often each object was asked for from its beginning.
+    opened: BTreeMap<String, usize>,
 }
 
 impl Tap {
@@ -74,6 +77,10 @@ impl Tap {
 
     pub(super) fn sent(&self) -> BTreeMap<String, usize> {
         self.state.lock().unwrap().sent.clone()
+    }
+
+    pub(super) fn opened(&self) -> BTreeMap<String, usize> {
+        self.state.lock().unwrap().opened.clone()
     }
 
     async fn pass<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -160,6 +167,9 @@ impl ObjectStore for Tap {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if let Some(GetRange::Bounded(Range { start: 0, .. })) = options.range {
+            *self.state.lock().unwrap().opened.entry(location.to_string()).or_default() += 1;
+        }
         self.pass(self.inner.get_opts(location, options)).await
     }
 

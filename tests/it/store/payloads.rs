@@ -13,8 +13,8 @@ use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    self, Disk, FailoverKind, Outcome, PointChoice, RecoveryPoint, ResyncReason, RetryReason, Vm,
-    Wake, Work,
+    self, Disk, FailoverKind, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
+    ResyncWindow, RetryReason, Vm, Wake, Work,
 };
 use lifeboat::domain::{cloud, host, vault};
 use lifeboat::ports::event_store::StoreError;
@@ -72,7 +72,12 @@ fn steps() -> Vec<Step> {
         Step::StartReplica,
         Step::CheckCommit,
         Step::DropOtherPoints,
+        Step::CompareDisk(DiskId(id(3))),
     ]
+}
+
+fn window() -> ResyncWindow {
+    ResyncWindow::Daily { from_minute: 1110, to_minute: 360, utc_offset_minutes: -150 }
 }
 
 fn vm_commands() -> Vec<vm::Command> {
@@ -119,8 +124,26 @@ fn vm_commands() -> Vec<vm::Command> {
         ResyncReason::LogDamaged("checksum".to_owned()),
         ResyncReason::LogMissing("gone".to_owned()),
         ResyncReason::DiskChanged("resized".to_owned()),
+        ResyncReason::LogsTooLarge("half".to_owned()),
+        ResyncReason::ReplicaSuspect("hash".to_owned()),
     ];
     commands.extend(reasons.map(|reason| C::ReportTrackingLost { first_cycle: 3, reason }));
+    commands.extend([
+        C::Resynchronize { job },
+        C::ChangeResyncWindow { window: ResyncWindow::Always },
+        C::ChangeResyncWindow { window: ResyncWindow::Manual },
+        C::ChangeResyncWindow { window: window() },
+        C::Wake { due: at(5), wake: Wake::Resync },
+        C::ReportDone {
+            job,
+            task: 6,
+            outcome: Outcome::Compared {
+                disk: DiskId(id(3)),
+                compared_bytes: 1 << 36,
+                different_bytes: 1 << 20,
+            },
+        },
+    ]);
     commands
 }
 
@@ -165,6 +188,14 @@ fn vm_events() -> Vec<vm::Event> {
         E::FailedOver { kind: FailoverKind::Unplanned, point: point(20) },
         E::ReplicaStarted,
         E::FailoverCommitted,
+        E::ResyncWindowChanged { window: window() },
+        E::ResyncScheduled { opening: Opening::At(at(21)) },
+        E::ResyncScheduled { opening: Opening::ByHand },
+        E::DiskCompared { disk: DiskId(id(3)), compared_bytes: 1 << 36, different_bytes: 1 << 20 },
+        E::RecoveryPointsDropped {
+            kept_from_cycle: 5,
+            because: ResyncReason::ReplicaSuspect("hash".to_owned()),
+        },
     ];
     let kinds = [
         JobKind::EnableProtection,
@@ -174,6 +205,7 @@ fn vm_events() -> Vec<vm::Event> {
         JobKind::PlannedFailover,
         JobKind::UnplannedFailover,
         JobKind::CommitFailover,
+        JobKind::ResynchronizeDifferences,
     ];
     events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
     let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];

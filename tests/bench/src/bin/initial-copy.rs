@@ -1,10 +1,11 @@
-//! Measures the initial copy of a disk into a vault in a folder against tools that copy a disk to a
-//! file in the same folder: `qemu-img convert` from the image, `nbdcopy` from an export of it. Every
-//! copy ends when its bytes are durable. Rounds are interleaved, figures are medians: one JSON line
-//! per row, MB of data per second.
+//! Measures the initial copy of a disk into a vault in a folder. A vault without compression and
+//! encryption meets tools that copy a disk to a file in the same folder: `qemu-img convert` from the
+//! image, `nbdcopy` from an export of it. A vault with both, as they are by default, meets `restic` and
+//! `borg`, which compress and encrypt as well. Every copy ends when its bytes are durable. Rounds are
+//! interleaved, figures are medians: one JSON line per row, MB of data per second.
 //!
-//! `initial-copy [folder] [MiB of data] [rounds]`. The image is in the page cache and has a hole of a
-//! quarter of its data.
+//! `initial-copy [folder] [MiB of data] [rounds]`. The image holds files of this system, is in the page
+//! cache, and has a hole of a quarter of its data.
 
 use lifeboat::disk::files::RealFiles;
 use lifeboat::disk::nbd::{Endpoint, Exports, Server};
@@ -14,12 +15,13 @@ use lifeboat::domain::id::{DiskId, VaultId, VmId};
 use lifeboat::domain::vm::{Disk, Vm};
 use lifeboat::ports::files::Open;
 use lifeboat::ports::replication::Replication;
-use lifeboat::replica::Vault;
+use lifeboat::replica::{Compression, KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
-use lifeboat::service::SystemClock;
+use lifeboat::service::{KernelRandom, SystemClock};
 use lifeboat_bench::{half_compressible, is_installed, medians, row};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,9 +39,12 @@ struct Image {
 }
 
 enum Contestant<'a> {
-    Ours(&'a Ours),
+    Raw(&'a Ours),
     QemuImg,
     Nbdcopy(Server),
+    Sealed(&'a Ours),
+    Restic,
+    Borg,
 }
 
 /// What copies for us. Each copy goes to a vault of its own.
@@ -60,27 +65,38 @@ fn main() {
     let image = Image::fill(folder.join("image"), data_mib);
     let ours = Ours::new(&image, &folder.join("logs"));
 
-    let mut contestants = vec![Contestant::Ours(&ours)];
+    let raw = "initial copy, MB/s";
+    let sealed = "initial copy into a local vault, zstd and encryption on, MB/s";
+    let mut contestants = vec![Contestant::Raw(&ours), Contestant::Sealed(&ours)];
     let mut names = vec![];
     if is_installed("qemu-img") {
         contestants.push(Contestant::QemuImg);
-        names.push("qemu-img convert");
+        names.push((raw, 0, "qemu-img convert"));
     }
     if is_installed("nbdcopy") {
         contestants.push(Contestant::Nbdcopy(image.serve(folder.join("sock"))));
-        names.push("nbdcopy");
+        names.push((raw, 0, "nbdcopy"));
+    }
+    if is_installed("restic") {
+        contestants.push(Contestant::Restic);
+        names.push((sealed, 1, "restic backup"));
+    }
+    if is_installed("borg") {
+        contestants.push(Contestant::Borg);
+        names.push((sealed, 1, "borg create, zstd 1"));
     }
     let figures = medians(rounds, &mut contestants, |contestant| {
         let target = folder.join("target");
         fs::create_dir(&target).expect("folder");
+        contestant.prepare(&target);
         let start = Instant::now();
         contestant.copy(&image, &target);
         let seconds = start.elapsed().as_secs_f64();
         fs::remove_dir_all(&target).expect("remove the copy");
         image.data_bytes as f64 / 1e6 / seconds
     });
-    for (name, figure) in names.iter().zip(&figures[1..]) {
-        row("initial copy, MB/s", figures[0], *figure, name);
+    for ((work, ours, name), figure) in names.iter().zip(&figures[2..]) {
+        row(work, figures[*ours], *figure, name);
     }
     let peak = peak_resident_mib();
     println!("{}", serde_json::json!({ "work": "initial copy, peak resident MiB", "ours": peak }));
@@ -94,13 +110,63 @@ fn peak_resident_mib() -> u64 {
     kib / 1024
 }
 
+/// The files of this system one after the other: data as disks have it.
+struct SystemFiles {
+    paths: Vec<PathBuf>,
+    file: Option<fs::File>,
+}
+
+impl SystemFiles {
+    fn new() -> Self {
+        Self { paths: vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/bin")], file: None }
+    }
+
+    /// Opens the next file, if there is one.
+    fn open_next(&mut self) -> Option<fs::File> {
+        loop {
+            let path = self.paths.pop()?;
+            let Ok(about) = fs::symlink_metadata(&path) else { continue };
+            if about.is_dir() {
+                let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+                let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+                entries.sort_unstable();
+                self.paths.append(&mut entries);
+            } else if about.is_file()
+                && let Ok(file) = fs::File::open(&path)
+            {
+                return Some(file);
+            }
+        }
+    }
+}
+
+impl Read for SystemFiles {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if let Some(file) = &mut self.file {
+                match file.read(buffer)? {
+                    0 => self.file = None,
+                    length => return Ok(length),
+                }
+            }
+            self.file = self.open_next();
+            if self.file.is_none() {
+                return Ok(0);
+            }
+        }
+    }
+}
+
 impl Image {
     fn fill(path: PathBuf, data_mib: u64) -> Self {
         let file = fs::File::create(&path).expect("image");
         let mut piece = vec![0; MIB as usize];
         let hole = data_mib / 2..data_mib / 2 + data_mib / 4;
+        let mut content = SystemFiles::new();
         for nth in (0..hole.start).chain(hole.end..data_mib + data_mib / 4) {
-            half_compressible(nth, &mut piece);
+            if content.read_exact(&mut piece).is_err() {
+                half_compressible(nth, &mut piece);
+            }
             file.write_all_at(&piece, nth * MIB).expect("write the image");
         }
         file.sync_all().expect("sync the image");
@@ -119,9 +185,37 @@ impl Image {
 }
 
 impl Contestant<'_> {
+    /// Makes the empty repository, which is not part of the copy.
+    fn prepare(&self, target: &Path) {
+        let repository = target.join("copy");
+        match self {
+            Self::Restic => run(restic(&repository).arg("init")),
+            Self::Borg => run(borg().args(["init", "-e", "repokey-blake2"]).arg(&repository)),
+            Self::Raw(_) | Self::Sealed(_) | Self::QemuImg | Self::Nbdcopy(_) => {}
+        }
+    }
+
     fn copy(&self, image: &Image, target: &Path) {
         match self {
-            Self::Ours(ours) => ours.copy(image, target),
+            Self::Raw(ours) => {
+                ours.copy(image, target, |vault| vault.with_compression(Compression::Off));
+            }
+            Self::Sealed(ours) => ours.copy(image, target, |vault| {
+                let keys =
+                    VaultKeys::new(&KeyFile::generate(&KernelRandom), Arc::new(KernelRandom));
+                vault.with_keys(Arc::new(keys))
+            }),
+            Self::Restic => {
+                run(restic(&target.join("copy")).arg("backup").arg(&image.path));
+                run(Command::new("sync").arg("-f").arg(target));
+            }
+            Self::Borg => {
+                let mut archive = target.join("copy").into_os_string();
+                archive.push("::first");
+                let options = ["create", "--compression", "zstd,1"];
+                run(borg().args(options).arg(archive).arg(&image.path));
+                run(Command::new("sync").arg("-f").arg(target));
+            }
             Self::QemuImg => {
                 let copy = target.join("copy");
                 let mut command = Command::new("qemu-img");
@@ -138,10 +232,27 @@ impl Contestant<'_> {
     }
 }
 
+fn restic(repository: &Path) -> Command {
+    let mut command = Command::new("restic");
+    let cache = repository.with_extension("cache");
+    command.arg("--cache-dir").arg(cache).arg("-r").arg(repository).env("RESTIC_PASSWORD", "bench");
+    command
+}
+
+fn borg() -> Command {
+    let mut command = Command::new("borg");
+    command.env("BORG_PASSPHRASE", "bench").env("BORG_RELOCATED_REPO_ACCESS_IS_OK", "yes");
+    command
+}
+
+fn run(command: &mut Command) {
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(status.expect("start the tool").success(), "{command:?} failed");
+}
+
 /// Runs a tool, then makes what it made durable.
 fn run_durably(command: &mut Command, copy: &Path) {
-    let status = command.stdout(Stdio::null()).status().expect("start the tool");
-    assert!(status.success(), "{command:?} failed");
+    run(command);
     fs::File::open(copy).and_then(|file| file.sync_all()).expect("sync the copy");
 }
 
@@ -166,8 +277,8 @@ impl Ours {
         Self { runtime, sources, vm }
     }
 
-    fn copy(&self, image: &Image, target: &Path) {
-        let vault = Vault::in_folder(target, self.vm.vault).expect("open the vault");
+    fn copy(&self, image: &Image, target: &Path, open: impl FnOnce(Vault) -> Vault) {
+        let vault = open(Vault::in_folder(target, self.vm.vault).expect("open the vault"));
         self.runtime.block_on(vault.establish()).expect("establish the vault");
         let boot = BootId::of_this_machine().expect("boot id");
         let recovery = RecoverySite::new(

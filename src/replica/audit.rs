@@ -1,0 +1,486 @@
+//! Proving that the recovery points of a vault can be restored, from the vault alone.
+//!
+//! Every point is opened as a failover would open it, which proves chains and completeness, and every
+//! object under it is read once, which proves the data. A damaged frame counts against the points that
+//! show it: where a later write lies over it, the point is as good as before.
+//!
+//! At most [`CHECKS`] objects are read at a time, 4 MiB of each. A storage that does not answer is no
+//! damage: it ends the audit.
+
+use super::error::VaultError;
+use super::extent_map::Piece;
+use super::image::{DiskImage, LogContent, Object, newest_usable};
+use super::keys::KeyId;
+use super::point::{Names, RecoveryPointRecord};
+use super::seal::FrameOpener;
+use super::segment::{Content, REGION_BYTES, Row};
+use super::vault::{Vault, in_object};
+use crate::domain::id::{DiskId, VaultId, VmId};
+use crate::domain::time::Timestamp;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Objects that are read at one time.
+const CHECKS: usize = 4;
+
+/// Most bytes of one request.
+const REQUEST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Points, lists and indexes.
+    Indexes,
+    /// All data as well.
+    Everything,
+}
+
+/// What an audit found.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// The VMs, by id.
+    pub vms: Vec<VmAudit>,
+    /// What is wrong, each once.
+    pub findings: Vec<String>,
+    /// The objects whose data keys are wrapped by keys that are not the active one.
+    pub old_keys: BTreeMap<KeyId, BTreeSet<String>>,
+    /// Bytes of frames that were read and found good.
+    pub checked_bytes: u64,
+}
+
+/// A VM in an audit.
+#[derive(Debug)]
+pub struct VmAudit {
+    /// The VM.
+    pub vm: VmId,
+    /// What its newest point calls it and its disks.
+    pub names: Names,
+    /// Its points that can be read, oldest first.
+    pub points: Vec<PointAudit>,
+    /// How many points cannot be read at all.
+    pub unreadable_points: usize,
+}
+
+/// A recovery point in an audit.
+#[derive(Debug)]
+pub struct PointAudit {
+    /// Its cycle.
+    pub cycle: u64,
+    /// Its time.
+    pub at: Timestamp,
+    /// What makes it impossible to restore, as places in [`Audit::findings`].
+    pub because: BTreeSet<usize>,
+}
+
+/// What was read so far, for who waits.
+type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// An audit that is under way.
+struct Auditor<'a> {
+    vault: &'a Vault,
+    depth: Depth,
+    done_bytes: AtomicU64,
+    progress: Progress<'a>,
+    findings: Vec<String>,
+    old_keys: BTreeMap<KeyId, BTreeSet<String>>,
+    checked_bytes: u64,
+    /// What was wrong with the frames of objects that were read, with their ranges of the disk.
+    checked: BTreeMap<Path, Vec<(Range<u64>, usize)>>,
+}
+
+/// A range of the disk whose data in this object is damaged.
+struct BadRange {
+    object: Object,
+    range: Range<u64>,
+    finding: usize,
+}
+
+/// The frames of one object.
+struct Frames {
+    path: Path,
+    opener: FrameOpener,
+    rows: Vec<Row>,
+}
+
+/// The vaults in a storage.
+///
+/// # Errors
+/// [`VaultError::Store`].
+pub async fn vaults_in(store: &dyn ObjectStore) -> Result<Vec<VaultId>, VaultError> {
+    let folders = store.list_with_delimiter(Some(&Path::from("v1"))).await;
+    let folders = folders.map_err(|source| VaultError::Store {
+        operation: "list",
+        object: "v1".to_owned(),
+        source,
+    })?;
+    let ids = folders.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
+    Ok(ids.map(VaultId).collect())
+}
+
+impl Audit {
+    /// Whether every recovery point can be restored.
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+impl Vault {
+    /// Reads the vault and tells which recovery points can be restored and which cannot. `progress` is
+    /// told bytes of objects that were read.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`], [`VaultError::VaultNotThere`], [`VaultError::Mark`]: it could not be told.
+    pub async fn audit(&self, depth: Depth, progress: Progress<'_>) -> Result<Audit, VaultError> {
+        self.probe().await?;
+        let mut auditor = Auditor {
+            vault: self,
+            depth,
+            done_bytes: AtomicU64::new(0),
+            progress,
+            findings: Vec::new(),
+            old_keys: BTreeMap::new(),
+            checked_bytes: 0,
+            checked: BTreeMap::new(),
+        };
+        let mut vms = Vec::new();
+        for vm in self.vms().await? {
+            vms.push(auditor.vm(vm).await?);
+        }
+        let Auditor { findings, old_keys, checked_bytes, .. } = auditor;
+        Ok(Audit { vms, findings, old_keys, checked_bytes })
+    }
+
+    /// Bytes of all objects of disks: what an audit reads at most.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn disk_bytes(&self) -> Result<u64, VaultError> {
+        let listed = self.list(&Path::from(format!("v1/{}/disk", self.id()))).await?;
+        Ok(listed.iter().map(|meta| meta.size).sum())
+    }
+}
+
+impl Auditor<'_> {
+    async fn vm(&mut self, vm: VmId) -> Result<VmAudit, VaultError> {
+        let list = self.vault.points(vm).await?;
+        for damaged in &list.damaged {
+            self.finding(&damaged.to_string());
+        }
+        let mut points: Vec<PointAudit> = list
+            .points
+            .iter()
+            .map(|point| PointAudit { cycle: point.cycle, at: point.at, because: BTreeSet::new() })
+            .collect();
+        let disks: BTreeSet<DiskId> =
+            list.points.iter().flat_map(|point| point.disks.keys().copied()).collect();
+        for disk in disks {
+            self.disk(disk, &list.points, &mut points).await?;
+        }
+        for (record, point) in list.points.iter().zip(&mut points) {
+            for (disk, name) in &record.names.disks {
+                if !record.disks.contains_key(disk) {
+                    let cycle = record.cycle;
+                    let missing = format!("recovery point {cycle} of VM {vm} lacks disk {name}");
+                    point.because.insert(self.finding(&missing));
+                }
+            }
+        }
+        let names = list.points.last().map(|point| point.names.clone()).unwrap_or_default();
+        Ok(VmAudit { vm, names, points, unreadable_points: list.damaged.len() })
+    }
+
+    /// Proves the points of one disk, oldest first, on one image that goes along.
+    async fn disk(
+        &mut self,
+        disk: DiskId,
+        records: &[RecoveryPointRecord],
+        points: &mut [PointAudit],
+    ) -> Result<(), VaultError> {
+        let mut image: Option<DiskImage> = None;
+        let mut bad = Vec::new();
+        // The generation whose log broke, and how: every later point on it is broken as well.
+        let mut broken: Option<(u64, usize)> = None;
+        for (record, point) in records.iter().zip(points) {
+            let Some(sequence) = record.disks.get(&disk).map(|at| at.sequence) else { continue };
+            let usable = damage_or(newest_usable(self.vault, disk, sequence).await)?;
+            let generation = match usable {
+                Ok((generation, manifest)) => {
+                    let path = self.vault.manifest_path(disk, generation);
+                    self.note_key(manifest.key, &path);
+                    generation
+                }
+                Err(error) => {
+                    point.because.insert(self.finding(&error.to_string()));
+                    continue;
+                }
+            };
+            if let Some((_, finding)) = broken.filter(|(which, _)| *which == generation) {
+                point.because.insert(finding);
+                continue;
+            }
+            let known = image
+                .take()
+                .filter(|image| image.generation() == generation && image.sequence() <= sequence);
+            let from = known.as_ref().map_or(0, DiskImage::segment_count);
+            let is_new = known.is_none();
+            let opened = match known {
+                Some(mut image) => image.advance(sequence).await.map(|()| image),
+                None => self.vault.open_disk(disk, sequence).await,
+            };
+            match damage_or(opened)? {
+                Ok(opened) => {
+                    if is_new {
+                        bad.clear();
+                        self.regions(&opened, &mut bad).await?;
+                    }
+                    self.segments(&opened, from, &mut bad).await?;
+                    let shown = bad.iter().filter(|bad: &&BadRange| shows(&opened, bad));
+                    point.because.extend(shown.map(|bad| bad.finding));
+                    image = Some(opened);
+                }
+                Err(error) => {
+                    let finding = self.finding(&error.to_string());
+                    point.because.insert(finding);
+                    broken = Some((generation, finding));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the regions of a base.
+    async fn regions(
+        &mut self,
+        image: &DiskImage,
+        bad: &mut Vec<BadRange>,
+    ) -> Result<(), VaultError> {
+        let regions: Vec<u64> = image.regions().collect();
+        let mut reads = stream::iter(regions)
+            .map(|region| async move { (region, image.read_index_of(region).await) })
+            .buffered(CHECKS);
+        let mut objects = Vec::new();
+        while let Some((region, read)) = reads.next().await {
+            let object = Object::Region(region);
+            match damage_or(read)? {
+                Ok((opener, rows)) => {
+                    objects.push((object, Frames { path: image.path(object), opener, rows }));
+                }
+                Err(error) => {
+                    let range = region * REGION_BYTES..(region + 1) * REGION_BYTES;
+                    let finding = self.finding(&error.to_string());
+                    bad.push(BadRange { object, range, finding });
+                }
+            }
+            if CHECKS <= objects.len() {
+                self.check(std::mem::take(&mut objects), bad).await?;
+            }
+        }
+        self.check(objects, bad).await
+    }
+
+    /// Checks the segments from the `from`th that the image stands on.
+    async fn segments(
+        &mut self,
+        image: &DiskImage,
+        from: usize,
+        bad: &mut Vec<BadRange>,
+    ) -> Result<(), VaultError> {
+        for segment in (from..image.segment_count()).map(|nth| nth as u32) {
+            let path = image.path(Object::Segment(segment));
+            let (index, opener, _) = match damage_or(self.vault.open_index(&path).await)? {
+                Ok(opened) => opened,
+                // It was read a moment ago: the storage changes under us.
+                Err(error) => {
+                    let (object, range) = (Object::Segment(segment), 0..image.size_bytes());
+                    let finding = self.finding(&error.to_string());
+                    bad.push(BadRange { object, range, finding });
+                    continue;
+                }
+            };
+            let mut by_part: BTreeMap<u16, Vec<Row>> = BTreeMap::from([(0, Vec::new())]);
+            for row in index.rows {
+                if let Content::Frame { part, .. } = row.content {
+                    by_part.entry(part).or_default().push(row);
+                }
+            }
+            let mut objects = Vec::new();
+            for (part, rows) in by_part {
+                let object = match part {
+                    0 => Object::Segment(segment),
+                    part => Object::Part(segment, part),
+                };
+                let path = image.path(object);
+                let opened = match part {
+                    0 => Ok(opener.clone()),
+                    _ => damage_or(image.opener(object, &path).await)?,
+                };
+                match opened {
+                    Ok(opener) => objects.push((object, Frames { path, opener, rows })),
+                    Err(error) => {
+                        let finding = self.finding(&error.to_string());
+                        let object = Object::Segment(segment);
+                        let all =
+                            rows.iter().map(|row| BadRange { object, range: row.range(), finding });
+                        bad.extend(all);
+                    }
+                }
+            }
+            self.check(objects, bad).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the frames of objects that were not read before, several at a time.
+    async fn check(
+        &mut self,
+        objects: Vec<(Object, Frames)>,
+        bad: &mut Vec<BadRange>,
+    ) -> Result<(), VaultError> {
+        for (_, frames) in &objects {
+            self.note_key(frames.opener.key(), &frames.path);
+        }
+        let (vault, depth, checked) = (self.vault, self.depth, &self.checked);
+        let (done_bytes, progress) = (&self.done_bytes, self.progress);
+        let results: Vec<_> = stream::iter(objects)
+            .map(|(object, frames)| async move {
+                let path = frames.path.clone();
+                if depth == Depth::Indexes || checked.contains_key(&path) {
+                    return Ok((object, path, None));
+                }
+                let bytes = frames.stored_bytes();
+                // On a task of its own, so that every core decodes.
+                let check = tokio::spawn(check_frames(vault.clone(), frames));
+                let found = check.await.expect("checking a frame does not panic")?;
+                progress(done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                Ok::<_, VaultError>((object, path, Some(found)))
+            })
+            .buffer_unordered(CHECKS)
+            .try_collect()
+            .await?;
+        for (object, path, found) in results {
+            if let Some((good_bytes, wrong)) = found {
+                self.checked_bytes += good_bytes;
+                let wrong = wrong.into_iter();
+                let wrong = wrong.map(|(range, error)| (range, self.finding(&error.to_string())));
+                let wrong: Vec<_> = wrong.collect();
+                self.checked.insert(path.clone(), wrong);
+            }
+            let object = match object {
+                Object::Part(segment, _) => Object::Segment(segment),
+                object => object,
+            };
+            for (range, finding) in self.checked.get(&path).into_iter().flatten() {
+                bad.push(BadRange { object, range: range.clone(), finding: *finding });
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a finding, which is new or was there before.
+    fn finding(&mut self, text: &str) -> usize {
+        if let Some(place) = self.findings.iter().position(|known| known == text) {
+            return place;
+        }
+        self.findings.push(text.to_owned());
+        self.findings.len() - 1
+    }
+
+    fn note_key(&mut self, key: Option<KeyId>, path: &Path) {
+        let active = self.vault.sealing().keys.as_ref().map(|keys| keys.active());
+        if let Some(key) = key.filter(|key| Some(*key) != active) {
+            self.old_keys.entry(key).or_default().insert(path.to_string());
+        }
+    }
+}
+
+impl Frames {
+    fn stored_bytes(&self) -> u64 {
+        self.rows.iter().map(|row| frame_of(row).map_or(0, |frame| frame.end - frame.start)).sum()
+    }
+}
+
+/// Reads and opens every frame; answers the bytes that are good, and what is wrong with the others.
+async fn check_frames(
+    vault: Vault,
+    frames: Frames,
+) -> Result<(u64, Vec<(Range<u64>, VaultError)>), VaultError> {
+    let Frames { path, opener, mut rows } = frames;
+    rows.retain(|row| frame_of(row).is_some());
+    rows.sort_unstable_by_key(|row| frame_of(row).map(|frame| frame.start));
+    let (mut good_bytes, mut wrong) = (0, Vec::new());
+    let mut rest = &rows[..];
+    while let Some(start) = rest.first().and_then(frame_of).map(|frame| frame.start) {
+        let fits = |row: &Row| frame_of(row).is_some_and(|it| it.end - start <= REQUEST_BYTES);
+        let count = rest.iter().take_while(|row| fits(row)).count().max(1);
+        let (request, after) = rest.split_at(count);
+        rest = after;
+        let end = request.iter().filter_map(frame_of).map(|it| it.end).max().unwrap_or(start);
+        let bytes = match damage_or(vault.read(&path, start..end).await)? {
+            Ok((bytes, _)) => bytes,
+            // One by one: what is there may still be good.
+            Err(_) if 1 < count => {
+                for row in request {
+                    let frame = frame_of(row).unwrap_or(start..start);
+                    match damage_or(vault.read(&path, frame).await)? {
+                        Ok((bytes, _)) => match opener.open(row, &bytes) {
+                            Ok(_) => good_bytes += row.length,
+                            Err(damage) => wrong.push((row.range(), in_object(&path)(damage))),
+                        },
+                        Err(error) => wrong.push((row.range(), error)),
+                    }
+                }
+                continue;
+            }
+            Err(error) => {
+                wrong.extend(request.first().map(|row| (row.range(), error)));
+                continue;
+            }
+        };
+        for row in request {
+            let frame = frame_of(row).unwrap_or(start..start);
+            let stored = bytes.slice((frame.start - start) as usize..(frame.end - start) as usize);
+            match opener.open(row, &stored) {
+                Ok(_) => good_bytes += row.length,
+                Err(damage) => wrong.push((row.range(), in_object(&path)(damage))),
+            }
+        }
+    }
+    Ok((good_bytes, wrong))
+}
+
+/// Where the frame of a row lies in its object.
+fn frame_of(row: &Row) -> Option<Range<u64>> {
+    match row.content {
+        Content::Frame { position, stored, .. } => Some(position..position + u64::from(stored)),
+        Content::Zeroes => None,
+    }
+}
+
+/// Whether a reader of the image comes upon this damage.
+fn shows(image: &DiskImage, bad: &BadRange) -> bool {
+    let range = bad.range.start..bad.range.end.min(image.size_bytes());
+    image.log_pieces(range).any(|piece| match (piece, bad.object) {
+        (Piece::Gap(_), Object::Region(_)) => true,
+        (Piece::Extent(extent), Object::Segment(segment) | Object::Part(segment, _)) => {
+            matches!(*extent.value, LogContent::Frame { segment: shown, .. } if shown == segment)
+        }
+        (Piece::Gap(_), Object::Segment(_) | Object::Part(..))
+        | (Piece::Extent(_), Object::Region(_)) => false,
+    })
+}
+
+/// Tells damage, which an audit notes, from a storage that does not answer, which ends it.
+fn damage_or<T>(result: Result<T, VaultError>) -> Result<Result<T, VaultError>, VaultError> {
+    match result {
+        Err(
+            error @ (VaultError::Store { .. }
+            | VaultError::VaultNotThere { .. }
+            | VaultError::Mark { .. }),
+        ) => Err(error),
+        result => Ok(result),
+    }
+}
