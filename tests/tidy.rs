@@ -76,6 +76,7 @@ const OWNED: &[Owned] = &[
             ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
             ("sim/clock.rs", "virtual time, which is tokio's paused clock"),
+            ("sim/driver/event_loop.rs", "timers, by virtual time as well"),
         ],
     },
     Owned {
