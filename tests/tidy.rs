@@ -101,6 +101,7 @@ const OWNED: &[Owned] = &[
             ("replica/sealers.rs", "compression takes every core; results keep their order"),
             ("replication/engine.rs", "copying reads disks, which blocks"),
             ("replication/copy.rs", "a region is sent while the next is read"),
+            ("replication/resync.rs", "regions are compared on all cores while one is sent"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("cli/demo/", "comparing disks blocks"),
             ("sim/inline.rs", "blocking work, which is waited for in no virtual time"),

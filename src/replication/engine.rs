@@ -3,7 +3,7 @@
 use super::copy::copy_disk;
 use super::failures::{at_host, at_vault, host_lost, invalid};
 use super::recovery::RecoverySite;
-use super::resync::{Suspect, compare_disk};
+use super::resync::compare_disk;
 use super::shipment::ship;
 use super::source::{Source, Sources};
 use super::upkeep::{self, Upkeep};
@@ -278,6 +278,11 @@ fn ship_through(
     let first = known.map_or(0, |cycle| cycle + 1).max(work.vm.delta.chain_first_cycle);
     // Points that an earlier attempt made and could not report.
     let mut points = work.points_from(first)?;
+    if known.is_none_or(|known| known < work.vm.delta.chain_first_cycle) {
+        // The disks were copied, or compared: of them the vault lacks only what the logs hold.
+        let resolved = source.tracker.resolve_suspect(source.tracker.chain());
+        work.checked_at_host("noting what the vault holds", resolved)?;
+    }
     loop {
         let last = points.last().map(|point| point.cycle).or(known);
         if let Some(cut) = source.tracker.transit().filter(|cut| Some(cut.number) <= last) {
@@ -460,13 +465,11 @@ impl Replication for Engine {
         self.run_at_source(vm, |work, source| {
             let operation = "starting to track";
             check_disks(work.vm, source)?;
-            if source.tracker.status().tracking {
-                // A chain that is whole to the tracker can still hold a log that cannot be sent.
-                work.checked_at_host(operation, source.tracker.stop())?;
-            }
             // Where the replica's logs end changes with what brings it into step.
             source.heads.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            work.checked_at_host(operation, source.tracker.start())
+            // A chain that is whole to the tracker can still hold a log that cannot be sent. What may
+            // differ from the replica is still known.
+            work.checked_at_host(operation, source.tracker.start_again())
         })
         .await
     }
@@ -502,7 +505,7 @@ impl Replication for Engine {
         let comparison = self.run_at_source(vm, move |work, source| {
             check_disks(work.vm, source)?;
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
-            let suspect = Suspect::of(&source.tracker, disk);
+            let suspect = source.tracker.suspect(disk);
             let progress = move |done, total| _ = tell.send((done, total));
             compare_disk(work, disk, &*device, &suspect, done_bytes, now, &progress)
         });

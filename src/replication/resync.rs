@@ -20,7 +20,7 @@ use super::engine::{Work, fence_disk};
 use super::failures::invalid;
 use super::shipment::header_after;
 use super::source::Head;
-use crate::disk::tracker::Tracker;
+use crate::disk::tracker::Suspect;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure, in_full};
 use crate::domain::id::DiskId;
@@ -48,33 +48,6 @@ const STRETCHES_MAX: u64 = 4096;
 
 /// Chunks whose blocks are compared at a time: 4 MiB of data where there are no checksums.
 const CHUNKS_AT_ONCE: usize = 64;
-
-/// What may differ between a disk and its replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Suspect {
-    /// Any of it.
-    Everything,
-}
-
-impl Suspect {
-    /// What the tracker knows of the disk.
-    pub(super) fn of(_: &Tracker, _: DiskId) -> Self {
-        Self::Everything
-    }
-
-    /// Bytes of a disk of `size` that may differ.
-    fn bytes(&self, size: u64) -> u64 {
-        match self {
-            Self::Everything => size,
-        }
-    }
-
-    fn touches(&self, range: &Range<u64>) -> bool {
-        match self {
-            Self::Everything => !range.is_empty(),
-        }
-    }
-}
 
 /// Compares what is suspect of the disk after its first `done_bytes`, and sends what differs.
 pub(super) fn compare_disk(

@@ -224,9 +224,10 @@ fn default_writes_per_second() -> u32 {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
-            Policy::default();
+        let Policy { copy_frequency_s, recovery_point_retention_h, .. } = Policy::default();
         let resync_window = WindowConfig::default();
+        // Only guests of the lab can be asked; others would cause nothing but warnings.
+        let app_consistent_frequency_h = 0;
         Self {
             copy_frequency_s,
             recovery_point_retention_h,

@@ -155,7 +155,9 @@ impl Told {
 
     fn pass_on(&self, progress: Progress<'_>) {
         let told = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        told.into_iter().for_each(|(done, total)| progress(done, total));
+        for (done, total) in told {
+            progress(done, total);
+        }
     }
 }
 

@@ -64,6 +64,27 @@ pub enum Suspect {
     Ranges(Vec<Range<u64>>),
 }
 
+impl Suspect {
+    /// Bytes of a disk of `size_bytes` that may differ.
+    pub fn bytes(&self, size_bytes: u64) -> u64 {
+        match self {
+            Self::Everything => size_bytes,
+            Self::Ranges(ranges) => ranges.iter().map(|range| range.end - range.start).sum(),
+        }
+    }
+
+    /// Whether any byte of `range` may differ.
+    pub fn touches(&self, range: &Range<u64>) -> bool {
+        match self {
+            Self::Everything => !range.is_empty(),
+            Self::Ranges(ranges) => {
+                let first = ranges.partition_point(|suspect| suspect.end <= range.start);
+                ranges.get(first).is_some_and(|suspect| suspect.start < range.end)
+            }
+        }
+    }
+}
+
 /// The sets of one disk.
 #[derive(Debug)]
 pub(super) struct Suspects {

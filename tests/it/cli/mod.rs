@@ -135,7 +135,7 @@ impl Place {
     fn configure(&self, hosts: &str) {
         let data = self.data_text();
         let text = format!(
-            "data = '{data}'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\n{hosts}\n"
+            "data = '{data}'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\nresync_window = \"always\"\n{hosts}\n"
         );
         std::fs::write(self.config(), text).unwrap();
     }

@@ -12,7 +12,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use uuid::Uuid;
 
-const SIZE: u64 = 16 << 20;
+/// More than twice of what is written, for the logs may take half of it.
+const SIZE: u64 = 64 << 20;
 
 /// A tracked disk on a socket, tracking on.
 fn tracked() -> (Served, Arc<Tracker>) {
@@ -71,7 +72,7 @@ fn nbdinfo_sees_what_is_offered() {
     for expected in [
         "\"protocol\": \"newstyle-fixed\"",
         "\"structured\": true",
-        "\"export-size\": 16777216",
+        "\"export-size\": 67108864",
         "\"base:allocation\"",
         "\"can_multi_conn\": true",
         "\"can_flush\": true",

@@ -201,7 +201,8 @@ fn a_closed_tracker_refuses_writes_and_the_next_goes_on_with_the_same_logs() {
 #[test]
 fn overlapping_writers_leave_log_and_disk_equal() {
     let folder = tempfile::tempdir().unwrap();
-    let machine = Machine::new(Arc::new(RealFiles), folder.path(), 1, 1 << 16);
+    // Room for logs that are half as large.
+    let machine = Machine::new(Arc::new(RealFiles), folder.path(), 1, 32 << 20);
     let device = Arc::new(Hesitant(machine.raw(0)));
     let spec = DiskSpec { id: Machine::id(0), name: "disk0".to_owned(), device };
     let (files, clock) = (machine.files.clone(), Arc::new(StoppedClock));

@@ -108,7 +108,7 @@ impl Lab {
         let (data, image_text) = (self.data(), image.display());
         let data = data.display();
         let config = format!(
-            "data = '{data}'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\n\
+            "data = '{data}'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\nresync_window = \"always\"\n\
              [[host]]\nname = \"host-1\"\n[[host.vm]]\nname = \"vm-01\"\n\
              disk = [{{ name = \"os\", path = '{image_text}' }}]\n"
         );

@@ -182,7 +182,7 @@ fn make_disk(lab: &Lab, disk: &Path) {
     }
     let mib = (BLOCKS * BLOCK_BYTES) >> 20;
     let config = format!(
-        "data = '/mnt/data'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\n\
+        "data = '/mnt/data'\nlisten = \"127.0.0.1:0\"\n[policy]\ncopy_frequency_s = 1\nresync_window = \"always\"\n\
          [[host]]\nname = \"host-1\"\n[[host.vm]]\nname = \"vm-01\"\n\
          disk = [{{ name = \"os\", path = '/mnt/vm-01.img', create_mib = {mib} }}]\n"
     );

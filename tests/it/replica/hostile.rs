@@ -64,7 +64,7 @@ async fn write_corpus(vault: &Vault) {
     let copy = vault.base(DISK, 1, 1, SIZE);
     let mut region = copy.region(0);
     region.data(0, &noise(1, 100_000)).unwrap();
-    region.data(200_000, &[b'x'; 100_000]).unwrap();
+    region.data(200_000, &vec![b'x'; 100_000]).unwrap();
     region.commit().await.unwrap();
     copy.complete(from_the_start()).await.unwrap();
     let mut delta = vault.delta(DISK, header(1, SegmentHash::NONE, SIZE));
@@ -72,7 +72,7 @@ async fn write_corpus(vault: &Vault) {
     delta.data(50_000, &noise(2, 10_000)).await.unwrap();
     let first = delta.commit().await.unwrap();
     let mut delta = vault.delta(DISK, header(2, first.hash, SIZE));
-    delta.data(210_000, &[b'y'; 80_000]).await.unwrap();
+    delta.data(210_000, &vec![b'y'; 80_000]).await.unwrap();
     delta.commit().await.unwrap();
     vault.put_point(&corpus_point()).await.unwrap();
 }

@@ -120,7 +120,12 @@ fn a_full_log_volume_is_named_and_nothing_is_cut() {
     rig.wake();
     rig.host.fill_disk();
     let failure = rig.perform().unwrap_err();
-    assert_failure(&failure, Code::LogVolumeFull, Cause::Host(HOST), "0 bytes are free");
+    assert_failure(
+        &failure,
+        Code::LogVolumeFull,
+        Cause::Host(HOST),
+        "has no room for replication logs",
+    );
     rig.host.free_disk();
     rig.work_off().unwrap();
     assert_eq!(rig.prove(rig.latest().cycle), rig.written);

@@ -270,7 +270,9 @@ impl Rig {
         self.tell(&Command::ReportFailure { work, failure });
     }
 
+    /// Loses the logs, and what was known of where disks and replica may differ.
     fn lose_tracking(&mut self) {
+        self.tracker.stop().unwrap();
         let first_cycle = self.vm.delta.chain_first_cycle;
         let reason = ResyncReason::PowerLoss;
         self.tell(&Command::ReportTrackingLost { first_cycle, reason });

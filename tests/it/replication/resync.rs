@@ -105,7 +105,9 @@ fn a_vm_that_lost_track_is_compared_and_its_older_points_stay_what_they_were() {
     assert!(
         0 < different && different <= rig.workload.written_bytes(rig.written - 15, rig.written)
     );
-    assert_eq!(rig.compared.iter().map(|(all, _)| *all).collect::<Vec<_>>(), SIZES);
+    // Only what was written since the last acknowledged cut was looked at.
+    let compared: u64 = rig.compared.iter().map(|(all, _)| all).sum();
+    assert!(different <= compared && compared < SIZES.iter().sum::<u64>() / 8, "{compared}");
     rig.write(5);
     rig.cycle();
     assert_eq!(rig.prove(rig.latest().cycle), rig.written);
