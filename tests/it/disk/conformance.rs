@@ -96,7 +96,7 @@ fn nbdinfo_sees_what_is_offered() {
         map.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
     assert_eq!(
         runs,
-        [["0", "1048576", "3"], ["1048576", "65536", "0"], ["1114112", "15663104", "3"]]
+        [["0", "1048576", "3"], ["1048576", "65536", "0"], ["1114112", "65994752", "3"]]
     );
 }
 
