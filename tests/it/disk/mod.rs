@@ -3,6 +3,7 @@
 mod conformance;
 mod crash;
 mod files;
+mod fuzz;
 mod hrl;
 mod kill;
 mod nbd;

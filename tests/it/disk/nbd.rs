@@ -302,4 +302,43 @@ proptest! {
         other.write_at(&[1; 512], 0, false).unwrap();
         served.client().flush().unwrap();
     }
+
+    /// Every request that can be told from the next is answered, once, and the connection lives.
+    #[test]
+    fn requests_with_wild_fields_are_all_answered(
+        requests in prop::collection::vec(
+            (any::<u16>(), 0..12_u16, prop_oneof![0..70_000_u64, any::<u64>()], 0..5000_u32, any::<u32>()),
+            1..20,
+        ),
+    ) {
+        let served = Served::raw(1 << 16);
+        let mut stream = transmission(&served);
+        let mut sent = Vec::new();
+        let mut read_lengths = std::collections::BTreeMap::new();
+        for (nth, (flags, command, offset, short, long)) in requests.into_iter().enumerate() {
+            if command == command::DISC {
+                continue;
+            }
+            let moves_data = command == command::READ || command == command::WRITE;
+            let length = if moves_data { short } else { long };
+            let request = Request { flags: flags & 0x3f, command, cookie: nth as u64, offset, length };
+            sent.extend(request.encode());
+            if command == command::WRITE {
+                sent.extend(vec![7; length as usize]);
+            }
+            read_lengths.insert(nth as u64, if command == command::READ { length } else { 0 });
+        }
+        stream.write_all(&sent).unwrap();
+        while !read_lengths.is_empty() {
+            let mut reply = [0; 16];
+            stream.read_exact(&mut reply).unwrap();
+            prop_assert_eq!(&reply[..4], &SIMPLE_REPLY_MAGIC.to_be_bytes());
+            let cookie = u64::from_be_bytes(*reply.last_chunk().unwrap());
+            let length = read_lengths.remove(&cookie);
+            prop_assert!(length.is_some(), "cookie {} was not asked for", cookie);
+            if reply[4..8] == [0; 4] {
+                stream.read_exact(&mut vec![0; length.unwrap() as usize]).unwrap();
+            }
+        }
+    }
 }
