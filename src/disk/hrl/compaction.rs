@@ -95,7 +95,7 @@ impl Seen {
                 continue;
             }
             *word |= bit;
-            let part = sector * SECTOR..(sector + 1) * SECTOR;
+            let part = sector * SECTOR..(sector + 1).saturating_mul(SECTOR);
             match parts.last_mut() {
                 Some(last) if last.end == part.start => last.end = part.end,
                 Some(_) | None => parts.push(part),

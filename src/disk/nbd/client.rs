@@ -20,6 +20,8 @@ pub struct Client {
     size_bytes: u64,
     flags: u16,
     next_cookie: u64,
+    /// Whether commands can be sent: the server has agreed to the export.
+    agreed: bool,
 }
 
 /// A run of blocks.
@@ -84,9 +86,13 @@ impl Client {
         let io = |source| ClientError::Io { uri: uri.clone(), source };
         let output = Stream::connect(endpoint).map(Socket).map_err(io)?;
         let input = BufReader::new(Socket(output.0.try_clone().map_err(io)?));
-        let mut client = Self { input, output, size_bytes: 0, flags: 0, next_cookie: 0 };
+        let (size_bytes, flags, next_cookie, agreed) = Default::default();
+        let mut client = Self { input, output, size_bytes, flags, next_cookie, agreed };
         match client.negotiate(export) {
-            Ok(Ok(())) => Ok(client),
+            Ok(Ok(())) => {
+                client.agreed = true;
+                Ok(client)
+            }
             Ok(Err((option, reply))) => Err(ClientError::Refused { uri, option, reply }),
             Err(source) => Err(ClientError::Io { uri, source }),
         }
@@ -300,6 +306,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if !self.agreed {
+            return; // a command would be taken for an option
+        }
         let leave = Request { flags: 0, command: command::DISC, cookie: 0, offset: 0, length: 0 };
         _ = self.output.write_all(&leave.encode()); // the server may have left first
     }
