@@ -1,5 +1,6 @@
 //! `[bandwidth]`: how fast hosts may send, as people write it.
 
+use super::config::times_of_day;
 use crate::replication::pace::{Limits, WorkingHours};
 use serde::Deserialize;
 
@@ -52,8 +53,11 @@ impl BandwidthConfig {
             let unknown = || ("work_days", format!("has {name:?}: write {}", DAYS.join(", ")));
             days[day.ok_or_else(unknown)?] = true;
         }
-        let (from_minute, to_minute) =
-            parse_hours(&self.work_hours).map_err(|problem| ("work_hours", problem))?;
+        let wrong = || {
+            let text = &self.work_hours;
+            ("work_hours", format!("is {text:?}, but must be two times of a day, as 09:00-18:00"))
+        };
+        let (from_minute, to_minute) = times_of_day(&self.work_hours).ok_or_else(wrong)?;
         if !(1..=MAX_UPLOADS).contains(&self.uploads_per_vm) {
             let problem =
                 format!("is {}, but must be from 1 to {MAX_UPLOADS}", self.uploads_per_vm);
@@ -76,18 +80,6 @@ fn limit(kbps: u64) -> Result<Option<u64>, String> {
         }
         MIN_KBPS.. => Ok(Some(kbps.saturating_mul(BYTES_PER_KBIT))),
     }
-}
-
-/// `HH:MM-HH:MM` in minutes after midnight.
-fn parse_hours(text: &str) -> Result<(u16, u16), String> {
-    let minute = |text: &str| {
-        let (hours, minutes) = text.split_once(':')?;
-        let [hours, minutes] = [hours, minutes].map(|text| text.parse::<u16>().ok());
-        let (hours, minutes) = (hours?, minutes?);
-        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-    };
-    let hours = text.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?)));
-    hours.ok_or_else(|| format!("is {text:?}, but must be two times of a day, as 09:00-18:00"))
 }
 
 #[cfg(test)]

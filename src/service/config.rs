@@ -253,15 +253,19 @@ impl TryFrom<String> for WindowConfig {
             "manual" => return Ok(Self::Manual),
             _ => {}
         }
-        let times = text.split_once('-').and_then(|(from, to)| {
-            Some(Self::Daily(minute_of_day(from.trim())?, minute_of_day(to.trim())?))
-        });
-        times.ok_or_else(|| {
+        let times = times_of_day(&text);
+        times.map(|(from, to)| Self::Daily(from, to)).ok_or_else(|| {
             format!(
                 "is {text:?}, but must be \"always\", \"manual\", or times as in \"18:30-06:00\""
             )
         })
     }
+}
+
+/// The minutes of the day of two times like `18:30-06:00`.
+pub(super) fn times_of_day(text: &str) -> Option<(u16, u16)> {
+    let (from, to) = text.split_once('-')?;
+    Some((minute_of_day(from.trim())?, minute_of_day(to.trim())?))
 }
 
 /// The minute of the day of a time like `18:30`.
