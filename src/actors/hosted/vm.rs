@@ -10,8 +10,8 @@ use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
-    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side, TestFailover,
-    Vm, Wake, Work,
+    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side,
+    TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;

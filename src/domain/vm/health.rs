@@ -81,9 +81,7 @@ impl Vm {
             | Phase::Finalizing
             | Phase::FailbackReady
             | Phase::FailbackCommitPending
-            | Phase::FailedBack => {
-                self.latest_point().map(|point| now.since(point.at))
-            }
+            | Phase::FailedBack => self.latest_point().map(|point| now.since(point.at)),
             Phase::Undiscovered
             | Phase::Unprotected
             | Phase::Enabling
@@ -197,10 +195,9 @@ impl Vm {
                     since: Some(since),
                 });
             }
-            Phase::Undiscovered
-            | Phase::Unprotected
-            | Phase::FailedOver(_)
-            | Phase::Disabling => return None,
+            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) | Phase::Disabling => {
+                return None;
+            }
         };
         Some(HealthCause { level, because, next, since: Some(self.phase_since) })
     }

@@ -382,8 +382,13 @@ impl Vm {
         self.points.last().copied()
     }
 
-    /// The recovery point that the running failover uses, once it is certain.
+    /// The recovery point that the running failover uses, once it is certain, or that the last one used.
     pub fn failover_point(&self) -> Option<RecoveryPoint> {
+        if let (Some(failover), false) =
+            (self.failover, matches!(self.phase, Phase::FailingOver(_)))
+        {
+            return Some(failover.point);
+        }
         match self.chosen {
             None | Some(PointChoice::Latest) => self.latest_point(),
             Some(choice) => self.known_point(choice),

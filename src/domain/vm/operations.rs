@@ -39,8 +39,8 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
             if has_point {
                 operations.extend(["PlannedFailover", "UnplannedFailover", "TestFailover"]);
             }
-            operations.extend(["DisableProtection", "TakeRecoveryPoint"]);
-            operations.push(pause_or_resume(vm));
+            operations.push("DisableProtection");
+            operations.extend(operations_of_deltas(vm));
             operations
         }
         // The source cannot be trusted to send its last changes, but earlier points can be used.
@@ -64,7 +64,7 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
             operations.push("DisableProtection");
             operations
         }
-        Phase::FailingOver(FailoverKind::Planned) if has_point => {
+        Phase::FailingOver(FailoverKind::Planned) if has_point && !is_changing_point(vm) => {
             vec!["UnplannedFailover", "CancelFailover"]
         }
         Phase::FailingOver(_) => vec!["CancelFailover"],
@@ -74,13 +74,11 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
         Phase::FailedOver(_) if !job_runs => vec!["Failback", "TestFailover"],
         Phase::FailingBack if vm.failback_can_be_cancelled() => vec!["CancelFailback"],
         Phase::FailbackReady if job_runs => vec![],
-        Phase::FailbackReady => vec![
-            "CompleteFailback",
-            "CancelFailback",
-            "TestFailover",
-            "TakeRecoveryPoint",
-            pause_or_resume(vm),
-        ],
+        Phase::FailbackReady => {
+            let mut operations = vec!["CompleteFailback", "CancelFailback", "TestFailover"];
+            operations.extend(operations_of_deltas(vm));
+            operations
+        }
         Phase::FailbackCommitPending if !job_runs => {
             vec!["Commit", "UnplannedFailover", "TestFailover"]
         }
@@ -97,10 +95,14 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
     }
 }
 
-const fn pause_or_resume(vm: &Vm) -> &'static str {
+fn is_changing_point(vm: &Vm) -> bool {
+    vm.job.as_ref().is_some_and(|job| job.kind == JobKind::ChangeRecoveryPoint)
+}
+
+const fn operations_of_deltas(vm: &Vm) -> &'static [&'static str] {
     match vm.delta.stage {
-        Stage::Paused { .. } => "ResumeReplication",
-        _ => "PauseReplication",
+        Stage::Paused { .. } => &["ResumeReplication"],
+        _ => &["TakeRecoveryPoint", "PauseReplication"],
     }
 }
 
@@ -155,8 +157,7 @@ pub(super) fn decide_failover(vm: &Vm, then: AfterFailover) -> Vec<Event> {
 
 pub(super) fn disable(vm: &Vm, job: JobId, source_gone: bool) -> Vec<Event> {
     let mut events = cancel_job(vm);
-    let kind =
-        if source_gone { JobKind::RemoveProtection } else { JobKind::DisableProtection };
+    let kind = if source_gone { JobKind::RemoveProtection } else { JobKind::DisableProtection };
     events.extend(start(job, kind));
     events
 }

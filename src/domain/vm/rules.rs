@@ -64,8 +64,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::CommitFailover { job } => {
             allow(vm, "Commit")?;
             let failed_back = vm.phase == Phase::FailbackCommitPending;
-            let kind =
-                if failed_back { JobKind::CommitFailback } else { JobKind::CommitFailover };
+            let kind = if failed_back { JobKind::CommitFailback } else { JobKind::CommitFailover };
             Ok(start(*job, kind))
         }
         Command::TestFailover { job, point, network, lease_h } => {
@@ -316,9 +315,7 @@ fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
             events
         }
         Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
-        Wake::TestLease => {
-            vm.test.as_ref().map_or(vec![], |test| test_failover::woken(vm, test))
-        }
+        Wake::TestLease => vm.test.as_ref().map_or(vec![], |test| test_failover::woken(vm, test)),
         Wake::Decision => {
             vm.decision.map_or(vec![], |(_, then)| operations::decide_failover(vm, then))
         }
@@ -372,7 +369,8 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
                 Event::TaskFailed { job, task, failure: failure.clone() },
                 Event::JobEnded { job, outcome: JobOutcome::Failed },
             ];
-            if let Phase::FailingOver(_) = vm.phase {
+            let kind = vm.job.as_ref().map(|job| job.kind);
+            if let Some(JobKind::PlannedFailover | JobKind::UnplannedFailover) = kind {
                 events.extend(resumed(vm, now));
             }
             events
@@ -448,7 +446,11 @@ fn task_done(
 ) -> Result<Vec<Event>, Rejection> {
     if let Some(test) = vm.test.as_ref().filter(|test| test.job.id == job) {
         let current = test.job.current().map(|(index, _)| index);
-        return Ok(if current == Some(task) { test_failover::task_done(test, task) } else { vec![] });
+        return Ok(if current == Some(task) {
+            test_failover::task_done(test, task)
+        } else {
+            vec![]
+        });
     }
     let Some(Work::Task { job: current, task: index, step }) = vm.work() else {
         return Ok(vec![]);
@@ -600,12 +602,15 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
         .iter()
         .find(|point| now.since(point.at) <= retention)
         .map_or(newest.cycle, |point| point.cycle);
+    // The disks of a VM that runs at the recovery site stand on the point that it came from.
+    let stood_on = vm.failback.as_ref().and(vm.failover).map(|failover| failover.point.cycle);
+    let kept_from_cycle = kept_from_cycle.min(stood_on.unwrap_or(u64::MAX));
     if vm.points.first().is_some_and(|oldest| oldest.cycle < kept_from_cycle) {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
     }
     let left = vm.points.iter().filter(|point| kept_from_cycle <= point.cycle);
     let left: Vec<_> = left
-        .filter(|point| point.cycle != newest.cycle)
+        .filter(|point| point.cycle != newest.cycle && Some(point.cycle) != stood_on)
         .map(|point| Candidate {
             cycle: point.cycle,
             at: point.at,
