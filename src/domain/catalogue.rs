@@ -217,6 +217,13 @@ catalogue! {
         causes: ["the vault cannot be reached or refuses deletions", "an object of the replica is damaged"],
         next: "Replication goes on and the vault grows; it is tried again every few minutes.",
         action: "Do what the vault's message asks for; allow deletion of objects with these credentials.";
+    /// A step of a recovery plan failed.
+    ActionFailed = "SR-3101", NonRecoverable, Critical, Administrator,
+        title: "A step of a recovery plan failed",
+        message: "step {action} of a recovery plan failed",
+        causes: ["the script ended with an error or took too long", "what the gate probes does not answer", "a VM of the step failed"],
+        next: "A planned run has stopped, another goes on without it; a gate waits for a decision.",
+        action: "Look at the output of the step; then retry it, continue the run, or run the plan again.";
 }
 
 /// The entry of a code.

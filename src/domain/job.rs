@@ -75,6 +75,17 @@ impl JobKind {
         }
     }
 
+    /// Whether it ends with the start of a VM at the recovery site, which a plan can hold.
+    pub const fn fails_over(self) -> bool {
+        matches!(
+            self,
+            Self::PlannedFailover
+                | Self::UnplannedFailover
+                | Self::ChangeRecoveryPoint
+                | Self::TestFailover
+        )
+    }
+
     /// What people read.
     pub const fn title(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
 use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
 use crate::domain::vm::{self, Disk, Phase, RetryReason, Vm};
+use crate::drivers::actions::LocalActions;
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
@@ -308,6 +309,7 @@ impl Service {
                 agents: agents.clone(),
             }),
             recovery: Arc::new(RecoveryGuests { lab: recovery.clone(), guests }),
+            actions: Arc::new(LocalActions),
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: RECLAIM_INTERVAL,
         }));

@@ -479,6 +479,7 @@ impl Run {
             Kind::Host => observer.hosts.get(id).cloned().map(State::Host),
             Kind::Cloud => observer.clouds.get(id).cloned().map(State::Cloud),
             Kind::Vault => observer.vaults.get(id).cloned().map(State::Vault),
+            Kind::Plan => observer.plans.get(id).cloned().map(|plan| State::Plan(Box::new(plan))),
         }
     }
 

@@ -156,6 +156,11 @@ impl Vm {
             Phase::Resynchronizing(reason) => {
                 (Health::Critical, resync_because(reason), self.resync_next())
             }
+            Phase::FailingOver(_) if self.waits_for_plan() => (
+                Health::Warning,
+                "the VM could start at the recovery site and waits for its recovery plan".to_owned(),
+                "the plan starts it when its group's turn comes, or release it by hand".to_owned(),
+            ),
             Phase::FailingOver(_) => (
                 Health::Warning,
                 "the VM is being failed over and is not replicated meanwhile".to_owned(),

@@ -5,7 +5,7 @@ use super::{
     ResyncWindow,
 };
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::job::{JobKind, JobOutcome, Step};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
@@ -220,6 +220,13 @@ pub enum Command {
         /// With the guest brought to rest.
         application_consistent: bool,
     },
+    /// Let the next failover, or test failover, wait before its VM starts: a recovery plan says when.
+    HoldStart {
+        /// Which plan.
+        plan: PlanId,
+    },
+    /// Let the VM start that waits for it.
+    ReleaseStart,
     /// Give the running job up. The VM is as well protected as before.
     CancelJob {
         /// Which.
@@ -317,6 +324,13 @@ pub enum Work {
         /// When they were cut.
         snapshot_at: Timestamp,
     },
+}
+
+impl Work {
+    /// Whether it starts the copy of a test.
+    pub(super) const fn starts_test(&self) -> bool {
+        matches!(self, Self::Task { step: Step::StartTest, .. })
+    }
 }
 
 /// The work that a VM's state can call for.
@@ -650,4 +664,11 @@ pub enum Event {
     ReplicationPaused,
     /// Replication goes on.
     ReplicationResumed,
+    /// The VM of the next failover waits before it starts.
+    StartHeld {
+        /// For which plan.
+        plan: PlanId,
+    },
+    /// It may start.
+    StartReleased,
 }

@@ -51,8 +51,8 @@ pub use window::{Opening, ResyncWindow};
 
 use super::entity::{Entity, Kind, Rejection, entry_conversions};
 use super::failure::Failure;
-use super::id::{CloudId, DiskId, HostId, JobId, RecoveryPointId, VaultId, VmId};
-use super::job::{Job, JobKind, JobOutcome, TaskState};
+use super::id::{CloudId, DiskId, HostId, JobId, PlanId, RecoveryPointId, VaultId, VmId};
+use super::job::{Job, JobKind, JobOutcome, Step, TaskState};
 use super::policy::Policy;
 use super::retry::RetryLadder;
 use super::time::Timestamp;
@@ -362,6 +362,8 @@ pub struct Vm {
     pub failback: Option<Failback>,
     /// When and how a failover is decided by itself.
     pub decision: Option<(Timestamp, AfterFailover)>,
+    /// The plan that says when the VM of a failover, or of a test, starts.
+    pub held: Option<PlanId>,
     /// The test failover that is not cleaned up.
     pub test: Option<TestFailover>,
     /// What came of the last test failover.
@@ -432,6 +434,9 @@ impl Vm {
     /// The work in progress: the running job's task, or else the delta's.
     pub fn work(&self) -> Option<Work> {
         if let Some((task, current)) = self.job.as_ref().and_then(Job::current) {
+            if current.step == Step::StartReplica && self.held.is_some() {
+                return None;
+            }
             let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
             return Some(Work::Task { job, task, step: current.step });
         }
@@ -528,6 +533,15 @@ impl Vm {
         self.job_mut(job)?.tasks.get_mut(task as usize)
     }
 
+    /// Whether the VM could start and waits for its recovery plan.
+    pub fn waits_for_plan(&self) -> bool {
+        let test = self.test.as_ref().map(|test| &test.job);
+        let mut current = self.job.iter().chain(test).filter_map(Job::current);
+        let starts =
+            current.any(|(_, task)| matches!(task.step, Step::StartReplica | Step::StartTest));
+        self.held.is_some() && starts
+    }
+
     /// Whether a job is that of the test failover, which has nothing to do with the VM's own.
     fn is_test_job(&self, id: JobId) -> bool {
         self.test.as_ref().is_some_and(|test| test.job.id == id)
@@ -600,6 +614,9 @@ impl Vm {
         let Some(job) = self.job_mut(id) else { return };
         job.ended = Some((at, outcome));
         let kind = job.kind;
+        if kind.fails_over() {
+            self.held = None;
+        }
         if self.is_test_job(id) {
             return;
         }
@@ -852,6 +869,8 @@ impl Entity for Vm {
                 self.delta.stage = Stage::Paused { since: at };
             }
             Event::ReplicationResumed => self.wait_for_next_delta(at),
+            Event::StartHeld { plan } => self.held = Some(*plan),
+            Event::StartReleased => self.held = None,
             Event::FailoverCommitted => {
                 self.decision = None;
                 if let Some(failover) = self.failover {
@@ -873,7 +892,8 @@ impl Entity for Vm {
             Some((NextStep::Trying, _)) | None => effects.extend(self.work().map(Effect::Do)),
         }
         if let Some(test) = &self.test {
-            effects.extend(test.work().map(Effect::Do));
+            let held = self.held.is_some();
+            effects.extend(test.work().filter(|work| !(held && work.starts_test())).map(Effect::Do));
             let wake = Wake::TestLease;
             effects.extend(test.waits_until().map(|due| Effect::WakeAt { due, wake }));
         }

@@ -21,6 +21,12 @@ pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
     if waits || super::rules::suspect_replica(vm).is_some() {
         operations.push(REPAIR);
     }
+    let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
+    if vm.held.is_some() {
+        operations.push("ReleaseStart");
+    } else if operations.iter().any(|operation| starts.contains(operation)) {
+        operations.push("HoldStart");
+    }
     if vm.test.is_some() {
         // The copy reads from the replica.
         operations.retain(|operation| !matches!(*operation, "TestFailover" | "DisableProtection"));
