@@ -98,6 +98,16 @@ pub enum FailoverKind {
     Unplanned,
 }
 
+/// One of the two sites of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// Where it runs when all is well.
+    #[default]
+    Primary,
+    /// Where it runs after a failover.
+    Recovery,
+}
+
 /// Why the replica must be resynchronized.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResyncReason {
@@ -312,6 +322,8 @@ pub struct Vm {
     pub epoch: u64,
     /// The last failover.
     pub failover: Option<Failover>,
+    /// The side whose writes are tracked and sent.
+    pub source: Side,
     /// Resynchronization.
     pub resync: Resync,
     /// The cycles of application-consistent points.

@@ -10,11 +10,13 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Vm, Work};
+use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Side, Vm, Work};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
-use lifeboat::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
+use lifeboat::ports::replication::{
+    Compared, Progress, Replication, Restore, ServedDisk, Snapshot,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +38,13 @@ pub(crate) enum Op {
     Verify,
     Fence,
     Serve,
+    StopServing,
+    ServeTest,
+    DeleteTest,
+    RestoreDisk,
+    TrackRestored,
+    StopTracking,
+    DeleteReplica,
     KeepOnly,
     ReclaimSpace,
     TrackingLost,
@@ -44,6 +53,9 @@ pub(crate) enum Op {
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
+    Attach,
+    StartTest,
+    EndTest,
     Freeze,
     Thaw,
 }
@@ -147,6 +159,12 @@ pub(crate) struct Facts {
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
     pub(crate) frozen: bool,
+    attached: bool,
+    /// The point that each disk of the primary site was brought to.
+    restored: BTreeMap<DiskId, u64>,
+    /// The point that a test is served from.
+    tested: Option<u64>,
+    pub(crate) test_runs: bool,
 }
 
 impl Default for Facts {
@@ -163,6 +181,10 @@ impl Default for Facts {
             runs_at_primary: true,
             runs_at_recovery: false,
             frozen: false,
+            attached: true,
+            restored: BTreeMap::new(),
+            tested: None,
+            test_runs: false,
         }
     }
 }
@@ -540,6 +562,88 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::Serve, effect).await
     }
 
+    async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let runs = self.facts(vm.id).runs_at_recovery;
+            self.expect(!runs, "the disks of a VM that runs are taken away");
+        };
+        self.call(vm.id.0, Op::StopServing, effect).await
+    }
+
+    async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let effect = || {
+            self.expect(self.has_point(vm, point), "a point is tested that is not there");
+            self.with(vm, |facts, _| facts.tested = Some(point.cycle));
+            let disks = vm.disks.iter().map(|disk| disk.id);
+            disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///test-{disk}") }).collect()
+        };
+        self.call(vm.id.0, Op::ServeTest, effect).await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let runs = self.with(vm, |facts, _| {
+                facts.tested = None;
+                facts.test_runs
+            });
+            self.expect(!runs, "the disks of a test that runs are taken away");
+        };
+        self.call(vm.id.0, Op::DeleteTest, effect).await
+    }
+
+    async fn restore_disk(
+        &self,
+        vm: &Vm,
+        restore: Restore,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let effect = || {
+            let facts = self.facts(vm.id);
+            self.expect(facts.attached, "a disk is restored that is not attached");
+            self.expect(!facts.runs_at_primary, "a disk is restored under a VM that runs");
+            self.expect(self.has_point(vm, restore.point), "a disk is restored to nothing");
+            if let Some(from) = restore.from {
+                let known = facts.restored.get(&restore.disk).copied();
+                let before = [Some(from.cycle), Some(restore.point.cycle)].contains(&known);
+                self.expect(before, "a disk was not at the point that it is said to be at");
+            }
+            let point = restore.point.cycle;
+            self.with(vm, |facts, _| facts.restored.insert(restore.disk, point));
+            Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
+        };
+        self.call_with_middle(vm.id.0, Op::RestoreDisk, || progress(1 << 19, 1 << 20), effect).await
+    }
+
+    async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let (latest, disks) = self.with(vm, |facts, _| {
+                facts.tracking_lost = None;
+                facts.tracked = true;
+                facts.cuts.clear();
+                (facts.points.keys().last().copied(), facts.restored.clone())
+            });
+            let all = vm.disks.iter().all(|disk| disks.get(&disk.id).copied() == latest);
+            self.expect(all, "disks are tracked as restored that are not");
+        };
+        self.call(vm.id.0, Op::TrackRestored, effect).await
+    }
+
+    async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.with(vm, |facts, _| facts.tracked = false);
+        self.call(vm.id.0, Op::StopTracking, effect).await
+    }
+
+    async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            self.with(vm, |facts, _| {
+                facts.points.clear();
+                facts.copied.clear();
+                facts.copy_complete = false;
+            });
+        };
+        self.call(vm.id.0, Op::DeleteReplica, effect).await
+    }
+
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
         let effect =
             || self.with(vm, |facts, _| facts.points.retain(|cycle, _| *cycle == point.cycle));
@@ -573,6 +677,7 @@ impl Outside {
 
 /// The hypervisor of a site.
 pub(crate) struct Guests {
+    pub(crate) side: Side,
     pub(crate) outside: Arc<Outside>,
 }
 
@@ -583,22 +688,57 @@ impl Hypervisor for Guests {
     }
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+        let effect = || {
+            self.outside.with(vm, |facts, _| match self.side {
+                Side::Primary => facts.runs_at_primary = false,
+                Side::Recovery => facts.runs_at_recovery = false,
+            });
+        };
         let replica_runs = matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
-        let op = if replica_runs { Op::KeepOff } else { Op::ShutDown };
+        let keeps_off = replica_runs && self.side == Side::Primary;
+        let op = if keeps_off { Op::KeepOff } else { Op::ShutDown };
         self.outside.call(vm.id.0, op, effect).await
     }
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
         let effect = || {
-            let safe = self.outside.with(vm, |facts, _| {
-                facts.runs_at_recovery = true;
-                !facts.runs_at_primary || facts.fenced
+            let safe = self.outside.with(vm, |facts, _| match self.side {
+                Side::Primary => {
+                    facts.runs_at_primary = true;
+                    facts.attached && !facts.runs_at_recovery
+                }
+                Side::Recovery => {
+                    facts.runs_at_recovery = true;
+                    !facts.runs_at_primary || facts.fenced
+                }
             });
-            self.outside.expect(safe, "a VM runs at both sites");
-            self.outside.expect(disks.len() == vm.disks.len(), "a VM starts without all disks");
+            self.outside.expect(safe, "a VM runs at both sites, or on no disks");
+            let expected = if self.side == Side::Primary { 0 } else { vm.disks.len() };
+            self.outside.expect(disks.len() == expected, "a VM starts without all disks");
         };
         self.outside.call(vm.id.0, Op::Start, effect).await
+    }
+
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.attached = true);
+        self.outside.call(vm.id.0, Op::Attach, effect).await
+    }
+
+    async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], _: &str) -> Result<(), Failure> {
+        let effect = || {
+            let served = self.outside.with(vm, |facts, _| {
+                facts.test_runs = true;
+                facts.tested.is_some()
+            });
+            self.outside.expect(served, "a test starts on disks that are not served");
+            self.outside.expect(disks.len() == vm.disks.len(), "a test starts without all disks");
+        };
+        self.outside.call(vm.id.0, Op::StartTest, effect).await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.test_runs = false);
+        self.outside.call(vm.id.0, Op::EndTest, effect).await
     }
 
     async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {

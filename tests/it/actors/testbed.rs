@@ -9,7 +9,7 @@ use lifeboat::domain::host::{self, Host};
 use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vault::{self, Vault};
-use lifeboat::domain::vm::{Command, Disk, Event, Phase, RetryReason, Vm};
+use lifeboat::domain::vm::{Command, Disk, Event, Phase, RetryReason, Side, Vm};
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::store::MemoryStore;
 use std::future::Future;
@@ -98,8 +98,8 @@ impl Testbed {
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
             clock: Arc::clone(&self.clock) as _,
             replication: Arc::clone(&self.outside) as _,
-            primary: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
-            recovery: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
+            primary: Arc::new(Guests { side: Side::Primary, outside: Arc::clone(&self.outside) }),
+            recovery: Arc::new(Guests { side: Side::Recovery, outside: Arc::clone(&self.outside) }),
             watch_interval: self.watch_interval,
             reclaim_interval: 5 * MINUTE,
         })
