@@ -156,7 +156,8 @@ impl Definition {
     }
 
     fn actions(&self) -> impl Iterator<Item = &Action> {
-        let of_groups = self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
+        let of_groups =
+            self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
         self.before.iter().chain(&self.after_failover).chain(of_groups)
     }
 
@@ -165,9 +166,8 @@ impl Definition {
     /// # Errors
     /// [`Rejection::OutOfRange`] that names what is wrong.
     pub fn check(&self) -> Result<(), Rejection> {
-        let wrong = |what, value: String, allowed| {
-            Err(Rejection::OutOfRange { what, value, allowed })
-        };
+        let wrong =
+            |what, value: String, allowed| Err(Rejection::OutOfRange { what, value, allowed });
         if !(1..=GROUPS_MAX).contains(&self.groups.len()) {
             let found = self.groups.len().to_string();
             return wrong("the number of groups of a recovery plan", found, "1 to 7");
@@ -432,8 +432,7 @@ impl Entity for Plan {
                 let Some(run) = self.running().filter(|run| run.current == *step) else {
                     return Err(not_waiting(*step));
                 };
-                let mut events =
-                    vec![Event::StepContinued { step: *step, notes: notes.clone() }];
+                let mut events = vec![Event::StepContinued { step: *step, notes: notes.clone() }];
                 events.extend(run.next(None));
                 Ok(events)
             }

@@ -42,12 +42,8 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// `ReplicaDidNotStart`, `HostLost`.
-    async fn start_test(
-        &self,
-        vm: &Vm,
-        disks: &[ServedDisk],
-        network: &str,
-    ) -> Result<(), Failure>;
+    async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], network: &str)
+    -> Result<(), Failure>;
 
     /// Stops and deletes the copy that a test made. None is no error.
     ///

@@ -11,10 +11,10 @@ use crate::domain::failure::Class;
 use crate::domain::host::Host;
 use crate::domain::id::VmId;
 use crate::domain::job::{JobKind, JobOutcome};
-use crate::domain::time::Timestamp;
 use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
-use crate::domain::vm::{Event, Health, NextStep, Phase, Vm};
+use crate::domain::vm::{Event, Health, NextStep, Opening, Phase, Stage, Vm};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -257,8 +257,20 @@ impl Observer {
         }
         match vm.phase {
             Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) => Ok(()),
-            Phase::CommitPending(_) if vm.trouble.is_none() => Ok(()),
-            Phase::Protected if vm.health(now) == Health::Normal => Ok(()),
+            Phase::CommitPending(_) | Phase::FailbackCommitPending | Phase::FailedBack
+                if vm.trouble.is_none() =>
+            {
+                Ok(())
+            }
+            // A plan, or an operator, lets it go on.
+            _ if vm.waits_for_plan() => Ok(()),
+            Phase::Protected | Phase::FailbackReady
+                if matches!(vm.delta.stage, Stage::Paused { .. }) =>
+            {
+                Ok(())
+            }
+            Phase::Resynchronizing(_) if vm.resync.waits_for == Some(Opening::ByHand) => Ok(()),
+            Phase::Protected | Phase::FailbackReady if vm.health(now) == Health::Normal => Ok(()),
             _ => {
                 let causes = vm.health_causes(now);
                 let because = causes.first().map_or("", |cause| &cause.because);

@@ -52,9 +52,7 @@ impl Hosted for Plan {
                 Effect::Act { job, step } => {
                     let (output, failure) = match plan.running().and_then(Run::step) {
                         Some(now) => match &now.task {
-                            Task::Act { action, group } => {
-                                act(&plan, action, *group, &world).await
-                            }
+                            Task::Act { action, group } => act(&plan, action, *group, &world).await,
                             Task::FailOver | Task::Boot { .. } | Task::All => Default::default(),
                         },
                         None => Default::default(),

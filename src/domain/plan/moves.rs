@@ -112,10 +112,9 @@ fn boot(plan: &Plan, vm: &Vm, is_test: bool) -> Move {
     if is_test {
         return match &vm.test {
             Some(test) if test.started_at.is_some() => Move::Done,
-            Some(test) => test
-                .failure
-                .as_ref()
-                .map_or(Move::Wait, |failure| Move::Fail(failure.to_string())),
+            Some(test) => {
+                test.failure.as_ref().map_or(Move::Wait, |failure| Move::Fail(failure.to_string()))
+            }
             None => Move::Fail(format!("the test failover of {} has ended", vm.name)),
         };
     }

@@ -249,9 +249,7 @@ impl Run {
             return events;
         }
         let next = self.next(of).into_iter().map(|event| match event {
-            Event::RunEnded { .. } => {
-                Event::RunEnded { outcome: RunOutcome::PartiallySucceeded }
-            }
+            Event::RunEnded { .. } => Event::RunEnded { outcome: RunOutcome::PartiallySucceeded },
             other => other,
         });
         events.extend(next);
@@ -301,13 +299,9 @@ impl Run {
         let Some(step) = self.steps.get_mut(number as usize) else { return };
         match event {
             Event::StepStarted { .. } => {
-                let manual =
-                    matches!(&step.task, Task::Act { action, .. } if action.is_manual());
-                step.state = if manual {
-                    StepState::WaitingForManualAction
-                } else {
-                    StepState::InProgress
-                };
+                let manual = matches!(&step.task, Task::Act { action, .. } if action.is_manual());
+                step.state =
+                    if manual { StepState::WaitingForManualAction } else { StepState::InProgress };
                 step.started_at = Some(at);
                 step.ended_at = None;
                 self.current = number;

@@ -158,7 +158,8 @@ impl Vm {
             }
             Phase::FailingOver(_) if self.waits_for_plan() => (
                 Health::Warning,
-                "the VM could start at the recovery site and waits for its recovery plan".to_owned(),
+                "the VM could start at the recovery site and waits for its recovery plan"
+                    .to_owned(),
                 "the plan starts it when its group's turn comes, or release it by hand".to_owned(),
             ),
             Phase::FailingOver(_) => (

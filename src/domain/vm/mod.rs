@@ -893,7 +893,8 @@ impl Entity for Vm {
         }
         if let Some(test) = &self.test {
             let held = self.held.is_some();
-            effects.extend(test.work().filter(|work| !(held && work.starts_test())).map(Effect::Do));
+            effects
+                .extend(test.work().filter(|work| !(held && work.starts_test())).map(Effect::Do));
             let wake = Wake::TestLease;
             effects.extend(test.waits_until().map(|due| Effect::WakeAt { due, wake }));
         }

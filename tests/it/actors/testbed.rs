@@ -2,6 +2,7 @@
 
 use super::outside::{Guests, Outside};
 use super::scripted_store::ScriptedStore;
+use super::steps::Steps;
 use super::virtual_clock::{Fate, VirtualClock, run};
 use lifeboat::actors::{Hosted, Origin, Site, TellError, Told, World, load_entity};
 use lifeboat::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
@@ -100,6 +101,7 @@ impl Testbed {
             replication: Arc::clone(&self.outside) as _,
             primary: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Primary }),
             recovery: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Recovery }),
+            actions: Arc::new(Steps::default()),
             watch_interval: self.watch_interval,
             reclaim_interval: 5 * MINUTE,
         })
