@@ -21,8 +21,10 @@ fn copies(vm: &Vm, count: u128) -> Site {
     let mut site = Site::default();
     for nth in 1..=count {
         let id = VmId(Uuid::from_u128(nth));
-        let name = format!("vm-{nth}");
-        site.vms.insert(id, Vm { id, name, ..vm.clone() });
+        let mut vm = vm.clone();
+        vm.id = id;
+        vm.name = format!("vm-{nth}");
+        site.vms.insert(id, vm);
     }
     site
 }
