@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(size(u64::MAX), "16777216.0 TiB");
         assert_eq!(age(Duration::from_secs(119)), "119 s");
         assert_eq!(age(Duration::from_secs(125)), "2 min 5 s");
-        assert_eq!(age(Duration::from_secs(6960)), "116 min 0 s");
-        assert_eq!(age(Duration::from_secs(7260)), "2 h 1 min");
+        assert_eq!(age(Duration::from_mins(116)), "116 min 0 s");
+        assert_eq!(age(Duration::from_mins(121)), "2 h 1 min");
     }
 
     #[test]

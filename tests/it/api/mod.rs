@@ -46,7 +46,7 @@ struct Answer {
 impl Asked {
     async fn start(folder: &TempDir, listen: &str) -> Self {
         let data = folder.path().join("data");
-        let text = format!("data = {data:?}\nlisten = \"{listen}\"\n{VM}");
+        let text = format!("data = '{}'\nlisten = \"{listen}\"\n{VM}", data.display());
         let config = Config::parse(&text, Path::new("test.toml")).unwrap();
         let service = Service::start(&config, AfterBoot::Idle).await.unwrap();
         let token = std::fs::read_to_string(data.join("control.token")).unwrap_or_default();
