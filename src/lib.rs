@@ -5,6 +5,7 @@
 pub mod domain;
 
 pub mod ports;
+pub mod views;
 
 pub mod actors;
 pub mod disk;
@@ -13,6 +14,7 @@ pub mod replica;
 pub mod replication;
 pub mod store;
 
+pub mod api;
 pub mod sim;
 
 pub mod service;

@@ -5,11 +5,13 @@
 
 use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
+use super::control;
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
+use crate::api::{History, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
@@ -159,7 +161,7 @@ pub struct Service {
     pub faults: Faults,
     /// The replicas.
     pub vault: replica::Vault,
-    /// Where `/healthz` and `/readyz` answer.
+    /// Where `/healthz`, `/readyz` and the control API answer.
     pub address: SocketAddr,
     /// How disks are opened, as a hypervisor would.
     pub connect: Connect,
@@ -171,6 +173,7 @@ pub struct Service {
     primary_server: Server,
     recovery_server: Server,
     health: ServerHandle,
+    data: PathBuf,
     data_plane: DataPlane,
 }
 
@@ -317,7 +320,12 @@ impl Service {
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: RECLAIM_INTERVAL,
         }));
-        let (health, address) = health::serve(config.listen, site.clone(), names.vault.0)?;
+        let log = Arc::clone(&store) as Arc<dyn EventStore>;
+        let history = Arc::new(History::default());
+        let follower = follow(Arc::clone(&log), Arc::clone(&history));
+        let control = control::control(config, site.clone(), log, sources.clone(), history)?;
+        let controlled = control.is_some();
+        let (health, address) = health::serve(config.listen, site.clone(), names.vault.0, control)?;
         let service = Self {
             site,
             store,
@@ -334,10 +342,15 @@ impl Service {
             primary_server,
             recovery_server,
             health,
+            data: config.data.clone(),
             data_plane,
         };
         service.enrol(config, &names).await?;
         service.boot_guests().await?;
+        if controlled {
+            control::announce(&service.data, address)?;
+            actix::spawn(follower);
+        }
         Ok(service)
     }
 
@@ -525,6 +538,7 @@ impl Service {
             Ok(Err(error)) => tracing::error!(%error, "shut the guests down"),
             Err(_) => tracing::warn!("not every guest shut down in time: they are switched off"),
         }
+        control::withdraw(&self.data);
         self.health.stop(true).await;
         self.site.stop().await;
         let Self { agents, engine, primary_server, recovery_server, store, data_plane, .. } = self;

@@ -8,6 +8,7 @@
 )]
 
 mod actors;
+mod api;
 mod cli;
 mod disk;
 mod domain;
@@ -17,3 +18,4 @@ mod replica;
 mod replication;
 mod sim;
 mod store;
+mod views;

@@ -12,6 +12,6 @@ mod lives;
 mod resync;
 mod retention;
 mod retries;
-mod story;
+pub(crate) mod story;
 mod test_failover;
 mod tracking;
