@@ -13,6 +13,8 @@ pub mod replica;
 pub mod replication;
 pub mod store;
 
+pub mod replay;
+
 pub mod sim;
 
 pub mod service;

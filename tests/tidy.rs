@@ -21,6 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["domain"],
     &["ports", "views"],
     &["store", "disk", "replica", "replication", "drivers", "actors"],
+    &["replay"],
     &["api", "portal", "sim"],
     &["service"],
     &["cli"],

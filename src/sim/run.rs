@@ -168,7 +168,7 @@ impl Run {
     /// What VMs may do at the primary site, by the log; as the service decides it at its start.
     fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
         let journal = Arc::clone(&self.journal);
-        move |vm| match journal.observer().vms.get(&vm.0) {
+        move |vm| match journal.observer().past.vms.get(&vm.0) {
             Some(vm) if vm.may_run_at_primary() => Standing::Runs,
             // A planned failover still has to send what its source wrote last.
             Some(vm) if vm.is_tracked() => Standing::Tracked,
@@ -223,7 +223,7 @@ impl Run {
     }
 
     fn known(&self, vm: VmId) -> Vm {
-        self.journal.observer().vms.get(&vm.0).cloned().unwrap_or_default()
+        self.journal.observer().past.vms.get(&vm.0).cloned().unwrap_or_default()
     }
 
     /// Carries the timeline out; returns at its end, when every fault has ended.
@@ -475,10 +475,10 @@ impl Run {
         let observer = self.journal.observer();
         let id = &stream.id;
         match stream.kind {
-            Kind::Vm => observer.vms.get(id).cloned().map(|vm| State::Vm(Box::new(vm))),
-            Kind::Host => observer.hosts.get(id).cloned().map(State::Host),
-            Kind::Cloud => observer.clouds.get(id).cloned().map(State::Cloud),
-            Kind::Vault => observer.vaults.get(id).cloned().map(State::Vault),
+            Kind::Vm => observer.past.vms.get(id).cloned().map(|vm| State::Vm(Box::new(vm))),
+            Kind::Host => observer.past.hosts.get(id).cloned().map(State::Host),
+            Kind::Cloud => observer.past.clouds.get(id).cloned().map(State::Cloud),
+            Kind::Vault => observer.past.vaults.get(id).cloned().map(State::Vault),
         }
     }
 
