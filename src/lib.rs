@@ -5,6 +5,7 @@
 pub mod domain;
 
 pub mod ports;
+pub mod views;
 
 pub mod actors;
 pub mod disk;

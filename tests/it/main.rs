@@ -17,3 +17,4 @@ mod replica;
 mod replication;
 mod sim;
 mod store;
+mod views;

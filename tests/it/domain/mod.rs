@@ -11,5 +11,5 @@ mod lives;
 mod resync;
 mod retention;
 mod retries;
-mod story;
+pub(crate) mod story;
 mod tracking;

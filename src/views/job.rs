@@ -1,0 +1,150 @@
+//! A job with its tasks, under the names that Site Recovery gives them.
+
+use super::failure::FailureView;
+use super::{Moment, seconds};
+use crate::domain::failure::Failure;
+use crate::domain::id::{JobId, VmId};
+use crate::domain::job::{Job, JobOutcome, Step, Task, TaskState};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{NextStep, Trouble, Vm, Work};
+use serde::{Deserialize, Serialize};
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its identity.
+    pub id: JobId,
+    /// What it does, as in `PlannedFailover`.
+    pub scenario_name: String,
+    /// What people read.
+    pub friendly_name: String,
+    /// `InProgress`, `Waiting`, `Succeeded`, `Failed` or `Cancelled`.
+    pub state: String,
+    /// For whom or what it waits.
+    pub waiting_for: Option<String>,
+    /// The VM that it is of.
+    pub target_id: VmId,
+    /// Its name.
+    pub target_name: String,
+    /// Who asked for it, where that is known.
+    pub asked_by: Option<String>,
+    /// When it started.
+    pub started_at: Moment,
+    /// When it ended.
+    pub ended_at: Option<Moment>,
+    /// How long it took, or has taken so far.
+    pub duration_seconds: f64,
+    /// Its tasks, in order.
+    pub tasks: Vec<TaskView>,
+    /// What went wrong, the last last.
+    pub errors: Vec<FailureView>,
+}
+
+/// One task of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// What it does, as in `VmShutdownVmOnPrimary`.
+    pub name: String,
+    /// What people read.
+    pub friendly_name: String,
+    /// `NotStarted`, `InProgress`, `Succeeded` or `Failed`.
+    pub state: String,
+    /// The disk that it is about.
+    pub disk: Option<String>,
+    /// When it started.
+    pub started_at: Option<Moment>,
+    /// When it ended.
+    pub ended_at: Option<Moment>,
+    /// Bytes dealt with, of a task that moves data.
+    pub done_bytes: Option<u64>,
+    /// Bytes in all.
+    pub total_bytes: Option<u64>,
+}
+
+impl JobView {
+    /// What is to be said of a job of `vm` at `now`. `errors` are those that it has met.
+    pub fn new(
+        job: &Job,
+        vm: &Vm,
+        asked_by: Option<&str>,
+        errors: &[Failure],
+        now: Timestamp,
+    ) -> Self {
+        let trouble = trouble_of(job, vm);
+        let ended_at = job.ended.map(|(at, _)| at);
+        let tasks = job.tasks.iter().map(|task| TaskView::new(task, vm));
+        Self {
+            id: job.id,
+            scenario_name: job.kind.name().to_owned(),
+            friendly_name: job.kind.title().to_owned(),
+            state: state(job, trouble).to_owned(),
+            waiting_for: trouble.and_then(waits_for),
+            target_id: vm.id,
+            target_name: vm.name.clone(),
+            asked_by: asked_by.map(str::to_owned),
+            started_at: job.started_at.into(),
+            ended_at: ended_at.map(Moment),
+            duration_seconds: seconds(ended_at.unwrap_or(now).since(job.started_at)),
+            tasks: tasks.collect(),
+            errors: errors.iter().map(FailureView::new).collect(),
+        }
+    }
+
+    /// Whether it is over.
+    pub fn ended(&self) -> bool {
+        self.ended_at.is_some()
+    }
+}
+
+impl TaskView {
+    fn new(task: &Task, vm: &Vm) -> Self {
+        let disk = match task.step {
+            Step::CopyDisk(id) | Step::CompareDisk(id) => {
+                vm.disks.iter().find(|disk| disk.id == id)
+            }
+            _ => None,
+        };
+        let state = match task.state {
+            TaskState::NotStarted => "NotStarted",
+            TaskState::InProgress => "InProgress",
+            TaskState::Completed => "Succeeded",
+            TaskState::Failed => "Failed",
+        };
+        Self {
+            name: task.step.name().to_owned(),
+            friendly_name: task.step.title().to_owned(),
+            state: state.to_owned(),
+            disk: disk.map(|disk| disk.name.clone()),
+            started_at: task.started_at.map(Moment),
+            ended_at: task.ended_at.map(Moment),
+            done_bytes: disk.map(|disk| task.done_bytes(disk.size_bytes)),
+            total_bytes: disk.map(|disk| disk.size_bytes),
+        }
+    }
+}
+
+/// The trouble that the task of a running job is in.
+pub(super) fn trouble_of<'a>(job: &Job, vm: &'a Vm) -> Option<&'a Trouble> {
+    let of_job = |work: Work| matches!(work, Work::Task { job: own, .. } if own == job.id);
+    vm.trouble.as_ref().filter(|trouble| job.ended.is_none() && of_job(trouble.work))
+}
+
+fn state(job: &Job, trouble: Option<&Trouble>) -> &'static str {
+    match (job.ended, trouble.map(|trouble| trouble.next)) {
+        (Some((_, JobOutcome::Completed)), _) => "Succeeded",
+        (Some((_, JobOutcome::Failed)), _) => "Failed",
+        (Some((_, JobOutcome::Cancelled)), _) => "Cancelled",
+        (None, Some(NextStep::Administrator)) => "Waiting",
+        (None, Some(NextStep::RetryAt(_) | NextStep::Trying) | None) => "InProgress",
+    }
+}
+
+fn waits_for(trouble: &Trouble) -> Option<String> {
+    match trouble.next {
+        NextStep::Administrator => Some(format!("an administrator: {}", trouble.failure)),
+        NextStep::RetryAt(due) => {
+            Some(format!("attempt {} at {due}: {}", trouble.attempt + 1, trouble.failure))
+        }
+        NextStep::Trying => None,
+    }
+}

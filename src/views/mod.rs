@@ -1,0 +1,28 @@
+//! Views: what people and programs read of a site.
+//!
+//! Pure: states and commits go in, structs for serde come out, so that a running service, a replay of
+//! its log and a simulation say the same of the same state. Names have their unit (`rpo_seconds`), moments
+//! are RFC 3339 in UTC, and states, jobs and tasks carry the names that Site Recovery gives them. Fields may
+//! be added; none is renamed.
+
+mod cloud;
+mod failure;
+mod health;
+mod host;
+mod job;
+mod jobs;
+mod moment;
+mod site;
+mod vault;
+mod vm;
+
+pub use cloud::{CloudView, PolicyView};
+pub use failure::FailureView;
+pub use health::{CauseView, HealthSummary, IssueView, Readiness, Verdict};
+pub use host::HostView;
+pub use job::{JobView, TaskView};
+pub use jobs::{Answered, Jobs};
+pub use moment::{Moment, seconds};
+pub use site::{Site, StatusView};
+pub use vault::VaultView;
+pub use vm::{DiskView, FailoverView, PointView, ResyncView, TroubleView, VmView};

@@ -1,0 +1,291 @@
+//! A VM: where it stands, how well it is protected, and what can be done.
+
+use super::failure::FailureView;
+use super::health::{CauseView, Readiness, of_vm};
+use super::job::JobView;
+use super::site::Site;
+use super::{Moment, PolicyView, seconds};
+use crate::domain::id::{DiskId, RecoveryPointId, VmId};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{
+    FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, Trouble, Vm, Work,
+};
+use serde::{Deserialize, Serialize};
+
+/// A virtual machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmView {
+    /// Its identity.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: String,
+    /// Its cloud.
+    pub cloud: String,
+    /// Its vault, once it was protected.
+    pub vault: Option<String>,
+    /// Where it stands, as one word.
+    pub state: String,
+    /// The same for people.
+    pub state_description: String,
+    /// Since when.
+    pub state_since: Moment,
+    /// `Primary` or `Recovery`: where it may run.
+    pub active_location: String,
+    /// How well it is protected.
+    pub health: Health,
+    /// Every cause of that, the worst first.
+    pub causes: Vec<CauseView>,
+    /// Whether it could be failed over.
+    pub readiness: Readiness,
+    /// Age of the newest recovery point: what would be lost if the site were lost.
+    pub rpo_seconds: Option<f64>,
+    /// What the policy asks for.
+    pub rpo_target_seconds: f64,
+    /// How many recovery points it has.
+    pub recovery_points: usize,
+    /// The newest of them.
+    pub latest_recovery_point: Option<PointView>,
+    /// The newest for which applications had put their data in order.
+    pub latest_application_consistent_point: Option<PointView>,
+    /// When the next delta is due, if one is waited for.
+    pub next_delta_at: Option<Moment>,
+    /// What can be done, by the names of the API.
+    pub allowed_operations: Vec<String>,
+    /// The running job, or the last one.
+    pub job: Option<JobView>,
+    /// Work that failed, if any.
+    pub trouble: Option<TroubleView>,
+    /// The last failover.
+    pub failover: Option<FailoverView>,
+    /// Resynchronization.
+    pub resync: ResyncView,
+    /// How it is replicated.
+    pub policy: PolicyView,
+    /// Its disks.
+    pub disks: Vec<DiskView>,
+    /// Bytes of its disks.
+    pub disk_bytes: u64,
+    /// The epoch of the replica's writer; each failover raises it.
+    pub epoch: u64,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskView {
+    /// Its identity.
+    pub id: DiskId,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A recovery point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PointView {
+    /// Its identity.
+    pub id: RecoveryPointId,
+    /// The cycle that made it; commands name it by this.
+    pub cycle: u64,
+    /// The moment to which it recovers.
+    pub at: Moment,
+    /// How long ago that is.
+    pub age_seconds: f64,
+    /// Bytes that it stored in the vault.
+    pub stored_bytes: u64,
+    /// Whether applications had put their data in order.
+    pub application_consistent: bool,
+}
+
+/// Failed work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubleView {
+    /// Which work, for people.
+    pub work: String,
+    /// Since when.
+    pub since: Moment,
+    /// How many attempts failed.
+    pub failed_attempts: u32,
+    /// `retry`, `trying` or `administrator`.
+    pub next: String,
+    /// When it is tried again.
+    pub retry_at: Option<Moment>,
+    /// The last failure.
+    pub failure: FailureView,
+}
+
+/// The last failover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailoverView {
+    /// How it came about.
+    pub kind: FailoverKind,
+    /// The point that the VM runs from.
+    pub recovery_point_cycle: u64,
+    /// The moment to which that recovered it.
+    pub recovered_to: Moment,
+    /// When it was asked for.
+    pub asked_at: Moment,
+    /// When the replica ran.
+    pub started_at: Option<Moment>,
+    /// From asking to running.
+    pub rto_seconds: Option<f64>,
+}
+
+/// Resynchronization.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncView {
+    /// When one begins by itself.
+    pub window: String,
+    /// Why one is needed.
+    pub because: Option<String>,
+    /// When the one that is waited for begins.
+    pub begins_at: Option<Moment>,
+    /// Whether it waits until it is begun by hand.
+    pub waits_for_operator: bool,
+    /// Bytes compared in the one under way, or the last one.
+    pub compared_bytes: u64,
+    /// Bytes of them that differed.
+    pub different_bytes: u64,
+}
+
+impl VmView {
+    /// What is to be said of a VM at `now`.
+    pub fn new(vm: &Vm, site: &Site, now: Timestamp) -> Self {
+        let consistent = |point: &&RecoveryPoint| vm.application_consistent.contains(&point.cycle);
+        let point = |point: RecoveryPoint| PointView::new(point, vm, now);
+        Self {
+            id: vm.id,
+            name: vm.name.clone(),
+            host: site.host_name(vm.host),
+            cloud: site.cloud_name(vm.cloud),
+            vault: site.vaults.get(&vm.vault).map(|vault| vault.name.clone()),
+            state: state(&vm.phase).to_owned(),
+            state_description: vm.phase.to_string(),
+            state_since: vm.phase_since.into(),
+            active_location: (if vm.may_run_at_primary() { "Primary" } else { "Recovery" })
+                .to_owned(),
+            health: vm.health(now),
+            causes: of_vm(vm, now),
+            readiness: Readiness::of(vm, site),
+            rpo_seconds: vm.rpo(now).map(seconds),
+            rpo_target_seconds: seconds(vm.policy.copy_frequency()),
+            recovery_points: vm.points.len(),
+            latest_recovery_point: vm.latest_point().map(point),
+            latest_application_consistent_point: vm
+                .points
+                .iter()
+                .rfind(consistent)
+                .copied()
+                .map(point),
+            next_delta_at: match vm.delta.stage {
+                crate::domain::vm::Stage::Waiting { due } => Some(due.into()),
+                _ => None,
+            },
+            allowed_operations: vm.allowed_operations().into_iter().map(str::to_owned).collect(),
+            job: vm.job.as_ref().map(|job| JobView::new(job, vm, None, &[], now)),
+            trouble: vm.trouble.as_ref().map(TroubleView::new),
+            failover: vm.failover.map(|over| FailoverView {
+                kind: over.kind,
+                recovery_point_cycle: over.point.cycle,
+                recovered_to: over.point.at.into(),
+                asked_at: over.asked_at.into(),
+                started_at: over.started_at.map(Moment),
+                rto_seconds: over.started_at.map(|at| seconds(at.since(over.asked_at))),
+            }),
+            resync: ResyncView::new(vm),
+            policy: vm.policy.into(),
+            disks: vm.disks.iter().map(DiskView::new).collect(),
+            disk_bytes: vm.disks.iter().map(|disk| disk.size_bytes).sum(),
+            epoch: vm.epoch,
+        }
+    }
+}
+
+impl DiskView {
+    fn new(disk: &crate::domain::vm::Disk) -> Self {
+        Self { id: disk.id, name: disk.name.clone(), size_bytes: disk.size_bytes }
+    }
+}
+
+impl PointView {
+    /// What is to be said of a VM's recovery point at `now`.
+    pub fn new(point: RecoveryPoint, vm: &Vm, now: Timestamp) -> Self {
+        Self {
+            id: point.id(vm.id),
+            cycle: point.cycle,
+            at: point.at.into(),
+            age_seconds: seconds(now.since(point.at)),
+            stored_bytes: point.bytes,
+            application_consistent: vm.application_consistent.contains(&point.cycle),
+        }
+    }
+
+    /// Every point of a VM at `now`, the newest first.
+    pub fn all(vm: &Vm, now: Timestamp) -> Vec<Self> {
+        vm.points.iter().rev().map(|point| Self::new(*point, vm, now)).collect()
+    }
+}
+
+impl TroubleView {
+    fn new(trouble: &Trouble) -> Self {
+        let (next, retry_at) = match trouble.next {
+            NextStep::RetryAt(due) => ("retry", Some(due)),
+            NextStep::Trying => ("trying", None),
+            NextStep::Administrator => ("administrator", None),
+        };
+        let work = match trouble.work {
+            Work::Task { step, .. } => step.title().to_owned(),
+            Work::Snapshot { cycle } => format!("Cutting the logs of cycle {cycle}"),
+            Work::Ship { cycle, .. } => format!("Sending the delta of cycle {cycle}"),
+        };
+        Self {
+            work,
+            since: trouble.since.into(),
+            failed_attempts: trouble.attempt,
+            next: next.to_owned(),
+            retry_at: retry_at.map(Moment),
+            failure: FailureView::new(&trouble.failure),
+        }
+    }
+}
+
+impl ResyncView {
+    fn new(vm: &Vm) -> Self {
+        let reason = match &vm.phase {
+            Phase::Resynchronizing(reason) => Some(reason.to_string()),
+            _ => None,
+        };
+        Self {
+            window: vm.resync.window.to_string(),
+            because: reason,
+            begins_at: match vm.resync.waits_for {
+                Some(Opening::At(due)) => Some(due.into()),
+                Some(Opening::ByHand) | None => None,
+            },
+            waits_for_operator: vm.resync.waits_for == Some(Opening::ByHand),
+            compared_bytes: vm.resync.compared_bytes,
+            different_bytes: vm.resync.different_bytes,
+        }
+    }
+}
+
+/// A phase as one word. Site Recovery's, where it has one.
+fn state(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Undiscovered => "Undiscovered",
+        Phase::Unprotected => "Unprotected",
+        Phase::Enabling => "EnablingProtection",
+        Phase::InitialReplication => "InitialReplication",
+        Phase::Finalizing => "FinalizingProtection",
+        Phase::Protected => "Protected",
+        Phase::Resynchronizing(_) => "Resynchronizing",
+        Phase::FailingOver(FailoverKind::Planned) => "PlannedFailover",
+        Phase::FailingOver(FailoverKind::Unplanned) => "UnplannedFailover",
+        Phase::CommitPending(FailoverKind::Planned) => "PlannedFailoverCommitRequired",
+        Phase::CommitPending(FailoverKind::Unplanned) => "UnplannedFailoverCommitRequired",
+        Phase::FailedOver(FailoverKind::Planned) => "PlannedFailoverCommitted",
+        Phase::FailedOver(FailoverKind::Unplanned) => "UnplannedFailoverCommitted",
+    }
+}

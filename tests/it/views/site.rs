@@ -1,0 +1,157 @@
+//! A whole site: health, readiness, issues with their roots.
+
+use super::{json, log_of, site_of};
+use crate::domain::story::{
+    BEGINNING, Story, credentials_refused, host, link_down, planned, unplanned, vault,
+};
+use lifeboat::domain::entity::{Commit, Entity, Kind, NewCommit, StreamId};
+use lifeboat::domain::id::VmId;
+use lifeboat::domain::vault::{self, Vault};
+use lifeboat::domain::vm::{Health, PointChoice, Vm};
+use lifeboat::views::{PointView, Site, StatusView};
+use std::time::Duration;
+use uuid::Uuid;
+
+fn unreachable_vault() -> Vault {
+    Vault { id: vault(), name: "vault-1".to_owned(), unreachable: Some((BEGINNING, link_down())) }
+}
+
+/// A site with copies of a VM under other names.
+fn copies(vm: &Vm, count: u128) -> Site {
+    let mut site = Site::default();
+    for nth in 1..=count {
+        let id = VmId(Uuid::from_u128(nth));
+        let mut vm = vm.clone();
+        vm.id = id;
+        vm.name = format!("vm-{nth}");
+        site.vms.insert(id, vm);
+    }
+    site
+}
+
+#[test]
+fn folding_the_log_gives_the_states_that_lived_it() {
+    let mut story = Story::protected_with_points(3);
+    story.tell(planned());
+    story.fail(link_down());
+    let mut site = Site::default();
+    for commit in log_of(&story, "operator") {
+        site.apply(&commit);
+    }
+    let create = vault::Command::Create { id: vault(), name: "vault-1".to_owned() };
+    let events = Vault::default().decide(&create, BEGINNING).unwrap();
+    let NewCommit { stream, at, actor, correlation, causation, entry, .. } = NewCommit {
+        stream: StreamId { kind: Kind::Vault, id: vault().0 },
+        expected_seq: 0,
+        at: BEGINNING,
+        actor: String::new(),
+        correlation: None,
+        causation: None,
+        entry: Vault::entry(create, events),
+    };
+    site.apply(&Commit { stream, seq: 1, global: 99, at, actor, correlation, causation, entry });
+    let mut lived = site_of(&story);
+    let name = "vault-1".to_owned();
+    lived.vaults.insert(vault(), Vault { id: vault(), name, unreachable: None });
+    assert_eq!(site, lived);
+}
+
+#[test]
+fn forty_vms_behind_a_vault_that_is_away_are_one_issue() {
+    let mut story = Story::shipping();
+    story.fail(link_down());
+    let mut site = copies(&story.vm, 40);
+    site.vaults.insert(vault(), unreachable_vault());
+    let issues = site.status(story.now).issues;
+    assert_eq!(issues.len(), 1, "{issues:#?}");
+    assert_eq!((issues[0].subject.as_str(), issues[0].affects.len()), ("vault vault-1", 40));
+    assert_eq!(issues[0].cause.code.as_deref(), Some("SR-2101"));
+
+    // What is wrong with one VM alone stays its own, and the worst comes first.
+    let mut refused = Story::shipping();
+    refused.fail(credentials_refused());
+    let late = refused.now.after(Duration::from_hours(1));
+    let issues = copies(&refused.vm, 2).status(late).issues;
+    assert_eq!(issues.len(), 4, "the refusal and the lateness of each: {issues:#?}");
+    assert!(issues.iter().all(|issue| issue.cause.level == Health::Critical));
+}
+
+#[test]
+fn health_counts_vms_hosts_and_vaults_and_names_the_worst() {
+    let story = Story::protected();
+    let mut site = copies(&story.vm, 3);
+    assert_eq!(site.status(story.now).health.worst, Some(Health::Normal));
+    site.vaults.insert(vault(), unreachable_vault());
+    let status = site.status(story.now);
+    assert_eq!((status.health.normal, status.health.critical), (3, 1));
+    assert_eq!(status.health.worst, Some(Health::Critical));
+    assert!(!status.vaults[0].reachable && status.vaults[0].health == Health::Critical);
+}
+
+#[test]
+fn readiness_is_not_health() {
+    let story = Story::protected();
+    let mut site = site_of(&story);
+    let readiness = |site: &Site| site.vms(story.now)[0].readiness.clone();
+    assert!(readiness(&site).planned_failover.ready && readiness(&site).unplanned_failover.ready);
+
+    // Health is Normal still, since nothing was due to be sent.
+    site.vaults.insert(vault(), unreachable_vault());
+    assert_eq!(site.vms(story.now)[0].health, Health::Normal);
+    for verdict in [readiness(&site).planned_failover, readiness(&site).unplanned_failover] {
+        assert!(!verdict.ready && verdict.because[0].contains("SR-2101"), "{verdict:?}");
+    }
+
+    // A lost host is what an unplanned failover is for.
+    let mut lost = site_of(&story);
+    lost.hosts.insert(
+        host(),
+        lifeboat::domain::host::Host {
+            id: host(),
+            name: "host-1".to_owned(),
+            silent: Some((BEGINNING, link_down())),
+            ..Default::default()
+        },
+    );
+    assert!(!readiness(&lost).planned_failover.ready);
+    assert!(readiness(&lost).unplanned_failover.ready);
+
+    let waiting = Story::in_initial_replication();
+    let view = &site_of(&waiting).vms(waiting.now)[0];
+    assert_eq!(view.readiness.unplanned_failover.because, ["it has no recovery point"]);
+}
+
+#[test]
+fn a_program_reads_names_units_and_moments_in_utc() {
+    let mut story = Story::protected_with_points(2);
+    let waiting = json(&site_of(&story).vms(story.now)[0]);
+    assert_eq!(waiting["state"], "Protected");
+    assert_eq!(waiting["rpo_target_seconds"], 300.0);
+    assert!(waiting["next_delta_at"].as_str().unwrap().ends_with('Z'), "{waiting}");
+    assert_eq!(waiting["recovery_points"], 2);
+    assert_eq!(waiting["allowed_operations"][0], "PlannedFailover");
+
+    story.tell(unplanned(PointChoice::Latest));
+    story.work_off();
+    let status = site_of(&story).status(story.now);
+    let vm = &json(&status)["vms"][0];
+    assert_eq!(vm["state"], "UnplannedFailoverCommitRequired");
+    assert_eq!(
+        (&vm["active_location"], &vm["failover"]["kind"]),
+        (&"Recovery".into(), &"Unplanned".into())
+    );
+    assert!(vm["failover"]["rto_seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(vm["job"]["state"], "Succeeded");
+    let read: StatusView = serde_json::from_value(json(&status)).unwrap();
+    assert_eq!(read, status);
+}
+
+#[test]
+fn recovery_points_are_told_the_newest_first_with_their_age() {
+    let story = Story::protected_with_points(3);
+    let points = PointView::all(&story.vm, story.now.after(Duration::from_secs(5)));
+    let cycles: Vec<_> = points.iter().map(|point| point.cycle).collect();
+    assert_eq!(cycles, [3, 2, 1]);
+    assert!(5.0 <= points[0].age_seconds && points[0].age_seconds < points[1].age_seconds);
+    assert_eq!(points[0].stored_bytes, 4096);
+}
