@@ -6,6 +6,7 @@
 mod demo;
 mod events;
 mod hrl;
+mod replay;
 mod serve;
 mod simulate;
 mod table;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Args),
     /// Read the event log
     Events(events::Args),
+    /// Explain an incident from the event log
+    Replay(replay::Args),
     /// Look into replication logs, verify and apply them
     Hrl(hrl::Args),
     /// Run an outage in virtual time
@@ -68,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Hrl(args) => hrl::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Simulate(args) => simulate::run_command(&args),
         Command::Vault(args) => vault::run(&args),
     };

@@ -2,13 +2,12 @@
 
 use super::difference::{Change, between};
 use super::history::Damage;
-use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
-use crate::domain::host::Host;
+use crate::domain::id::{CloudId, HostId, VaultId, VmId};
 use crate::domain::time::Timestamp;
-use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
-use serde::{Deserialize, Serialize};
+use crate::views::Site;
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,7 +72,7 @@ impl fmt::Display for Divergence {
 }
 
 /// The state of every entity after a commit, folded from the events up to it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Past {
     /// The global position of the last commit in it; 0 before the first.
     pub position: u64,
@@ -81,14 +80,8 @@ pub struct Past {
     pub at: Timestamp,
     /// The latest time of any commit in it: later than `at` where the clock was set back.
     pub latest: Timestamp,
-    /// Its VMs.
-    pub vms: BTreeMap<Uuid, Vm>,
-    /// Its hosts.
-    pub hosts: BTreeMap<Uuid, Host>,
-    /// Its clouds.
-    pub clouds: BTreeMap<Uuid, Cloud>,
-    /// Its vaults.
-    pub vaults: BTreeMap<Uuid, Vault>,
+    /// The states.
+    pub site: Site,
     /// The sequence number of each stream's last commit.
     seqs: BTreeMap<StreamId, u64>,
     /// Streams of which commits are missing, with the position behind the first gap: their states are
@@ -102,13 +95,7 @@ impl Past {
     /// Folds the next commit in.
     pub fn apply(&mut self, commit: &Commit) {
         self.follow(commit);
-        let id = commit.stream.id;
-        match &commit.entry {
-            Entry::Vm { .. } => fold(self.vms.entry(id).or_default(), commit),
-            Entry::Host { .. } => fold(self.hosts.entry(id).or_default(), commit),
-            Entry::Cloud { .. } => fold(self.clouds.entry(id).or_default(), commit),
-            Entry::Vault { .. } => fold(self.vaults.entry(id).or_default(), commit),
-        }
+        self.site.apply(commit);
     }
 
     /// Decides the command of the next commit again, from the state before it, and folds it in as it was
@@ -119,11 +106,12 @@ impl Past {
     pub fn apply_decided_again(&mut self, commit: &Commit) -> Result<(), Box<Divergence>> {
         self.follow(commit);
         let id = commit.stream.id;
+        let Site { vms, hosts, clouds, vaults } = &mut self.site;
         match &commit.entry {
-            Entry::Vm { .. } => fold_decided(self.vms.entry(id).or_default(), commit),
-            Entry::Host { .. } => fold_decided(self.hosts.entry(id).or_default(), commit),
-            Entry::Cloud { .. } => fold_decided(self.clouds.entry(id).or_default(), commit),
-            Entry::Vault { .. } => fold_decided(self.vaults.entry(id).or_default(), commit),
+            Entry::Vm { .. } => fold_decided(vms.entry(VmId(id)).or_default(), commit),
+            Entry::Host { .. } => fold_decided(hosts.entry(HostId(id)).or_default(), commit),
+            Entry::Cloud { .. } => fold_decided(clouds.entry(CloudId(id)).or_default(), commit),
+            Entry::Vault { .. } => fold_decided(vaults.entry(VaultId(id)).or_default(), commit),
         }
     }
 
@@ -144,18 +132,24 @@ impl Past {
 
     /// The VM called so, or with this id.
     pub fn vm_called(&self, name: &str) -> Option<(StreamId, &Vm)> {
-        let found = self.vms.iter().find(|(id, vm)| vm.name == name || id.to_string() == name);
-        found.map(|(id, vm)| (StreamId { kind: Kind::Vm, id: *id }, vm))
+        let mut vms = self.site.vms.iter();
+        let found = vms.find(|(id, vm)| vm.name == name || id.to_string() == name);
+        found.map(|(id, vm)| (StreamId { kind: Kind::Vm, id: id.0 }, vm))
+    }
+
+    /// The VM of a stream.
+    pub fn vm(&self, id: Uuid) -> Option<&Vm> {
+        self.site.vms.get(&VmId(id))
     }
 
     /// What people call the entity of a stream: its name where it has one.
     pub fn name(&self, stream: StreamId) -> String {
-        let id = &stream.id;
+        let (site, id) = (&self.site, stream.id);
         let name = match stream.kind {
-            Kind::Vm => self.vms.get(id).map(|it| &it.name),
-            Kind::Host => self.hosts.get(id).map(|it| &it.name),
-            Kind::Cloud => self.clouds.get(id).map(|it| &it.name),
-            Kind::Vault => self.vaults.get(id).map(|it| &it.name),
+            Kind::Vm => site.vms.get(&VmId(id)).map(|it| &it.name),
+            Kind::Host => site.hosts.get(&HostId(id)).map(|it| &it.name),
+            Kind::Cloud => site.clouds.get(&CloudId(id)).map(|it| &it.name),
+            Kind::Vault => site.vaults.get(&VaultId(id)).map(|it| &it.name),
         };
         match name {
             Some(name) if !name.is_empty() => name.clone(),
@@ -170,19 +164,15 @@ impl Past {
 
     /// Every entity under its kind and name.
     fn by_name(&self) -> Value {
-        let named = |kind: Kind, states: BTreeMap<Uuid, Value>| {
-            let states = states.into_iter().map(|(id, state)| {
-                (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
-            });
-            states.collect::<Vec<_>>()
-        };
-        let all = [
-            named(Kind::Vm, values(&self.vms)),
-            named(Kind::Host, values(&self.hosts)),
-            named(Kind::Cloud, values(&self.clouds)),
-            named(Kind::Vault, values(&self.vaults)),
-        ];
-        Value::Object(all.into_iter().flatten().collect())
+        let Site { vms, hosts, clouds, vaults } = &self.site;
+        let vms = vms.iter().map(|(id, vm)| (Kind::Vm, id.0, plain(vm)));
+        let hosts = hosts.iter().map(|(id, host)| (Kind::Host, id.0, plain(host)));
+        let clouds = clouds.iter().map(|(id, cloud)| (Kind::Cloud, id.0, plain(cloud)));
+        let vaults = vaults.iter().map(|(id, vault)| (Kind::Vault, id.0, plain(vault)));
+        let all = vms.chain(hosts).chain(clouds).chain(vaults).map(|(kind, id, state)| {
+            (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
+        });
+        Value::Object(all.collect())
     }
 
     fn follow(&mut self, commit: &Commit) {
@@ -194,10 +184,6 @@ impl Past {
             self.incomplete.entry(commit.stream).or_insert(commit.global);
         }
     }
-}
-
-fn values<T: Serialize>(states: &BTreeMap<Uuid, T>) -> BTreeMap<Uuid, Value> {
-    states.iter().map(|(id, state)| (*id, plain(state))).collect()
 }
 
 /// Plain data as JSON.

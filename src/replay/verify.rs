@@ -8,13 +8,13 @@ use crate::actors::Hosted;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Kind, StreamId};
 use crate::domain::host::Host;
+use crate::domain::id::{CloudId, HostId, VaultId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
 use crate::ports::event_store::Snapshot;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use uuid::Uuid;
 
 /// Divergences that are kept; the others are counted. One cause can repeat a million times.
 const KEPT: usize = 20;
@@ -128,11 +128,12 @@ impl Verification {
             return;
         }
         self.snapshots += 1;
+        let (site, id) = (&past.site, snapshot.stream.id);
         let compared = match snapshot.stream.kind {
-            Kind::Vm => is_state_of(&past.vms, snapshot),
-            Kind::Host => is_state_of(&past.hosts, snapshot),
-            Kind::Cloud => is_state_of(&past.clouds, snapshot),
-            Kind::Vault => is_state_of(&past.vaults, snapshot),
+            Kind::Vm => is_state(site.vms.get(&VmId(id)), snapshot),
+            Kind::Host => is_state(site.hosts.get(&HostId(id)), snapshot),
+            Kind::Cloud => is_state(site.clouds.get(&CloudId(id)), snapshot),
+            Kind::Vault => is_state(site.vaults.get(&VaultId(id)), snapshot),
         };
         if let Err(what) = compared {
             self.wrong_snapshots.push(format!("{}: {what}", place(snapshot)));
@@ -154,11 +155,11 @@ pub fn snapshot_schema(kind: Kind) -> u16 {
     }
 }
 
-fn is_state_of<E: Entity>(states: &BTreeMap<Uuid, E>, snapshot: &Snapshot) -> Result<(), String> {
+fn is_state<E: Entity>(folded: Option<&E>, snapshot: &Snapshot) -> Result<(), String> {
     let config = bincode::config::standard().with_limit::<{ 64 << 20 }>();
     let (kept, _): (E, usize) = bincode::serde::decode_from_slice(&snapshot.state, config)
         .map_err(|error| error.to_string())?;
-    if states.get(&snapshot.stream.id) == Some(&kept) {
+    if folded == Some(&kept) {
         return Ok(());
     }
     Err("is not what its commits fold to".to_owned())

@@ -219,14 +219,14 @@ impl Walk {
     /// The commit whose state called for what a command reports on.
     fn caller(&self, commit: &Commit) -> Option<u64> {
         let Entry::Vm { command, .. } = &commit.entry else { return None };
-        let vm = self.past.vms.get(&commit.stream.id)?;
+        let vm = self.past.vm(commit.stream.id)?;
         self.called.get(&commit.stream.id)?.get(&reported_on(command, vm)?).copied()
     }
 
     fn note_calls(&mut self, commit: &Commit) {
         let id = commit.stream.id;
         self.last.insert(id, commit.global);
-        let Some(vm) = self.past.vms.get(&id) else { return };
+        let Some(vm) = self.past.vm(id) else { return };
         let wanted = vm.pending();
         let called = self.called.entry(id).or_default();
         called.retain(|effect, _| wanted.contains(effect));
@@ -301,7 +301,7 @@ impl Walk {
             }
             Question::Vm { name, state, .. } => {
                 let Some((_, vm)) = self.past.vm_called(name) else {
-                    let known = self.past.vms.values().map(|vm| vm.name.clone()).collect();
+                    let known = self.past.site.vms.values().map(|vm| vm.name.clone()).collect();
                     return Err(WhyError::NoVm { name: name.clone(), known });
                 };
                 let state = state.or(self.health).unwrap_or(Health::NotApplicable);
@@ -396,7 +396,7 @@ impl Walk {
     fn origin(&self, commit: &Commit, has_parent: bool) -> Option<String> {
         if let Entry::Vm { command: Command::Wake { wake: Wake::Cycle(_), .. }, .. } = &commit.entry
         {
-            let vm = self.past.vms.get(&commit.stream.id);
+            let vm = self.past.vm(commit.stream.id);
             let every = vm.map_or(0, |vm| vm.policy.copy_frequency_s);
             return Some(format!("the policy asks for a delta every {every} s"));
         }

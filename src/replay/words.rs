@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 /// The name of a commit's command, as in `ReportShipped`.
-pub fn command_word(entry: &Entry) -> String {
+pub(super) fn command_word(entry: &Entry) -> String {
     match entry {
         Entry::Vm { command, .. } => variant(command),
         Entry::Host { command, .. } => variant(command),
@@ -166,8 +166,8 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
     }
 }
 
-/// What the work is, after "to".
-pub fn work_in_words(work: Work) -> String {
+/// What the work is, after "could not".
+fn work_in_words(work: Work) -> String {
     match work {
         Work::Task { step, .. } => format!("do {:?}", task(step)),
         Work::Snapshot { cycle } => format!("cut the logs of delta {cycle}"),

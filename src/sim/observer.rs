@@ -101,8 +101,8 @@ impl Observer {
 
     /// Looks at every VM's health, as a person would now and then.
     pub(super) fn look(&mut self, now: Timestamp) {
-        for (id, vm) in &self.past.vms {
-            let figures = self.figures.entry(*id).or_default();
+        for (id, vm) in &self.past.site.vms {
+            let figures = self.figures.entry(id.0).or_default();
             if figures.protected_once {
                 figures.worst = figures.worst.max(Some(vm.health(now)));
             }
@@ -111,9 +111,9 @@ impl Observer {
 
     /// The run is over: what has aged has done so up to now.
     pub(super) fn end(&mut self, now_ms: u64) {
-        for (id, vm) in &self.past.vms {
+        for (id, vm) in &self.past.site.vms {
             if vm.rpo(vm.phase_since).is_some() {
-                self.figures.entry(*id).or_default().aged(now_ms);
+                self.figures.entry(id.0).or_default().aged(now_ms);
             }
         }
     }
@@ -211,7 +211,7 @@ impl Observer {
         let allowed = match commit.stream.kind {
             Kind::Vm => {
                 let frequency =
-                    self.past.vms.get(&commit.stream.id).map(|vm| vm.policy.copy_frequency());
+                    self.past.vm(commit.stream.id).map(|vm| vm.policy.copy_frequency());
                 let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
                 COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
             }
@@ -224,7 +224,7 @@ impl Observer {
     }
 
     fn bound_points(&self, outside: &Outside, id: Uuid) {
-        let Some(vm) = self.past.vms.get(&id) else { return };
+        let Some(vm) = self.past.vm(id) else { return };
         let frequency = vm.policy.copy_frequency().as_secs().max(1);
         let allowed = vm.policy.retention().as_secs() / frequency + POINTS_SPARE;
         if allowed < vm.points.len() as u64 && !self.clock_was_set {

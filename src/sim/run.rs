@@ -14,7 +14,7 @@ use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entry, Kind, StreamId};
 use crate::domain::host;
-use crate::domain::id::{JobId, VmId};
+use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
 use crate::domain::vault;
 use crate::domain::vm::{self, NextStep, Phase, PointChoice, RetryReason, Vm};
 use crate::ports::clock::Clock;
@@ -168,7 +168,7 @@ impl Run {
     /// What VMs may do at the primary site, by the log; as the service decides it at its start.
     fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
         let journal = Arc::clone(&self.journal);
-        move |vm| match journal.observer().past.vms.get(&vm.0) {
+        move |vm| match journal.observer().past.site.vms.get(&vm) {
             Some(vm) if vm.may_run_at_primary() => Standing::Runs,
             // A planned failover still has to send what its source wrote last.
             Some(vm) if vm.is_tracked() => Standing::Tracked,
@@ -223,7 +223,7 @@ impl Run {
     }
 
     fn known(&self, vm: VmId) -> Vm {
-        self.journal.observer().past.vms.get(&vm.0).cloned().unwrap_or_default()
+        self.journal.observer().past.site.vms.get(&vm).cloned().unwrap_or_default()
     }
 
     /// Carries the timeline out; returns at its end, when every fault has ended.
@@ -473,12 +473,12 @@ impl Run {
 
     fn folded(&self, stream: StreamId) -> Option<State> {
         let observer = self.journal.observer();
-        let id = &stream.id;
+        let (site, id) = (&observer.past.site, stream.id);
         match stream.kind {
-            Kind::Vm => observer.past.vms.get(id).cloned().map(|vm| State::Vm(Box::new(vm))),
-            Kind::Host => observer.past.hosts.get(id).cloned().map(State::Host),
-            Kind::Cloud => observer.past.clouds.get(id).cloned().map(State::Cloud),
-            Kind::Vault => observer.past.vaults.get(id).cloned().map(State::Vault),
+            Kind::Vm => site.vms.get(&VmId(id)).cloned().map(|vm| State::Vm(Box::new(vm))),
+            Kind::Host => site.hosts.get(&HostId(id)).cloned().map(State::Host),
+            Kind::Cloud => site.clouds.get(&CloudId(id)).cloned().map(State::Cloud),
+            Kind::Vault => site.vaults.get(&VaultId(id)).cloned().map(State::Vault),
         }
     }
 
