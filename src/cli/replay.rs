@@ -2,6 +2,7 @@
 
 mod at;
 mod play;
+mod report;
 
 use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
@@ -10,8 +11,11 @@ use crate::replay::{
     Change, Diverging, Explanation, History, Moment, Question, Recorded, Verification, explain,
     snapshot_schema, verify,
 };
+use crate::sim::{Scenario, recorded};
 use crate::store::SledStore;
 use serde_json::json;
+use std::fs::File;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +83,17 @@ enum Command {
     },
     /// Play the log: each commit with its effect
     Run(play::Args),
+    /// One page of an incident: timeline, RPO and log curves, jobs, retries, causes
+    Report(report::Args),
+    /// Turn the log into a scenario that `lifeboat simulate` runs
+    ToScenario {
+        /// The exported log
+        #[arg(value_name = "LOG")]
+        log: PathBuf,
+        /// Where the scenario goes; standard output if it is not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The log that is read.
@@ -135,6 +150,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             diff(moments, data.as_deref(), log, *output)
         }
         Command::Run(args) => play::run(args),
+        Command::Report(args) => report::run(args),
+        Command::ToScenario { log, output } => to_scenario(log, output.as_deref()),
     }
 }
 
@@ -157,11 +174,7 @@ fn open_data(data: &Path) -> Result<History, CommandError> {
     Ok(History::of_store(&folder)?)
 }
 
-fn why(
-    history: &mut History,
-    question: &Question,
-    output: Output,
-) -> Result<Answer, CommandError> {
+fn why(history: &mut History, question: &Question, output: Output) -> Result<Answer, CommandError> {
     let explanation = explain(history, question)?;
     match output {
         Output::Json => print(&serde_json::to_string(&explanation)?),
@@ -252,7 +265,9 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
 
 fn tell_divergence(diverging: &Diverging) {
     let Diverging { stream, name, seq, global, at, command, version, divergence } = diverging;
-    print(&format!("commit {global}, {name} ({stream}) {seq}, {at}: {command} is decided otherwise"));
+    print(&format!(
+        "commit {global}, {name} ({stream}) {seq}, {at}: {command} is decided otherwise"
+    ));
     match &divergence.again {
         Err(refusal) => print(&format!("  it is refused: {refusal}")),
         Ok(_) => {
@@ -294,6 +309,36 @@ fn as_json(result: &Verification) -> serde_json::Value {
     })
 }
 
+fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError> {
+    let name = log.file_stem().unwrap_or_default().to_string_lossy();
+    let (scenario, remarks) = recorded(&mut History::of_file(log)?, &name)?;
+    let text = scenario.to_toml()?;
+    Scenario::parse(&name, &text)?;
+    let notes = remarks.iter().fold(String::new(), |notes, remark| format!("{notes}# {remark}\n"));
+    let text = format!("{notes}{text}");
+    match output {
+        Some(path) => {
+            write_new(path, text.as_bytes())?;
+            print(&format!(
+                "{} steps of {} VMs in {}",
+                scenario.at.len(),
+                scenario.vm.len(),
+                path.display()
+            ));
+        }
+        None => print(text.trim_end()),
+    }
+    Ok(Answer::Done)
+}
+
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    let create = |error| format!("create {}: {error}", path.display());
+    let mut file = File::create_new(path).map_err(create)?;
+    file.write_all(bytes).map_err(|error| format!("write {}: {error}", path.display()))?;
+    Ok(())
+}
+
 fn diff(
     moments: &[Moment],
     data: Option<&Path>,
@@ -313,11 +358,7 @@ fn diff(
     Ok(Answer::Done)
 }
 
-fn changes(
-    history: &mut History,
-    one: Moment,
-    other: Moment,
-) -> Result<Vec<Change>, CommandError> {
+fn changes(history: &mut History, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
     let earlier = history.past(one)?;
     Ok(earlier.changes_to(&history.past(other)?))
 }

@@ -1,5 +1,6 @@
 //! What differs between two states or events, field by field.
 
+use crate::domain::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -23,17 +24,42 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.before, &self.after) {
             (Some(before), Some(after)) => {
-                write!(f, "{}: {} -> {}", self.field, shown(before), shown(after))
+                write!(f, "{}: {} -> {}", self.field, self.shown(before), self.shown(after))
             }
-            (None, Some(after)) => write!(f, "{}: + {}", self.field, shown(after)),
-            (Some(before), None) => write!(f, "{}: - {}", self.field, shown(before)),
+            (None, Some(after)) => write!(f, "{}: + {}", self.field, self.shown(after)),
+            (Some(before), None) => write!(f, "{}: - {}", self.field, self.shown(before)),
             (None, None) => f.write_str(&self.field),
         }
     }
 }
 
-fn shown(value: &Value) -> String {
-    let mut text = value.to_string();
+impl Change {
+    /// A value for people: moments as times, and not without end.
+    fn shown(&self, value: &Value) -> String {
+        let key = self.field.rsplit(['.', ']']).next().unwrap_or_default();
+        clipped(with_times(key, value).to_string())
+    }
+}
+
+/// A value with the moments in it, which are known by the names of their fields, as people read them.
+fn with_times(key: &str, value: &Value) -> Value {
+    let is_moment = matches!(key, "at" | "due" | "since" | "from" | "until")
+        || key.ends_with("_at")
+        || key.ends_with("_since");
+    match value {
+        Value::Number(millis) if is_moment => match millis.as_i64() {
+            Some(millis) => Timestamp::from_millis(millis).to_string().into(),
+            None => value.clone(),
+        },
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (key.clone(), with_times(key, value))).collect()
+        }
+        Value::Array(items) => items.iter().map(|item| with_times("", item)).collect(),
+        _ => value.clone(),
+    }
+}
+
+fn clipped(mut text: String) -> String {
     if SHOWN_BYTES < text.len() {
         text.truncate(text.floor_char_boundary(SHOWN_BYTES));
         text.push('…');
@@ -114,6 +140,17 @@ mod tests {
         let told = ["vm.come: + [1]", "vm.cycle: 3 -> 4", "vm.gone: - 1"];
         assert_eq!(lines(&before, &after), told);
         assert!(lines(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn moments_are_told_as_times() {
+        let (before, after) =
+            (json!({"phase_since": 0}), json!({"phase_since": 1_767_600_000_000_i64}));
+        let told = ["phase_since: \"1970-01-01T00:00:00.000Z\" -> \"2026-01-05T08:00:00.000Z\""];
+        assert_eq!(lines(&before, &after), told);
+        let come = json!([{"at": 0, "bytes": 1_767_600_000_000_i64}]);
+        let told = ["[]: + {\"at\":\"1970-01-01T00:00:00.000Z\",\"bytes\":1767600000000}"];
+        assert_eq!(lines(&json!([]), &come), told);
     }
 
     #[test]

@@ -111,8 +111,11 @@ impl History {
                 Ok(())
             }
             Self::Folder(log) => Ok(log.read(1, u64::MAX, |global, found| {
-                take(found.map(|(commit, version)| Recorded { commit, version: Some(version) })
-                    .map_err(|error| damaged_commit(global, error)))
+                take(
+                    found
+                        .map(|(commit, version)| Recorded { commit, version: Some(version) })
+                        .map_err(|error| damaged_commit(global, error)),
+                )
             })?),
             Self::File(file, start) => {
                 let path = file.path().to_path_buf();
@@ -203,11 +206,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Tells of commits before `global` that no line holds, not even a damaged one.
-    fn gap(
-        &self,
-        global: u64,
-        take: &mut impl FnMut(Found) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn gap(&self, global: u64, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
         if global <= self.next + self.bad {
             return ControlFlow::Continue(());
         }

@@ -12,14 +12,22 @@
 
 mod difference;
 mod history;
+mod incident;
+mod page;
 mod past;
+mod pseudonyms;
+mod redact;
 mod verify;
 mod why;
 mod words;
 
 pub use difference::{Change, between};
 pub use history::{Damage, Found, History, HistoryError, Recorded};
+pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};
+pub use page::page;
 pub use past::{Divergence, Moment, Past};
+pub use pseudonyms::Unveilable;
+pub use redact::{RedactError, Redactor};
 pub use verify::{Diverging, Verification, snapshot_schema, verify};
 pub use why::{Explanation, Link, Question, WhyError, explain};
 pub use words::{bytes, clock, command_in_words, commit_in_words, events_in_words, span};

@@ -2,7 +2,7 @@
 
 use super::difference::{Change, between};
 use super::history::Damage;
-use crate::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
+use crate::domain::entity::{Commit, Entity, Entry, Kind, Rejection, StreamId};
 use crate::domain::id::{CloudId, HostId, VaultId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Vm;
@@ -115,6 +115,20 @@ impl Past {
         }
     }
 
+    /// What the command of a commit causes in its stream, as an entry.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn decide(&self, commit: &Commit) -> Result<Entry, Rejection> {
+        let (site, id) = (&self.site, commit.stream.id);
+        match &commit.entry {
+            Entry::Vm { .. } => decided(site.vms.get(&VmId(id)), commit),
+            Entry::Host { .. } => decided(site.hosts.get(&HostId(id)), commit),
+            Entry::Cloud { .. } => decided(site.clouds.get(&CloudId(id)), commit),
+            Entry::Vault { .. } => decided(site.vaults.get(&VaultId(id)), commit),
+        }
+    }
+
     /// Notes damage that was met in the place of commits.
     pub fn met(&mut self, damage: &Damage) {
         self.damage.push(damage.clone());
@@ -198,8 +212,7 @@ fn fold<E: Entity>(state: &mut E, commit: &Commit) {
     }
 }
 
-fn fold_decided<E: Entity>(state: &mut E, commit: &Commit) -> Result<(), Box<Divergence>>
-{
+fn fold_decided<E: Entity>(state: &mut E, commit: &Commit) -> Result<(), Box<Divergence>> {
     let Some((command, events)) = E::of(&commit.entry) else { return Ok(()) };
     let again = state.decide(command, commit.at);
     fold(state, commit);
@@ -213,6 +226,12 @@ fn fold_decided<E: Entity>(state: &mut E, commit: &Commit) -> Result<(), Box<Div
     let decided = again.clone().unwrap_or(Value::Null);
     let fields = between(&recorded, &decided);
     Err(Box::new(Divergence { again, recorded, fields }))
+}
+
+fn decided<E: Entity>(state: Option<&E>, commit: &Commit) -> Result<Entry, Rejection> {
+    let Some((command, _)) = E::of(&commit.entry) else { return Ok(commit.entry.clone()) };
+    let events = state.unwrap_or(&E::default()).decide(command, commit.at)?;
+    Ok(E::entry(command.clone(), events))
 }
 
 /// The events alone of the entry that they would make.

@@ -127,7 +127,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
         }
         Command::CommitFailover { .. } => format!("{who} committed the failover of {name}"),
         Command::Retry { because: RetryReason::CauseEnded(_) } => {
-            format!("{who} had {name} tried again at once, since the cause of its failure had ended")
+            format!(
+                "{who} had {name} tried again at once, since the cause of its failure had ended"
+            )
         }
         Command::Retry { because: RetryReason::Administrator } => {
             format!("{who} had {name} tried again")
@@ -186,12 +188,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
         }
         Event::JobStarted { kind, .. } => format!("job {:?} began", kind.title()),
         Event::TaskStarted { task, .. } => format!("task {} began", task + 1),
-        Event::TaskProgressed { task, done_bytes, total_bytes, .. } => format!(
-            "task {} is at {} of {}",
-            task + 1,
-            bytes(*done_bytes),
-            bytes(*total_bytes)
-        ),
+        Event::TaskProgressed { task, done_bytes, total_bytes, .. } => {
+            format!("task {} is at {} of {}", task + 1, bytes(*done_bytes), bytes(*total_bytes))
+        }
         Event::TaskCompleted { task, .. } => format!("task {} is done", task + 1),
         Event::TaskFailed { task, failure, .. } => format!("task {} failed: {failure}", task + 1),
         Event::JobEnded { outcome, .. } => match outcome {
@@ -199,7 +198,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
             JobOutcome::Failed => "the job failed".to_owned(),
             JobOutcome::Cancelled => "the job gave way to another".to_owned(),
         },
-        Event::DiskCopied { bytes: sent, .. } => format!("a disk was copied, {} sent", bytes(*sent)),
+        Event::DiskCopied { bytes: sent, .. } => {
+            format!("a disk was copied, {} sent", bytes(*sent))
+        }
         Event::Protected => "it is protected".to_owned(),
         Event::CycleStarted { cycle } => format!("delta {cycle} began"),
         Event::SnapshotTaken { cycle, log_bytes, .. } => {
@@ -211,7 +212,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
             span(at.since(point.at)),
             bytes(point.bytes)
         ),
-        Event::MarkedForResync { reason } => format!("it is marked for resynchronization: {reason}"),
+        Event::MarkedForResync { reason } => {
+            format!("it is marked for resynchronization: {reason}")
+        }
         Event::RetryScheduled { attempt, due, because, .. } => format!(
             "attempt {attempt} failed; the next is due at {}, in {} ({})",
             clock(*due),

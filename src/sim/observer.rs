@@ -210,8 +210,7 @@ impl Observer {
         lately.1 += 1;
         let allowed = match commit.stream.kind {
             Kind::Vm => {
-                let frequency =
-                    self.past.vm(commit.stream.id).map(|vm| vm.policy.copy_frequency());
+                let frequency = self.past.vm(commit.stream.id).map(|vm| vm.policy.copy_frequency());
                 let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
                 COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
             }

@@ -145,20 +145,27 @@ pub async fn import(path: &Path, store: &SledStore) -> Result<Header, TransferEr
     Ok(lines.header)
 }
 
-/// Writes `commits` as a log that says that its names and texts are pseudonyms. They are all held: the
-/// first line tells what follows.
+/// Writes the commits that `each` hands on as a log that says that its texts are pseudonyms. They are
+/// asked for twice: the first line tells what follows.
 ///
 /// # Errors
-/// [`TransferError::Io`].
-pub fn write_redacted(commits: &[Commit], out: &mut dyn Write) -> Result<Header, TransferError> {
-    let lines: Vec<String> = commits.iter().map(json).collect();
-    let crcs: Vec<u32> = lines.iter().map(|line| crc32fast::hash(line.as_bytes())).collect();
-    let running = crcs.iter().fold(0, |running, crc| chain(running, *crc));
-    let header = Header::new(commits.len() as u64, running, true);
+/// What `each` answers; the file system's.
+pub fn write_redacted<E: From<io::Error>>(
+    mut each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
+    out: &mut dyn Write,
+) -> Result<Header, E> {
+    let (mut count, mut running) = (0, 0);
+    each(&mut |commit| {
+        count += 1;
+        running = chain(running, crc32fast::hash(json(commit).as_bytes()));
+        Ok(())
+    })?;
+    let header = Header::new(count, running, true);
     writeln!(out, "{}", json(&header))?;
-    for (line, crc) in lines.iter().zip(crcs) {
-        write_line(out, crc, line)?;
-    }
+    each(&mut |commit| {
+        let text = json(commit);
+        write_line(out, crc32fast::hash(text.as_bytes()), &text)
+    })?;
     out.flush()?;
     Ok(header)
 }

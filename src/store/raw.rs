@@ -86,7 +86,8 @@ impl RawLog {
         .map_err(io("read", db))?;
         let running = crcs.iter().fold(0, |running, crc| chain(running, *crc));
         let whole = watermark.is_some_and(|watermark| running == watermark.chain);
-        let still = watermark.is_none_or(|watermark| matches!(watermark.state, State::Closed { .. }));
+        let still =
+            watermark.is_none_or(|watermark| matches!(watermark.state, State::Closed { .. }));
         Ok((Self { db: db.to_path_buf(), file, places }, whole || still))
     }
 

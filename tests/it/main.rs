@@ -13,6 +13,7 @@ mod disk;
 mod domain;
 mod drivers;
 mod guest;
+mod replay;
 mod replica;
 mod replication;
 mod sim;

@@ -6,7 +6,9 @@ use crate::domain::entity::{Commit, Entry, Kind};
 use crate::domain::job::JobKind;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Health};
-use crate::replay::{Found, Moment, Past, Recorded, clock, command_in_words, events_in_words, span};
+use crate::replay::{
+    Found, Moment, Past, Recorded, clock, command_in_words, events_in_words, span,
+};
 use std::fmt;
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -133,7 +135,10 @@ impl Play<'_> {
         begun && self.args.vm.as_ref().is_none_or(|vm| *vm == name)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a log is played at a pace that a person follows")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a log is played at a pace that a person follows"
+    )]
     fn wait_for(&self, at: Timestamp) {
         let (Speed::Times(times), Some(shown)) = (self.args.speed, self.shown) else { return };
         std::thread::sleep(at.since(shown).div_f64(times).min(WAIT_MAX));
@@ -150,10 +155,9 @@ impl Play<'_> {
         for event in events_in_words(commit) {
             print(&format!("{:22}{event}", ""));
         }
-        for (what, before, after) in [
-            ("state", &before.phase, &after.phase),
-            ("health", &before.health(), &after.health()),
-        ] {
+        for (what, before, after) in
+            [("state", &before.phase, &after.phase), ("health", &before.health(), &after.health())]
+        {
             if before != after {
                 print(&format!("{:22}=> {what} {before} -> {after}", ""));
             }
