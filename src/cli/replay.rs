@@ -3,13 +3,14 @@
 mod at;
 mod play;
 mod report;
+mod what_if;
 
 use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use crate::replay::{
-    Change, Diverging, Explanation, History, Moment, Question, Recorded, Verification, explain,
-    snapshot_schema, verify,
+    Change, Checkpoints, Diverging, Explanation, History, Moment, Question, Recorded, Verification,
+    explain, snapshot_schema, verify,
 };
 use crate::sim::{Scenario, recorded};
 use crate::store::SledStore;
@@ -85,6 +86,8 @@ enum Command {
     Run(play::Args),
     /// One page of an incident: timeline, RPO and log curves, jobs, retries, causes
     Report(report::Args),
+    /// The same outages under another policy or another schedule of retries
+    WhatIf(what_if::Args),
     /// Turn the log into a scenario that `lifeboat simulate` runs
     ToScenario {
         /// The exported log
@@ -132,7 +135,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
         Command::At { source, seq, time, output } => {
             let moment = seq.map(Moment::Position).or(*time).unwrap_or(END);
-            at::show(&mut source.open()?, moment, *output)
+            at::show(&mut source.open()?, &source.checkpoints(), moment, *output)
         }
         Command::Why { source, seq, vm, state, until, output } => {
             let question = match (seq, vm) {
@@ -151,6 +154,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         }
         Command::Run(args) => play::run(args),
         Command::Report(args) => report::run(args),
+        Command::WhatIf(args) => what_if::run(args),
         Command::ToScenario { log, output } => to_scenario(log, output.as_deref()),
     }
 }
@@ -162,6 +166,15 @@ impl SourceArg {
             (None, Some(log)) => Ok(History::of_file(log)?),
             (None, None) => Err("give --data DIR or --log FILE".into()),
         }
+    }
+
+    /// Where the states of a long log are kept: beside it.
+    fn checkpoints(&self) -> Checkpoints {
+        let folder = match (&self.data, &self.log) {
+            (Some(data), _) => data.join("replay"),
+            (None, log) => log.clone().unwrap_or_default().with_extension("replay"),
+        };
+        Checkpoints::in_folder(&folder)
     }
 }
 
@@ -359,8 +372,8 @@ fn diff(
 }
 
 fn changes(history: &mut History, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
-    let earlier = history.past(one)?;
-    Ok(earlier.changes_to(&history.past(other)?))
+    let earlier = history.past(one, None)?;
+    Ok(earlier.changes_to(&history.past(other, None)?))
 }
 
 fn tell_changes(changes: &[Change], output: Output) -> Result<(), CommandError> {
@@ -385,7 +398,7 @@ fn diff_logs(
 ) -> Result<Answer, CommandError> {
     let (mut one, mut other) = (History::of_file(one)?, History::of_file(other)?);
     let same = common_commits(&mut one, &mut other)?;
-    let changes = one.past(moment)?.changes_to(&other.past(moment)?);
+    let changes = one.past(moment, None)?.changes_to(&other.past(moment, None)?);
     if output == Output::Table {
         print(&format!("the first {same} commits are the same"));
     }

@@ -1,5 +1,6 @@
 //! Where a log is read from: a service's folder, or a file that was exported or simulated.
 
+use super::checkpoints::{Checkpoint, Checkpoints};
 use super::past::{Moment, Past};
 use crate::domain::catalogue::Code;
 use crate::domain::entity::Commit;
@@ -21,6 +22,16 @@ pub struct Recorded {
     pub commit: Commit,
     /// The version of its payload; an exported log does not tell it.
     pub version: Option<u16>,
+    /// Where it was found.
+    pub(super) place: Place,
+}
+
+/// Where in a file a line begins: the lines before it, and their bytes. Nowhere in particular for a log
+/// that is no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) line: u64,
+    pub(super) offset: u64,
 }
 
 /// Something in the place of commits that is not what was written.
@@ -99,48 +110,93 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError`].
-    pub fn each(
+    pub fn each(&mut self, take: impl FnMut(Found) -> ControlFlow<()>) -> Result<(), HistoryError> {
+        self.each_from(1, None, take)
+    }
+
+    /// The same from a position on, which in a file lies at this place.
+    fn each_from(
         &mut self,
+        from: u64,
+        at: Option<Place>,
         mut take: impl FnMut(Found) -> ControlFlow<()>,
     ) -> Result<(), HistoryError> {
+        let place = Place::default();
         match self {
             Self::Commits(commits) => {
+                let found = commits.iter().filter(|commit| from <= commit.global);
                 let mut found =
-                    commits.iter().map(|commit| Recorded { commit: commit.clone(), version: None });
+                    found.map(|commit| Recorded { commit: commit.clone(), version: None, place });
                 let _ = found.try_for_each(|recorded| take(Ok(recorded)));
                 Ok(())
             }
-            Self::Folder(log) => Ok(log.read(1, u64::MAX, |global, found| {
+            Self::Folder(log) => Ok(log.read(from, u64::MAX, |global, found| {
                 take(
                     found
-                        .map(|(commit, version)| Recorded { commit, version: Some(version) })
+                        .map(|(commit, version)| Recorded { commit, version: Some(version), place })
                         .map_err(|error| damaged_commit(global, error)),
                 )
             })?),
             Self::File(file, start) => {
                 let path = file.path().to_path_buf();
                 let io = |source| HistoryError::Io { path: path.clone(), source };
-                file.go_to(*start).map_err(io)?;
-                Lines::new(file).each(&mut take).map_err(io)
+                file.go_to(at.map_or(*start, |place| (place.line, place.offset))).map_err(io)?;
+                Lines { file, next: from, bad: 0 }.each(&mut take).map_err(io)
             }
         }
     }
 
-    /// Every entity as it was at a moment, and whether the log goes on behind it.
+    /// Every entity as it was at a moment. With `kept`, it goes on from a state that an earlier reading
+    /// kept, and keeps those that it passes.
     ///
     /// # Errors
     /// [`HistoryError`].
-    pub fn past(&mut self, moment: Moment) -> Result<Past, HistoryError> {
-        let mut past = Past::default();
-        self.each(|found| {
+    pub fn past(
+        &mut self,
+        moment: Moment,
+        kept: Option<&Checkpoints>,
+    ) -> Result<Past, HistoryError> {
+        let mut past = match kept {
+            Some(kept) => self.kept_before(moment, kept)?,
+            None => None,
+        };
+        let begin = past.as_ref().map(|kept| (kept.past.position, kept.place));
+        let (position, at) = begin.unzip();
+        let mut past = past.take().map_or_else(Past::default, |kept| kept.past);
+        // The commit that the kept state comes after is read again: in a file, the next one is behind it.
+        self.each_from(position.unwrap_or(1), at, |found| {
             match found {
-                Ok(Recorded { commit, .. }) if moment.includes(&commit) => past.apply(&commit),
+                Ok(recorded) if moment.includes(&recorded.commit) => {
+                    if past.position < recorded.commit.global {
+                        past.apply(&recorded.commit);
+                        kept.inspect(|kept| kept.keep(&past, &recorded));
+                    }
+                }
                 Ok(_) => return ControlFlow::Break(()),
                 Err(damage) => past.met(&damage),
             }
             ControlFlow::Continue(())
         })?;
         Ok(past)
+    }
+
+    /// The last kept state before a moment that is one of this log.
+    fn kept_before(
+        &mut self,
+        moment: Moment,
+        kept: &Checkpoints,
+    ) -> Result<Option<Checkpoint>, HistoryError> {
+        for kept in kept.before(moment) {
+            let mut is_of_this_log = false;
+            self.each_from(kept.past.position, Some(kept.place), |found| {
+                is_of_this_log = found.is_ok_and(|found| kept.is_after(&found.commit));
+                ControlFlow::Break(())
+            })?;
+            if is_of_this_log {
+                return Ok(Some(kept));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -161,11 +217,7 @@ struct Lines<'a> {
     bad: u64,
 }
 
-impl<'a> Lines<'a> {
-    fn new(file: &'a mut LogFile) -> Self {
-        Self { file, next: 1, bad: 0 }
-    }
-
+impl Lines<'_> {
     fn each(&mut self, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> io::Result<()> {
         if let Err(bad) = self.file.header().map_err(BadLine::clone)
             && take(Err(self.at(bad.line, bad.what))).is_break()
@@ -202,7 +254,8 @@ impl<'a> Lines<'a> {
         self.gap(commit.global, take)?;
         self.next = commit.global + 1;
         self.bad = 0;
-        take(Ok(Recorded { commit, version: None }))
+        let (line, offset) = self.file.place_before();
+        take(Ok(Recorded { commit, version: None, place: Place { line, offset } }))
     }
 
     /// Tells of commits before `global` that no line holds, not even a damaged one.

@@ -401,7 +401,7 @@ fn critical_seconds(health: &[(i64, Health)], end: i64) -> f64 {
 }
 
 /// A curve of fewer samples that keeps the highest ones: of each stretch its highest and its last.
-fn thinned(curve: Vec<(i64, f64)>) -> Vec<(i64, f64)> {
+pub(super) fn thinned(curve: Vec<(i64, f64)>) -> Vec<(i64, f64)> {
     if curve.len() <= SAMPLES_MAX {
         return curve;
     }

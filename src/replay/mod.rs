@@ -10,6 +10,7 @@
 //! a command causes, which is asked of the entities themselves. Damage is part of what is read: commits
 //! before and after it are used, and whatever follows from an incomplete stream says so.
 
+mod checkpoints;
 mod difference;
 mod history;
 mod incident;
@@ -18,9 +19,11 @@ mod past;
 mod pseudonyms;
 mod redact;
 mod verify;
+mod what_if;
 mod why;
 mod words;
 
+pub use checkpoints::Checkpoints;
 pub use difference::{Change, between};
 pub use history::{Damage, Found, History, HistoryError, Recorded};
 pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};
@@ -29,5 +32,6 @@ pub use past::{Divergence, Moment, Past};
 pub use pseudonyms::Unveilable;
 pub use redact::{RedactError, Redactor};
 pub use verify::{Diverging, Verification, snapshot_schema, verify};
+pub use what_if::{Comparison, Fate, Schedule, UNKNOWN, what_if};
 pub use why::{Explanation, Link, Question, WhyError, explain};
 pub use words::{bytes, clock, command_in_words, commit_in_words, events_in_words, span};

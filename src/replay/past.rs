@@ -7,7 +7,7 @@ use crate::domain::id::{CloudId, HostId, VaultId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Vm;
 use crate::views::Site;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,7 +72,7 @@ impl fmt::Display for Divergence {
 }
 
 /// The state of every entity after a commit, folded from the events up to it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Past {
     /// The global position of the last commit in it; 0 before the first.
     pub position: u64,
@@ -81,9 +81,10 @@ pub struct Past {
     /// The latest time of any commit in it: later than `at` where the clock was set back.
     pub latest: Timestamp,
     /// The states.
+    #[serde(with = "states")]
     pub site: Site,
     /// The sequence number of each stream's last commit.
-    seqs: BTreeMap<StreamId, u64>,
+    pub(super) seqs: BTreeMap<StreamId, u64>,
     /// Streams of which commits are missing, with the position behind the first gap: their states are
     /// not certain.
     pub incomplete: BTreeMap<StreamId, u64>,
@@ -203,6 +204,31 @@ impl Past {
 /// Plain data as JSON.
 pub(super) fn plain(value: &impl Serialize) -> Value {
     serde_json::to_value(value).expect("plain data with text keys always has a JSON form")
+}
+
+/// The states of a site as they are kept; as a view, a site is written in another way.
+mod states {
+    use super::{BTreeMap, CloudId, Deserialize, HostId, Serialize, Site, VaultId, Vm, VmId};
+    use crate::domain::cloud::Cloud;
+    use crate::domain::host::Host;
+    use crate::domain::vault::Vault;
+    use serde::{Deserializer, Serializer};
+
+    type Kept = (
+        BTreeMap<VmId, Vm>,
+        BTreeMap<HostId, Host>,
+        BTreeMap<CloudId, Cloud>,
+        BTreeMap<VaultId, Vault>,
+    );
+
+    pub(super) fn serialize<S: Serializer>(site: &Site, to: S) -> Result<S::Ok, S::Error> {
+        (&site.vms, &site.hosts, &site.clouds, &site.vaults).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Site, D::Error> {
+        let (vms, hosts, clouds, vaults) = Kept::deserialize(from)?;
+        Ok(Site { vms, hosts, clouds, vaults })
+    }
 }
 
 fn fold<E: Entity>(state: &mut E, commit: &Commit) {

@@ -84,7 +84,7 @@ pub fn verify(
     history.each(|found| {
         match found {
             Err(damage) => result.damage.push(damage),
-            Ok(Recorded { commit, version }) => {
+            Ok(Recorded { commit, version, .. }) => {
                 result.take(&mut past, &commit, version);
                 if let Some(snapshot) = snapshots.remove(&(commit.stream, commit.seq)) {
                     result.compare(&past, &snapshot);

@@ -23,8 +23,9 @@ const DISK_BYTES_MAX: u64 = 64 << 20;
 
 const BLOCK: u64 = 4096;
 
-/// What a guest of a scenario writes at a time, on average: 4 to 256 KiB.
-const WRITE_BYTES: u64 = 130 << 10;
+/// What a guest of a scenario writes at a time, on average. Source: the logs of simulated guests, in which
+/// most writes are of 4 KiB and few of up to 256.
+const WRITE_BYTES: u64 = 16 << 10;
 
 /// Writes of a guest in a minute, at most: more only takes longer to simulate.
 const WRITES_MAX: u64 = 600;
@@ -97,7 +98,7 @@ impl Reading {
                 for event in events {
                     match event {
                         host::Event::HeartbeatLost { .. } => self.fails(place.clone(), at),
-                        host::Event::HeartbeatRestored => self.works(&place, at),
+                        host::Event::HeartbeatRestored => self.came_back(&place, at),
                         host::Event::Registered { .. } => {}
                     }
                 }
@@ -107,7 +108,7 @@ impl Reading {
                 for event in events {
                     match event {
                         vault::Event::VaultUnreachable { .. } => self.fails(place.clone(), at),
-                        vault::Event::VaultReachable => self.works(&place, at),
+                        vault::Event::VaultReachable => self.came_back(&place, at),
                         vault::Event::Created { .. } => {}
                     }
                 }
@@ -181,6 +182,14 @@ impl Reading {
                 fault.over = None;
             }
             _ => faults.push(Fault { from: at, seen: at, over: None }),
+        }
+    }
+
+    /// A monitor looks every few seconds: what it sees end has just ended.
+    fn came_back(&mut self, place: &Place, at: i64) {
+        if let Some(fault) = self.faults.get_mut(place).and_then(|faults| faults.last_mut()) {
+            fault.seen = fault.seen.max(at);
+            fault.over = Some(at);
         }
     }
 

@@ -329,6 +329,8 @@ pub struct LogFile {
     line: u64,
     /// Where the next one starts.
     offset: u64,
+    /// The place before the line that was read last.
+    before: (u64, u64),
 }
 
 impl LogFile {
@@ -339,8 +341,9 @@ impl LogFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let reader = BufReader::new(File::open(path)?);
         let nothing = BadLine { line: 1, what: "the file is empty".to_owned() };
-        let mut file =
-            Self { path: path.to_path_buf(), reader, header: Err(nothing), line: 0, offset: 0 };
+        let path = path.to_path_buf();
+        let (line, offset, before) = (0, 0, (0, 0));
+        let mut file = Self { path, reader, header: Err(nothing), line, offset, before };
         if let Some(text) = file.next_text()? {
             let header = text.and_then(|text| {
                 let header: Header = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -369,6 +372,11 @@ impl LogFile {
     /// The number of the line that was read last, and where the next one starts.
     pub fn place(&self) -> (u64, u64) {
         (self.line, self.offset)
+    }
+
+    /// The same of the line before: from there, the line that was read last is read again.
+    pub fn place_before(&self) -> (u64, u64) {
+        self.before
     }
 
     /// Goes on behind a line, whose [`LogFile::place`] this was.
@@ -400,6 +408,7 @@ impl LogFile {
         if read == 0 {
             return Ok(None);
         }
+        self.before = (self.line, self.offset);
         self.line += 1;
         self.offset += read;
         if bytes.ends_with(b"\n") {

@@ -2,17 +2,18 @@
 
 use super::super::{Answer, CommandError, Output, print};
 use crate::domain::time::Timestamp;
-use crate::replay::{History, Moment, Past, span};
+use crate::replay::{Checkpoints, History, Moment, Past, span};
 use crate::views::{CauseView, StatusView, VmView};
 use serde_json::json;
 use std::time::Duration;
 
 pub(super) fn show(
     history: &mut History,
+    checkpoints: &Checkpoints,
     moment: Moment,
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let past = history.past(moment)?;
+    let past = history.past(moment, Some(checkpoints))?;
     if past.position == 0 {
         return Err("the log has nothing at or before this moment".into());
     }

@@ -9,6 +9,7 @@ mod folders;
 mod incidents;
 mod pseudonyms;
 mod questions;
+mod reports;
 
 use lifeboat::domain::entity::Commit;
 use lifeboat::replay::{History, Past, Recorded};

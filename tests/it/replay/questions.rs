@@ -15,7 +15,7 @@ fn any_moment_is_the_fold_of_the_commits_up_to_it() {
     let all = commits(&mut log("vault_full"));
     for position in [1, 2, 17, all.len() as u64] {
         let part = all[..position as usize].to_vec();
-        let past = log("vault_full").past(Moment::Position(position)).unwrap();
+        let past = log("vault_full").past(Moment::Position(position), None).unwrap();
         assert_eq!(past, folded(&mut History::Commits(part)));
     }
 }
@@ -24,7 +24,7 @@ fn any_moment_is_the_fold_of_the_commits_up_to_it() {
 fn a_time_is_before_the_first_commit_that_is_later() {
     let all = commits(&mut log("vault_full"));
     let at = all[40].at;
-    let past = log("vault_full").past(Moment::Time(at)).unwrap();
+    let past = log("vault_full").past(Moment::Time(at), None).unwrap();
     assert!(past.at <= at && at < all[past.position as usize].at);
 }
 
