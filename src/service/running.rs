@@ -396,7 +396,8 @@ impl Service {
         let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
         self.tell::<Vm>(name, id.0, discover).await?;
         let known = self.state::<Vm>(name, id.0).await?;
-        if known.phase == Phase::Unprotected {
+        // One whose protection was disabled stays as it is.
+        if known.phase == Phase::Unprotected && known.jobs == 0 {
             let job = JobId::derived(id.0, known.jobs);
             let enable = vm::Command::EnableProtection { job, vault, policy };
             self.tell::<Vm>(name, id.0, enable).await?;

@@ -5,12 +5,12 @@ use super::virtual_clock::{Fate, VirtualClock};
 use async_trait::async_trait;
 use lifeboat::actors::load_entity;
 use lifeboat::domain::catalogue::Code;
-use lifeboat::domain::entity::{Kind, StreamId};
+use lifeboat::domain::entity::{Entity, Kind, StreamId};
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Side, Vm, Work};
+use lifeboat::domain::vm::{Effect, RecoveryPoint, ResyncReason, Side, Vm, Work};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
@@ -38,13 +38,6 @@ pub(crate) enum Op {
     Verify,
     Fence,
     Serve,
-    StopServing,
-    ServeTest,
-    DeleteTest,
-    RestoreDisk,
-    TrackRestored,
-    StopTracking,
-    DeleteReplica,
     KeepOnly,
     ReclaimSpace,
     TrackingLost,
@@ -53,9 +46,18 @@ pub(crate) enum Op {
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
+    StopServing,
+    ServeTest,
+    DropTest,
+    RestoreDisk,
+    TrackRestored,
+    StopTracking,
+    DeleteReplica,
     Attach,
+    ShutDownReplica,
+    StartSource,
     StartTest,
-    EndTest,
+    StopTest,
     Freeze,
     Thaw,
 }
@@ -75,6 +77,11 @@ impl Op {
                 | Self::Heartbeat
                 | Self::Freeze
                 | Self::Thaw
+                // A test has nothing to do with the VM's own work.
+                | Self::ServeTest
+                | Self::DropTest
+                | Self::StartTest
+                | Self::StopTest
         )
     }
 
@@ -83,12 +90,19 @@ impl Op {
             (Self::Snapshot, Some(Work::Snapshot { .. }))
             | (Self::Ship, Some(Work::Ship { .. })) => true,
             (_, Some(Work::Task { step, .. })) => match self {
-                Self::CheckSource => {
-                    matches!(step, Step::CheckEnableProtection | Step::CheckPlannedFailover)
-                }
-                Self::CheckVault => {
-                    matches!(step, Step::IdentifyTarget | Step::CheckPlannedFailover)
-                }
+                Self::CheckSource => matches!(
+                    step,
+                    Step::CheckEnableProtection
+                        | Step::CheckPlannedFailover
+                        | Step::CheckReverseReplicate
+                ),
+                Self::CheckVault => matches!(
+                    step,
+                    Step::IdentifyTarget
+                        | Step::CheckPlannedFailover
+                        | Step::CheckFailback
+                        | Step::CheckReverseReplicate
+                ),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -98,7 +112,15 @@ impl Op {
                 Self::ShipThrough => {
                     matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
                 }
-                Self::Fence => step == Step::FenceSource,
+                Self::Fence => matches!(step, Step::FenceSource | Step::FenceReplica),
+                Self::StopServing => step == Step::DeleteReplicaDisks,
+                Self::RestoreDisk => matches!(step, Step::RestoreDisk(_)),
+                Self::TrackRestored => step == Step::TrackRestored,
+                Self::StopTracking => step == Step::StopTracking,
+                Self::DeleteReplica => step == Step::DeleteReplica,
+                Self::Attach => matches!(step, Step::AttachSource | Step::StartSource),
+                Self::ShutDownReplica => step == Step::ShutDownReplica,
+                Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
                 Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
                 _ => false,
@@ -158,13 +180,12 @@ pub(crate) struct Facts {
     pub(crate) fenced: bool,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
+    pub(crate) runs_test: bool,
+    pub(crate) test_served: bool,
+    pub(crate) attached: bool,
+    /// The cycle that each disk of the primary site was brought to.
+    pub(crate) restored: BTreeMap<DiskId, u64>,
     pub(crate) frozen: bool,
-    attached: bool,
-    /// The point that each disk of the primary site was brought to.
-    restored: BTreeMap<DiskId, u64>,
-    /// The point that a test is served from.
-    tested: Option<u64>,
-    pub(crate) test_runs: bool,
 }
 
 impl Default for Facts {
@@ -180,11 +201,11 @@ impl Default for Facts {
             fenced: false,
             runs_at_primary: true,
             runs_at_recovery: false,
-            frozen: false,
+            runs_test: false,
+            test_served: false,
             attached: true,
             restored: BTreeMap::new(),
-            tested: None,
-            test_runs: false,
+            frozen: false,
         }
     }
 }
@@ -565,7 +586,7 @@ impl Replication for Outside {
     async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
             let runs = self.facts(vm.id).runs_at_recovery;
-            self.expect(!runs, "the disks of a VM that runs are taken away");
+            self.expect(!runs, "the disks of a running replica are deleted");
         };
         self.call(vm.id.0, Op::StopServing, effect).await
     }
@@ -573,7 +594,7 @@ impl Replication for Outside {
     async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
         let effect = || {
             self.expect(self.has_point(vm, point), "a point is tested that is not there");
-            self.with(vm, |facts, _| facts.tested = Some(point.cycle));
+            self.with(vm, |facts, _| facts.test_served = true);
             let disks = vm.disks.iter().map(|disk| disk.id);
             disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///test-{disk}") }).collect()
         };
@@ -583,12 +604,12 @@ impl Replication for Outside {
     async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
             let runs = self.with(vm, |facts, _| {
-                facts.tested = None;
-                facts.test_runs
+                facts.test_served = false;
+                facts.runs_test
             });
-            self.expect(!runs, "the disks of a test that runs are taken away");
+            self.expect(!runs, "the disks of a running test are deleted");
         };
-        self.call(vm.id.0, Op::DeleteTest, effect).await
+        self.call(vm.id.0, Op::DropTest, effect).await
     }
 
     async fn restore_disk(
@@ -600,15 +621,12 @@ impl Replication for Outside {
         let effect = || {
             let facts = self.facts(vm.id);
             self.expect(facts.attached, "a disk is restored that is not attached");
-            self.expect(!facts.runs_at_primary, "a disk is restored under a VM that runs");
-            self.expect(self.has_point(vm, restore.point), "a disk is restored to nothing");
-            if let Some(from) = restore.from {
-                let known = facts.restored.get(&restore.disk).copied();
-                let before = [Some(from.cycle), Some(restore.point.cycle)].contains(&known);
-                self.expect(before, "a disk was not at the point that it is said to be at");
-            }
-            let point = restore.point.cycle;
-            self.with(vm, |facts, _| facts.restored.insert(restore.disk, point));
+            self.expect(!facts.runs_at_primary, "a disk is restored under a running VM");
+            self.expect(self.has_point(vm, restore.point), "a disk is restored from no point");
+            let before = facts.restored.get(&restore.disk).copied();
+            let from = restore.from.map(|point| point.cycle);
+            self.expect(from <= before, "a disk is brought on from where it is not");
+            self.with(vm, |facts, _| facts.restored.insert(restore.disk, restore.point.cycle));
             Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
         };
         self.call_with_middle(vm.id.0, Op::RestoreDisk, || progress(1 << 19, 1 << 20), effect).await
@@ -616,25 +634,35 @@ impl Replication for Outside {
 
     async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
-            let (latest, disks) = self.with(vm, |facts, _| {
-                facts.tracking_lost = None;
-                facts.tracked = true;
+            let latest = vm.latest_point().map(|point| point.cycle);
+            let facts = self.facts(vm.id);
+            let all = vm.disks.iter().all(|disk| facts.restored.get(&disk.id).copied() == latest);
+            self.expect(all, "a disk is tracked as restored that is not");
+            self.expect(!facts.runs_at_recovery, "tracking moves while the replica runs");
+            self.with(vm, |facts, _| {
                 facts.cuts.clear();
-                (facts.points.keys().last().copied(), facts.restored.clone())
+                facts.tracking_lost = None;
+                facts.fenced = false;
             });
-            let all = vm.disks.iter().all(|disk| disks.get(&disk.id).copied() == latest);
-            self.expect(all, "disks are tracked as restored that are not");
         };
         self.call(vm.id.0, Op::TrackRestored, effect).await
     }
 
     async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.with(vm, |facts, _| facts.tracked = false);
+        let effect = || {
+            self.with(vm, |facts, _| {
+                facts.tracked = false;
+                facts.cuts.clear();
+            });
+        };
         self.call(vm.id.0, Op::StopTracking, effect).await
     }
 
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
+            let facts = self.facts(vm.id);
+            self.expect(!facts.test_served, "a replica is deleted under a test");
+            self.expect(!facts.runs_at_recovery, "a replica is deleted under its VM");
             self.with(vm, |facts, _| {
                 facts.points.clear();
                 facts.copied.clear();
@@ -677,8 +705,8 @@ impl Outside {
 
 /// The hypervisor of a site.
 pub(crate) struct Guests {
-    pub(crate) side: Side,
     pub(crate) outside: Arc<Outside>,
+    pub(crate) side: Side,
 }
 
 #[async_trait]
@@ -694,27 +722,33 @@ impl Hypervisor for Guests {
                 Side::Recovery => facts.runs_at_recovery = false,
             });
         };
-        let replica_runs = matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
-        let keeps_off = replica_runs && self.side == Side::Primary;
-        let op = if keeps_off { Op::KeepOff } else { Op::ShutDown };
+        let op = match self.side {
+            Side::Recovery => Op::ShutDownReplica,
+            Side::Primary if vm.pending().contains(&Effect::RunReplica) => Op::KeepOff,
+            Side::Primary => Op::ShutDown,
+        };
         self.outside.call(vm.id.0, op, effect).await
     }
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
-        let effect = || {
-            let safe = self.outside.with(vm, |facts, _| match self.side {
-                Side::Primary => {
+        if self.side == Side::Primary {
+            let effect = || {
+                let safe = self.outside.with(vm, |facts, _| {
                     facts.runs_at_primary = true;
+                    facts.fenced = false;
                     facts.attached && !facts.runs_at_recovery
-                }
-                Side::Recovery => {
-                    facts.runs_at_recovery = true;
-                    !facts.runs_at_primary || facts.fenced
-                }
+                });
+                self.outside.expect(safe, "a VM runs at both sites again");
+            };
+            return self.outside.call(vm.id.0, Op::StartSource, effect).await;
+        }
+        let effect = || {
+            let safe = self.outside.with(vm, |facts, _| {
+                facts.runs_at_recovery = true;
+                !facts.runs_at_primary || facts.fenced
             });
-            self.outside.expect(safe, "a VM runs at both sites, or on no disks");
-            let expected = if self.side == Side::Primary { 0 } else { vm.disks.len() };
-            self.outside.expect(disks.len() == expected, "a VM starts without all disks");
+            self.outside.expect(safe, "a VM runs at both sites");
+            self.outside.expect(disks.len() == vm.disks.len(), "a VM starts without all disks");
         };
         self.outside.call(vm.id.0, Op::Start, effect).await
     }
@@ -726,19 +760,16 @@ impl Hypervisor for Guests {
 
     async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], _: &str) -> Result<(), Failure> {
         let effect = || {
-            let served = self.outside.with(vm, |facts, _| {
-                facts.test_runs = true;
-                facts.tested.is_some()
-            });
-            self.outside.expect(served, "a test starts on disks that are not served");
-            self.outside.expect(disks.len() == vm.disks.len(), "a test starts without all disks");
+            self.outside.with(vm, |facts, _| facts.runs_test = true);
+            let apart = disks.iter().all(|disk| disk.uri.contains("test-"));
+            self.outside.expect(apart, "a test runs on the disks of the VM");
         };
         self.outside.call(vm.id.0, Op::StartTest, effect).await
     }
 
     async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.outside.with(vm, |facts, _| facts.test_runs = false);
-        self.outside.call(vm.id.0, Op::EndTest, effect).await
+        let effect = || self.outside.with(vm, |facts, _| facts.runs_test = false);
+        self.outside.call(vm.id.0, Op::StopTest, effect).await
     }
 
     async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {

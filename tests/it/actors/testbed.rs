@@ -98,8 +98,8 @@ impl Testbed {
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
             clock: Arc::clone(&self.clock) as _,
             replication: Arc::clone(&self.outside) as _,
-            primary: Arc::new(Guests { side: Side::Primary, outside: Arc::clone(&self.outside) }),
-            recovery: Arc::new(Guests { side: Side::Recovery, outside: Arc::clone(&self.outside) }),
+            primary: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Primary }),
+            recovery: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Recovery }),
             watch_interval: self.watch_interval,
             reclaim_interval: 5 * MINUTE,
         })
