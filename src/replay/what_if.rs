@@ -196,7 +196,9 @@ impl Reading {
         if let Entry::Vm { events, .. } = &commit.entry {
             self.sample(commit.stream, at);
             self.past.apply(commit);
-            events.iter().for_each(|event| self.event(VmId(commit.stream.id), event, at));
+            for event in events {
+                self.event(VmId(commit.stream.id), event, at);
+            }
             self.sample(commit.stream, at);
             return;
         }
