@@ -14,6 +14,7 @@ pub mod replica;
 pub mod replication;
 pub mod store;
 
+pub mod api;
 pub mod replay;
 
 pub mod sim;

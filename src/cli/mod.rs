@@ -1,16 +1,27 @@
 //! The command line. Results go to standard output, everything else to standard error.
 //!
 //! Exit codes: 0 done, also if a signal ended what runs until it is stopped; 1 the answer is no (a
-//! verification failed, damage was found); 2 error.
+//! verification failed, damage was found); 2 error. Commands that operate a running service tell more
+//! kinds of no apart, see `ending`.
 
+mod client;
 mod demo;
+mod ending;
 mod events;
+mod explain;
+mod failover;
+mod grid;
 mod hrl;
+mod job;
+mod order;
 mod replay;
 mod serve;
 mod simulate;
+mod site;
+mod status;
 mod table;
 mod vault;
+mod vm;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
@@ -31,6 +42,22 @@ enum Command {
     Serve(serve::Args),
     /// Show protection, replication and failover on VMs of the lab
     Demo(demo::Args),
+    /// How a running service and its VMs are
+    Status(status::Args),
+    /// The VMs of a running service
+    Vm(vm::Args),
+    /// Move VMs to the recovery site
+    Failover(failover::Args),
+    /// The jobs of a running service
+    Job(job::Args),
+    /// The replication policies of a running service
+    Policy(site::PolicyArgs),
+    /// The hosts of a running service
+    Host(site::HostArgs),
+    /// The clouds of a running service
+    Cloud(site::CloudArgs),
+    /// Explain an error: what it is, why it happens, what to do
+    Explain(explain::Args),
     /// Read the event log
     Events(events::Args),
     /// Explain an incident from the event log
@@ -61,6 +88,8 @@ type CommandError = Box<dyn std::error::Error>;
 enum Answer {
     Done,
     No,
+    /// Another kind of no, by its exit code.
+    Code(u8),
 }
 
 /// Runs the command that the arguments name.
@@ -69,6 +98,14 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Vm(args) => vm::run(&args),
+        Command::Failover(args) => failover::run(&args),
+        Command::Job(args) => job::run(&args),
+        Command::Policy(args) => site::policies(&args),
+        Command::Host(args) => site::hosts(&args),
+        Command::Cloud(args) => site::clouds(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Hrl(args) => hrl::run(&args),
         Command::Replay(args) => replay::run(&args),
@@ -78,9 +115,11 @@ pub fn run() -> ExitCode {
     match result {
         Ok(Answer::Done) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Code(code)) => ExitCode::from(code),
         Err(error) => {
             complain(&*error);
-            ExitCode::from(2)
+            let refusal = error.downcast_ref::<ending::Refusal>();
+            ExitCode::from(refusal.map_or(2, |refusal| refusal.exit_code))
         }
     }
 }

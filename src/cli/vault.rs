@@ -30,6 +30,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// The vaults of a running service: whether they can be reached
+    Show(super::site::ListArgs),
     /// Prove that every recovery point can be restored; exit code 1 if one cannot
     Verify(verify::Args),
     /// Write a disk as it was at a recovery point to a file
@@ -75,6 +77,7 @@ struct PlaceArgs {
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
         Command::List { place, output } => list(place, *output),
+        Command::Show(args) => super::site::vaults(args),
         Command::Verify(args) => verify::run(args),
         Command::Export(args) => export::run(args),
         Command::Key { command: KeyCommand::New { file } } => {

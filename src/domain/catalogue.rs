@@ -1,7 +1,8 @@
 //! The error catalogue: every failure that a person can meet, with its class, wording and next step.
 //!
-//! Ids are `SR-<area><nn>`: 10 configuration and authorization, 20 host, 21 link, 22 vault, 23 tracking
-//! and replication, 24 resynchronization, 30 failover, 50 event log. An id is never reused.
+//! Ids are `SR-<area><nn>`: 10 configuration, authorization and requests, 20 host, 21 link, 22 vault,
+//! 23 tracking and replication, 24 resynchronization, 30 operations and failover, 50 event log and service.
+//! An id is never reused.
 
 use super::failure::Class;
 use serde::{Deserialize, Serialize};
@@ -217,6 +218,48 @@ catalogue! {
         causes: ["the vault cannot be reached or refuses deletions", "an object of the replica is damaged"],
         next: "Replication goes on and the vault grows; it is tried again every few minutes.",
         action: "Do what the vault's message asks for; allow deletion of objects with these credentials.";
+    /// A request of the control API came without its token.
+    TokenRefused = "SR-1021", NonRecoverable, Warning, Administrator,
+        title: "The control token is missing or wrong",
+        message: "{operation} was refused: the control token is missing or wrong",
+        causes: ["the token file is that of another service", "the token file was made anew since"],
+        next: "Nothing was changed.",
+        action: "Send the token of the file that endpoint.json in the data folder names, as `Authorization: Bearer TOKEN`.";
+    /// A request of the control API cannot be understood.
+    RequestInvalid = "SR-1022", NonRecoverable, Warning, Administrator,
+        title: "The request cannot be used",
+        message: "the request cannot be used: {damage}",
+        causes: ["a value is out of range, misspelled or missing", "the client is of another version"],
+        next: "Nothing was changed.",
+        action: "Correct what the message names and ask again.";
+    /// A request of the control API names what is not there.
+    NothingOfThisName = "SR-1023", NonRecoverable, Warning, Administrator,
+        title: "There is nothing of this name",
+        message: "{object} does not exist",
+        causes: ["the name is misspelled", "it belongs to another site"],
+        next: "Nothing was changed.",
+        action: "Look at the names with `lifeboat status`.";
+    /// The state of a thing does not allow what was asked.
+    OperationNotAllowed = "SR-3001", NonRecoverable, Warning, Administrator,
+        title: "The state does not allow this operation",
+        message: "{check}",
+        causes: ["another job runs", "the operation belongs to another state"],
+        next: "Nothing was changed.",
+        action: "Choose an operation that the message names as allowed, or wait until the running job has ended.";
+    /// The service cannot answer at this moment.
+    ServiceNotReady = "SR-5011", Recoverable, Warning, System,
+        title: "The service cannot answer yet",
+        message: "{operation} cannot be answered yet",
+        causes: ["the service has just started and is reading its log", "a part of it died and is being built anew"],
+        next: "The service becomes ready by itself.",
+        action: "Ask again, with the same request id if it was a command.";
+    /// A step of a recovery plan failed.
+    ActionFailed = "SR-3101", NonRecoverable, Critical, Administrator,
+        title: "A step of a recovery plan failed",
+        message: "step {action} of a recovery plan failed",
+        causes: ["the script ended with an error or took too long", "what the gate probes does not answer", "a VM of the step failed"],
+        next: "A planned run has stopped, another goes on without it; a gate waits for a decision.",
+        action: "Look at the output of the step; then retry it, continue the run, or run the plan again.";
 }
 
 /// The entry of a code.

@@ -272,7 +272,7 @@ impl Reading {
                 host::Event::HeartbeatRestored => self.came_back(commit.stream, at),
                 host::Event::Registered { .. } => {}
             }),
-            Entry::Vm { .. } | Entry::Cloud { .. } => {}
+            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } => {}
         }
     }
 

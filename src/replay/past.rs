@@ -3,7 +3,7 @@
 use super::difference::{Change, between};
 use super::history::Damage;
 use crate::domain::entity::{Commit, Entity, Entry, Kind, Rejection, StreamId};
-use crate::domain::id::{CloudId, HostId, VaultId, VmId};
+use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Vm;
 use crate::views::Site;
@@ -107,12 +107,13 @@ impl Past {
     pub fn apply_decided_again(&mut self, commit: &Commit) -> Result<(), Box<Divergence>> {
         self.follow(commit);
         let id = commit.stream.id;
-        let Site { vms, hosts, clouds, vaults } = &mut self.site;
+        let Site { vms, hosts, clouds, vaults, plans } = &mut self.site;
         match &commit.entry {
             Entry::Vm { .. } => fold_decided(vms.entry(VmId(id)).or_default(), commit),
             Entry::Host { .. } => fold_decided(hosts.entry(HostId(id)).or_default(), commit),
             Entry::Cloud { .. } => fold_decided(clouds.entry(CloudId(id)).or_default(), commit),
             Entry::Vault { .. } => fold_decided(vaults.entry(VaultId(id)).or_default(), commit),
+            Entry::Plan { .. } => fold_decided(plans.entry(PlanId(id)).or_default(), commit),
         }
     }
 
@@ -127,6 +128,7 @@ impl Past {
             Entry::Host { .. } => decided(site.hosts.get(&HostId(id)), commit),
             Entry::Cloud { .. } => decided(site.clouds.get(&CloudId(id)), commit),
             Entry::Vault { .. } => decided(site.vaults.get(&VaultId(id)), commit),
+            Entry::Plan { .. } => decided(site.plans.get(&PlanId(id)), commit),
         }
     }
 
@@ -165,6 +167,7 @@ impl Past {
             Kind::Host => site.hosts.get(&HostId(id)).map(|it| &it.name),
             Kind::Cloud => site.clouds.get(&CloudId(id)).map(|it| &it.name),
             Kind::Vault => site.vaults.get(&VaultId(id)).map(|it| &it.name),
+            Kind::Plan => site.plans.get(&PlanId(id)).map(|it| &it.name),
         };
         match name {
             Some(name) if !name.is_empty() => name.clone(),
@@ -179,14 +182,16 @@ impl Past {
 
     /// Every entity under its kind and name.
     fn by_name(&self) -> Value {
-        let Site { vms, hosts, clouds, vaults } = &self.site;
+        let Site { vms, hosts, clouds, vaults, plans } = &self.site;
         let vms = vms.iter().map(|(id, vm)| (Kind::Vm, id.0, plain(vm)));
         let hosts = hosts.iter().map(|(id, host)| (Kind::Host, id.0, plain(host)));
         let clouds = clouds.iter().map(|(id, cloud)| (Kind::Cloud, id.0, plain(cloud)));
         let vaults = vaults.iter().map(|(id, vault)| (Kind::Vault, id.0, plain(vault)));
-        let all = vms.chain(hosts).chain(clouds).chain(vaults).map(|(kind, id, state)| {
-            (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
-        });
+        let plans = plans.iter().map(|(id, plan)| (Kind::Plan, id.0, plain(plan)));
+        let all =
+            vms.chain(hosts).chain(clouds).chain(vaults).chain(plans).map(|(kind, id, state)| {
+                (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
+            });
         Value::Object(all.collect())
     }
 
@@ -208,9 +213,12 @@ pub(super) fn plain(value: &impl Serialize) -> Value {
 
 /// The states of a site as they are kept; as a view, a site is written in another way.
 mod states {
-    use super::{BTreeMap, CloudId, Deserialize, HostId, Serialize, Site, VaultId, Vm, VmId};
+    use super::{
+        BTreeMap, CloudId, Deserialize, HostId, PlanId, Serialize, Site, VaultId, Vm, VmId,
+    };
     use crate::domain::cloud::Cloud;
     use crate::domain::host::Host;
+    use crate::domain::plan::Plan;
     use crate::domain::vault::Vault;
     use serde::{Deserializer, Serializer};
 
@@ -219,15 +227,16 @@ mod states {
         BTreeMap<HostId, Host>,
         BTreeMap<CloudId, Cloud>,
         BTreeMap<VaultId, Vault>,
+        BTreeMap<PlanId, Plan>,
     );
 
     pub(super) fn serialize<S: Serializer>(site: &Site, to: S) -> Result<S::Ok, S::Error> {
-        (&site.vms, &site.hosts, &site.clouds, &site.vaults).serialize(to)
+        (&site.vms, &site.hosts, &site.clouds, &site.vaults, &site.plans).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Site, D::Error> {
-        let (vms, hosts, clouds, vaults) = Kept::deserialize(from)?;
-        Ok(Site { vms, hosts, clouds, vaults })
+        let (vms, hosts, clouds, vaults, plans) = Kept::deserialize(from)?;
+        Ok(Site { vms, hosts, clouds, vaults, plans })
     }
 }
 

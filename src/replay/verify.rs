@@ -8,7 +8,8 @@ use crate::actors::Hosted;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Kind, StreamId};
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, VaultId, VmId};
+use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
@@ -134,6 +135,7 @@ impl Verification {
             Kind::Host => is_state(site.hosts.get(&HostId(id)), snapshot),
             Kind::Cloud => is_state(site.clouds.get(&CloudId(id)), snapshot),
             Kind::Vault => is_state(site.vaults.get(&VaultId(id)), snapshot),
+            Kind::Plan => is_state(site.plans.get(&PlanId(id)), snapshot),
         };
         if let Err(what) = compared {
             self.wrong_snapshots.push(format!("{}: {what}", place(snapshot)));
@@ -152,6 +154,7 @@ pub fn snapshot_schema(kind: Kind) -> u16 {
         Kind::Host => Host::STATE_SCHEMA,
         Kind::Cloud => Cloud::STATE_SCHEMA,
         Kind::Vault => Vault::STATE_SCHEMA,
+        Kind::Plan => Plan::STATE_SCHEMA,
     }
 }
 

@@ -248,7 +248,7 @@ impl Walk {
                 host::Event::HeartbeatRestored => Some(None),
                 host::Event::Registered { .. } => None,
             }),
-            Entry::Vm { .. } | Entry::Cloud { .. } => None,
+            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } => None,
         };
         match begun {
             Some(Some(because)) => {
@@ -439,7 +439,7 @@ impl Walk {
     fn spell_told(&self, spell: &Spell) -> String {
         let what = match spell.stream.kind {
             Kind::Vault => "could not be reached",
-            Kind::Host | Kind::Vm | Kind::Cloud => "did not answer",
+            Kind::Host | Kind::Vm | Kind::Cloud | Kind::Plan => "did not answer",
         };
         let (kind, name) = (spell.stream.kind.name(), self.past.name(spell.stream));
         let (global, from) = spell.from;

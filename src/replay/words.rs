@@ -8,6 +8,7 @@ use crate::domain::entity::{Commit, Entry};
 use crate::domain::failure::Failure;
 use crate::domain::host;
 use crate::domain::job::{JobOutcome, Step};
+use crate::domain::plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::{Command, Event, Opening, RetryReason, Wake, Work};
@@ -21,6 +22,7 @@ pub(super) fn command_word(entry: &Entry) -> String {
         Entry::Host { command, .. } => variant(command),
         Entry::Cloud { command, .. } => variant(command),
         Entry::Vault { command, .. } => variant(command),
+        Entry::Plan { command, .. } => variant(command),
     }
 }
 
@@ -54,6 +56,23 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
                 format!("{who} saw that vault {name} cannot be reached: {failure}")
             }
         },
+        Entry::Plan { command, .. } => match command {
+            plan::Command::Define { .. } => format!("{who} defined recovery plan {name}"),
+            plan::Command::Delete => format!("{who} deleted recovery plan {name}"),
+            plan::Command::Start { kind, .. } => {
+                format!("{who} began a {} run of recovery plan {name}", kind.name())
+            }
+            plan::Command::Continue { step, .. } => {
+                format!("{who} had recovery plan {name} go on after step {step}")
+            }
+            plan::Command::Retry { step } => {
+                format!("{who} had step {step} of recovery plan {name} tried again")
+            }
+            plan::Command::Cancel => format!("{who} ended the run of recovery plan {name}"),
+            plan::Command::ReportAction { step, .. } | plan::Command::ReportVm { step, .. } => {
+                format!("step {step} of recovery plan {name} got on")
+            }
+        },
     }
 }
 
@@ -64,6 +83,7 @@ pub fn events_in_words(commit: &Commit) -> Vec<String> {
         Entry::Host { events, .. } => events.iter().map(host_event).collect(),
         Entry::Cloud { events, .. } => events.iter().map(told).collect(),
         Entry::Vault { events, .. } => events.iter().map(vault_event).collect(),
+        Entry::Plan { events, .. } => events.iter().map(told).collect(),
     }
 }
 
@@ -147,6 +167,10 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
                     format!("attempt {} of {name} was due{late}", attempt + 1)
                 }
                 Wake::Resync => format!("the resync window of {name} opened{late}"),
+                Wake::TestLease => {
+                    format!("the time of the test failover of {name} was up{late}")
+                }
+                Wake::Decision => format!("the failover of {name} was to be decided{late}"),
             }
         }
         Command::ReportDone { .. } => format!("{who} did a task for {name}"),

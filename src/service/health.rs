@@ -1,7 +1,9 @@
-//! `/healthz`: the process is alive. `/readyz`: it can do its work, with every check and its reason.
+//! `/healthz`: the process is alive. `/readyz`: it can do its work, with every check and its reason. Beside
+//! them, the routes of the control API.
 
 use super::running::ServiceError;
 use crate::actors::Site;
+use crate::api::{self, Control};
 use crate::domain::vault::Vault;
 use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
@@ -34,18 +36,26 @@ struct Check {
     because: Option<String>,
 }
 
-/// Serves both on `listen`; answers the address that it got.
+/// Serves both on `listen`, and the control if there is one; answers the address that it got.
 pub(super) fn serve(
     listen: SocketAddr,
     site: Site,
     vault: Uuid,
+    control: Option<Control>,
 ) -> Result<(ServerHandle, SocketAddr), ServiceError> {
     let checked = Checked { site, vault };
+    let control = control.map(web::Data::new);
     let server = HttpServer::new(move || {
-        App::new()
+        let app = App::new()
             .app_data(web::Data::new(checked.clone()))
             .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
+            .route("/readyz", web::get().to(readyz));
+        let control = control.clone();
+        app.configure(|app| {
+            if let Some(control) = control {
+                api::configure(app, control);
+            }
+        })
     })
     .workers(1)
     .disable_signals()
@@ -57,7 +67,7 @@ pub(super) fn serve(
     let handle = server.handle();
     actix::spawn(async move {
         if let Err(error) = server.await {
-            tracing::error!(%error, "serve health checks");
+            tracing::error!(%error, "serve health checks and control");
         }
     });
     Ok((handle, address))

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod clock;
 mod config;
+mod control;
 mod health;
 mod host_agent;
 mod key_file;
@@ -18,6 +19,7 @@ pub use config::{
     AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, S3Config,
     VaultConfig, VmConfig,
 };
+pub use control::{ENDPOINT_FILE, EndpointFile};
 pub use host_agent::AttachedDisk;
 pub use key_file::{KeyFileProblem, create as create_key_file, rotate as rotate_key_file};
 pub use logging::log_to_stderr;

@@ -115,7 +115,8 @@ impl Reading {
                     }
                 }
             }
-            Entry::Cloud { .. } => {}
+            // Plans move VMs by commands of their own, which are read as those of an operator.
+            Entry::Cloud { .. } | Entry::Plan { .. } => {}
         }
     }
 
@@ -124,6 +125,19 @@ impl Reading {
             Command::PlannedFailover { .. } => Deed::PlannedFailover,
             Command::UnplannedFailover { .. } => Deed::UnplannedFailover,
             Command::CommitFailover { .. } => Deed::Commit,
+            Command::TestFailover { .. } => Deed::TestFailover,
+            Command::CleanUpTestFailover { .. } => Deed::CleanUpTest,
+            Command::ChangeRecoveryPoint { .. } => Deed::ChangePoint,
+            Command::CancelFailover { .. } => Deed::CancelFailover,
+            Command::Failback { .. } => Deed::Failback,
+            Command::CompleteFailback { .. } => Deed::CompleteFailback,
+            Command::CancelFailback => Deed::CancelFailback,
+            Command::ReverseReplicate { .. } => Deed::ReverseReplicate,
+            Command::DisableProtection { .. } => Deed::DisableProtection,
+            Command::PauseReplication => Deed::Pause,
+            Command::ResumeReplication => Deed::Resume,
+            Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
+            Command::CancelJob { .. } => Deed::CancelJob,
             Command::Retry { because: RetryReason::Administrator }
                 if commit.actor != "configuration" =>
             {
@@ -216,6 +230,7 @@ impl Reading {
             schedule: Schedule::default(),
             site: self.site(),
             vm: vms,
+            plan: vec![],
             at,
             expect: vec![],
         };
@@ -320,6 +335,8 @@ fn step(after_ms: i64, deed: Deed) -> Step {
         every: None,
         forward: None,
         back: None,
+        plan: None,
+        kind: None,
     }
 }
 

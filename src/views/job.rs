@@ -38,6 +38,8 @@ pub struct JobView {
     pub tasks: Vec<TaskView>,
     /// What went wrong, the last last.
     pub errors: Vec<FailureView>,
+    /// The global position of the last commit that changed it, where the log was read for it.
+    pub last_commit: Option<u64>,
 }
 
 /// One task of a job.
@@ -87,6 +89,7 @@ impl JobView {
             duration_seconds: seconds(ended_at.unwrap_or(now).since(job.started_at)),
             tasks: tasks.collect(),
             errors: errors.iter().map(FailureView::new).collect(),
+            last_commit: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The history of jobs, folded from the log.
 
 use super::JobView;
-use crate::domain::entity::{Commit, Entity, Entry};
+use crate::domain::entity::{Commit, Entity, Entry, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, VmId};
 use crate::domain::job::Job;
@@ -17,8 +17,8 @@ const ERRORS_KEPT: usize = 20;
 pub struct Answered {
     /// Its global position.
     pub commit: u64,
-    /// Of which VM.
-    pub vm: VmId,
+    /// Of which entity.
+    pub stream: StreamId,
 }
 
 /// The last jobs of a site, and what was asked for under which id.
@@ -39,6 +39,7 @@ struct Record {
     job: Job,
     asked_by: String,
     errors: VecDeque<Failure>,
+    last_commit: u64,
 }
 
 impl Jobs {
@@ -58,11 +59,12 @@ impl Jobs {
     /// Takes the next commit of the log. Commits are taken from the first on, in order.
     pub fn apply(&mut self, commit: &Commit) {
         self.global = commit.global;
+        if let Some(correlation) = commit.correlation {
+            let (commit, stream) = (commit.global, commit.stream);
+            self.remember(correlation, Answered { commit, stream });
+        }
         let Entry::Vm { events, .. } = &commit.entry else { return };
         let id = VmId(commit.stream.id);
-        if let Some(correlation) = commit.correlation {
-            self.remember(correlation, Answered { commit: commit.global, vm: id });
-        }
         for event in events {
             let vm = self.vms.entry(id).or_default();
             vm.apply(event, commit.at);
@@ -77,8 +79,10 @@ impl Jobs {
             };
             match self.records.get_mut(&job.id) {
                 Some(record) => {
-                    if record.job != *job {
+                    let waited = matches!(event, Event::RetryStarted { .. });
+                    if record.job != *job || error.is_some() || waited {
                         record.job.clone_from(job);
+                        record.last_commit = commit.global;
                     }
                     record.errors.extend(error.cloned());
                     if ERRORS_KEPT < record.errors.len() {
@@ -89,7 +93,8 @@ impl Jobs {
                 None if matches!(event, Event::JobStarted { .. }) => {
                     let (job, asked_by) = (job.clone(), commit.actor.clone());
                     self.order.push_back(job.id);
-                    let record = Record { vm: id, job, asked_by, errors: VecDeque::new() };
+                    let (errors, last_commit) = (VecDeque::new(), commit.global);
+                    let record = Record { vm: id, job, asked_by, errors, last_commit };
                     self.records.insert(record.job.id, record);
                 }
                 None => {}
@@ -125,9 +130,26 @@ impl Jobs {
         self.answered.get(&id).copied()
     }
 
+    /// The global position of the last commit that changed a job.
+    pub fn last_commit(&self, id: JobId) -> Option<u64> {
+        self.records.get(&id).map(|record| record.last_commit)
+    }
+
+    /// Whether a job is over.
+    pub fn ended(&self, id: JobId) -> bool {
+        self.records.get(&id).is_some_and(|record| record.job.ended.is_some())
+    }
+
     /// A job at `now`.
     pub fn job(&self, id: JobId, now: Timestamp) -> Option<JobView> {
         Some(self.view(self.records.get(&id)?, now))
+    }
+
+    /// The job whose id begins like this, if it is the only one.
+    pub fn find(&self, beginning: &str) -> Option<JobId> {
+        let is_meant = |id: &&JobId| !beginning.is_empty() && id.to_string().starts_with(beginning);
+        let mut meant = self.records.keys().filter(is_meant);
+        meant.next().filter(|_| meant.next().is_none()).copied()
     }
 
     /// Every job at `now`, the last first.
@@ -140,6 +162,8 @@ impl Jobs {
         let stranger = Vm::default();
         let vm = self.vms.get(&record.vm).unwrap_or(&stranger);
         let errors: Vec<_> = record.errors.iter().cloned().collect();
-        JobView::new(&record.job, vm, Some(&record.asked_by), &errors, now)
+        let last_commit = Some(record.last_commit);
+        let view = JobView::new(&record.job, vm, Some(&record.asked_by), &errors, now);
+        JobView { last_commit, ..view }
     }
 }

@@ -51,6 +51,8 @@ pub struct VmView {
     pub latest_application_consistent_point: Option<PointView>,
     /// When the next delta is due, if one is waited for.
     pub next_delta_at: Option<Moment>,
+    /// Bytes of the logs of what is in no recovery point yet, where the host's agent can be asked.
+    pub log_bytes: Option<u64>,
     /// What can be done, by the names of the API.
     pub allowed_operations: Vec<String>,
     /// The running job, or the last one.
@@ -183,6 +185,7 @@ impl VmView {
                 crate::domain::vm::Stage::Waiting { due } => Some(due.into()),
                 _ => None,
             },
+            log_bytes: None,
             allowed_operations: vm.allowed_operations().into_iter().map(str::to_owned).collect(),
             job: vm.job.as_ref().map(|job| JobView::new(job, vm, None, &[], now)),
             trouble: vm.trouble.as_ref().map(TroubleView::new),
@@ -287,5 +290,11 @@ fn state(phase: &Phase) -> &'static str {
         Phase::CommitPending(FailoverKind::Unplanned) => "UnplannedFailoverCommitRequired",
         Phase::FailedOver(FailoverKind::Planned) => "PlannedFailoverCommitted",
         Phase::FailedOver(FailoverKind::Unplanned) => "UnplannedFailoverCommitted",
+        Phase::CancellingFailover => "CancellingFailover",
+        Phase::FailingBack => "Failback",
+        Phase::FailbackReady => "WaitingForUserInputAfterDataSync",
+        Phase::FailbackCommitPending => "FailbackCommitRequired",
+        Phase::FailedBack => "FailbackCommitted",
+        Phase::Disabling => "DisablingProtection",
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod actors;
+mod api;
 mod cli;
 mod disk;
 mod domain;

@@ -5,6 +5,7 @@ mod crash;
 mod demo_disk;
 mod event_log;
 mod hrl;
+mod operate;
 mod serve;
 mod simulate;
 mod vault;

@@ -1,0 +1,307 @@
+//! What the routes do: look at the live states, or tell an entity something.
+
+use super::history::History;
+use super::operation::{Asked, Operation, read_body};
+use super::outlook::Outlook;
+use super::problem::Problem;
+use super::routes::{Accepted, EventsView};
+use super::token::Token;
+use crate::actors::{self, Hosted, Origin, load_entity};
+use crate::domain::cloud::{self, Cloud};
+use crate::domain::entity::{Kind, StreamId};
+use crate::domain::host::Host;
+use crate::domain::id::{CloudId, HostId, JobId, PlanId, VaultId, VmId};
+use crate::domain::plan::Plan;
+use crate::domain::time::Timestamp;
+use crate::domain::vault::Vault;
+use crate::domain::vm::{ResyncWindow, Vm};
+use crate::ports::clock::Clock;
+use crate::ports::event_store::EventStore;
+use crate::ports::random::Random;
+use crate::views::{JobView, PointView, PolicyView, Site, StatusView, VmView};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// Commits in one answer, at most.
+const EVENTS_MAX: usize = 1_000;
+
+/// What only the service that runs can say.
+pub trait Outside: Send + Sync {
+    /// Bytes of the logs of a VM that are in no recovery point yet; `None` while its host is away.
+    fn log_bytes(&self, vm: VmId) -> Option<u64>;
+
+    /// A resync window as people write it, at this site.
+    ///
+    /// # Errors
+    /// What would be right.
+    fn resync_window(&self, text: &str) -> Result<ResyncWindow, String>;
+}
+
+/// What a control API is made of.
+pub struct ControlParts {
+    /// The way into the actors.
+    pub site: actors::Site,
+    /// The event log.
+    pub store: Arc<dyn EventStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids of commands that came without.
+    pub random: Arc<dyn Random>,
+    /// What only the service can say.
+    pub outside: Arc<dyn Outside>,
+    /// The history of jobs; somebody has to let it [`follow`](super::follow) the log.
+    pub history: Arc<History>,
+    /// What opens it.
+    pub token: Token,
+}
+
+/// The control of a running service.
+pub struct Control {
+    parts: ControlParts,
+    /// One command at a time: a request that is repeated meets what the first one did.
+    commands: Mutex<()>,
+}
+
+/// Who asked, and under which id.
+pub(super) struct Request {
+    /// Who.
+    pub(super) actor: String,
+    /// The id by which the request is known if it is repeated.
+    pub(super) id: Option<String>,
+}
+
+impl Control {
+    /// Puts it together.
+    pub fn new(parts: ControlParts) -> Self {
+        Self { parts, commands: Mutex::new(()) }
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.parts.token
+    }
+
+    fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// The live states of everything.
+    async fn site(&self) -> Result<Site, Problem> {
+        let mut site = Site::default();
+        for (StreamId { kind, id }, _) in self.parts.store.streams()? {
+            match kind {
+                Kind::Vm => drop(site.vms.insert(VmId(id), self.state::<Vm>(id).await?)),
+                Kind::Host => drop(site.hosts.insert(HostId(id), self.state::<Host>(id).await?)),
+                Kind::Cloud => {
+                    drop(site.clouds.insert(CloudId(id), self.state::<Cloud>(id).await?));
+                }
+                Kind::Vault => {
+                    drop(site.vaults.insert(VaultId(id), self.state::<Vault>(id).await?));
+                }
+                Kind::Plan => drop(site.plans.insert(PlanId(id), self.state::<Plan>(id).await?)),
+            }
+        }
+        Ok(site)
+    }
+
+    /// The state of an entity; from the log while its actor is being built anew.
+    async fn state<E: Hosted>(&self, id: Uuid) -> Result<E, Problem> {
+        if let Ok(state) = self.parts.site.state::<E>(id).await {
+            return Ok(state);
+        }
+        let stream = StreamId { kind: E::KIND, id };
+        Ok(load_entity::<E>(&*self.parts.store, stream)?.0)
+    }
+
+    pub(super) async fn status(&self) -> Result<StatusView, Problem> {
+        let mut status = self.site().await?.status(self.now());
+        status.vms.iter_mut().for_each(|vm| self.add_log_bytes(vm));
+        Ok(status)
+    }
+
+    pub(super) async fn vm(&self, name: &str) -> Result<VmView, Problem> {
+        let site = self.site().await?;
+        let mut view = VmView::new(vm_named(&site, name)?, &site, self.now());
+        self.add_log_bytes(&mut view);
+        Ok(view)
+    }
+
+    fn add_log_bytes(&self, vm: &mut VmView) {
+        vm.log_bytes = self.parts.outside.log_bytes(vm.id);
+    }
+
+    pub(super) async fn points(&self, name: &str) -> Result<Vec<PointView>, Problem> {
+        let site = self.site().await?;
+        Ok(PointView::all(vm_named(&site, name)?, self.now()))
+    }
+
+    pub(super) async fn jobs(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&JobView) -> bool,
+    ) -> Result<Vec<JobView>, Problem> {
+        self.parts.history.through(self.parts.store.durable()).await?;
+        Ok(self.parts.history.list(self.now(), limit, wanted))
+    }
+
+    /// A job, once it has changed after a position of the log, or that much time has passed.
+    pub(super) async fn job(
+        &self,
+        id: &str,
+        after: Option<u64>,
+        wait: Duration,
+    ) -> Result<JobView, Problem> {
+        self.parts.history.through(self.parts.store.durable()).await?;
+        let unknown = || Problem::unknown("job", id);
+        let job = self.parts.history.find(id).ok_or_else(unknown)?;
+        if let Some(after) = after {
+            self.parts.history.changed(job, after, wait).await;
+        }
+        self.parts.history.job(job, self.now()).ok_or_else(unknown)
+    }
+
+    pub(super) fn events(&self, after: u64, limit: usize) -> Result<EventsView, Problem> {
+        let limit = limit.clamp(1, EVENTS_MAX);
+        let events = self.parts.store.read_all(after.saturating_add(1), limit)?;
+        let next = events.last().map_or(after, |commit| commit.global);
+        Ok(EventsView { events, next_after: next, durable: self.parts.store.durable() })
+    }
+
+    /// What an operation would do. Nothing is changed.
+    pub(super) async fn outlook(
+        &self,
+        operation: &Operation,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Outlook, Problem> {
+        let site = self.site().await?;
+        let vm = vm_named(&site, name)?;
+        Outlook::new(operation, &self.asked(&site, vm, JobId::default(), body))
+    }
+
+    fn asked<'a>(&'a self, site: &'a Site, vm: &'a Vm, job: JobId, body: &'a [u8]) -> Asked<'a> {
+        Asked { vm, site, outside: &*self.parts.outside, now: self.now(), job, body }
+    }
+
+    /// Tells a VM to do something, unless this very request told it before.
+    pub(super) async fn operate(
+        &self,
+        operation: &Operation,
+        name: &str,
+        body: &[u8],
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let _turn = self.commands.lock().await;
+        let site = self.site().await?;
+        let vm = vm_named(&site, name)?;
+        let (id, target) = (vm.id.0, vm.name.clone());
+        let job = self.job_of(id, operation.path, &request);
+        let repeated = self.answered(job, &request).await?;
+        let commit = if repeated.is_some() {
+            repeated
+        } else {
+            let command = (operation.command)(&self.asked(&site, vm, job, body))?;
+            self.tell::<Vm>(id, command, job, &request).await?
+        };
+        let vm: Vm = self.state(id).await?;
+        let own = vm.job.as_ref().filter(|own| own.id == job);
+        let job = match own {
+            Some(own) => Some(JobView::new(own, &vm, Some(&request.actor), &[], self.now())),
+            None => self.parts.history.job(job, self.now()),
+        };
+        let operation = operation.path.to_owned();
+        let repeated = repeated.is_some();
+        Ok(Accepted { operation, target, changed: commit.is_some(), commit, repeated, job })
+    }
+
+    /// Changes the policy of a cloud, which is that of its VMs.
+    pub(super) async fn associate_policy(
+        &self,
+        name: &str,
+        body: &[u8],
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let _turn = self.commands.lock().await;
+        let site = self.site().await?;
+        let cloud = site.clouds.values().find(|cloud| is_named(name, &cloud.name, cloud.id.0));
+        let cloud = cloud.ok_or_else(|| Problem::unknown("cloud", name))?;
+        let policy = read_body::<PolicyChange>(body)?.of(cloud.policy.into());
+        let (id, operation) = (cloud.id.0, "policy".to_owned());
+        let job = self.job_of(id, &operation, &request);
+        let repeated = self.answered(job, &request).await?;
+        let commit = if repeated.is_some() {
+            repeated
+        } else {
+            let command = cloud::Command::AssociatePolicy { policy: policy.into() };
+            self.tell::<Cloud>(id, command, job, &request).await?
+        };
+        let (target, changed) = (cloud.name.clone(), commit.is_some());
+        let repeated = repeated.is_some();
+        Ok(Accepted { operation, target, changed, commit, repeated, job: None })
+    }
+
+    /// The id of the job of a request: the same for the same request, so that the log knows it again.
+    fn job_of(&self, target: Uuid, operation: &str, request: &Request) -> JobId {
+        if let Some(id) = &request.id {
+            return JobId::named(target, &format!("{operation} asked for as {id}"));
+        }
+        let mut bytes = [0; 16];
+        self.parts.random.fill(&mut bytes);
+        JobId(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+
+    /// The commit of the same request, if there was one before.
+    async fn answered(&self, job: JobId, request: &Request) -> Result<Option<u64>, Problem> {
+        if request.id.is_none() {
+            return Ok(None);
+        }
+        self.parts.history.through(self.parts.store.durable()).await?;
+        Ok(self.parts.history.answered(job).map(|answered| answered.commit))
+    }
+
+    async fn tell<E: Hosted>(
+        &self,
+        id: Uuid,
+        command: E::Command,
+        job: JobId,
+        request: &Request,
+    ) -> Result<Option<u64>, Problem> {
+        let (actor, correlation) = (request.actor.clone(), Some(job));
+        let origin = Origin { actor, correlation, causation: None };
+        Ok(self.parts.site.tell::<E>(id, command, origin).await?.commit)
+    }
+}
+
+/// A change of a policy: what it does not name stays as it is.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PolicyChange {
+    copy_frequency_seconds: Option<u32>,
+    recovery_point_retention_hours: Option<u32>,
+    app_consistent_frequency_hours: Option<u32>,
+}
+
+impl PolicyChange {
+    fn of(&self, policy: PolicyView) -> PolicyView {
+        let (copies, kept) = (self.copy_frequency_seconds, self.recovery_point_retention_hours);
+        let consistent = self.app_consistent_frequency_hours;
+        PolicyView {
+            copy_frequency_seconds: copies.unwrap_or(policy.copy_frequency_seconds),
+            recovery_point_retention_hours: kept.unwrap_or(policy.recovery_point_retention_hours),
+            app_consistent_frequency_hours: consistent
+                .unwrap_or(policy.app_consistent_frequency_hours),
+        }
+    }
+}
+
+/// A VM by its name or its id.
+fn vm_named<'a>(site: &'a Site, name: &str) -> Result<&'a Vm, Problem> {
+    let found = site.vms.values().find(|vm| is_named(name, &vm.name, vm.id.0));
+    found.ok_or_else(|| Problem::unknown("VM", name))
+}
+
+fn is_named(asked: &str, name: &str, id: Uuid) -> bool {
+    !name.is_empty() && (asked == name || asked == id.to_string())
+}

@@ -1,0 +1,338 @@
+//! The operations on a VM: each is a command of the domain, and says what it would do.
+
+use super::control::Outside;
+use super::problem::Problem;
+use crate::domain::id::JobId;
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{Command, PointChoice, RecoveryPoint, RetryReason, Vm};
+use crate::views::{PolicyView, Site};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// An operation on a VM.
+pub struct Operation {
+    /// Its place in the path of a request.
+    pub path: &'static str,
+    /// What people read.
+    pub title: &'static str,
+    /// What it asks of the primary site.
+    pub(super) needs: Needs,
+    /// The command that it is.
+    pub(super) command: fn(&Asked<'_>) -> Result<Command, Problem>,
+    /// What it would do, in plain words.
+    pub(super) consequence: fn(&Asked<'_>) -> String,
+}
+
+/// What has to answer for an operation to go well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// The VM's host and its vault.
+    HostAndVault,
+    /// Its vault.
+    Vault,
+    /// Nothing.
+    Nothing,
+}
+
+/// What was asked, of what.
+pub(super) struct Asked<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) site: &'a Site,
+    pub(super) outside: &'a dyn Outside,
+    pub(super) now: Timestamp,
+    /// The id of the job, if one starts.
+    pub(super) job: JobId,
+    pub(super) body: &'a [u8],
+}
+
+const OPERATIONS: &[Operation] = &[
+    Operation {
+        path: "protect",
+        title: "Enable protection",
+        needs: Needs::HostAndVault,
+        command: protect,
+        consequence: |asked| {
+            format!(
+                "{} of disks of {} are copied to the vault while the VM runs, then a delta follows \
+                 every {}.",
+                size(asked.vm.disks.iter().map(|disk| disk.size_bytes).sum()),
+                asked.vm.name,
+                age(asked.cloud_policy().copy_frequency()),
+            )
+        },
+    },
+    Operation {
+        path: "planned-failover",
+        title: "Planned failover",
+        needs: Needs::HostAndVault,
+        command: |asked| Ok(Command::PlannedFailover { job: asked.job }),
+        consequence: |asked| {
+            let unsent = match asked.log_bytes() {
+                Some(bytes) => format!("its last changes ({} of logs) are sent", size(bytes)),
+                None => "its last changes are sent".to_owned(),
+            };
+            let name = &asked.vm.name;
+            format!(
+                "{name} is shut down, {unsent}, and it starts at the recovery site. Nothing is lost; \
+                 it does not run meanwhile."
+            )
+        },
+    },
+    Operation {
+        path: "unplanned-failover",
+        title: "Unplanned failover",
+        needs: Needs::Vault,
+        command: |asked| Ok(Command::UnplannedFailover { job: asked.job, point: asked.choice()? }),
+        consequence: |asked| asked.loss(),
+    },
+    Operation {
+        path: "commit",
+        title: "Commit",
+        needs: Needs::Vault,
+        command: |asked| Ok(Command::CommitFailover { job: asked.job }),
+        consequence: |asked| {
+            let others = asked.vm.points.len().saturating_sub(1);
+            format!(
+                "The failover of {} becomes final: the {others} other recovery points are deleted.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "resync",
+        title: "Resynchronize",
+        needs: Needs::HostAndVault,
+        command: |asked| Ok(Command::Resynchronize { job: asked.job }),
+        consequence: |asked| {
+            format!(
+                "The disks of {} ({}) are brought into step with the replica while the VM runs; what is \
+                 equal is not sent, and recovery points stay unless the replica itself is damaged.",
+                asked.vm.name,
+                size(asked.vm.disks.iter().map(|disk| disk.size_bytes).sum()),
+            )
+        },
+    },
+    Operation {
+        path: "retry",
+        title: "Retry",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::Retry { because: RetryReason::Administrator })
+        },
+        consequence: |asked| match &asked.vm.trouble {
+            Some(trouble) => format!("What failed is tried again at once: {}.", trouble.failure),
+            None => format!("No work of {} has failed: nothing is done.", asked.vm.name),
+        },
+    },
+    Operation {
+        path: "resync-window",
+        title: "Change the resync window",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let WindowBody { window } = asked.body()?;
+            let window = asked.outside.resync_window(&window).map_err(Problem::invalid)?;
+            Ok(Command::ChangeResyncWindow { window })
+        },
+        consequence: |asked| {
+            format!(
+                "Resynchronizations of {} begin by themselves in this window, until the service starts \
+                 again with the one of its configuration.",
+                asked.vm.name
+            )
+        },
+    },
+];
+
+/// The operation of a path.
+pub fn operation(path: &str) -> Option<&'static Operation> {
+    OPERATIONS.iter().find(|operation| operation.path == path)
+}
+
+/// Every path, for whoever asked for another.
+pub(super) fn paths() -> String {
+    OPERATIONS.iter().map(|operation| operation.path).collect::<Vec<_>>().join(", ")
+}
+
+/// A body in which nothing can be said.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PointBody {
+    point: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WindowBody {
+    window: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ProtectBody {
+    vault: Option<String>,
+    policy: Option<PolicyView>,
+}
+
+/// Reads a body; one that is empty says nothing.
+pub(super) fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    // An object first: a struct could be read from a list as well, without a word on what was meant.
+    let fields = serde_json::from_slice::<Map<String, Value>>(body);
+    let read = fields.and_then(|fields| T::deserialize(Value::Object(fields)));
+    read.map_err(|error| Problem::invalid(format!("its body: {error}")))
+}
+
+/// A recovery point as people name it: `latest`, `latest-processed`, `latest-application-consistent`, or the
+/// number of its cycle.
+///
+/// # Errors
+/// What would be right.
+pub fn point_choice(text: &str) -> Result<PointChoice, String> {
+    match text {
+        "latest" => Ok(PointChoice::Latest),
+        "latest-processed" => Ok(PointChoice::LatestProcessed),
+        "latest-application-consistent" => Ok(PointChoice::LatestApplicationConsistent),
+        number => number.parse().map(PointChoice::Cycle).map_err(|_| {
+            format!(
+                "point is {text:?}, but must be latest, latest-processed, \
+                 latest-application-consistent, or the number of a recovery point"
+            )
+        }),
+    }
+}
+
+fn protect(asked: &Asked<'_>) -> Result<Command, Problem> {
+    let ProtectBody { vault, policy } = asked.body()?;
+    let mut vaults = asked.site.vaults.values().filter(|it| !it.name.is_empty());
+    let found = match &vault {
+        Some(name) => vaults.find(|it| it.name == *name || it.id.to_string() == *name),
+        None => vaults.next().filter(|_| vaults.next().is_none()),
+    };
+    let found = found.ok_or_else(|| match &vault {
+        Some(name) => Problem::unknown("vault", name),
+        None => Problem::invalid("`vault` must name one of the vaults"),
+    })?;
+    let policy = policy.map_or_else(|| asked.cloud_policy(), Into::into);
+    Ok(Command::EnableProtection { job: asked.job, vault: found.id, policy })
+}
+
+impl Asked<'_> {
+    fn body<T: DeserializeOwned + Default>(&self) -> Result<T, Problem> {
+        read_body(self.body)
+    }
+
+    fn cloud_policy(&self) -> crate::domain::policy::Policy {
+        self.site.clouds.get(&self.vm.cloud).map(|cloud| cloud.policy).unwrap_or_default()
+    }
+
+    /// The recovery point that the body chooses.
+    fn choice(&self) -> Result<PointChoice, Problem> {
+        let PointBody { point } = self.body()?;
+        point.map_or(Ok(PointChoice::Latest), |text| point_choice(&text).map_err(Problem::invalid))
+    }
+
+    /// The same, as far as it is known.
+    pub(super) fn point(&self) -> Option<RecoveryPoint> {
+        self.vm.known_point(self.choice().ok()?)
+    }
+
+    /// Bytes of logs that no recovery point holds yet.
+    pub(super) fn log_bytes(&self) -> Option<u64> {
+        self.outside.log_bytes(self.vm.id)
+    }
+
+    /// What an unplanned failover would lose.
+    fn loss(&self) -> String {
+        let name = &self.vm.name;
+        let Some(point) = self.point() else {
+            return format!("{name} has no such recovery point.");
+        };
+        let unsent = match self.log_bytes() {
+            Some(bytes) => format!("{} of logs are in no recovery point", size(bytes)),
+            None => "how much that is cannot be told, since its host does not answer".to_owned(),
+        };
+        let later: Vec<_> = self.vm.points.iter().filter(|it| point.cycle < it.cycle).collect();
+        let unused = match later.len() {
+            0 => String::new(),
+            count => {
+                let bytes = later.iter().map(|point| point.bytes).sum();
+                format!(", and {count} later recovery points ({}) are not used", size(bytes))
+            }
+        };
+        format!(
+            "{name} starts at the recovery site from recovery point {} of {}, {} old. What was written \
+             since then is lost: {unsent}{unused}. The replica is closed to the primary site first.",
+            point.cycle,
+            point.at,
+            age(self.now.since(point.at)),
+        )
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} bytes");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while 1024.0 <= value && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A duration for people.
+fn age(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_named_by_a_word_or_by_its_number() {
+        assert_eq!(point_choice("latest"), Ok(PointChoice::Latest));
+        assert_eq!(point_choice("17"), Ok(PointChoice::Cycle(17)));
+        for wrong in ["", "-1", "Latest", "17 "] {
+            let error = point_choice(wrong).expect_err("it is no point");
+            assert!(error.contains("latest-processed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_ages_are_told_in_units_that_fit() {
+        assert_eq!(size(1023), "1023 bytes");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(u64::MAX), "16777216.0 TiB");
+        assert_eq!(age(Duration::from_secs(119)), "119 s");
+        assert_eq!(age(Duration::from_secs(125)), "2 min 5 s");
+        assert_eq!(age(Duration::from_mins(116)), "116 min 0 s");
+        assert_eq!(age(Duration::from_mins(121)), "2 h 1 min");
+    }
+
+    #[test]
+    fn every_operation_has_a_path_of_its_own() {
+        for listed in OPERATIONS {
+            let found = operation(listed.path).expect("it is listed");
+            assert_eq!(found.title, listed.title);
+        }
+    }
+}

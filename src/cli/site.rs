@@ -1,0 +1,169 @@
+//! `lifeboat host`, `lifeboat cloud`, `lifeboat policy`, `lifeboat vault show`: what a site has beside VMs.
+
+use super::client::{Client, ServiceArgs, read};
+use super::grid::{Format, columns, show};
+use super::order::change_policy;
+use super::{Answer, CommandError};
+use crate::views::{CloudView, HostView, VaultView};
+use serde_json::json;
+
+/// Shows what a service has.
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// The hosts of a running service.
+#[derive(Debug, clap::Args)]
+pub(super) struct HostArgs {
+    #[command(subcommand)]
+    command: HostCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum HostCommand {
+    /// Every host: whether it answers, and its VMs
+    List(ListArgs),
+}
+
+/// The clouds of a running service.
+#[derive(Debug, clap::Args)]
+pub(super) struct CloudArgs {
+    #[command(subcommand)]
+    command: CloudCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum CloudCommand {
+    /// Every cloud: its policy, hosts and VMs
+    List(ListArgs),
+}
+
+/// The replication policies of a running service.
+#[derive(Debug, clap::Args)]
+pub(super) struct PolicyArgs {
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum PolicyCommand {
+    /// The policy of every cloud
+    List(ListArgs),
+    /// Change the policy of a cloud, also for the VMs that replicate; the service's next start sets that of
+    /// its configuration again
+    Set {
+        /// The cloud, by name or id
+        cloud: String,
+        /// Seconds between two deltas, 1 to 900
+        #[arg(long, value_name = "SECONDS")]
+        copy_frequency: Option<u32>,
+        /// Hours for which recovery points are kept, 0 to 72
+        #[arg(long, value_name = "HOURS")]
+        retention: Option<u32>,
+        /// Hours between application-consistent points, 1 to 12, or 0 for none
+        #[arg(long, value_name = "HOURS")]
+        app_consistent: Option<u32>,
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// How the result is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+        /// An id of your own: the same order given twice under it is done once
+        #[arg(long, value_name = "KEY")]
+        request_id: Option<String>,
+    },
+}
+
+pub(super) fn hosts(args: &HostArgs) -> Result<Answer, CommandError> {
+    let HostCommand::List(list) = &args.command;
+    let answer = Client::find(&list.service)?.get(&["hosts"])?;
+    show(list.output, &answer, || {
+        let rows = read::<Vec<HostView>>(&answer)?.into_iter().map(|host| {
+            let answers = if host.connected { "yes" } else { "no" }.to_owned();
+            vec![host.name, host.cloud, answers, host.health.to_string(), host.vms.join(", ")]
+        });
+        Ok(columns(&["HOST", "CLOUD", "ANSWERS", "HEALTH", "VMS"], &rows.collect::<Vec<_>>()))
+    })?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn clouds(args: &CloudArgs) -> Result<Answer, CommandError> {
+    let CloudCommand::List(list) = &args.command;
+    let answer = Client::find(&list.service)?.get(&["clouds"])?;
+    show(list.output, &answer, || {
+        let rows = read::<Vec<CloudView>>(&answer)?.into_iter().map(|cloud| {
+            let (hosts, vms) = (cloud.hosts.join(", "), cloud.vms.join(", "));
+            vec![cloud.name, cloud.health.to_string(), hosts, vms]
+        });
+        Ok(columns(&["CLOUD", "HEALTH", "HOSTS", "VMS"], &rows.collect::<Vec<_>>()))
+    })?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn policies(args: &PolicyArgs) -> Result<Answer, CommandError> {
+    match &args.command {
+        PolicyCommand::List(list) => {
+            let answer = Client::find(&list.service)?.get(&["clouds"])?;
+            show(list.output, &answer, || Ok(policy_table(&read::<Vec<CloudView>>(&answer)?)))?;
+            Ok(Answer::Done)
+        }
+        PolicyCommand::Set {
+            cloud,
+            copy_frequency,
+            retention,
+            app_consistent,
+            service,
+            output,
+            request_id,
+        } => {
+            let body = json!({
+                "copy_frequency_seconds": copy_frequency,
+                "recovery_point_retention_hours": retention,
+                "app_consistent_frequency_hours": app_consistent,
+            });
+            change_policy(service, *output, cloud, &body, request_id.as_deref())
+        }
+    }
+}
+
+fn policy_table(clouds: &[CloudView]) -> String {
+    let rows: Vec<_> = clouds
+        .iter()
+        .map(|cloud| {
+            let policy = cloud.policy;
+            vec![
+                cloud.name.clone(),
+                format!("every {} s", policy.copy_frequency_seconds),
+                format!("{} h", policy.recovery_point_retention_hours),
+                match policy.app_consistent_frequency_hours {
+                    0 => "never".to_owned(),
+                    hours => format!("every {hours} h"),
+                },
+                match cloud.policy_pending.len() {
+                    0 => "all VMs".to_owned(),
+                    count => format!("all but {count} VMs"),
+                },
+            ]
+        })
+        .collect();
+    columns(&["CLOUD", "DELTA", "KEPT", "APPLICATION-CONSISTENT", "TAKEN BY"], &rows)
+}
+
+pub(super) fn vaults(list: &ListArgs) -> Result<Answer, CommandError> {
+    let answer = Client::find(&list.service)?.get(&["vaults"])?;
+    show(list.output, &answer, || {
+        let rows = read::<Vec<VaultView>>(&answer)?.into_iter().map(|vault| {
+            let reachable = if vault.reachable { "yes" } else { "no" }.to_owned();
+            let points = vault.recovery_points.to_string();
+            vec![vault.name, reachable, vault.health.to_string(), points, vault.vms.join(", ")]
+        });
+        let heads = ["VAULT", "REACHABLE", "HEALTH", "POINTS", "VMS"];
+        Ok(columns(&heads, &rows.collect::<Vec<_>>()))
+    })?;
+    Ok(Answer::Done)
+}

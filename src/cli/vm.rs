@@ -1,0 +1,166 @@
+//! `lifeboat vm`: the VMs of a running service.
+
+use super::client::{Client, ServiceArgs, read};
+use super::grid::{Format, columns, moment, or_dash, show};
+use super::order::{Confirm, OrderArgs, duration, give, nothing};
+use super::{Answer, CommandError};
+use crate::views::{PointView, VmView};
+use serde_json::json;
+use std::fmt::Write;
+
+/// The VMs of a running service.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Every VM: state, health, age of the newest recovery point
+    List {
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// How the result is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// All that is known of a VM
+    Show(OneArgs),
+    /// The moments to which a VM can be recovered, the newest first
+    RecoveryPoints(OneArgs),
+    /// Begin to replicate a VM that is not protected
+    Protect {
+        /// The VM, by name or id
+        vm: String,
+        /// Into which vault; need not be said where there is one
+        #[arg(long, value_name = "NAME")]
+        vault: Option<String>,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Bring a replica that lost track into step at once, whatever the window says
+    Resync(OrderOneArgs),
+    /// Try at once again what failed
+    Retry(OrderOneArgs),
+    /// Change when resynchronizations begin by themselves
+    ResyncWindow {
+        /// The VM, by name or id
+        vm: String,
+        /// `always`, `manual`, or local times of the day as 18:30-06:00
+        window: String,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct OneArgs {
+    /// The VM, by name or id
+    vm: String,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OrderOneArgs {
+    /// The VM, by name or id
+    pub(super) vm: String,
+    #[command(flatten)]
+    pub(super) order: OrderArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    match &args.command {
+        Command::List { service, output } => {
+            let answer = Client::find(service)?.get(&["vms"])?;
+            show(*output, &answer, || Ok(super::status::vms(&read::<Vec<VmView>>(&answer)?)))?;
+            Ok(Answer::Done)
+        }
+        Command::Show(one) => {
+            let answer = Client::find(&one.service)?.get(&["vms", &one.vm])?;
+            show(one.output, &answer, || Ok(in_words(&read(&answer)?)))?;
+            Ok(Answer::Done)
+        }
+        Command::RecoveryPoints(one) => {
+            let answer = Client::find(&one.service)?.get(&["vms", &one.vm, "recovery-points"])?;
+            show(one.output, &answer, || Ok(points(&read::<Vec<PointView>>(&answer)?)))?;
+            Ok(Answer::Done)
+        }
+        Command::Protect { vm, vault, order } => {
+            give(order, vm, "protect", &json!({ "vault": vault }), Confirm::No)
+        }
+        Command::Resync(one) => give(&one.order, &one.vm, "resync", &nothing(), Confirm::No),
+        Command::Retry(one) => give(&one.order, &one.vm, "retry", &nothing(), Confirm::No),
+        Command::ResyncWindow { vm, window, order } => {
+            give(order, vm, "resync-window", &json!({ "window": window }), Confirm::No)
+        }
+    }
+}
+
+fn points(points: &[PointView]) -> String {
+    let rows: Vec<_> = points
+        .iter()
+        .map(|point| {
+            let kind = if point.application_consistent { "application" } else { "crash" };
+            vec![
+                point.cycle.to_string(),
+                moment(point.at),
+                duration(point.age_seconds),
+                kind.to_owned(),
+                point.stored_bytes.to_string(),
+            ]
+        })
+        .collect();
+    columns(&["POINT", "AT", "AGE", "CONSISTENT", "STORED BYTES"], &rows)
+}
+
+fn in_words(vm: &VmView) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<16} {value}");
+    };
+    line("name", &vm.name);
+    line("id", &vm.id.to_string());
+    line("state", &format!("{} since {}", vm.state_description, moment(vm.state_since)));
+    line("health", &vm.health.to_string());
+    for cause in &vm.causes {
+        line("", &format!("{} {}; {}", cause.level, cause.because, cause.next));
+    }
+    line("runs at", &vm.active_location);
+    line("host, cloud", &format!("{}, {}", vm.host, vm.cloud));
+    line("vault", &or_dash(vm.vault.as_ref()));
+    let rpo = vm.rpo_seconds.map_or_else(|| "-".to_owned(), duration);
+    line("RPO", &format!("{rpo}, a delta every {}", duration(vm.rpo_target_seconds)));
+    let newest = vm.latest_recovery_point.as_ref();
+    let newest = newest.map(|point| format!("#{} of {}", point.cycle, moment(point.at)));
+    line("recovery points", &format!("{}, newest {}", vm.recovery_points, or_dash(newest)));
+    line("logs, disks", &format!("{} of {} bytes", or_dash(vm.log_bytes), vm.disk_bytes));
+    line("allowed", &vm.allowed_operations.join(", "));
+    for (name, verdict) in [
+        ("planned", &vm.readiness.planned_failover),
+        ("unplanned", &vm.readiness.unplanned_failover),
+    ] {
+        let ready = if verdict.ready { "ready".to_owned() } else { verdict.because.join("; ") };
+        line(&format!("{name} failover"), &ready);
+    }
+    if let Some(job) = &vm.job {
+        line("last job", &format!("{} {}, {}", job.friendly_name, job.id, job.state));
+    }
+    if let Some(trouble) = &vm.trouble {
+        let next = trouble.retry_at.map_or_else(|| trouble.next.clone(), moment);
+        line(
+            "failed",
+            &format!("{}, {} attempts, next: {next}", trouble.work, trouble.failed_attempts),
+        );
+    }
+    if let Some(over) = &vm.failover {
+        let rto = over.rto_seconds.map_or_else(|| "-".to_owned(), |rto| format!("{rto:.1} s"));
+        let text = format!("{:?} to {}, RTO {rto}", over.kind, moment(over.recovered_to));
+        line("failover", &text);
+    }
+    text
+}

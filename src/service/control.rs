@@ -1,0 +1,145 @@
+//! The control API of this service: its token, and the file by which the command line finds it.
+
+use super::clock::SystemClock;
+use super::config::{Config, WindowConfig};
+use super::random::KernelRandom;
+use super::running::ServiceError;
+use crate::actors::Site;
+use crate::api::{Control, ControlParts, History, Outside, Token};
+use crate::domain::id::VmId;
+use crate::domain::vm::ResyncWindow;
+use crate::ports::event_store::EventStore;
+use crate::replication::Sources;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file in the data folder with the token.
+const TOKEN_FILE: &str = "control.token";
+
+/// The file in the data folder that says where the service is.
+pub const ENDPOINT_FILE: &str = "endpoint.json";
+
+/// Permissions of everybody but the owner.
+const OTHERS: u32 = 0o077;
+
+/// Where a running service can be operated: the content of `endpoint.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointFile {
+    /// What the paths of the API come after.
+    pub url: String,
+    /// The file with the token.
+    pub token_file: PathBuf,
+}
+
+/// What the API asks of this service.
+struct Here {
+    sources: Sources,
+}
+
+impl Outside for Here {
+    fn log_bytes(&self, vm: VmId) -> Option<u64> {
+        let status = self.sources.find(vm).ok()?.tracker.status();
+        Some(status.disks.iter().map(|disk| disk.active_bytes + disk.transit_bytes).sum())
+    }
+
+    fn resync_window(&self, text: &str) -> Result<ResyncWindow, String> {
+        let window = WindowConfig::try_from(text.to_owned());
+        let window = window.map_err(|problem| format!("window {problem}"))?;
+        Ok(window.at_site(SystemClock::utc_offset_minutes()))
+    }
+}
+
+/// The control API; `None` where others than this machine could reach it, since it has no TLS.
+pub(super) fn control(
+    config: &Config,
+    site: Site,
+    store: Arc<dyn EventStore>,
+    sources: Sources,
+    history: Arc<History>,
+) -> Result<Option<Control>, ServiceError> {
+    if !config.listen.ip().is_loopback() {
+        let listen = config.listen;
+        tracing::warn!(%listen, "no control API: it has no TLS, and `listen` is not on loopback");
+        return Ok(None);
+    }
+    let path = token_file(&config.data);
+    let token = token(&path).map_err(|source| ServiceError::Folder {
+        doing: "make token file",
+        path,
+        source,
+    })?;
+    Ok(Some(Control::new(ControlParts {
+        site,
+        store,
+        clock: Arc::new(SystemClock),
+        random: Arc::new(KernelRandom),
+        outside: Arc::new(Here { sources }),
+        history,
+        token,
+    })))
+}
+
+fn token_file(data: &Path) -> PathBuf {
+    data.join(TOKEN_FILE)
+}
+
+/// The token that is kept, so that whoever copied it can go on using it. One that others could read, or
+/// that is none, is replaced.
+fn token(path: &Path) -> io::Result<Token> {
+    match fs::metadata(path) {
+        Ok(about) if about.mode() & OTHERS == 0 => {
+            if let Some(token) = Token::parse(&fs::read_to_string(path)?) {
+                return Ok(token);
+            }
+            tracing::warn!(path = %path.display(), "the token file held no token; it is made anew");
+        }
+        Ok(_) => {
+            tracing::warn!(path = %path.display(), "others could read the token; it is made anew");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let token = Token::generate(&KernelRandom);
+    replace(path, &format!("{}\n", token.text()))?;
+    Ok(token)
+}
+
+/// Says where the service is.
+pub(super) fn announce(data: &Path, address: SocketAddr) -> Result<(), ServiceError> {
+    let path = data.join(ENDPOINT_FILE);
+    let write = || {
+        let token_file = std::path::absolute(token_file(data))?;
+        let endpoint = EndpointFile { url: format!("http://{address}"), token_file };
+        replace(&path, &format!("{}\n", serde_json::to_string(&endpoint)?))
+    };
+    write().map_err(|source| ServiceError::Folder { doing: "write", path: path.clone(), source })
+}
+
+/// Nobody is to look for the service any more.
+pub(super) fn withdraw(data: &Path) {
+    let path = data.join(ENDPOINT_FILE);
+    if let Err(error) = fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "remove the endpoint file");
+    }
+}
+
+/// Writes a file that only its owner can read; it is there as a whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}

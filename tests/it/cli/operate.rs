@@ -1,0 +1,176 @@
+//! A running service, operated by the command line.
+
+use super::{ONE_GUEST, Place, Running, command, lifeboat, text};
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+/// Looks at something that must come.
+const LOOKS: usize = 200;
+
+struct Operated {
+    place: Place,
+    service: Running,
+}
+
+impl Operated {
+    /// A service whose VM is protected.
+    fn new() -> Self {
+        let place = Place::new(ONE_GUEST);
+        let service = Running::serve(&place.config());
+        let operated = Self { place, service };
+        let protected = |vm: &Value| vm["state"] == "Protected" && vm["health"] == "Normal";
+        for _ in 0..LOOKS {
+            if protected(&operated.json(&["vm", "show", "web-01"])) {
+                return operated;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("it was not protected: {:#}", operated.json(&["vm", "show", "web-01"]));
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let data = self.place.data_text();
+        lifeboat(&[arguments, &["--data", &data]].concat())
+    }
+
+    /// The result of a command that must go well.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        self.ends(arguments, 0).0
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let result = self.done(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_str(&result).unwrap()
+    }
+
+    /// Result and talk of a command that must end with an exit code.
+    #[track_caller]
+    fn ends(&self, arguments: &[&str], code: i32) -> (String, String) {
+        let output = self.run(arguments);
+        let (result, talk) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{result}{talk}");
+        (result, talk)
+    }
+}
+
+#[test]
+fn a_vm_is_failed_over_and_committed_from_the_command_line() {
+    let operated = Operated::new();
+    let status = operated.done(&["status", "--exit-code"]);
+    assert!(status.contains("web-01  protected"), "{status}");
+    assert!(operated.done(&["vm", "list"]).contains("Normal"));
+    assert!(operated.done(&["vm", "recovery-points", "web-01"]).lines().count() > 1);
+
+    let unplanned = ["failover", "unplanned", "web-01"];
+    let dry = operated.done(&[&unplanned[..], &["--dry-run"]].concat());
+    assert!(dry.contains("allowed") && dry.contains("is lost"), "{dry}");
+    let (_, talk) = operated.ends(&unplanned, 2);
+    assert!(talk.contains("is lost") && talk.contains("give -y"), "{talk}");
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "Protected");
+
+    let (job, talk) = operated.ends(&[&unplanned[..], &["-y", "--wait", "-o", "json"]].concat(), 0);
+    assert!(talk.contains("is lost") && talk.contains("[2/4] Closing the replica"), "{talk}");
+    let job: Value = serde_json::from_str(&job).unwrap();
+    assert_eq!((&job["state"], &job["target_name"]), (&"Succeeded".into(), &"web-01".into()));
+    assert!(job["asked_by"].as_str().unwrap().contains("command line"), "{job}");
+
+    let id = job["id"].as_str().unwrap();
+    let watched = operated.done(&["job", "watch", id]);
+    let ends = "[4/4] Start the replica virtual machine: Succeeded\nUnplanned failover of web-01: Succeeded";
+    assert!(watched.contains(ends), "{watched}");
+    assert!(
+        operated.done(&["job", "show", &id[..13]]).contains("Start the replica virtual machine")
+    );
+    assert!(operated.done(&["job", "list", "--vm", "web-01"]).contains(id));
+
+    let warned = operated.ends(&["status", "--exit-code"], 10).0;
+    assert!(warned.contains("commit the failover"), "{warned}");
+    let (_, talk) = operated.ends(&[&unplanned[..], &["-y"]].concat(), 5);
+    assert!(talk.contains("SR-3001") && talk.contains("allowed: Commit"), "{talk}");
+    operated.done(&["failover", "commit", "web-01", "-y", "--wait", "--timeout", "30s"]);
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "UnplannedFailoverCommitted");
+    assert_eq!(operated.service.stop().code(), Some(0));
+}
+
+#[test]
+fn every_kind_of_no_has_its_exit_code() {
+    let operated = Operated::new();
+    let (_, talk) = operated.ends(&["vm", "show", "web-02"], 3);
+    assert!(talk.contains("SR-1023 VM web-02 does not exist"), "{talk}");
+    operated.ends(&["job", "show", "none"], 3);
+    operated.ends(&["failover", "planned", "../jobs", "-y"], 3);
+    operated.ends(&["failover", "unplanned", "web-01", "--point", "newest", "-y"], 2);
+    operated.ends(&["policy", "set", "cloud-1", "--copy-frequency", "0"], 2);
+    operated.ends(&["failover", "commit", "web-01", "-y"], 5);
+    operated.ends(&["failover", "commit", "web-01", "--dry-run"], 5);
+    operated.ends(&["vm", "protect", "web-01"], 5);
+
+    let url = format!("http://{}", operated.service.address);
+    let wrong = operated.place.file("wrong.token");
+    std::fs::write(&wrong, "0".repeat(64)).unwrap();
+    let at = |token: &str| lifeboat(&["status", "--server", &url, "--token-file", token]);
+    assert_eq!(at(&wrong).status.code(), Some(4));
+    let right = operated.place.data().join("control.token");
+    assert_eq!(at(right.to_str().unwrap()).status.code(), Some(0));
+    assert_eq!(lifeboat(&["status", "--server", &url]).status.code(), Some(2), "without a token");
+
+    let Operated { place, service } = operated;
+    let data = place.data_text();
+    service.kill();
+    let gone = lifeboat(&["status", "--data", &data]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(text(&gone.stderr).contains("no service answers at"), "{}", text(&gone.stderr));
+    let none = lifeboat(&["status", "--data", &place.file("nowhere")]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("name its folder with --data"));
+}
+
+#[test]
+fn settings_are_changed_and_results_are_told_as_json_and_yaml() {
+    let operated = Operated::new();
+    operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "2", "--retention", "5"]);
+    let policies = operated.done(&["policy", "list"]);
+    assert!(policies.contains("every 2 s") && policies.contains("5 h"), "{policies}");
+    operated.done(&["vm", "resync-window", "web-01", "22:00-05:00"]);
+    let vm = operated.json(&["vm", "show", "web-01"]);
+    assert!(vm["resync"]["window"].as_str().unwrap().starts_with("22:00-05:00"), "{vm}");
+    assert!(operated.done(&["vm", "retry", "web-01"]).contains("nothing to do"));
+    assert!(operated.done(&["host", "list"]).contains("host-1"));
+    assert!(operated.done(&["cloud", "list", "-o", "yaml"]).contains("name: cloud-1"));
+    assert!(operated.done(&["vault", "show"]).contains("vault-1"));
+
+    let planned = ["failover", "planned", "web-01", "-y", "--request-id", "k", "-o", "json"];
+    let first = operated.json(&planned[..6]);
+    let again = operated.json(&planned[..6]);
+    assert_eq!((&again["repeated"], &again["job"]["id"]), (&true.into(), &first["job"]["id"]));
+}
+
+#[test]
+fn an_error_is_explained_without_a_service() {
+    let output = lifeboat(&["explain", "sr-2101"]);
+    let said = text(&output.stdout);
+    assert!(
+        output.status.success() && said.starts_with("SR-2101 The vault cannot be reached"),
+        "{said}"
+    );
+    let entry = text(&lifeboat(&["explain", "SR-3001", "-o", "json"]).stdout);
+    let entry: Value = serde_json::from_str(&entry).unwrap();
+    assert_eq!(entry["class"], "NonRecoverable");
+    assert_eq!(lifeboat(&["explain", "SR-0000"]).status.code(), Some(3));
+}
+
+#[test]
+fn whoever_stops_reading_gets_no_panic() {
+    let mut child = command(&["explain", "SR-2101"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let _ = std::io::stderr().flush();
+    assert!(!text(&output.stderr).contains("panic"), "{}", text(&output.stderr));
+}
