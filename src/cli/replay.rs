@@ -410,12 +410,12 @@ fn diff_logs(
 fn common_commits(one: &mut History, other: &mut History) -> Result<u64, CommandError> {
     let mut hashes = Vec::new();
     one.each(|found| {
-        hashes.push(found.map(|it| hash(&it)));
+        hashes.push(found.ok().map(|it| hash(&it)));
         ControlFlow::Continue(())
     })?;
     let (mut hashes, mut same) = (hashes.into_iter(), 0);
     other.each(|found| match (hashes.next(), found) {
-        (Some(Ok(one)), Ok(other)) if one == hash(&other) => {
+        (Some(Some(one)), Ok(other)) if one == hash(&other) => {
             same += 1;
             ControlFlow::Continue(())
         }

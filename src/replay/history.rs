@@ -49,6 +49,23 @@ impl fmt::Display for Damage {
     }
 }
 
+/// Damage that is listed; where there is more, a log has to be restored rather than read.
+const LISTED: usize = 1_000;
+
+impl Damage {
+    /// Adds it to a list, which it lets grow only so long.
+    pub(super) fn list(self, list: &mut Vec<Self>) {
+        match list.len() {
+            0..LISTED => list.push(self),
+            LISTED => list.push(Self {
+                place: "further on".to_owned(),
+                what: "there is more, which is not listed".to_owned(),
+            }),
+            _ => {}
+        }
+    }
+}
+
 /// What is read in a log's order.
 pub type Found = Result<Recorded, Damage>;
 

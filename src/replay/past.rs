@@ -134,7 +134,7 @@ impl Past {
 
     /// Notes damage that was met in the place of commits.
     pub fn met(&mut self, damage: &Damage) {
-        self.damage.push(damage.clone());
+        damage.clone().list(&mut self.damage);
     }
 
     /// Whether all commits of a stream so far are in it.

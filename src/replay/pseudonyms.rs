@@ -119,14 +119,14 @@ impl<'a> Veil<'a> {
 struct Items<'a> {
     veil: Veil<'a>,
     variant: Option<&'static str>,
-    items: Vec<Value>,
+    values: Vec<Value>,
 }
 
 /// Fields under way, likewise.
 struct Fields<'a> {
     veil: Veil<'a>,
     variant: Option<&'static str>,
-    fields: Map<String, Value>,
+    values: Map<String, Value>,
     key: String,
 }
 
@@ -226,7 +226,7 @@ impl<'a> ser::Serializer for Veil<'a> {
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Items<'a>, Unveilable> {
-        Ok(Items { veil: self, variant: None, items: Vec::new() })
+        Ok(Items { veil: self, variant: None, values: Vec::new() })
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Items<'a>, Unveilable> {
@@ -244,11 +244,11 @@ impl<'a> ser::Serializer for Veil<'a> {
         variant: &'static str,
         _: usize,
     ) -> Result<Items<'a>, Unveilable> {
-        Ok(Items { veil: self, variant: Some(variant), items: Vec::new() })
+        Ok(Items { veil: self, variant: Some(variant), values: Vec::new() })
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Fields<'a>, Unveilable> {
-        Ok(Fields { veil: self, variant: None, fields: Map::new(), key: String::new() })
+        Ok(Fields { veil: self, variant: None, values: Map::new(), key: String::new() })
     }
 
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Fields<'a>, Unveilable> {
@@ -268,12 +268,12 @@ impl<'a> ser::Serializer for Veil<'a> {
 
 impl Items<'_> {
     fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unveilable> {
-        self.items.push(value.serialize(self.veil)?);
+        self.values.push(value.serialize(self.veil)?);
         Ok(())
     }
 
     fn finish(self) -> Value {
-        wrapped(self.variant, Value::Array(self.items))
+        wrapped(self.variant, Value::Array(self.values))
     }
 }
 
@@ -304,12 +304,12 @@ items!(
 impl Fields<'_> {
     fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Unveilable> {
         let value = value.serialize(self.veil.of(key))?;
-        self.fields.insert(key.to_owned(), value);
+        self.values.insert(key.to_owned(), value);
         Ok(())
     }
 
     fn finish(self) -> Value {
-        wrapped(self.variant, Value::Object(self.fields))
+        wrapped(self.variant, Value::Object(self.values))
     }
 }
 

@@ -84,7 +84,7 @@ pub fn verify(
     let mut result = Verification::default();
     history.each(|found| {
         match found {
-            Err(damage) => result.damage.push(damage),
+            Err(damage) => damage.list(&mut result.damage),
             Ok(Recorded { commit, version, .. }) => {
                 result.take(&mut past, &commit, version);
                 if let Some(snapshot) = snapshots.remove(&(commit.stream, commit.seq)) {

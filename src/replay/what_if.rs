@@ -176,8 +176,8 @@ struct Life {
     /// The outage under way: since when, for what.
     failing: Option<(i64, Cause)>,
     cycle_began: i64,
-    /// The moment of the newest recovery point.
-    newest: Option<i64>,
+    /// The moment of the newest recovery point, and when that arrived.
+    newest: Option<(i64, i64)>,
     durations: Vec<i64>,
     recorded: Fate,
 }
@@ -196,7 +196,9 @@ impl Reading {
         if let Entry::Vm { events, .. } = &commit.entry {
             self.sample(commit.stream, at);
             self.past.apply(commit);
-            events.iter().for_each(|event| self.event(VmId(commit.stream.id), event, at));
+            for event in events {
+                self.event(VmId(commit.stream.id), event, at);
+            }
             self.sample(commit.stream, at);
             return;
         }
@@ -246,9 +248,9 @@ impl Reading {
             }
             Event::LogShipped { point } => {
                 life.recorded.deltas += 1;
-                let newest = life.newest.replace(point.at.as_millis());
+                let newest = life.newest.replace((point.at.as_millis(), at));
                 let interval = life.policy.copy_frequency().as_millis() as i64;
-                life.recorded.late_seconds += late(at - newest.unwrap_or(at), interval);
+                life.recorded.late_seconds += late(newest.unwrap_or((at, at)), at, interval);
                 if let Some((from, cause)) = life.failing.take() {
                     let ended = self.ended.get(&cause).copied().filter(|ended| from <= *ended);
                     let until = ended.unwrap_or(at);
@@ -269,13 +271,13 @@ impl Life {
         let interval = policy.copy_frequency().as_millis() as i64;
         let took = self.median();
         let mut fate = Fate::default();
-        let (mut newest, mut cut) = (from, from + interval);
+        let (mut newest, mut cut) = ((from, from), from + interval);
         while cut < until {
             let Some(arrived) = self.arrival(cut, took, until, schedule, &mut fate) else { break };
             fate.aged(newest, arrived, interval);
             fate.deltas += 1;
-            newest = cut;
-            fate.rpo.push((arrived, (arrived - newest) as f64 / 1_000.0));
+            newest = (cut, arrived);
+            fate.rpo.push((arrived, (arrived - cut) as f64 / 1_000.0));
             cut = (cut + interval).max(arrived);
         }
         fate.aged(newest, until, interval);
@@ -324,9 +326,10 @@ impl Life {
     }
 }
 
-/// Seconds for which a recovery point of this age was older than two intervals.
-fn late(age: i64, interval: i64) -> f64 {
-    (age - 2 * interval).max(0) as f64 / 1_000.0
+/// Seconds for which a recovery point, of this moment and arrived then, was the newest and older than two
+/// intervals, until another arrived at `at`.
+fn late((newest, arrived): (i64, i64), at: i64, interval: i64) -> f64 {
+    (at - (newest + 2 * interval).max(arrived)).max(0) as f64 / 1_000.0
 }
 
 impl Fate {
@@ -335,11 +338,11 @@ impl Fate {
         self
     }
 
-    /// The newest recovery point, of the moment `newest`, is followed by another at `at`.
-    fn aged(&mut self, newest: i64, at: i64, interval: i64) {
-        let age = (at - newest).max(0);
+    /// The newest recovery point, of a moment and arrived then, is followed by another at `at`.
+    fn aged(&mut self, newest: (i64, i64), at: i64, interval: i64) {
+        let age = (at - newest.0).max(0);
         self.rpo_max_seconds = self.rpo_max_seconds.max(age as f64 / 1_000.0);
-        self.late_seconds += late(age, interval);
+        self.late_seconds += late(newest, at, interval);
         self.rpo.push((at, age as f64 / 1_000.0));
     }
 }
@@ -380,6 +383,8 @@ mod tests {
         // Cut at minute 10, down until 25: the rungs at 11, 12, 14, 18 and 20 fail, the one at 50 does not.
         assert_eq!(fate.retry_minutes, [1, 2, 4, 8, 10, 40]);
         assert_eq!(fate.failed_attempts, 6);
+        // The point of minute 9 is late from minute 11 to 50, that of minute 10 not for long after that.
+        assert!((fate.late_seconds - 39.0 * 60.0).abs() < 5.0, "{}", fate.late_seconds);
         assert!(
             (fate.rpo_max_seconds - (41.0 * 60.0 + 1.0)).abs() < 1.5,
             "{}",

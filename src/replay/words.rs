@@ -296,8 +296,8 @@ fn code(failure: &Failure) -> &'static str {
     crate::domain::catalogue::entry(failure.code).id
 }
 
-/// What has no sentence of its own: `RecoveryPointsExpired { kept_from_cycle: 3 }` becomes "recovery points
-/// expired (kept_from_cycle: 3)".
+/// What has no sentence of its own: `RecoveryPointsExpired { kept_from_cycle: 3 }` becomes
+/// `recovery points expired (kept_from_cycle: 3)`.
 fn told(what: &impl Debug) -> String {
     let name = variant(what);
     let words = name.char_indices().fold(String::new(), |mut words, (at, letter)| {
@@ -334,7 +334,7 @@ mod tests {
     fn spans_and_sizes_are_said_as_people_say_them() {
         assert_eq!(span(Duration::from_millis(12)), "12 ms");
         assert_eq!(span(Duration::from_secs(90)), "1 min 30 s");
-        assert_eq!(span(Duration::from_secs(7_260)), "2 h 1 min");
+        assert_eq!(span(Duration::from_mins(121)), "2 h 1 min");
         assert_eq!((bytes(12), bytes(2_048)), ("12 B".to_owned(), "2.0 KiB".to_owned()));
     }
 }

@@ -91,7 +91,9 @@ impl Reading {
         match &commit.entry {
             Entry::Vm { command, events } => {
                 self.operation(command, commit);
-                events.iter().for_each(|event| self.vm_event(commit, event, at));
+                for event in events {
+                    self.vm_event(commit, event, at);
+                }
             }
             Entry::Host { events, .. } => {
                 let place = (Deed::KillHost, Some(self.past.name(commit.stream)));

@@ -13,15 +13,21 @@ use std::time::Duration;
 /// Attempts of which the minutes are shown.
 const MINUTES_SHOWN: usize = 12;
 
+const POLICY_HELP: &str = "TOML with copy_frequency_seconds, recovery_point_retention_hours and \
+    app_consistent_frequency_hours";
+
+const RETRY_HELP: &str = "TOML as in minutes = [1, 2, 4, 8, 10], then_every_minutes = 30 and \
+    when_the_cause_ends = true";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     source: SourceArg,
-    /// TOML with copy_frequency_seconds, recovery_point_retention_hours, app_consistent_frequency_hours
-    #[arg(long, value_name = "FILE", required_unless_present = "retry")]
+    /// The policy, as TOML
+    #[arg(long, value_name = "FILE", required_unless_present = "retry", help = POLICY_HELP)]
     policy: Option<PathBuf>,
-    /// TOML with minutes = [1, 2, 4, 8, 10], then_every_minutes = 30, when_the_cause_ends = true
-    #[arg(long, value_name = "FILE")]
+    /// The schedule, as TOML
+    #[arg(long, value_name = "FILE", help = RETRY_HELP)]
     retry: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,

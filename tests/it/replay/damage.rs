@@ -55,10 +55,11 @@ fn a_damaged_line_is_named_and_its_stream_is_not_certain_from_there_on() {
     assert!(!result.is_sound());
 }
 
+type Change = fn(&mut Vec<String>);
+
 #[test]
 fn every_kind_of_damage_is_named_with_its_line() {
     let count = commits(&mut log("link_flaps")).len();
-    type Change = fn(&mut Vec<String>);
     let cases: [(&str, Change, String); 8] = [
         (
             "a changed digit",
@@ -151,6 +152,16 @@ fn long_log(commits: u64) -> Vec<Commit> {
         entry: entry(nth),
     };
     (0..commits).map(commit).collect()
+}
+
+#[test]
+fn a_file_that_is_damaged_throughout_is_no_list_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut history = changed(folder.path(), |lines| {
+        lines.resize(5_000, "noise".to_owned());
+    });
+    assert!(folded(&mut history).damage.len() < 1_100);
+    assert!(verify(&mut history, vec![]).unwrap().damage.len() < 1_100);
 }
 
 #[test]

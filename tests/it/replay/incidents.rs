@@ -5,7 +5,7 @@ use lifeboat::replay::verify;
 use std::fmt::Write;
 use std::fs;
 
-/// What is asked about each incident; `LOG` stands for its log.
+/// What is asked about each incident; `LOG` stands for its log, `CLOSER` and `FASTER` for files beside it.
 const QUESTIONS: [(&str, &[&str]); 4] = [
     (
         "host_killed_in_failover",
@@ -43,6 +43,8 @@ const QUESTIONS: [(&str, &[&str]); 4] = [
             "why --log LOG --vm db --state critical",
             "why --log LOG --vm db",
             "diff --log LOG 2026-01-05T08:05:50Z 2026-01-05T08:10:00Z",
+            "what-if --log LOG --retry CLOSER",
+            "what-if --log LOG --policy FASTER",
             "verify --log LOG",
         ],
     ),
@@ -56,7 +58,10 @@ fn the_answers_about_recorded_incidents_stay_what_they_are() {
         let answers = fixture(incident, "txt");
         let mut session = String::new();
         for question in questions {
-            let words = question.replace("LOG", log.to_str().unwrap());
+            let words = question
+                .replace("LOG", log.to_str().unwrap())
+                .replace("CLOSER", fixture("closer-retries", "toml").to_str().unwrap())
+                .replace("FASTER", fixture("faster-policy", "toml").to_str().unwrap());
             let mut arguments = vec!["replay"];
             arguments.extend(words.split(' '));
             let output = lifeboat(&arguments);

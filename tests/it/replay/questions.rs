@@ -91,7 +91,9 @@ fn a_state_snapshot_that_its_commits_do_not_fold_to_is_named() {
     let own: Vec<_> = all.iter().filter(|commit| commit.stream == stream).take(30).collect();
     for commit in &own {
         let (_, events) = Vm::of(&commit.entry).unwrap();
-        events.iter().for_each(|event| vm.apply(event, commit.at));
+        for event in events {
+            vm.apply(event, commit.at);
+        }
     }
     let snapshot = |vm: &Vm| Snapshot {
         stream,
