@@ -8,9 +8,11 @@ use crate::domain::entity::{Entity, Entry, StreamId};
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::Host;
 use crate::domain::id::JobId;
+use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
+use crate::ports::actions::Actions;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::EventStore;
 use crate::ports::hypervisor::Hypervisor;
@@ -28,6 +30,7 @@ use uuid::Uuid;
 
 mod cloud;
 mod host;
+mod plan;
 mod vault;
 mod vm;
 
@@ -43,6 +46,8 @@ pub struct World {
     pub primary: Arc<dyn Hypervisor>,
     /// The recovery site's VMs.
     pub recovery: Arc<dyn Hypervisor>,
+    /// Scripts and probes of recovery plans.
+    pub actions: Arc<dyn Actions>,
     /// Time between two looks at a host or a vault.
     pub watch_interval: Duration,
     /// Time between two passes over the space of a VM's replica.
@@ -169,6 +174,7 @@ impl<E: Hosted> Outlet for ActorOutlet<E> {
                 Entry::Vault { command, .. } => {
                     told::<Vault>(&supervisor, id, command, origin).await
                 }
+                Entry::Plan { command, .. } => told::<Plan>(&supervisor, id, command, origin).await,
             }
         })
     }

@@ -14,6 +14,7 @@ use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
+use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
 use actix::clock::Instant;
@@ -41,6 +42,7 @@ pub struct Shelves {
     pub(super) hosts: BTreeMap<Uuid, Addr<EntityActor<Host>>>,
     pub(super) clouds: BTreeMap<Uuid, Addr<EntityActor<Cloud>>>,
     pub(super) vaults: BTreeMap<Uuid, Addr<EntityActor<Vault>>>,
+    pub(super) plans: BTreeMap<Uuid, Addr<EntityActor<Plan>>>,
 }
 
 /// How often an actor died lately.
@@ -107,6 +109,7 @@ impl Supervisor {
             Kind::Host => self.actor::<Host>(stream.id, ctx).map(drop),
             Kind::Cloud => self.actor::<Cloud>(stream.id, ctx).map(drop),
             Kind::Vault => self.actor::<Vault>(stream.id, ctx).map(drop),
+            Kind::Plan => self.actor::<Plan>(stream.id, ctx).map(drop),
         };
         if let (Err(error), false) = (built, self.stopping) {
             tracing::error!(%stream, %error, "build an actor from the log");
@@ -122,6 +125,7 @@ impl Supervisor {
         halt(&self.shelves.clouds);
         halt(&self.shelves.hosts);
         halt(&self.shelves.vaults);
+        halt(&self.shelves.plans);
         self.failed.send_replace(Some(because));
     }
 
@@ -144,12 +148,13 @@ impl Supervisor {
 
     /// Sends a command to an entity that is there.
     fn command(&self, to: StreamId, command: Entry, origin: Origin) {
-        let Shelves { vms, hosts, clouds, vaults } = &self.shelves;
+        let Shelves { vms, hosts, clouds, vaults, plans } = &self.shelves;
         match command {
             Entry::Vm { command, .. } => send(vms, to, command, origin),
             Entry::Host { command, .. } => send(hosts, to, command, origin),
             Entry::Cloud { command, .. } => send(clouds, to, command, origin),
             Entry::Vault { command, .. } => send(vaults, to, command, origin),
+            Entry::Plan { command, .. } => send(plans, to, command, origin),
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::actors::{self, Hosted, load_entity};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, VaultId, VmId};
+use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
@@ -48,6 +49,7 @@ impl Live {
                 Kind::Vault => {
                     drop(site.vaults.insert(VaultId(id), self.state::<Vault>(id).await?));
                 }
+                Kind::Plan => drop(site.plans.insert(PlanId(id), self.state::<Plan>(id).await?)),
             }
         }
         Ok(site)

@@ -253,6 +253,13 @@ catalogue! {
         causes: ["the service has just started and is reading its log", "a part of it died and is being built anew"],
         next: "The service becomes ready by itself.",
         action: "Ask again, with the same request id if it was a command.";
+    /// A step of a recovery plan failed.
+    ActionFailed = "SR-3101", NonRecoverable, Critical, Administrator,
+        title: "A step of a recovery plan failed",
+        message: "step {action} of a recovery plan failed",
+        causes: ["the script ended with an error or took too long", "what the gate probes does not answer", "a VM of the step failed"],
+        next: "A planned run has stopped, another goes on without it; a gate waits for a decision.",
+        action: "Look at the output of the step; then retry it, continue the run, or run the plan again.";
 }
 
 /// The entry of a code.

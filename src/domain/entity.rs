@@ -2,7 +2,7 @@
 
 use super::id::JobId;
 use super::time::Timestamp;
-use super::{cloud, host, vault, vm};
+use super::{cloud, host, plan, vault, vm};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Debug};
@@ -57,11 +57,13 @@ pub enum Kind {
     Cloud,
     /// A recovery vault.
     Vault,
+    /// A recovery plan.
+    Plan,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Vm, Self::Host, Self::Cloud, Self::Vault];
+    pub const ALL: [Self; 5] = [Self::Vm, Self::Host, Self::Cloud, Self::Vault, Self::Plan];
 
     /// The word used in stream names.
     pub const fn name(self) -> &'static str {
@@ -70,6 +72,7 @@ impl Kind {
             Self::Host => "host",
             Self::Cloud => "cloud",
             Self::Vault => "vault",
+            Self::Plan => "plan",
         }
     }
 }
@@ -121,6 +124,13 @@ pub enum Entry {
         /// What became true.
         events: Vec<vault::Event>,
     },
+    /// Of a recovery plan.
+    Plan {
+        /// What was asked.
+        command: plan::Command,
+        /// What became true.
+        events: Vec<plan::Event>,
+    },
 }
 
 impl Entry {
@@ -131,6 +141,7 @@ impl Entry {
             Self::Host { .. } => Kind::Host,
             Self::Cloud { .. } => Kind::Cloud,
             Self::Vault { .. } => Kind::Vault,
+            Self::Plan { .. } => Kind::Plan,
         }
     }
 }
@@ -143,6 +154,7 @@ impl Entry {
             Self::Host { events, .. } => events.len(),
             Self::Cloud { events, .. } => events.len(),
             Self::Vault { events, .. } => events.len(),
+            Self::Plan { events, .. } => events.len(),
         }
     }
 }

@@ -50,6 +50,8 @@ id! {
     JobId,
     /// A recovery point.
     RecoveryPointId,
+    /// A recovery plan.
+    PlanId,
 }
 
 /// Hashes kind, parent and counter or name into a version-8 (custom) UUID.

@@ -26,6 +26,28 @@ pub enum JobKind {
     CommitFailover,
     /// Brings a replica that lost track back into step: only what differs is sent.
     ResynchronizeDifferences,
+    /// Starts a copy of the VM from a recovery point, in a network apart.
+    TestFailover,
+    /// Deletes the copy that a test made.
+    TestFailoverCleanup,
+    /// Runs a failed-over VM from another recovery point.
+    ChangeRecoveryPoint,
+    /// Undoes a failover that is not committed.
+    CancelFailover,
+    /// Brings the primary site into step with a VM that runs at the recovery site.
+    Failback,
+    /// Moves the VM back to the primary site.
+    CompleteFailback,
+    /// Makes a failback final.
+    CommitFailback,
+    /// Replicates a VM that was failed back.
+    ReverseReplicate,
+    /// Goes on with replication where it was, after a failover that was cancelled.
+    ResumeReplication,
+    /// Ends protection.
+    DisableProtection,
+    /// Ends the protection of a VM whose host does not answer.
+    RemoveProtection,
 }
 
 impl JobKind {
@@ -39,7 +61,29 @@ impl JobKind {
             Self::PlannedFailover => "PlannedFailover",
             Self::UnplannedFailover => "UnplannedFailover",
             Self::CommitFailover => "CommitFailover",
+            Self::TestFailover => "TestFailover",
+            Self::TestFailoverCleanup => "TestFailoverCleanup",
+            Self::ChangeRecoveryPoint => "ApplyRecoveryPoint",
+            Self::CancelFailover => "FailoverCancel",
+            Self::Failback => "Failback",
+            Self::CompleteFailback => "CompleteFailback",
+            Self::CommitFailback => "CommitFailback",
+            Self::ReverseReplicate => "ReprotectReplicationGroup",
+            Self::ResumeReplication => "ResumeReplication",
+            Self::DisableProtection => "DisableDr",
+            Self::RemoveProtection => "RemoveDr",
         }
+    }
+
+    /// Whether it ends with the start of a VM at the recovery site, which a plan can hold.
+    pub const fn fails_over(self) -> bool {
+        matches!(
+            self,
+            Self::PlannedFailover
+                | Self::UnplannedFailover
+                | Self::ChangeRecoveryPoint
+                | Self::TestFailover
+        )
     }
 
     /// What people read.
@@ -52,13 +96,24 @@ impl JobKind {
             Self::ResynchronizeDifferences => "Resynchronize",
             Self::PlannedFailover => "Planned failover",
             Self::UnplannedFailover => "Unplanned failover",
-            Self::CommitFailover => "Commit",
+            Self::CommitFailover | Self::CommitFailback => "Commit",
+            Self::TestFailover => "Test failover",
+            Self::TestFailoverCleanup => "Clean up test failover",
+            Self::ChangeRecoveryPoint => "Change recovery point",
+            Self::CancelFailover => "Cancel failover",
+            Self::Failback => "Synchronize for failback",
+            Self::CompleteFailback => "Complete failback",
+            Self::ReverseReplicate => "Reverse replication",
+            Self::ResumeReplication => "Resume replication",
+            Self::DisableProtection => "Disable replication and remove",
+            Self::RemoveProtection => "Remove",
         }
     }
 
     /// The tasks of a job on a VM with these disks, in order.
     pub fn steps(self, disks: &[DiskId]) -> Vec<Step> {
         let copies = disks.iter().copied().map(Step::CopyDisk);
+        let restores = disks.iter().copied().map(Step::RestoreDisk);
         match self {
             Self::EnableProtection => vec![
                 Step::CheckEnableProtection,
@@ -95,6 +150,41 @@ impl JobKind {
                 Step::StartReplica,
             ],
             Self::CommitFailover => vec![Step::CheckCommit, Step::DropOtherPoints],
+            Self::TestFailover => {
+                vec![Step::CheckTestFailover, Step::PrepareTest, Step::StartTest]
+            }
+            Self::TestFailoverCleanup => vec![Step::StopTest, Step::DeleteTest],
+            Self::ChangeRecoveryPoint => vec![
+                Step::CheckUnplannedFailover,
+                Step::ShutDownReplica,
+                Step::DeleteReplicaDisks,
+                Step::StartFailover,
+                Step::StartReplica,
+            ],
+            Self::CancelFailover => {
+                vec![Step::ShutDownReplica, Step::DeleteReplicaDisks, Step::StartSource]
+            }
+            Self::Failback => [Step::CheckFailback, Step::RestartTracking]
+                .into_iter()
+                .chain(disks.iter().copied().map(Step::CompareDisk))
+                .chain([Step::ApplyTrackedChanges, Step::AttachSource])
+                .chain(restores)
+                .collect(),
+            Self::CompleteFailback => [Step::CheckFailback, Step::ApplyTrackedChanges]
+                .into_iter()
+                .chain([Step::AttachSource])
+                .chain(restores.clone())
+                .chain([Step::ShutDownReplica, Step::PrepareForFailover, Step::FenceReplica])
+                .chain(restores)
+                .chain([Step::TrackRestored, Step::StartSource])
+                .collect(),
+            Self::CommitFailback => vec![Step::DeleteReplicaDisks],
+            Self::ReverseReplicate => {
+                vec![Step::CheckReverseReplicate, Step::ApplyTrackedChanges, Step::VerifyReplica]
+            }
+            Self::ResumeReplication => vec![Step::ApplyTrackedChanges, Step::VerifyReplica],
+            Self::DisableProtection => vec![Step::StopTracking, Step::DeleteReplica],
+            Self::RemoveProtection => vec![Step::DeleteReplica],
         }
     }
 }
@@ -142,6 +232,38 @@ pub enum Step {
     DropOtherPoints,
     /// Compares one disk with its replica, by checksums, and sends what differs.
     CompareDisk(DiskId),
+    /// Checks that a test failover can start.
+    CheckTestFailover,
+    /// Serves the disks of the recovery point for a test.
+    PrepareTest,
+    /// Starts the copy of the VM.
+    StartTest,
+    /// Stops the copy of the VM.
+    StopTest,
+    /// Deletes what the test wrote.
+    DeleteTest,
+    /// Shuts the replica VM down.
+    ShutDownReplica,
+    /// Stops serving the replica VM's disks and deletes what was written to them.
+    DeleteReplicaDisks,
+    /// Starts the VM at the primary site.
+    StartSource,
+    /// Checks that the VM can be brought back to the primary site.
+    CheckFailback,
+    /// Attaches the disks of the primary site.
+    AttachSource,
+    /// Brings one disk at the primary site to the latest recovery point.
+    RestoreDisk(DiskId),
+    /// Closes the replica to the recovery site.
+    FenceReplica,
+    /// Starts tracking at the primary site, on disks that are in step.
+    TrackRestored,
+    /// Checks that replication can go on from the primary site.
+    CheckReverseReplicate,
+    /// Ends tracking.
+    StopTracking,
+    /// Deletes the replica from the vault.
+    DeleteReplica,
 }
 
 impl Step {
@@ -168,6 +290,22 @@ impl Step {
             Self::CheckCommit => "VmCommitPrerequisitesCheck",
             Self::DropOtherPoints => "VmCommitFailover",
             Self::CompareDisk(_) => "VmCompareDisk",
+            Self::CheckTestFailover => "VmTfoPrerequisitesCheck",
+            Self::PrepareTest => "VmTfoPrepareTestVm",
+            Self::StartTest => "VmTfoBootTestVm",
+            Self::StopTest => "VmTfoEndFailover",
+            Self::DeleteTest => "VmTfoDeleteTestVm",
+            Self::ShutDownReplica => "VmShutdownVmOnSecondary",
+            Self::DeleteReplicaDisks => "VmDeleteReplicaDisks",
+            Self::StartSource => "VmStartVmOnPrimary",
+            Self::CheckFailback => "VmFailbackPrerequisitesCheck",
+            Self::AttachSource => "VmAttachDisks",
+            Self::RestoreDisk(_) => "VmRestoreDisk",
+            Self::FenceReplica => "VmFenceSecondary",
+            Self::TrackRestored => "VmTrackRestoredDisks",
+            Self::CheckReverseReplicate => "VmReversePrerequisitesCheck",
+            Self::StopTracking => "VmStopTracking",
+            Self::DeleteReplica => "VmDeleteReplica",
         }
     }
 
@@ -194,7 +332,34 @@ impl Step {
             Self::CheckCommit => "Prerequisites check for commit",
             Self::DropOtherPoints => "Deleting the other recovery points",
             Self::CompareDisk(_) => "Comparing a disk with its replica",
+            Self::CheckTestFailover => "Prerequisites check for test failover",
+            Self::PrepareTest => "Creating the test virtual machine",
+            Self::StartTest => "Start the test virtual machine",
+            Self::StopTest => "Stop the test virtual machine",
+            Self::DeleteTest => "Deleting the test virtual machine",
+            Self::ShutDownReplica => "Shut down the replica virtual machine",
+            Self::DeleteReplicaDisks => "Deleting the replica virtual machine's disks",
+            Self::StartSource => "Start the virtual machine at the primary site",
+            Self::CheckFailback => "Prerequisites check for failback",
+            Self::AttachSource => "Attaching the disks of the primary site",
+            Self::RestoreDisk(_) => "Synchronizing a disk of the primary site",
+            Self::FenceReplica => "Closing the replica to the recovery site",
+            Self::TrackRestored => "Starting change tracking at the primary site",
+            Self::CheckReverseReplicate => "Prerequisites check for reverse replication",
+            Self::StopTracking => "Stopping change tracking",
+            Self::DeleteReplica => "Deleting the replica",
         }
+    }
+
+    /// Whether the task reads the disks of the side that is replicated, or their logs.
+    pub const fn is_at_source(self) -> bool {
+        matches!(
+            self,
+            Self::RestartTracking
+                | Self::CompareDisk(_)
+                | Self::ApplyTrackedChanges
+                | Self::PrepareForFailover
+        )
     }
 
     /// Whether the task only looks: a job whose check fails ends, and nothing was changed.
@@ -205,6 +370,9 @@ impl Step {
                 | Self::CheckPlannedFailover
                 | Self::CheckUnplannedFailover
                 | Self::CheckCommit
+                | Self::CheckTestFailover
+                | Self::CheckFailback
+                | Self::CheckReverseReplicate
         )
     }
 }

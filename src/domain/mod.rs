@@ -8,6 +8,7 @@ pub mod failure;
 pub mod host;
 pub mod id;
 pub mod job;
+pub mod plan;
 pub mod policy;
 pub mod retention;
 pub mod retry;

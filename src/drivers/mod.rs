@@ -1,4 +1,5 @@
-//! Drivers: the hypervisors of a site. Each kind is a module of its own behind
-//! [`Hypervisor`](crate::ports::hypervisor::Hypervisor).
+//! Drivers: what reaches the machines of a site. The hypervisors of each kind are a module of their own
+//! behind [`Hypervisor`](crate::ports::hypervisor::Hypervisor).
 
+pub mod actions;
 pub mod lab;

@@ -85,6 +85,19 @@ pub trait Files: Send + Sync + Debug {
     /// What the file system answers, unchanged.
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
 
+    /// The folders in a folder, by full path, sorted; none if there is no such folder.
+    ///
+    /// # Errors
+    /// What the file system answers, unchanged.
+    fn folders(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// Removes a folder with everything in it; one that is not there is fine. May end half done. Durable
+    /// after [`Files::sync_dir`] of the folder above.
+    ///
+    /// # Errors
+    /// What the file system answers, unchanged.
+    fn remove_folder(&self, folder: &Path) -> io::Result<()>;
+
     /// Whether something is at `path`.
     fn exists(&self, path: &Path) -> bool;
 

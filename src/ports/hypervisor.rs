@@ -23,11 +23,33 @@ pub trait Hypervisor: Send + Sync {
     /// `SourceDidNotStop`, `HostLost`, `VmNotFound`.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure>;
 
-    /// Starts a VM on these disks and returns when it runs. A VM that runs on them goes on running.
+    /// Starts a VM on these disks and returns when it runs. A VM that runs on them goes on running. None
+    /// are named at the primary site: there they are those of the VM's host, tracked.
     ///
     /// # Errors
     /// `ReplicaDidNotStart`, `HostLost`.
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure>;
+
+    /// Attaches the disks of a VM that is off to its host's agent, for the data plane and for nobody
+    /// else. Those that are attached stay so.
+    ///
+    /// # Errors
+    /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Starts a copy of a VM for a test, on these disks and in this network, beside the VM itself. One
+    /// that runs on them goes on running.
+    ///
+    /// # Errors
+    /// `ReplicaDidNotStart`, `HostLost`.
+    async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], network: &str)
+    -> Result<(), Failure>;
+
+    /// Stops and deletes the copy that a test made. None is no error.
+    ///
+    /// # Errors
+    /// `HostLost`.
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure>;
 
     /// Brings the guest's applications to rest: returns when they have put their data in order, it is
     /// on the disks, and nothing more is written. The guest goes on by itself after `at_most`, also if

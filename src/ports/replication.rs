@@ -38,6 +38,22 @@ pub struct Compared {
     pub different_bytes: u64,
 }
 
+/// How a disk of the primary site is brought to a recovery point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// Which disk.
+    pub disk: DiskId,
+    /// To which point.
+    pub point: RecoveryPoint,
+    /// The point that it was brought to before: only what lies between the two is looked at.
+    pub from: Option<RecoveryPoint>,
+    /// Everything is downloaded, and nothing of what is on the disk is relied on.
+    pub in_full: bool,
+    /// What was told last of an earlier call for the same point: so many bytes, from the start of the
+    /// disk, are restored.
+    pub done_bytes: u64,
+}
+
 /// Told how far a copy is: bytes dealt with, bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -145,6 +161,57 @@ pub trait Replication: Send + Sync {
     /// # Errors
     /// Those of the vault; `HostResourcesShort`.
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure>;
+
+    /// Stops serving a failed-over VM and deletes what was written to its disks. Nothing that is not
+    /// served is an error.
+    ///
+    /// # Errors
+    /// `HostResourcesShort`.
+    async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Serves the disks of a recovery point for a test, beside whatever else is served of the VM, with
+    /// an overlay of its own that is tracked by nobody. Asked again it answers the same disks.
+    ///
+    /// # Errors
+    /// Those of [`Replication::serve`].
+    async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure>;
+
+    /// Ends [`Replication::serve_test`] and deletes what the test wrote.
+    ///
+    /// # Errors
+    /// `HostResourcesShort`.
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Brings a disk at the primary site, which its host has attached and nobody uses, to what it is in
+    /// a recovery point; durable when this returns. `progress` is told of nothing that is not durable.
+    ///
+    /// # Errors
+    /// Those of the vault and of the disk.
+    async fn restore_disk(
+        &self,
+        vm: &Vm,
+        restore: Restore,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure>;
+
+    /// Starts a chain of logs from nothing on disks that were all brought to the latest recovery point:
+    /// nothing of them is suspect. Tracking is durable when this returns.
+    ///
+    /// # Errors
+    /// Those of [`Replication::start_tracking`].
+    async fn track_restored(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Ends tracking at the source, and deletes its logs. The disks stay.
+    ///
+    /// # Errors
+    /// `HostLost`, `HostResourcesShort`.
+    async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Deletes everything that the vault holds of the VM.
+    ///
+    /// # Errors
+    /// Those of the vault.
+    async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure>;
 
     /// Deletes every recovery point but this one.
     ///

@@ -45,12 +45,10 @@ pub struct Collection<'a> {
     pub disks: &'a [DiskId],
     /// The cycles of its points. Others up to the newest of these were let go.
     pub kept: &'a BTreeSet<u64>,
-    /// Whether its log has come to an end, so that nothing after its points is under way.
-    pub closed: bool,
     /// The epoch of whoever collects.
     pub epoch: u64,
     /// What readers in this process need.
-    pub pins: Option<&'a Pins>,
+    pub pins: &'a [Pins],
     /// The time.
     pub now: Timestamp,
 }
@@ -115,7 +113,7 @@ impl Collector {
         done.points = vault.drop_let_go(pass.vm, pass.kept).await?;
         self.read_points(vault, pass).await?;
         let mut pins = vault.leases(pass.vm, pass.now).await?;
-        pins.extend(pass.pins.cloned());
+        pins.extend_from_slice(pass.pins);
         let mut unneeded = Vec::new();
         for disk in pass.disks {
             let kept: BTreeSet<u64> = self.sequences(*disk).collect();
@@ -126,7 +124,7 @@ impl Collector {
                 holdings = Holdings::read(vault, *disk).await?;
             }
             let pins: Vec<&DiskPins> = pins.iter().filter_map(|pins| pins.disk(*disk)).collect();
-            let needs = Needs::of(&holdings, &kept, pins, pass.closed);
+            let needs = Needs::of(&holdings, &kept, pins);
             unneeded.extend(holdings.objects.into_iter().filter(|(_, what, _)| !needs.has(*what)));
         }
         // A base whose list is gone is no base, so that nobody finds one with half of its regions.
@@ -278,12 +276,7 @@ struct Needs<'a> {
 }
 
 impl<'a> Needs<'a> {
-    fn of(
-        holdings: &Holdings,
-        kept: &BTreeSet<u64>,
-        pins: Vec<&'a DiskPins>,
-        closed: bool,
-    ) -> Self {
+    fn of(holdings: &Holdings, kept: &BTreeSet<u64>, pins: Vec<&'a DiskPins>) -> Self {
         let newest = holdings.manifests.last_key_value().map(|(generation, _)| *generation);
         let mut manifests: BTreeSet<u64> = newest.into_iter().collect();
         manifests.extend(pins.iter().map(|pins| pins.generation));
@@ -303,13 +296,9 @@ impl<'a> Needs<'a> {
             .flat_map(|manifest| &manifest.regions)
             .map(|(region, present)| (present.generation, *region))
             .collect();
-        let end = holdings.objects.iter().filter_map(|(_, what, _)| match what {
-            Object::Segment(sequence) => Some(*sequence),
-            Object::Manifest(_) | Object::Merged(..) | Object::Region(..) => None,
-        });
-        // The next delta asks for the segment of the newest point, and a fence for the last of all.
-        let under_way = if closed { end.max() } else { kept.last().copied() };
-        let segments_from = under_way.unwrap_or(0);
+        // The next delta asks for the segment of the newest point. What was sent after the point that a
+        // VM was failed over from stays as well: a failback has to know what of it to overwrite.
+        let segments_from = kept.last().copied().unwrap_or(0);
         Self { manifests, regions, segments, merged, segments_from, copies_after: newest, pins }
     }
 

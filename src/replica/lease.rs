@@ -98,6 +98,20 @@ impl Vault {
         self.create(&self.lease_folder(vm).join(name), vec![Bytes::from(text)]).await.map(drop)
     }
 
+    /// Gives up the leases of a reader; none is fine.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn release_lease(&self, vm: VmId, reader: RecoveryPointId) -> Result<(), VaultError> {
+        let own = format!("{reader}.");
+        for meta in self.list_maybe(&self.lease_folder(vm)).await? {
+            if meta.location.filename().is_some_and(|name| name.starts_with(&own)) {
+                self.delete(&meta.location).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What live leases pin at `now`. Those that are over are deleted.
     pub(super) async fn leases(&self, vm: VmId, now: Timestamp) -> Result<Vec<Pins>, VaultError> {
         let mut live = Vec::new();
@@ -121,7 +135,7 @@ impl Vault {
         Ok(Pins { disks: lease.disks })
     }
 
-    fn lease_folder(&self, vm: VmId) -> Path {
+    pub(super) fn lease_folder(&self, vm: VmId) -> Path {
         Path::from(format!("v1/{}/vm/{vm}/lease", self.id()))
     }
 }

@@ -23,6 +23,7 @@ mod base;
 mod builder;
 mod collect;
 mod delta;
+mod discard;
 mod error;
 pub mod extent_map;
 mod fingerprint;
@@ -40,6 +41,7 @@ mod sealers;
 pub mod segment;
 mod stretch;
 mod vault;
+mod written;
 
 pub use admission::Admission;
 pub use audit::{Audit, Depth, PointAudit, VmAudit, vaults_in};

@@ -89,6 +89,18 @@ impl Overlay {
         PathBuf::from(map)
     }
 
+    /// What of the disk is in the local file, in bytes, ascending: fetched or written. All the rest is as
+    /// in the recovery point.
+    pub fn present(&self) -> Vec<Range<u64>> {
+        let runs = self.presence.runs(0..self.size.div_ceil(CHUNK_BYTES));
+        runs.filter(|(_, present)| *present).map(|(run, _)| self.bytes_of(&run)).collect()
+    }
+
+    /// The segment of the disk's log whose end the overlay lies over.
+    pub fn sequence(&self) -> u64 {
+        self.image.sequence()
+    }
+
     /// Flushes and lets go of the files.
     ///
     /// # Errors

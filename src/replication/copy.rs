@@ -16,6 +16,8 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+const OPERATION: &str = "copying a disk";
+
 /// Bytes read from the disk at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -30,7 +32,7 @@ pub(super) fn copy_disk(
     progress: Progress<'_>,
 ) -> Result<u64, Failure> {
     let size = device.size_bytes();
-    let present = work.vault_call("copying a disk", copy.regions_present())?;
+    let present = work.vault_call(OPERATION, copy.regions_present())?;
     let (mut sent_bytes, mut done_bytes) = (0, 0);
     let mut done = |bytes| {
         done_bytes += bytes;
@@ -68,14 +70,14 @@ fn send<'scope>(
     range: Range<u64>,
 ) -> Result<Sending<'scope>, Failure> {
     let send = move || {
-        work.vault_call("copying a disk", writer.commit())?;
+        work.vault_call(OPERATION, writer.commit())?;
         Ok(range.end - range.start)
     };
     let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(scope, send);
     thread.map_err(|error| {
         Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(&error))
             .with("host", "this service")
-            .with("operation", "copying a disk")
+            .with("operation", OPERATION)
     })
 }
 
@@ -93,12 +95,12 @@ fn read_region(
     let mut buffer = Vec::new();
     let mut bytes = 0;
     let mut at = range.start;
-    while let Some(data) = work.disk_read(data_in(device, at..range.end))? {
+    while let Some(data) = work.disk_call(OPERATION, data_in(device, at..range.end))? {
         for piece in pieces(data.clone()) {
             work.still_wanted()?;
             buffer.resize((piece.end - piece.start) as usize, 0);
-            work.disk_read(device.read_at(&mut buffer, piece.start))?;
-            work.checked("copying a disk", writer.data(piece.start, &buffer))?;
+            work.disk_call(OPERATION, device.read_at(&mut buffer, piece.start))?;
+            work.checked(OPERATION, writer.data(piece.start, &buffer))?;
         }
         bytes += data.end - data.start;
         at = data.end;

@@ -1,21 +1,22 @@
 //! The engine: the replication port over trackers and a vault.
 
 use super::copy::copy_disk;
-use super::failures::{at_host, at_vault, host_lost, invalid};
+use super::failures::{at_host, at_vault, cause, host, host_lost, invalid};
 use super::recovery::RecoverySite;
+use super::restore::{restore_disk, written_after};
 use super::resync::compare_disk;
 use super::shipment::ship;
 use super::source::{Source, Sources};
 use super::upkeep::{self, Upkeep};
-use crate::disk::tracker::{Broken, TrackError};
+use crate::disk::tracker::{Broken, Suspect, TrackError};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Vm};
+use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
+use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
 use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
     Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Segment, Vault, VaultError,
@@ -25,7 +26,7 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -63,6 +64,8 @@ pub struct Engine {
 pub(super) struct Work<'a> {
     pub(super) vm: &'a Vm,
     pub(super) vault: &'a Vault,
+    /// Where the disks are that it is done with.
+    side: Side,
     runtime: &'a Handle,
     /// Whoever waits for the result holds the other end.
     wanted: watch::Receiver<()>,
@@ -108,17 +111,21 @@ impl Work<'_> {
         operation: &str,
         result: Result<T, E>,
     ) -> Result<T, Failure> {
-        result.map_err(|error| at_host(self.vm, operation, &error))
+        result.map_err(|error| at_host(self.vm, self.side, operation, &error))
     }
 
     /// An answer of a disk.
-    pub(super) fn disk_read<T>(&self, result: io::Result<T>) -> Result<T, Failure> {
+    pub(super) fn disk_call<T>(
+        &self,
+        operation: &str,
+        result: io::Result<T>,
+    ) -> Result<T, Failure> {
         result.map_err(|error| {
             let lost = error.kind() == io::ErrorKind::NotConnected;
             let code = if lost { Code::HostLost } else { Code::HostResourcesShort };
-            Failure::new(code, Cause::Host(self.vm.host), in_full(&error))
-                .with("host", self.vm.host)
-                .with("operation", "reading a disk")
+            Failure::new(code, cause(self.vm, self.side), in_full(&error))
+                .with("host", host(self.vm, self.side))
+                .with("operation", operation)
         })
     }
 
@@ -187,9 +194,15 @@ impl Engine {
         })
     }
 
-    fn source(&self, vm: &Vm) -> Result<Arc<Source>, Failure> {
-        let found = self.parts.sources.find(vm.id);
-        found.map_err(|refused| refused.unwrap_or_else(|| host_lost(vm)))
+    /// The VM's disks at a side: those that its host's agent has attached, or those that the recovery
+    /// site serves.
+    fn source(&self, vm: &Vm, side: Side) -> Result<Arc<Source>, Failure> {
+        let sources = match side {
+            Side::Primary => &self.parts.sources,
+            Side::Recovery => self.parts.recovery.sources(),
+        };
+        let found = sources.find(vm.id);
+        found.map_err(|refused| refused.unwrap_or_else(|| host_lost(vm, side)))
     }
 
     /// Runs `work` on a blocking thread; it is told if the caller stops waiting.
@@ -199,20 +212,21 @@ impl Engine {
         work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let vault = self.vault(vm)?.clone();
-        self.run_with(vm, vault, work).await
+        self.run_with(vm, vault, Side::Recovery, work).await
     }
 
     async fn run_with<T: Send + 'static>(
         &self,
         vm: &Vm,
         vault: Vault,
+        side: Side,
         work: impl FnOnce(&EngineParts, &Work<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let (vm, parts) = (vm.clone(), Arc::clone(&self.parts));
         let (waiting, wanted) = watch::channel(());
         let thread = self.parts.runtime.spawn_blocking(move || {
             let runtime = &parts.runtime;
-            work(&parts, &Work { vm: &vm, vault: &vault, runtime, wanted })
+            work(&parts, &Work { vm: &vm, vault: &vault, side, runtime, wanted })
         });
         let result = thread.await;
         drop(waiting);
@@ -224,20 +238,29 @@ impl Engine {
         })
     }
 
-    /// Runs `work` on the VM's attached disks, one at a time.
+    /// Runs `work` on the disks of the side whose writes are sent, one at a time.
     async fn run_at_source<T: Send + 'static>(
         &self,
         vm: &Vm,
         work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let source = self.source(vm)?;
+        self.run_at(vm, vm.source, work).await
+    }
+
+    async fn run_at<T: Send + 'static>(
+        &self,
+        vm: &Vm,
+        side: Side,
+        work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let source = self.source(vm, side)?;
         let vault = self.vault(vm)?.clone();
         let vault = match &source.lane {
             Some(lane) => vault.admitting(Arc::new(lane.clone())),
             None => vault,
         };
-        self.run_with(vm, vault, move |_, context| {
-            let _busy = source.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        self.run_with(vm, vault, side, move |_, context| {
+            let _busy = source.take();
             context.still_wanted()?;
             work(context, &source)
         })
@@ -410,18 +433,34 @@ pub(super) fn required_point(
         .ok_or_else(|| invalid(work.vm, "reading a recovery point", "it is not in the vault"))
 }
 
-fn check_disks(vm: &Vm, source: &Source) -> Result<(), Failure> {
+fn check_disks(work: &Work<'_>, source: &Source) -> Result<(), Failure> {
+    let vm = work.vm;
     for disk in &vm.disks {
         let size = source.tracker.disk(disk.id).map(|device| device.size_bytes());
         if size != Some(disk.size_bytes) {
             let found = size.map_or("it is not attached".to_owned(), |size| {
                 format!("it has {size} bytes, not {}", disk.size_bytes)
             });
-            let cause = Cause::Host(vm.host);
+            let cause = cause(vm, work.side);
             return Err(Failure::new(Code::DiskUnusable, cause, found).with("disk", &disk.name));
         }
     }
     Ok(())
+}
+
+/// What of a disk may differ from the end of its log in the vault.
+///
+/// At the recovery site the log may go on after the point that the VM was failed over from: what was
+/// sent then is not on the disk. And only what is in the overlay can differ from that point.
+fn suspect(work: &Work<'_>, source: &Source, disk: DiskId) -> Result<Suspect, Failure> {
+    let tracked = source.tracker.suspect(disk);
+    let Some(overlay) = source.overlays.get(&disk) else { return Ok(tracked) };
+    let operation = "finding the end of the replica";
+    let last = work.vault_call(operation, work.vault.last_sequence(disk))?.unwrap_or(0);
+    match written_after(work, disk, overlay.sequence(), last)? {
+        Suspect::Everything => Ok(Suspect::Everything),
+        Suspect::Ranges(later) => Ok(tracked.within(overlay.present()).with(later)),
+    }
 }
 
 fn reason(broken: &Broken) -> ResyncReason {
@@ -441,8 +480,7 @@ fn reason(broken: &Broken) -> ResyncReason {
 #[async_trait]
 impl Replication for Engine {
     async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
-        let source = self.source(vm)?;
-        check_disks(vm, &source)
+        self.run_at_source(vm, check_disks).await
     }
 
     async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
@@ -464,9 +502,9 @@ impl Replication for Engine {
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
         self.run_at_source(vm, |work, source| {
             let operation = "starting to track";
-            check_disks(work.vm, source)?;
+            check_disks(work, source)?;
             // Where the replica's logs end changes with what brings it into step.
-            source.heads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            source.forget_heads();
             // A chain that is whole to the tracker can still hold a log that cannot be sent. What may
             // differ from the replica is still known.
             work.checked_at_host(operation, source.tracker.start_again())
@@ -482,8 +520,8 @@ impl Replication for Engine {
     ) -> Result<u64, Failure> {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let copy = self.run_at_source(vm, move |work, source| {
-            check_disks(work.vm, source)?;
-            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
+            check_disks(work, source)?;
+            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm, work.side))?;
             let generation = generation_of_copy(work.vm.delta.generation);
             let base = work.vault.base(disk, generation, work.vm.epoch, device.size_bytes());
             // Nobody listening means that the work was given up, which it notices itself.
@@ -503,9 +541,9 @@ impl Replication for Engine {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let now = self.parts.clock.now();
         let comparison = self.run_at_source(vm, move |work, source| {
-            check_disks(work.vm, source)?;
-            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm))?;
-            let suspect = source.tracker.suspect(disk);
+            check_disks(work, source)?;
+            let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm, work.side))?;
+            let suspect = suspect(work, source, disk)?;
             let progress = move |done, total| _ = tell.send((done, total));
             compare_disk(work, disk, &*device, &suspect, done_bytes, now, &progress)
         });
@@ -585,6 +623,62 @@ impl Replication for Engine {
         .await
     }
 
+    async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run(vm, |parts, work| parts.recovery.stop_serving(work)).await
+    }
+
+    async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let now = self.parts.clock.now();
+        self.run(vm, move |parts, work| {
+            let record = required_point(work, point)?;
+            parts.recovery.serve_test(work, &record, now, &parts.runtime)
+        })
+        .await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run(vm, |parts, work| parts.recovery.end_test(work)).await
+    }
+
+    async fn restore_disk(
+        &self,
+        vm: &Vm,
+        restore: Restore,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let restoration = self.run_at(vm, Side::Primary, move |work, source| {
+            check_disks(work, source)?;
+            let progress = move |done, total| _ = tell.send((done, total));
+            restore_disk(work, source, restore, &progress)
+        });
+        passing_on(restoration, &mut told, progress).await
+    }
+
+    async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run_at(vm, Side::Primary, |work, source| {
+            let operation = "starting to track";
+            check_disks(work, source)?;
+            source.forget_heads();
+            work.checked_at_host(operation, source.tracker.start_again())?;
+            let resolved = source.tracker.resolve_suspect(source.tracker.chain());
+            work.checked_at_host(operation, resolved)
+        })
+        .await
+    }
+
+    async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run_at_source(vm, |work, source| {
+            work.checked_at_host("ending tracking", source.tracker.end())
+        })
+        .await
+    }
+
+    async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
+        let upkeep = Arc::clone(&self.upkeep);
+        self.run(vm, move |parts, work| upkeep::delete_replica(parts, &upkeep, work)).await
+    }
+
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
         self.run(vm, move |_, work| {
             let keep = [point.id(work.vm.id)];
@@ -601,7 +695,7 @@ impl Replication for Engine {
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
         loop {
-            if let Ok(source) = self.parts.sources.find(vm.id)
+            if let Ok(source) = self.source(vm, vm.source)
                 && let Some(broken) = source.tracker.status().broken
             {
                 return reason(&broken);

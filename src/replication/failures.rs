@@ -4,11 +4,14 @@ use crate::disk::hrl::LogError;
 use crate::disk::tracker::{Broken, TrackError};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
-use crate::domain::vm::Vm;
+use crate::domain::vm::{Side, Vm};
 use crate::replica::VaultError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
+
+/// What the recovery site is called in messages.
+pub(super) const RECOVERY_SITE: &str = "the recovery site";
 
 /// A failure at the vault.
 pub(super) fn at_vault(vm: &Vm, operation: &str, error: &VaultError) -> Failure {
@@ -20,11 +23,32 @@ pub(super) fn at_vault(vm: &Vm, operation: &str, error: &VaultError) -> Failure 
         .with("damage", error)
 }
 
-/// A failure at the VM's host.
-pub(super) fn at_host(vm: &Vm, operation: &str, error: &(impl Classified + 'static)) -> Failure {
+/// A failure where the VM's disks are.
+pub(super) fn at_host(
+    vm: &Vm,
+    side: Side,
+    operation: &str,
+    error: &(impl Classified + 'static),
+) -> Failure {
     let code = if is_host_gone(error) { Code::HostLost } else { error.code() };
-    let failure = Failure::new(code, Cause::Host(vm.host), in_full(error));
-    with_tracking_facts(failure, vm, operation, error).with("host", vm.host)
+    let failure = Failure::new(code, cause(vm, side), in_full(error));
+    with_tracking_facts(failure, vm, operation, error).with("host", host(vm, side))
+}
+
+/// What must recover where a VM's disks are at this side.
+pub(super) fn cause(vm: &Vm, side: Side) -> Cause {
+    match side {
+        Side::Primary => Cause::Host(vm.host),
+        Side::Recovery => Cause::Itself,
+    }
+}
+
+/// Who has a VM's disks at this side.
+pub(super) fn host(vm: &Vm, side: Side) -> String {
+    match side {
+        Side::Primary => vm.host.to_string(),
+        Side::Recovery => RECOVERY_SITE.to_owned(),
+    }
 }
 
 /// The facts of an error of the tracker or of its logs.
@@ -88,10 +112,15 @@ fn disk_of<'a>(vm: &'a Vm, error: &(dyn Error + 'static)) -> &'a str {
     disk.map_or(&vm.name, |disk| &disk.name)
 }
 
-/// The VM's host, or what stands for it here, does not answer.
-pub(super) fn host_lost(vm: &Vm) -> Failure {
-    Failure::new(Code::HostLost, Cause::Host(vm.host), "its disks are not attached")
-        .with("host", vm.host)
+/// The VM's host, or what stands for it here, does not answer. At the recovery site: nobody serves its
+/// disks yet.
+pub(super) fn host_lost(vm: &Vm, side: Side) -> Failure {
+    let because = match side {
+        Side::Primary => "its disks are not attached",
+        Side::Recovery => "its disks are not served",
+    };
+    Failure::new(Code::HostLost, cause(vm, side), because)
+        .with("host", host(vm, side))
         .with("vm", &vm.name)
 }
 

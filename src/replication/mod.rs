@@ -17,10 +17,12 @@
 //! decides. Everything runs on the data plane's own runtime and its blocking threads.
 
 mod copy;
+mod differences;
 mod engine;
 mod failures;
 pub mod pace;
 mod recovery;
+mod restore;
 mod resync;
 mod shipment;
 mod source;

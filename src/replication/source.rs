@@ -1,28 +1,53 @@
-//! The VMs whose disks are at hand: what a host's agent has attached.
+//! The VMs whose disks are at hand: what a host's agent has attached, or what the recovery site serves.
 
 use super::pace::Lane;
 use crate::disk::tracker::Tracker;
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, VmId};
 use crate::ports::files::Files;
+use crate::replica::Overlay;
 use crate::replica::segment::SegmentHash;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A VM's disks at the primary site.
+/// A VM's disks at one of its sites, tracked.
 #[derive(Debug)]
 pub struct Source {
     /// Tracks and serves its disks.
     pub tracker: Arc<Tracker>,
+    /// The recovery point under each disk of the recovery site; none at the primary site.
+    pub(super) overlays: BTreeMap<DiskId, Arc<Overlay>>,
     /// The host's files, in which the logs are.
     pub(super) files: Arc<dyn Files>,
     /// Its way to the vault, where its host's pace is limited.
     pub(super) lane: Option<Lane>,
     /// Held by whoever moves data of the VM: work that was given up may still be ending when the same
     /// work starts again.
-    pub(super) busy: Mutex<()>,
+    busy: Mutex<()>,
     /// Where each disk's log in the vault ended when the cycle was sent: spares asking the vault.
     pub(super) heads: Mutex<BTreeMap<DiskId, (u64, Head)>>,
+}
+
+impl Source {
+    pub(super) fn new(
+        tracker: Arc<Tracker>,
+        overlays: BTreeMap<DiskId, Arc<Overlay>>,
+        files: Arc<dyn Files>,
+        lane: Option<Lane>,
+    ) -> Self {
+        let (busy, heads) = (Mutex::default(), Mutex::default());
+        Self { tracker, overlays, files, lane, busy, heads }
+    }
+
+    /// Taken by whoever moves data of the VM, or ends that anybody does.
+    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets where the logs in the vault end: whoever brings disks and replica into step moves that.
+    pub(super) fn forget_heads(&self) {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// Where a disk's log in the vault ends: what the next segment follows.
@@ -53,8 +78,11 @@ impl Sources {
         files: Arc<dyn Files>,
         lane: Option<Lane>,
     ) {
-        let (busy, heads) = (Mutex::default(), Mutex::default());
-        self.all().insert(vm, Ok(Arc::new(Source { tracker, files, lane, busy, heads })));
+        self.put(vm, Arc::new(Source::new(tracker, BTreeMap::new(), files, lane)));
+    }
+
+    pub(super) fn put(&self, vm: VmId, source: Arc<Source>) {
+        self.all().insert(vm, Ok(source));
     }
 
     /// Keeps why a VM cannot be attached; that is what its work fails with.

@@ -13,6 +13,7 @@ use crate::drivers::lab::LabFiles;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
+use crate::ports::replication::ServedDisk;
 use crate::replication::Sources;
 use crate::replication::pace::Pace;
 use std::error::Error;
@@ -53,6 +54,17 @@ pub(super) struct AgentParts {
     /// How fast the host may send.
     pub(super) pace: Arc<Pace>,
     pub(super) clock: Arc<dyn Clock>,
+}
+
+/// What is done with the disks of a VM here, by the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// They stay closed.
+    Away,
+    /// They are attached for the data plane alone.
+    Attached,
+    /// They are offered to whoever runs the VM.
+    Runs,
 }
 
 /// The agent of one host.
@@ -106,14 +118,16 @@ impl HostAgent {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Attaches every VM that may run here. A VM whose disks cannot be used is left out, with the
+    /// Attaches every VM as it stands here. A VM whose disks cannot be used is left out, with the
     /// reason as its failure; the others go on.
-    pub(super) fn attach_all(&self, may_run: impl Fn(VmId) -> bool) {
+    pub(super) fn attach_all(&self, standing: impl Fn(VmId) -> Standing) {
         for vm in &self.vms {
-            if !may_run(vm.id) {
+            let standing = standing(vm.id);
+            if standing == Standing::Away {
                 continue;
             }
-            match self.attach(vm) {
+            match self.open(vm) {
+                Ok(()) if standing == Standing::Runs => self.offer_disks(vm),
                 Ok(()) => {}
                 Err(failure) => {
                     tracing::error!(vm = %vm.config.name, %failure, "attach the disks of a VM");
@@ -123,7 +137,34 @@ impl HostAgent {
         }
     }
 
-    fn attach(&self, vm: &AgentVm) -> Result<(), Failure> {
+    /// Attaches the disks of a VM to this agent, where they are not, and offers them to nobody.
+    pub(super) fn attach(&self, id: VmId) -> Result<(), Failure> {
+        let Some(vm) = self.vms.iter().find(|vm| vm.id == id) else { return Ok(()) };
+        if self.parts.sources.find(id).is_ok() { Ok(()) } else { self.open(vm) }
+    }
+
+    /// Offers the disks of a VM, which are attached, to whoever runs it. Answers where.
+    pub(super) fn offer(&self, id: VmId) -> Vec<ServedDisk> {
+        let Some(vm) = self.vms.iter().find(|vm| vm.id == id) else { return Vec::new() };
+        self.offer_disks(vm);
+        let served = |disk: &AttachedDisk| ServedDisk { disk: disk.id, uri: disk.uri.clone() };
+        vm.disks.iter().map(served).collect()
+    }
+
+    /// Whoever uses them already is not disturbed.
+    fn offer_disks(&self, vm: &AgentVm) {
+        let Ok(source) = self.parts.sources.find(vm.id) else { return };
+        for disk in &vm.disks {
+            let name = export_name(&vm.config.name, &disk.name);
+            if self.parts.exports.get(&name).is_none()
+                && let Some(tracked) = source.tracker.disk(disk.id)
+            {
+                self.parts.exports.add(&name, tracked);
+            }
+        }
+    }
+
+    fn open(&self, vm: &AgentVm) -> Result<(), Failure> {
         let mut specs = Vec::new();
         for (disk, config) in vm.disks.iter().zip(&vm.config.disk) {
             let device = self.open_image(disk, config).map_err(|error| {
@@ -141,11 +182,6 @@ impl HostAgent {
                 Tracker::open(log_files, &vm.folder, specs, parts.boot, clock)
                     .map_err(|error| self.failure(error.code(), vm, &error))
             })?;
-        for disk in &vm.disks {
-            if let Some(tracked) = tracker.disk(disk.id) {
-                parts.exports.add(&export_name(&vm.config.name, &disk.name), tracked);
-            }
-        }
         let lane = parts.pace.lane(vm.id);
         parts.sources.attach_at_pace(vm.id, tracker, files, Some(lane));
         Ok(())
@@ -227,9 +263,9 @@ impl HostAgent {
     }
 
     /// Comes up again after [`HostAgent::die`].
-    pub(super) fn come_up(&self, may_run: impl Fn(VmId) -> bool) {
+    pub(super) fn come_up(&self, standing: impl Fn(VmId) -> Standing) {
         let fresh = LabFiles::new(Arc::new(RealFiles), &self.name);
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        self.attach_all(may_run);
+        self.attach_all(standing);
     }
 }

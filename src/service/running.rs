@@ -8,7 +8,7 @@ use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
 use super::control;
 use super::health;
-use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, export_name};
+use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
@@ -23,7 +23,8 @@ use crate::domain::host::{self, Host};
 use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
 use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Disk, Phase, RetryReason, Vm};
+use crate::domain::vm::{self, Disk, FailoverKind, Phase, RetryReason, Vm};
+use crate::drivers::actions::LocalActions;
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
 };
@@ -269,8 +270,8 @@ impl Service {
         }
         let vms = protected_vms(config, &agents)?;
         for agent in &agents {
-            let runs = may_run_at_primary(&*store, agent)?;
-            agent.attach_all(|vm| runs.contains(&vm));
+            let standings = standings(&*store, agent)?;
+            agent.attach_all(|vm| standings[&vm]);
         }
 
         let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
@@ -293,7 +294,7 @@ impl Service {
         let recovery_site = RecoverySite::new(
             recovery_folder,
             Arc::new(RealFiles),
-            recovery_exports,
+            Arc::clone(&recovery_exports),
             recovery_server.endpoint().clone(),
             boot,
         );
@@ -313,7 +314,12 @@ impl Service {
                 guests: guests.clone(),
                 agents: agents.clone(),
             }),
-            recovery: Arc::new(RecoveryGuests { lab: recovery.clone(), guests }),
+            recovery: Arc::new(RecoveryGuests {
+                lab: recovery.clone(),
+                guests,
+                exports: recovery_exports,
+            }),
+            actions: Arc::new(LocalActions),
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: RECLAIM_INTERVAL,
         }));
@@ -415,7 +421,8 @@ impl Service {
         let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
         self.tell::<Vm>(name, id.0, discover).await?;
         let known = self.state::<Vm>(name, id.0).await?;
-        if known.phase == Phase::Unprotected {
+        // One whose protection was disabled stays as it is.
+        if known.phase == Phase::Unprotected && known.jobs == 0 {
             let job = JobId::derived(id.0, known.jobs);
             let enable = vm::Command::EnableProtection { job, vault, policy };
             self.tell::<Vm>(name, id.0, enable).await?;
@@ -512,8 +519,8 @@ impl Service {
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
-            let runs = may_run_at_primary(&*self.store, agent)?;
-            agent.come_up(|vm| runs.contains(&vm));
+            let standings = standings(&*self.store, agent)?;
+            agent.come_up(|vm| standings[&vm]);
         }
         self.primary.revive_host(host);
         self.boot_guests().await
@@ -657,19 +664,27 @@ fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
     })
 }
 
-/// The VMs of a host that the log allows to run there.
-fn may_run_at_primary(
+/// What the log allows at a host.
+fn standings(
     store: &dyn EventStore,
     agent: &HostAgent,
-) -> Result<BTreeSet<VmId>, StoreError> {
-    let mut runs = BTreeSet::new();
+) -> Result<BTreeMap<VmId, Standing>, StoreError> {
+    let mut standings = BTreeMap::new();
     for vm in &agent.vms {
         let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
         let (state, _) = load_entity::<Vm>(store, stream)?;
-        // A planned failover still has to send what its source wrote last.
-        if state.may_run_at_primary() || state.is_tracked() {
-            runs.insert(vm.id);
-        }
+        standings.insert(vm.id, standing(&state));
     }
-    Ok(runs)
+    Ok(standings)
+}
+
+fn standing(vm: &Vm) -> Standing {
+    match vm.phase {
+        _ if vm.may_run_at_primary() => Standing::Runs,
+        // A planned failover still has to send what its source wrote last, and to shut it down.
+        Phase::FailingOver(FailoverKind::Planned) => Standing::Runs,
+        // A failback moves data to its disks; it offers them once the VM is to be started.
+        _ if vm.is_tracked() => Standing::Attached,
+        _ => Standing::Away,
+    }
 }

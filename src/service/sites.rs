@@ -1,11 +1,12 @@
 //! The hypervisors of the two sites, as the service's configuration makes them: guests of the lab, and
 //! VMs that somebody else runs and that reach their disks through the exports.
 
-use super::host_agent::HostAgent;
+use super::host_agent::{HostAgent, export_name};
+use crate::disk::nbd::Exports;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::HostId;
-use crate::domain::vm::Vm;
+use crate::domain::id::{HostId, VmId};
+use crate::domain::vm::{Side, Vm};
 use crate::drivers::lab::LabSite;
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::ServedDisk;
@@ -13,8 +14,6 @@ use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-use crate::domain::id::VmId;
 
 /// The primary site.
 pub(super) struct PrimarySite {
@@ -27,6 +26,25 @@ pub(super) struct PrimarySite {
 pub(super) struct RecoveryGuests {
     pub(super) lab: LabSite,
     pub(super) guests: BTreeSet<VmId>,
+    pub(super) exports: Arc<Exports>,
+}
+
+impl PrimarySite {
+    /// Does something at the agent of the VM's host, away from the executor.
+    async fn at_agent<T: Default + Send + 'static>(
+        &self,
+        vm: &Vm,
+        what: impl Fn(&HostAgent) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let Some(agent) = self.agents.iter().find(|agent| agent.host == vm.host).cloned() else {
+            return Ok(T::default());
+        };
+        tokio::task::spawn_blocking(move || what(&agent)).await.unwrap_or_else(|panic| {
+            Err(Failure::new(Code::HostResourcesShort, Cause::Itself, panic)
+                .with("host", "this service")
+                .with("operation", "attaching disks"))
+        })
+    }
 }
 
 #[async_trait]
@@ -48,8 +66,49 @@ impl Hypervisor for PrimarySite {
         Ok(())
     }
 
-    async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
-        if self.guests.contains(&vm.id) { self.lab.start(vm, disks).await } else { Ok(()) }
+    async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let id = vm.id;
+        let disks = self
+            .at_agent(vm, move |agent| {
+                agent.attach(id)?;
+                Ok(agent.offer(id))
+            })
+            .await?;
+        if self.guests.contains(&vm.id) { self.lab.start(vm, &disks).await } else { Ok(()) }
+    }
+
+    /// As long as its replica is what counts, whoever still has a disk of the VM open is cut off.
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            self.lab.attach(vm).await?;
+        } else {
+            self.lab.heartbeat(vm.host).await?;
+        }
+        let own = vm.clone();
+        self.at_agent(vm, move |agent| {
+            if own.source == Side::Recovery {
+                agent.withdraw(&own);
+            }
+            agent.attach(own.id)
+        })
+        .await
+    }
+
+    async fn start_test(
+        &self,
+        vm: &Vm,
+        disks: &[ServedDisk],
+        network: &str,
+    ) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            return self.lab.start_test(vm, disks, network).await;
+        }
+        Ok(())
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) { self.lab.end_test(vm).await } else { Ok(()) }
     }
 
     async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
@@ -70,8 +129,15 @@ impl Hypervisor for RecoveryGuests {
         self.lab.heartbeat(host).await
     }
 
+    /// As at the primary site: after this nothing is written to its disks.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
-        if self.guests.contains(&vm.id) { self.lab.shut_down(vm).await } else { Ok(()) }
+        if self.guests.contains(&vm.id) {
+            self.lab.shut_down(vm).await?;
+        }
+        for disk in &vm.disks {
+            self.exports.remove(&export_name(&vm.name, &disk.name));
+        }
+        Ok(())
     }
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
@@ -82,6 +148,30 @@ impl Hypervisor for RecoveryGuests {
             return Ok(());
         }
         self.lab.start(vm, disks).await
+    }
+
+    /// Its disks are attached when they are served.
+    async fn attach(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn start_test(
+        &self,
+        vm: &Vm,
+        disks: &[ServedDisk],
+        network: &str,
+    ) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            return self.lab.start_test(vm, disks, network).await;
+        }
+        for disk in disks {
+            tracing::info!(vm = %vm.name, uri = %disk.uri, network, "a test disk is served");
+        }
+        Ok(())
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) { self.lab.end_test(vm).await } else { Ok(()) }
     }
 
     async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {

@@ -20,12 +20,14 @@
 mod clock;
 mod dice;
 mod driver;
+mod errands;
 mod explore;
 mod ghost;
 mod inline;
 mod journal;
 mod observer;
 mod outside;
+mod plans;
 mod plant;
 mod ports;
 mod proof;

@@ -11,9 +11,10 @@ use crate::domain::failure::Class;
 use crate::domain::host::Host;
 use crate::domain::id::VmId;
 use crate::domain::job::{JobKind, JobOutcome};
+use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
-use crate::domain::vm::{Event, Health, NextStep, Phase, Vm};
+use crate::domain::vm::{Event, Health, NextStep, Opening, Phase, Stage, Vm};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -73,6 +74,7 @@ pub(super) struct Observer {
     pub(super) hosts: BTreeMap<Uuid, Host>,
     pub(super) clouds: BTreeMap<Uuid, Cloud>,
     pub(super) vaults: BTreeMap<Uuid, Vault>,
+    pub(super) plans: BTreeMap<Uuid, Plan>,
     figures: BTreeMap<Uuid, Figures>,
     /// Commits of each stream in the present window of time.
     lately: BTreeMap<(Kind, Uuid), (u64, u64)>,
@@ -96,6 +98,7 @@ impl Observer {
             Entry::Host { .. } => fold_again(self.hosts.entry(id).or_default(), commit),
             Entry::Cloud { .. } => fold_again(self.clouds.entry(id).or_default(), commit),
             Entry::Vault { .. } => fold_again(self.vaults.entry(id).or_default(), commit),
+            Entry::Plan { .. } => fold_again(self.plans.entry(id).or_default(), commit),
         };
         if let Err(why) = redecided {
             let what = format!("commit {} of {}: {why}", commit.seq, commit.stream);
@@ -226,7 +229,7 @@ impl Observer {
                 let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
                 COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
             }
-            Kind::Host | Kind::Vault | Kind::Cloud => COMMITS_OF_OTHERS,
+            Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan => COMMITS_OF_OTHERS,
         };
         if lately.1 == allowed + 1 {
             let what = format!("{} made more than {allowed} commits in 10 minutes", commit.stream);
@@ -254,8 +257,20 @@ impl Observer {
         }
         match vm.phase {
             Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) => Ok(()),
-            Phase::CommitPending(_) if vm.trouble.is_none() => Ok(()),
-            Phase::Protected if vm.health(now) == Health::Normal => Ok(()),
+            Phase::CommitPending(_) | Phase::FailbackCommitPending | Phase::FailedBack
+                if vm.trouble.is_none() =>
+            {
+                Ok(())
+            }
+            // A plan, or an operator, lets it go on.
+            _ if vm.waits_for_plan() => Ok(()),
+            Phase::Protected | Phase::FailbackReady
+                if matches!(vm.delta.stage, Stage::Paused { .. }) =>
+            {
+                Ok(())
+            }
+            Phase::Resynchronizing(_) if vm.resync.waits_for == Some(Opening::ByHand) => Ok(()),
+            Phase::Protected | Phase::FailbackReady if vm.health(now) == Health::Normal => Ok(()),
             _ => {
                 let causes = vm.health_causes(now);
                 let because = causes.first().map_or("", |cause| &cause.because);

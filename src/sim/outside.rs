@@ -131,6 +131,8 @@ pub(super) struct Machine {
     torn: bool,
     /// Whether its guest runs at the primary site.
     pub(super) runs: bool,
+    /// The last write on its disks at the recovery site, since it was started there.
+    pub(super) away: Option<u64>,
     /// Whether somebody switched it off: nobody but a failover that fails switches it on again.
     switched_off: bool,
     writes_per_minute: u32,
@@ -178,6 +180,7 @@ impl Outside {
                 torn: false,
                 runs: false,
                 switched_off: false,
+                away: None,
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
@@ -693,6 +696,40 @@ impl Outside {
             off.flushed = off.acked;
         }
         Ok(())
+    }
+
+    /// The VM runs at the recovery site, on disks with the writes up to this one.
+    pub(super) fn runs_away(&self, id: VmId, last_write: u64) {
+        if let Some(machine) = self.state().vms.get_mut(&id) {
+            machine.away = Some(last_write);
+        }
+    }
+
+    /// Cuts a guest's power for good: only [`Outside::start_restored`] switches it on again.
+    pub(super) fn switch_off(&self, id: VmId) {
+        if let Some(machine) = self.state().vms.get_mut(&id) {
+            machine.runs = false;
+            machine.switched_off = true;
+        }
+    }
+
+    /// Switches a guest on whose disks hold the writes up to `last_write`. One that runs goes on.
+    pub(super) fn start_restored(&self, id: VmId, last_write: u64) {
+        let mut state = self.state();
+        let Some(machine) = state.vms.get_mut(&id).filter(|machine| !machine.runs) else { return };
+        (machine.acked, machine.flushed) = (last_write, last_write);
+        machine.torn = false;
+        machine.switched_off = false;
+        machine.away = None;
+        machine.runs = true;
+    }
+
+    /// The disks of a VM that its host has attached.
+    pub(super) fn attached(&self, id: VmId) -> Option<Vec<Arc<dyn BlockDevice>>> {
+        let machine = self.machine(id);
+        let tracker = machine.tracker.as_ref()?;
+        let device = |disk: &Disk| Some(tracker.disk(disk.id)? as Arc<dyn BlockDevice>);
+        machine.disks.iter().map(device).collect()
     }
 
     /// Switches a guest on whose failover was called off.

@@ -5,16 +5,16 @@
 //! answer can get lost.
 
 use super::ghost::Invariant;
-use super::outside::Outside;
+use super::outside::{Outside, Standing};
 use super::plant::Plant;
 use super::proof;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, HostId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{RecoveryPoint, ResyncReason, Vm};
+use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::hypervisor::Hypervisor;
-use crate::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
+use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
 use crate::replication::Engine;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -53,6 +53,14 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn at_host(vm: &'a Vm, what: &'static str) -> Self {
         Self { vm: &vm.name, what, host: Some(vm.host), vault: vm.vault }
+    }
+
+    /// Where the VM's disks are that are replicated.
+    fn at_source(vm: &'a Vm, what: &'static str) -> Self {
+        match vm.source {
+            Side::Primary => Self::at_host(vm, what),
+            Side::Recovery => Self::at_service(vm, what),
+        }
     }
 
     fn at_service(vm: &'a Vm, what: &'static str) -> Self {
@@ -165,7 +173,7 @@ impl Told {
 impl Replication for DataPlane {
     async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
         let own = vm.clone();
-        self.carry(Place::at_host(vm, "check the source"), move |engine| {
+        self.carry(Place::at_source(vm, "check the source"), move |engine| {
             let vm = own.clone();
             Box::pin(async move { engine.check_source(&vm).await })
         })
@@ -192,7 +200,7 @@ impl Replication for DataPlane {
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
         let own = vm.clone();
-        self.carry(Place::at_host(vm, "start tracking"), move |engine| {
+        self.carry(Place::at_source(vm, "start tracking"), move |engine| {
             let vm = own.clone();
             Box::pin(async move { engine.start_tracking(&vm).await })
         })
@@ -211,7 +219,7 @@ impl Replication for DataPlane {
         let told = Told::default();
         let (own, telling) = (vm.clone(), told.clone());
         let copied = self
-            .carry(Place::at_host(vm, "copy a disk"), move |engine| {
+            .carry(Place::at_source(vm, "copy a disk"), move |engine| {
                 let (vm, told) = (own.clone(), telling.clone());
                 Box::pin(async move {
                     engine.copy_disk(&vm, disk, &|done, total| told.note(done, total)).await
@@ -232,7 +240,7 @@ impl Replication for DataPlane {
         let told = Told::default();
         let (own, telling) = (vm.clone(), told.clone());
         let compared = self
-            .carry(Place::at_host(vm, "compare a disk"), move |engine| {
+            .carry(Place::at_source(vm, "compare a disk"), move |engine| {
                 let (vm, told) = (own.clone(), telling.clone());
                 Box::pin(async move {
                     let note = |done: u64, total: u64| told.note(done, total);
@@ -255,7 +263,7 @@ impl Replication for DataPlane {
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
         let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
-        self.carry(Place::at_host(vm, "cut"), move |engine| {
+        self.carry(Place::at_source(vm, "cut"), move |engine| {
             let vm = own.clone();
             outside.may_be_cut(vm.id);
             Box::pin(async move { engine.snapshot(&vm, cycle).await })
@@ -270,7 +278,7 @@ impl Replication for DataPlane {
         }
         let own = vm.clone();
         let shipped = self
-            .carry(Place::at_host(vm, "ship"), move |engine| {
+            .carry(Place::at_source(vm, "ship"), move |engine| {
                 let vm = own.clone();
                 Box::pin(async move { engine.ship(&vm, cycle, at).await })
             })
@@ -283,7 +291,7 @@ impl Replication for DataPlane {
 
     async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
         let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
-        self.carry(Place::at_host(vm, "ship everything"), move |engine| {
+        self.carry(Place::at_source(vm, "ship everything"), move |engine| {
             let vm = own.clone();
             outside.may_be_cut(vm.id);
             Box::pin(async move { engine.ship_through(&vm, last_cycle).await })
@@ -318,6 +326,81 @@ impl Replication for DataPlane {
         .await
     }
 
+    async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "stop serving"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.stop_serving(&vm).await })
+        })
+        .await
+    }
+
+    async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "serve a test"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.serve_test(&vm, point).await })
+        })
+        .await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "end a test"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.end_test(&vm).await })
+        })
+        .await
+    }
+
+    async fn restore_disk(
+        &self,
+        vm: &Vm,
+        restore: Restore,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let told = Told::default();
+        let (own, telling) = (vm.clone(), told.clone());
+        let restored = self
+            .carry(Place::at_host(vm, "restore a disk"), move |engine| {
+                let (vm, told) = (own.clone(), telling.clone());
+                Box::pin(async move {
+                    let note = |done: u64, total: u64| told.note(done, total);
+                    engine.restore_disk(&vm, restore, &note).await
+                })
+            })
+            .await;
+        told.pass_on(progress);
+        restored
+    }
+
+    async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_host(vm, "track restored disks"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.track_restored(&vm).await })
+        })
+        .await
+    }
+
+    async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_source(vm, "stop tracking"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.stop_tracking(&vm).await })
+        })
+        .await
+    }
+
+    async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
+        let own = vm.clone();
+        self.carry(Place::at_service(vm, "delete the replica"), move |engine| {
+            let vm = own.clone();
+            Box::pin(async move { engine.delete_replica(&vm).await })
+        })
+        .await
+    }
+
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
         let own = vm.clone();
         self.carry(Place::at_service(vm, "drop points"), move |engine| {
@@ -343,6 +426,18 @@ impl Replication for DataPlane {
 
 /// The primary site's hypervisors.
 pub(super) struct PrimarySite(pub(super) Arc<Outside>);
+
+impl PrimarySite {
+    /// Lets the time pass that something takes at the VM's host, which must be there throughout.
+    async fn reach(&self, vm: &Vm, what: &str, takes: (u64, u64)) -> Result<(), Failure> {
+        if !self.0.answers(vm.host) {
+            pause(&self.0, what, NO_ANSWER_MS).await;
+            return Err(host_lost(&self.0, vm.host));
+        }
+        pause(&self.0, what, takes).await;
+        if self.0.answers(vm.host) { Ok(()) } else { Err(host_lost(&self.0, vm.host)) }
+    }
+}
 
 #[async_trait]
 impl Hypervisor for PrimarySite {
@@ -376,7 +471,29 @@ impl Hypervisor for PrimarySite {
     }
 
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
-        Err(did_not_start(vm, "the primary site's VMs are switched on by their hosts"))
+        let outside = &self.0;
+        self.reach(vm, &format!("boot {}", vm.name), BOOT_MS).await?;
+        let restored =
+            proof::restored_prefix(outside, vm).map_err(|why| did_not_start(vm, &why))?;
+        outside.start_restored(vm.id, restored);
+        Ok(())
+    }
+
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        self.reach(vm, &format!("attach {}", vm.name), (1, 20)).await?;
+        if vm.source == Side::Recovery {
+            self.0.switch_off(vm.id);
+        }
+        self.0.attach_again(vm.id, Standing::Tracked);
+        Ok(())
+    }
+
+    async fn start_test(&self, vm: &Vm, _: &[ServedDisk], _: &str) -> Result<(), Failure> {
+        Err(did_not_start(vm, "tests are made at the recovery site"))
+    }
+
+    async fn end_test(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
@@ -414,6 +531,20 @@ impl Hypervisor for RecoveryHypervisors {
             did_not_start(vm, &why)
         })?;
         proof::judge_failover(outside, vm, served, &source);
+        outside.runs_away(vm.id, served);
+        Ok(())
+    }
+
+    async fn attach(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], _: &str) -> Result<(), Failure> {
+        pause(&self.0, &format!("boot the test of {}", vm.name), BOOT_MS).await;
+        proof::test_prefix(&self.0, vm, disks).map_err(|why| did_not_start(vm, &why))
+    }
+
+    async fn end_test(&self, _: &Vm) -> Result<(), Failure> {
         Ok(())
     }
 

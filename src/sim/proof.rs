@@ -65,7 +65,7 @@ pub(super) fn prove_point(outside: &Outside, vm: VmId, cycle: u64) {
     };
     let (second, disks) = disks;
     let states = outside.ghost.states_at(vm, second);
-    match prefix(outside, &machine.workload, disks, &states) {
+    match prefix(outside, &machine.workload, disks, last_of(&states)) {
         Err(CheckError::Unreadable { .. }) if outside.ghost.is_rotten(vm) => {}
         Err(error @ CheckError::Unreadable { .. }) => {
             outside.violation(Invariant::Restorable, format!("{name}: {error}"));
@@ -111,10 +111,8 @@ fn prefix(
     outside: &Outside,
     workload: &Workload,
     disks: Vec<Arc<dyn BlockDevice>>,
-    states: &BTreeSet<CutState>,
+    last: LastWrite,
 ) -> Result<Checked, CheckError> {
-    let last =
-        if states.iter().any(|state| state.torn) { LastWrite::MayBeTorn } else { LastWrite::Whole };
     let workload = workload.clone();
     let read = outside.inline.call(move || {
         let disks: Vec<&dyn BlockDevice> = disks.iter().map(|disk| &**disk).collect();
@@ -123,6 +121,10 @@ fn prefix(
     read.unwrap_or_else(|panic| {
         Err(CheckError::Unreadable { disk: 0, offset: 0, source: io::Error::other(panic) })
     })
+}
+
+fn last_of(states: &BTreeSet<CutState>) -> LastWrite {
+    if states.iter().any(|state| state.torn) { LastWrite::MayBeTorn } else { LastWrite::Whole }
 }
 
 fn is_among(found: Checked, states: &BTreeSet<CutState>) -> bool {
@@ -136,6 +138,15 @@ fn in_words(states: &BTreeSet<CutState>) -> String {
     if each.is_empty() { "nothing that is known".to_owned() } else { each.join(" or ") }
 }
 
+/// What is served at these places.
+fn devices(outside: &Outside, disks: &[ServedDisk]) -> Result<Vec<Arc<dyn BlockDevice>>, String> {
+    let device = |disk: &ServedDisk| {
+        let uri: NbdUri = disk.uri.parse().map_err(|error| format!("{}: {error}", disk.uri))?;
+        outside.served(&uri.export).ok_or_else(|| "a disk is not served".to_owned())
+    };
+    disks.iter().map(device).collect()
+}
+
 /// How far the disks are that the recovery site serves.
 pub(super) fn served_prefix(
     outside: &Outside,
@@ -143,18 +154,14 @@ pub(super) fn served_prefix(
     disks: &[ServedDisk],
 ) -> Result<u64, String> {
     let machine = outside.machine(vm.id);
-    let mut devices = Vec::new();
-    for disk in disks {
-        let uri: NbdUri = disk.uri.parse().map_err(|error| format!("{}: {error}", disk.uri))?;
-        devices.push(outside.served(&uri.export).ok_or("a disk is not served")?);
-    }
+    let devices = devices(outside, disks)?;
     let point = vm.failover_point().ok_or("it has no recovery point")?;
     let record = outside.inline.wait(outside.proof.point(vm.id, point.cycle));
     let record = record.map_err(|error| error.to_string())?;
     let record = record.ok_or("its recovery point is gone")?;
     let states = outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000));
     outside.storage.begin(None);
-    match prefix(outside, &machine.workload, devices, &states) {
+    match prefix(outside, &machine.workload, devices, last_of(&states)) {
         Ok(found) => {
             if !is_among(found, &states) {
                 let what = format!(
@@ -172,6 +179,49 @@ pub(super) fn served_prefix(
         Err(error) => {
             let why = crate::domain::failure::in_full(&error);
             outside.violation(Invariant::Durability, format!("served disks of {}: {why}", vm.name));
+            Err(why)
+        }
+    }
+}
+
+/// How far the disks of the primary site are once they were restored: as far as the replica was.
+pub(super) fn restored_prefix(outside: &Outside, vm: &Vm) -> Result<u64, String> {
+    let machine = outside.machine(vm.id);
+    if machine.runs {
+        return Ok(machine.acked);
+    }
+    let disks = outside.attached(vm.id).ok_or("its disks are not attached")?;
+    let found = match prefix(outside, &machine.workload, disks, LastWrite::MayBeTorn) {
+        Ok(found) => found.last_write,
+        Err(error @ CheckError::Unreadable { .. }) => {
+            return Err(crate::domain::failure::in_full(&error));
+        }
+        Err(error) => {
+            let why = crate::domain::failure::in_full(&error);
+            outside.violation(Invariant::Durability, format!("restored {}: {why}", vm.name));
+            return Err(why);
+        }
+    };
+    if let Some(expected) = machine.away.filter(|expected| found < *expected) {
+        let what = format!(
+            "{} was brought back with the writes up to {found}, and its replica had {expected}",
+            vm.name
+        );
+        outside.violation(Invariant::PlannedWithoutLoss, what);
+    }
+    Ok(found)
+}
+
+/// Proves the disks of a test.
+pub(super) fn test_prefix(outside: &Outside, vm: &Vm, disks: &[ServedDisk]) -> Result<(), String> {
+    let machine = outside.machine(vm.id);
+    outside.storage.begin(None);
+    match prefix(outside, &machine.workload, devices(outside, disks)?, LastWrite::MayBeTorn) {
+        Ok(_) => Ok(()),
+        Err(error @ CheckError::Unreadable { .. }) => Err(crate::domain::failure::in_full(&error)),
+        Err(error) => {
+            let why = crate::domain::failure::in_full(&error);
+            outside.violation(Invariant::Restorable, format!("a test of {}: {why}", vm.name));
             Err(why)
         }
     }

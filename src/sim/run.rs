@@ -1,10 +1,12 @@
 //! One run: a scenario with a seed, from the first event to the verdict.
 
 use super::driver::{Driver, Service, State};
+use super::errands::Errands;
 use super::ghost::Invariant;
 use super::journal::Journal;
 use super::observer::Observer;
 use super::outside::{Outside, Standing};
+use super::plans::{definition, plan_id, run_kind};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
@@ -12,11 +14,13 @@ use super::report::{self, Outcome};
 use super::scenario::{Deed, Scenario, Schedule, Step};
 use crate::actors::{Origin, World};
 use crate::domain::cloud;
-use crate::domain::entity::{Entry, Kind, StreamId};
+use crate::domain::entity::{Entity, Entry, Kind, StreamId};
 use crate::domain::host;
 use crate::domain::id::{JobId, VmId};
+use crate::domain::plan::{self, Plan};
 use crate::domain::vault;
-use crate::domain::vm::{self, NextStep, Phase, PointChoice, RetryReason, Vm};
+use crate::domain::vm::Phase;
+use crate::domain::vm::{self, NextStep, PointChoice, RetryReason, Vm};
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use std::cell::RefCell;
@@ -155,6 +159,7 @@ impl Run {
             replication: Arc::new(DataPlane::new(Arc::clone(outside), engine)),
             primary: Arc::new(PrimarySite(Arc::clone(outside))),
             recovery: Arc::new(RecoveryHypervisors(Arc::clone(outside))),
+            actions: Arc::new(Errands(Arc::clone(outside))),
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: RECLAIM_INTERVAL,
         });
@@ -197,7 +202,7 @@ impl Run {
             let discover = vm::Command::Discover { id, name, host, cloud, disks };
             self.configure(Kind::Vm, id.0, discover).await;
             let known = self.known(id);
-            if known.phase == Phase::Unprotected {
+            if known.phase == Phase::Unprotected && known.jobs == 0 {
                 let job = JobId::derived(id.0, known.jobs);
                 let enable = vm::Command::EnableProtection { job, vault, policy };
                 self.configure(Kind::Vm, id.0, enable).await;
@@ -206,6 +211,7 @@ impl Run {
             self.configure(Kind::Vm, id.0, vm::Command::Retry { because }).await;
             self.configure(Kind::Cloud, cloud.0, cloud::Command::AddVm { vm: id }).await;
         }
+        self.define_plans().await;
     }
 
     async fn configure(&self, kind: Kind, id: uuid::Uuid, command: impl IntoEntry) {
@@ -333,6 +339,8 @@ impl Run {
             weather.failing = percent(Deed::FailVault);
             weather.lossy = percent(Deed::LossyLink);
             weather.answers_lost = percent(Deed::LoseAnswers);
+            weather.gates_shut = of(Deed::ShutGates).next().is_some();
+            weather.scripts_fail = of(Deed::FailScripts).next().is_some();
         });
         let rtt = of(Deed::SlowLink).filter_map(|step| step.rtt).max();
         outside.set_rtt(rtt.unwrap_or(self.scenario.site.rtt).0);
@@ -365,6 +373,9 @@ impl Run {
 
     /// An operator acts and does not wait for the answer.
     fn operate(&self, step: &Step) {
+        if step.r#do.get_ref().is_of_plan() {
+            return self.operate_plan(step);
+        }
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
             let job = JobId::derived(vm.0, known.jobs);
@@ -374,6 +385,32 @@ impl Run {
                     vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
                 }
                 Deed::Commit => vm::Command::CommitFailover { job },
+                Deed::TestFailover => vm::Command::TestFailover {
+                    job,
+                    point: PointChoice::Latest,
+                    network: "isolated".to_owned(),
+                    lease_h: 2,
+                },
+                Deed::CleanUpTest => vm::Command::CleanUpTestFailover { job, notes: String::new() },
+                Deed::ChangePoint => {
+                    let oldest = known.points.first().map_or(0, |point| point.cycle);
+                    vm::Command::ChangeRecoveryPoint { job, point: PointChoice::Cycle(oldest) }
+                }
+                Deed::CancelFailover => vm::Command::CancelFailover { job },
+                Deed::Failback => vm::Command::Failback { job, in_full: false },
+                Deed::CompleteFailback => vm::Command::CompleteFailback { job },
+                Deed::CancelFailback => vm::Command::CancelFailback,
+                Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },
+                Deed::DisableProtection => {
+                    vm::Command::DisableProtection { job, source_gone: false }
+                }
+                Deed::Pause => vm::Command::PauseReplication,
+                Deed::Resume => vm::Command::ResumeReplication,
+                Deed::TakePoint => vm::Command::TakeRecoveryPoint { application_consistent: false },
+                Deed::CancelJob => {
+                    let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();
+                    vm::Command::CancelJob { job }
+                }
                 _ => vm::Command::Retry { because: RetryReason::Administrator },
             };
             let run = self.clone();
@@ -381,6 +418,38 @@ impl Run {
                 let stream = StreamId { kind: Kind::Vm, id: vm.0 };
                 run.tell(stream, command.into_entry(), "operator").await;
             });
+        }
+    }
+
+    fn operate_plan(&self, step: &Step) {
+        let Some(name) = step.plan.as_ref().map(|name| name.get_ref().clone()) else { return };
+        let id = plan_id(&name);
+        let known = self.journal.observer().plans.get(&id.0).cloned().unwrap_or_default();
+        let command = match (step.r#do.get_ref(), step.kind) {
+            (Deed::RunPlan, Some(word)) => {
+                let job = JobId::derived(id.0, known.runs);
+                plan::Command::Start { job, kind: run_kind(word) }
+            }
+            _ => {
+                let step = known.running().map_or(0, |run| run.current);
+                plan::Command::Continue { step, notes: "by the scenario".to_owned() }
+            }
+        };
+        let run = self.clone();
+        spawn_local(async move {
+            let stream = StreamId { kind: Kind::Plan, id: id.0 };
+            run.tell(stream, Plan::entry(command, vec![]), "operator").await;
+        });
+    }
+
+    /// Defines the scenario's recovery plans.
+    async fn define_plans(&self) {
+        for spec in &self.scenario.plan {
+            let id = plan_id(&spec.name);
+            let definition = definition(spec, |name| self.outside.vms_called(Some(name)));
+            let command = plan::Command::Define { id, name: spec.name.clone(), definition };
+            let stream = StreamId { kind: Kind::Plan, id: id.0 };
+            self.tell(stream, Plan::entry(command, vec![]), "configuration").await;
         }
     }
 
@@ -406,8 +475,7 @@ impl Run {
             for id in self.outside.vm_ids() {
                 let vm = self.known(id);
                 let source = self.outside.machine(id);
-                let replica_runs =
-                    matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
+                let replica_runs = vm.pending().contains(&vm::Effect::RunReplica);
                 if replica_runs && source.runs && self.outside.answers(vm.host) {
                     let for_ms = together.entry(id).or_default();
                     *for_ms += LOOK.as_millis() as u64;
@@ -479,6 +547,7 @@ impl Run {
             Kind::Host => observer.hosts.get(id).cloned().map(State::Host),
             Kind::Cloud => observer.clouds.get(id).cloned().map(State::Cloud),
             Kind::Vault => observer.vaults.get(id).cloned().map(State::Vault),
+            Kind::Plan => observer.plans.get(id).cloned().map(|plan| State::Plan(Box::new(plan))),
         }
     }
 

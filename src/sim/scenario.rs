@@ -72,6 +72,9 @@ pub struct Scenario {
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmSpec>,
+    /// Its recovery plans.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<PlanSpec>,
     /// What happens, in any order.
     #[serde(default)]
     pub at: Vec<Step>,
@@ -204,6 +207,57 @@ pub struct Step {
     /// By how much a clock goes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Span>,
+    /// Which recovery plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Spanned<String>>,
+    /// How it is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<RunWord>,
+}
+
+/// How a recovery plan is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunWord {
+    /// Copies start in a network apart.
+    Test,
+    /// Nothing is lost.
+    Planned,
+    /// The site is given up.
+    Unplanned,
+    /// Tests end.
+    CleanUp,
+    /// Failovers are made final.
+    Commit,
+    /// VMs that were failed back are replicated.
+    Reverse,
+}
+
+/// A recovery plan.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanSpec {
+    /// Its name.
+    pub name: String,
+    /// Its groups, in order.
+    pub group: Vec<GroupSpec>,
+}
+
+/// A group of a recovery plan.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Its VMs.
+    pub vms: Vec<Spanned<String>>,
+    /// Whether a script runs before they start.
+    #[serde(default)]
+    pub script: bool,
+    /// Whether somebody has to confirm before they start.
+    #[serde(default)]
+    pub manual: bool,
+    /// Whether a gate has to open once they run.
+    #[serde(default)]
+    pub gate: bool,
 }
 
 macro_rules! deeds {
@@ -271,6 +325,10 @@ deeds! {
     FillDisk = "fill_disk", needs ["host"], takes ["for"];
     /// Writing the disks of a VM fails.
     FailDisk = "fail_disk", needs ["vm"], takes ["for"];
+    /// What the gates of recovery plans probe does not answer.
+    ShutGates = "shut_gates", needs [], takes ["for"];
+    /// Scripts of recovery plans end with an error.
+    FailScripts = "fail_scripts", needs [], takes ["for"];
     /// An operator moves a VM to the recovery site.
     PlannedFailover = "planned_failover", needs ["vm"], takes [];
     /// An operator gives a VM's site up.
@@ -279,6 +337,36 @@ deeds! {
     Commit = "commit", needs ["vm"], takes [];
     /// An operator has failed work tried again.
     Retry = "retry", needs [], takes ["vm"];
+    /// An operator starts a copy of a VM, in a network apart.
+    TestFailover = "test_failover", needs ["vm"], takes [];
+    /// An operator ends a test.
+    CleanUpTest = "clean_up_test", needs ["vm"], takes [];
+    /// An operator runs a failed-over VM from its oldest recovery point.
+    ChangePoint = "change_point", needs ["vm"], takes [];
+    /// An operator undoes a failover.
+    CancelFailover = "cancel_failover", needs ["vm"], takes [];
+    /// An operator brings the primary site into step.
+    Failback = "failback", needs ["vm"], takes [];
+    /// An operator moves a VM back.
+    CompleteFailback = "complete_failback", needs ["vm"], takes [];
+    /// An operator gives a failback up.
+    CancelFailback = "cancel_failback", needs ["vm"], takes [];
+    /// An operator has a VM replicated that was failed back.
+    ReverseReplicate = "reverse_replicate", needs ["vm"], takes [];
+    /// An operator ends the protection of a VM.
+    DisableProtection = "disable_protection", needs ["vm"], takes [];
+    /// An operator stops replication for a while.
+    Pause = "pause", needs ["vm"], takes [];
+    /// An operator lets it go on.
+    Resume = "resume", needs ["vm"], takes [];
+    /// An operator has a recovery point made.
+    TakePoint = "take_point", needs ["vm"], takes [];
+    /// An operator gives the running job of a VM up.
+    CancelJob = "cancel_job", needs ["vm"], takes [];
+    /// An operator runs a recovery plan.
+    RunPlan = "run_plan", needs ["plan", "kind"], takes [];
+    /// An operator has a run go on that waits for somebody.
+    ContinuePlan = "continue_plan", needs ["plan"], takes [];
 }
 
 impl Deed {
@@ -289,7 +377,12 @@ impl Deed {
 
     /// Whether a person at the service does it.
     pub const fn is_operation(self) -> bool {
-        matches!(self, Self::PlannedFailover | Self::UnplannedFailover | Self::Commit | Self::Retry)
+        self as u32 >= Self::PlannedFailover as u32
+    }
+
+    /// Whether it is done to a recovery plan.
+    pub(super) const fn is_of_plan(self) -> bool {
+        matches!(self, Self::RunPlan | Self::ContinuePlan)
     }
 }
 
@@ -304,6 +397,8 @@ impl Step {
             ("every", self.every.is_some()),
             ("forward", self.forward.is_some()),
             ("back", self.back.is_some()),
+            ("plan", self.plan.is_some()),
+            ("kind", self.kind.is_some()),
         ];
         keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
@@ -312,7 +407,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.r#do.get_ref().word())?;
-        for name in [&self.host, &self.vm].into_iter().flatten() {
+        for name in [&self.host, &self.vm, &self.plan].into_iter().flatten() {
             write!(f, " {}", name.get_ref())?;
         }
         if let Some(percent) = self.percent {
@@ -562,6 +657,11 @@ impl Check<'_> {
                 return Err(self.at(vm.name.span().start, "name", &problem));
             }
         }
+        for vm in
+            self.scenario.plan.iter().flat_map(|plan| &plan.group).flat_map(|group| &group.vms)
+        {
+            self.vm(vm)?;
+        }
         self.scenario.at.iter().try_for_each(|step| self.step(step))?;
         self.scenario.expect.iter().try_for_each(|expect| self.expectation(expect))
     }
@@ -592,6 +692,7 @@ impl Check<'_> {
         if let Some(host) = &step.host {
             self.host(host)?;
         }
+        step.plan.as_ref().map_or(Ok(()), |plan| self.plan(plan))?;
         step.vm.as_ref().map_or(Ok(()), |vm| self.vm(vm))
     }
 
@@ -638,6 +739,14 @@ impl Check<'_> {
         }
         let problem = format!("the site has no VM {:?}", vm.get_ref());
         Err(self.at(vm.span().start, "vm", &problem))
+    }
+
+    fn plan(&self, plan: &Spanned<String>) -> Result<(), ScenarioError> {
+        if self.scenario.plan.iter().any(|known| known.name == *plan.get_ref()) {
+            return Ok(());
+        }
+        let problem = format!("the scenario has no recovery plan {:?}", plan.get_ref());
+        Err(self.at(plan.span().start, "plan", &problem))
     }
 
     fn at(&self, place: usize, key: &str, problem: &str) -> ScenarioError {

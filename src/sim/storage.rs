@@ -37,6 +37,10 @@ pub(super) struct Weather {
     pub(super) lossy: u32,
     /// Stored objects of a hundred whose acknowledgement is lost.
     pub(super) answers_lost: u32,
+    /// What recovery plans probe does not answer.
+    pub(super) gates_shut: bool,
+    /// Scripts of recovery plans end with an error.
+    pub(super) scripts_fail: bool,
 }
 
 /// What requests have cost so far.

@@ -5,7 +5,9 @@
 
 use super::dice::Dice;
 use super::quantity::{Size, Span};
-use super::scenario::{Deed, Scenario, Schedule, SiteSpec, Step, VmSpec};
+use super::scenario::{
+    Deed, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
+};
 use toml::Spanned;
 
 const MINUTE: u64 = 60_000;
@@ -37,7 +39,38 @@ const CLASSES: &[Deed] = &[
     Deed::UnplannedFailover,
     Deed::Commit,
     Deed::Retry,
+    Deed::ShutGates,
+    Deed::FailScripts,
+    Deed::TestFailover,
+    Deed::CleanUpTest,
+    Deed::ChangePoint,
+    Deed::CancelFailover,
+    Deed::Failback,
+    Deed::Failback,
+    Deed::CompleteFailback,
+    Deed::CancelFailback,
+    Deed::ReverseReplicate,
+    Deed::DisableProtection,
+    Deed::Pause,
+    Deed::Resume,
+    Deed::TakePoint,
+    Deed::CancelJob,
+    Deed::RunPlan,
+    Deed::ContinuePlan,
 ];
+
+/// How plans are run.
+const RUNS: [RunWord; 6] = [
+    RunWord::Test,
+    RunWord::Planned,
+    RunWord::Unplanned,
+    RunWord::CleanUp,
+    RunWord::Commit,
+    RunWord::Reverse,
+];
+
+/// The recovery plan of every site.
+const PLAN: &str = "plan";
 
 impl Scenario {
     /// The random scenario of a seed.
@@ -56,6 +89,13 @@ impl Scenario {
                 }
             }
         }
+        let group = |vm: &VmSpec| GroupSpec {
+            vms: vec![vm.name.clone()],
+            script: dice.happens("script", 30),
+            manual: dice.happens("manual", 20),
+            gate: dice.happens("gate", 40),
+        };
+        let plan = PlanSpec { name: PLAN.to_owned(), group: vms.iter().map(group).collect() };
         Self {
             title: format!("swarm {seed}"),
             why: "What random faults do to a random site.".to_owned(),
@@ -70,6 +110,7 @@ impl Scenario {
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
             },
             vm: vms,
+            plan: vec![plan],
             at,
             expect: vec![],
         }
@@ -113,6 +154,8 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         every: takes("every").then(|| Span(dice.between(key, 2_000, 120_000))),
         forward: forward.then_some(jump),
         back: back.then_some(jump),
+        plan: takes("plan").then(|| spanned(PLAN.to_owned())),
+        kind: takes("kind").then(|| RUNS[(dice.next(key) % RUNS.len() as u64) as usize]),
     }
 }
 

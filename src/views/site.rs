@@ -1,11 +1,12 @@
 //! A whole site at one moment.
 
 use super::health::{self, HealthSummary, IssueView};
-use super::{CloudView, HostView, JobView, Moment, VaultView, VmView};
+use super::{CloudView, HostView, JobView, Moment, PlanView, VaultView, VmView};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Entry};
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, VaultId, VmId};
+use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
@@ -23,6 +24,8 @@ pub struct Site {
     pub clouds: BTreeMap<CloudId, Cloud>,
     /// Its vaults.
     pub vaults: BTreeMap<VaultId, Vault>,
+    /// Its recovery plans.
+    pub plans: BTreeMap<PlanId, Plan>,
 }
 
 /// How a site is.
@@ -42,6 +45,8 @@ pub struct StatusView {
     pub clouds: Vec<CloudView>,
     /// Its vaults, by name.
     pub vaults: Vec<VaultView>,
+    /// Its recovery plans, by name.
+    pub plans: Vec<PlanView>,
     /// The jobs that run.
     pub running_jobs: Vec<JobView>,
 }
@@ -60,6 +65,9 @@ impl Site {
             }
             Entry::Vault { events, .. } => {
                 fold(self.vaults.entry(VaultId(id)).or_default(), events, at);
+            }
+            Entry::Plan { events, .. } => {
+                fold(self.plans.entry(PlanId(id)).or_default(), events, at);
             }
         }
     }
@@ -80,6 +88,7 @@ impl Site {
             issues: health::issues(self, now),
             running_jobs: running.collect(),
             clouds: self.clouds(now),
+            plans: self.plans(now),
             vms,
             hosts,
             vaults,
@@ -105,6 +114,12 @@ impl Site {
     /// Its vaults, by name.
     pub fn vaults(&self) -> Vec<VaultView> {
         by_name(self.vaults.values().map(|vault| VaultView::new(vault, self)), |vault| &vault.name)
+    }
+
+    /// Its recovery plans, by name; those that were deleted are none.
+    pub fn plans(&self, now: Timestamp) -> Vec<PlanView> {
+        let plans = self.plans.values().filter(|plan| !plan.name.is_empty());
+        by_name(plans.map(|plan| PlanView::new(plan, self, now)), |plan| &plan.name)
     }
 
     pub(super) fn vm_name(&self, id: VmId) -> String {

@@ -316,5 +316,11 @@ fn state(phase: &Phase) -> &'static str {
         Phase::CommitPending(FailoverKind::Unplanned) => "UnplannedFailoverCommitRequired",
         Phase::FailedOver(FailoverKind::Planned) => "PlannedFailoverCommitted",
         Phase::FailedOver(FailoverKind::Unplanned) => "UnplannedFailoverCommitted",
+        Phase::CancellingFailover => "CancellingFailover",
+        Phase::FailingBack => "Failback",
+        Phase::FailbackReady => "WaitingForUserInputAfterDataSync",
+        Phase::FailbackCommitPending => "FailbackCommitRequired",
+        Phase::FailedBack => "FailbackCommitted",
+        Phase::Disabling => "DisablingProtection",
     }
 }

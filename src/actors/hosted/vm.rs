@@ -10,9 +10,10 @@ use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
-    Command, Effect, NextStep, Outcome, RecoveryPoint, ResyncWindow, Vm, Wake, Work,
+    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side,
+    TestFailover, Vm, Wake, Work,
 };
-use crate::ports::replication::Compared;
+use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
 use futures_util::future::{self, LocalBoxFuture};
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 3;
+    const STATE_SCHEMA: u16 = 4;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -49,6 +50,8 @@ impl Hosted for Vm {
             Wake::Cycle(_) => self.policy.copy_frequency(),
             Wake::Retry(_) => RetryLadder::LONGEST_GAP,
             Wake::Resync => ResyncWindow::LONGEST_WAIT,
+            // Set once, for a moment that somebody chose.
+            Wake::TestLease | Wake::Decision => Duration::from_hours(u64::from(*LEASE_HOURS.end())),
         };
         Some(Alarm { due, longest, command: Command::Wake { due, wake } })
     }
@@ -89,6 +92,9 @@ async fn perform_work(
     world: &World,
     reporter: &Reporter<Vm>,
 ) -> Result<Command, Failure> {
+    if let (Side::Recovery, Work::Snapshot { .. } | Work::Ship { .. }) = (vm.source, work) {
+        serve_source(vm, world).await?;
+    }
     Ok(match work {
         Work::Task { job, task, step } => {
             let outcome = perform_step(vm, job, task, step, world, reporter).await?;
@@ -117,6 +123,9 @@ async fn perform_step(
     reporter: &Reporter<Vm>,
 ) -> Result<Outcome, Failure> {
     let replication = &world.replication;
+    if vm.source == Side::Recovery && step.is_at_source() {
+        serve_source(vm, world).await?;
+    }
     match step {
         Step::CheckEnableProtection => replication.check_source(vm).await?,
         // A source that is shut down for a vault that takes nothing would be down for nothing.
@@ -150,6 +159,23 @@ async fn perform_step(
                 replication.compare_disk(vm, disk, done_bytes, &progress).await?;
             return Ok(Outcome::Compared { disk, compared_bytes, different_bytes });
         }
+        Step::RestoreDisk(disk) => {
+            let progress = |done_bytes, total_bytes| {
+                reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
+            };
+            let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
+            let failback = vm.failback.as_ref();
+            let restore = Restore {
+                disk,
+                point: latest(vm)?,
+                from: failback.and_then(|failback| failback.restored),
+                in_full: failback.is_some_and(|failback| failback.in_full),
+                done_bytes: told.map_or(0, |(done_bytes, _)| done_bytes),
+            };
+            let Compared { compared_bytes, different_bytes } =
+                replication.restore_disk(vm, restore, &progress).await?;
+            return Ok(Outcome::Restored { disk, compared_bytes, different_bytes });
+        }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::PrepareForFailover => {
             return Ok(Outcome::Shipped {
@@ -161,6 +187,36 @@ async fn perform_step(
         Step::CheckUnplannedFailover | Step::CheckCommit => {
             replication.verify(vm, chosen(vm)?).await?;
         }
+        Step::CheckTestFailover => replication.verify(vm, tested(vm)?.point).await?,
+        Step::PrepareTest => drop(replication.serve_test(vm, tested(vm)?.point).await?),
+        Step::StartTest => {
+            let test = tested(vm)?;
+            let disks = replication.serve_test(vm, test.point).await?;
+            world.recovery.start_test(vm, &disks, &test.network).await?;
+        }
+        Step::StopTest => world.recovery.end_test(vm).await?,
+        Step::DeleteTest => replication.end_test(vm).await?,
+        Step::ShutDownReplica => world.recovery.shut_down(vm).await?,
+        Step::DeleteReplicaDisks => replication.stop_serving(vm).await?,
+        Step::AttachSource => world.primary.attach(vm).await?,
+        Step::StartSource => {
+            world.primary.attach(vm).await?;
+            world.primary.start(vm, &[]).await?;
+        }
+        Step::CheckFailback => {
+            world.primary.heartbeat(vm.host).await?;
+            replication.check_vault(vm).await?;
+        }
+        Step::CheckReverseReplicate => {
+            replication.check_source(vm).await?;
+            replication.check_vault(vm).await?;
+        }
+        Step::FenceReplica => {
+            return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
+        }
+        Step::TrackRestored => replication.track_restored(vm).await?,
+        Step::StopTracking => replication.stop_tracking(vm).await?,
+        Step::DeleteReplica => replication.delete_replica(vm).await?,
         Step::FenceSource => {
             stop_source(vm, world).await;
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
@@ -179,14 +235,24 @@ async fn perform_step(
     Ok(Outcome::Done)
 }
 
+/// The disks of a VM that is replicated from the recovery site are those of its failover: after a restart
+/// of the service they are served first.
+async fn serve_source(vm: &Vm, world: &World) -> Result<(), Failure> {
+    world.replication.serve(vm, chosen(vm)?).await.map(drop)
+}
+
 /// Cuts the logs while the guest is at rest. A guest that does not come to rest costs the point its
 /// consistency, never the cycle; whatever happens, the guest is let go on.
 async fn quiesced_snapshot(vm: &Vm, cycle: u64, world: &World) -> Result<Command, Failure> {
-    let freeze = guarded(world.primary.freeze(vm, FROZEN_AT_MOST));
+    let site = match vm.source {
+        Side::Primary => &world.primary,
+        Side::Recovery => &world.recovery,
+    };
+    let freeze = guarded(site.freeze(vm, FROZEN_AT_MOST));
     let frozen = actix::clock::timeout(FROZEN_AT_MOST, freeze).await;
     let frozen = frozen.unwrap_or_else(|_| Err(not_quiesced("it did not come to rest in time")));
     let snapshot = guarded(world.replication.snapshot(vm, cycle)).await;
-    let thawed = actix::clock::timeout(FROZEN_AT_MOST, guarded(world.primary.thaw(vm))).await;
+    let thawed = actix::clock::timeout(FROZEN_AT_MOST, guarded(site.thaw(vm))).await;
     let thawed = thawed.unwrap_or_else(|_| Err(not_quiesced("it does not answer")));
     let snapshot = snapshot?;
     let cut_meanwhile = if snapshot.fresh {
@@ -276,6 +342,10 @@ fn latest(vm: &Vm) -> Result<RecoveryPoint, Failure> {
 /// The point that the VM failed over to, or the one that its running failover uses.
 fn chosen(vm: &Vm) -> Result<RecoveryPoint, Failure> {
     vm.failover_point().ok_or_else(|| no_point(vm))
+}
+
+fn tested(vm: &Vm) -> Result<&TestFailover, Failure> {
+    vm.test.as_ref().ok_or_else(|| no_point(vm))
 }
 
 fn no_point(vm: &Vm) -> Failure {

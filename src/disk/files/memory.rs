@@ -160,6 +160,28 @@ impl Files for MemoryFiles {
         Ok(state.names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
     }
 
+    fn folders(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let state = self.lock();
+        state.check_alive()?;
+        let below = |path: &PathBuf| {
+            let mut above = path.ancestors().skip(1);
+            above.find(|path| path.parent() == Some(folder)).map(Path::to_owned)
+        };
+        let folders: BTreeSet<PathBuf> = state.names.keys().filter_map(below).collect();
+        Ok(folders.into_iter().collect())
+    }
+
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        let names = state.names.keys();
+        let within: Vec<_> = names.filter(|path| path.starts_with(folder)).cloned().collect();
+        for path in within {
+            state.change(&path)?;
+            state.rename_journaled(NameChange::Remove(path));
+        }
+        Ok(())
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.lock().names.contains_key(path)
     }

@@ -73,6 +73,12 @@ impl Shared {
         Ok(())
     }
 
+    /// Removes the state file; durable on return. The count of chains goes on as long as this lives.
+    pub(super) fn forget_state(&self) -> Result<(), TrackError> {
+        let _state = self.lock_state();
+        self.state_file.remove(&*self.files)
+    }
+
     /// Makes all devices durable.
     pub(super) fn flush_devices(&self) -> Result<(), TrackError> {
         for disk in &self.disks {

@@ -403,6 +403,22 @@ impl Tracker {
         self.sync_folder()
     }
 
+    /// As [`Tracker::stop`], and leaves no file of the tracker beside the disks. They are served as
+    /// before, and tracking can be started again.
+    ///
+    /// # Errors
+    /// [`TrackError`]; call again.
+    pub fn end(&self) -> Result<(), TrackError> {
+        self.stop()?;
+        let _control = self.lock_control();
+        let gate = self.shared.write_gate();
+        match &*gate {
+            Gate::Off => self.shared.forget_state(),
+            Gate::On(_) | Gate::Broken(_) => Ok(()), // somebody has started it meanwhile
+            Gate::Closed => Err(TrackError::Closed),
+        }
+    }
+
     /// Cuts the logs of all disks at one instant; what they hold is durable and closed on return, and
     /// in transit until [`Tracker::acknowledge`]. The same number again answers the same cut.
     ///

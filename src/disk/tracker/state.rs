@@ -95,6 +95,14 @@ impl StateFile {
         names::replace(files, &self.path, &encode(state)).map_err(|source| self.io(source))
     }
 
+    /// Removes the state; durable on return. None is fine.
+    pub(super) fn remove(&self, files: &dyn Files) -> Result<(), TrackError> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        names::remove(files, &self.path)
+            .and_then(|()| files.sync_dir(folder))
+            .map_err(|source| self.io(source))
+    }
+
     fn io(&self, source: io::Error) -> TrackError {
         TrackError::File { path: self.path.clone(), source }
     }

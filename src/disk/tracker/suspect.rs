@@ -73,6 +73,43 @@ impl Suspect {
         }
     }
 
+    /// What is suspect and in one of `ranges`, which are sorted and apart from each other.
+    #[must_use]
+    pub fn within(self, ranges: Vec<Range<u64>>) -> Self {
+        let Self::Ranges(suspect) = self else { return Self::Ranges(ranges) };
+        let mut both = Vec::new();
+        let mut others = ranges.into_iter().peekable();
+        for own in suspect {
+            while let Some(other) = others.peek().filter(|other| other.start < own.end) {
+                let common = own.start.max(other.start)..own.end.min(other.end);
+                if !common.is_empty() {
+                    both.push(common);
+                }
+                if own.end < other.end {
+                    break;
+                }
+                others.next();
+            }
+        }
+        Self::Ranges(both)
+    }
+
+    /// What is suspect or in one of `ranges`.
+    #[must_use]
+    pub fn with(self, ranges: Vec<Range<u64>>) -> Self {
+        let Self::Ranges(mut all) = self else { return Self::Everything };
+        all.extend(ranges);
+        all.sort_unstable_by_key(|range| range.start);
+        let mut joined: Vec<Range<u64>> = Vec::with_capacity(all.len());
+        for next in all {
+            match joined.last_mut() {
+                Some(last) if next.start <= last.end => last.end = last.end.max(next.end),
+                _ => joined.push(next),
+            }
+        }
+        Self::Ranges(joined)
+    }
+
     /// Whether any byte of `range` may differ.
     pub fn touches(&self, range: &Range<u64>) -> bool {
         match self {
@@ -317,4 +354,32 @@ pub(super) enum LogsFound {
     Whole,
     /// No.
     Broken,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(of: &[(u64, u64)]) -> Vec<Range<u64>> {
+        of.iter().map(|(start, end)| *start..*end).collect()
+    }
+
+    #[test]
+    fn what_is_within_other_ranges_is_in_both() {
+        let suspect = || Suspect::Ranges(ranges(&[(0, 10), (20, 30), (40, 50)]));
+        let within = |of: &[(u64, u64)]| suspect().within(ranges(of));
+        assert_eq!(within(&[(5, 45)]), Suspect::Ranges(ranges(&[(5, 10), (20, 30), (40, 45)])));
+        assert_eq!(within(&[(1, 2), (3, 4), (10, 20)]), Suspect::Ranges(ranges(&[(1, 2), (3, 4)])));
+        assert_eq!(within(&[]), Suspect::Ranges(Vec::new()));
+        let all = ranges(&[(7, 9)]);
+        assert_eq!(Suspect::Everything.within(all.clone()), Suspect::Ranges(all));
+    }
+
+    #[test]
+    fn what_is_added_is_joined_to_what_it_touches() {
+        let suspect = Suspect::Ranges(ranges(&[(0, 10), (20, 30)]));
+        let all = suspect.with(ranges(&[(28, 40), (10, 12), (15, 16)]));
+        assert_eq!(all, Suspect::Ranges(ranges(&[(0, 12), (15, 16), (20, 40)])));
+        assert_eq!(Suspect::Everything.with(ranges(&[(0, 1)])), Suspect::Everything);
+    }
 }

@@ -1,6 +1,6 @@
 //! The health of a VM: a level with every cause that holds, never a colour without a reason.
 
-use super::{NextStep, Opening, Phase, ResyncReason, Vm};
+use super::{NextStep, Opening, Phase, ResyncReason, Stage, Vm};
 use crate::domain::catalogue;
 use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
@@ -76,16 +76,22 @@ impl Vm {
     /// Age of the newest recovery point: what would be lost if the site were lost at `now`.
     pub fn rpo(&self, now: Timestamp) -> Option<Duration> {
         match self.phase {
-            Phase::Protected | Phase::Resynchronizing(_) | Phase::Finalizing => {
-                self.latest_point().map(|point| now.since(point.at))
-            }
+            Phase::Protected
+            | Phase::Resynchronizing(_)
+            | Phase::Finalizing
+            | Phase::FailbackReady
+            | Phase::FailbackCommitPending
+            | Phase::FailedBack => self.latest_point().map(|point| now.since(point.at)),
             Phase::Undiscovered
             | Phase::Unprotected
             | Phase::Enabling
             | Phase::InitialReplication
             | Phase::FailingOver(_)
             | Phase::CommitPending(_)
-            | Phase::FailedOver(_) => None,
+            | Phase::FailedOver(_)
+            | Phase::CancellingFailover
+            | Phase::FailingBack
+            | Phase::Disabling => None,
         }
     }
 
@@ -112,7 +118,13 @@ impl Vm {
             | Phase::Protected
             | Phase::Resynchronizing(_)
             | Phase::FailingOver(_)
-            | Phase::CommitPending(_) => Health::Normal,
+            | Phase::CommitPending(_)
+            | Phase::CancellingFailover
+            | Phase::FailingBack
+            | Phase::FailbackReady
+            | Phase::FailbackCommitPending
+            | Phase::FailedBack
+            | Phase::Disabling => Health::Normal,
         };
         self.health_causes(now).first().map_or(good, |cause| cause.level)
     }
@@ -144,6 +156,12 @@ impl Vm {
             Phase::Resynchronizing(reason) => {
                 (Health::Critical, resync_because(reason), self.resync_next())
             }
+            Phase::FailingOver(_) if self.waits_for_plan() => (
+                Health::Warning,
+                "the VM could start at the recovery site and waits for its recovery plan"
+                    .to_owned(),
+                "the plan starts it when its group's turn comes, or release it by hand".to_owned(),
+            ),
             Phase::FailingOver(_) => (
                 Health::Warning,
                 "the VM is being failed over and is not replicated meanwhile".to_owned(),
@@ -154,7 +172,36 @@ impl Vm {
                 "the VM runs at the recovery site and is not replicated".to_owned(),
                 "commit the failover when the VM works as it should".to_owned(),
             ),
-            Phase::Undiscovered | Phase::Unprotected | Phase::Protected | Phase::FailedOver(_) => {
+            Phase::CancellingFailover => (
+                Health::Warning,
+                "the failover is being undone and the VM is off meanwhile".to_owned(),
+                "it is started at the primary site, then replicated again".to_owned(),
+            ),
+            Phase::FailingBack => (
+                Health::Warning,
+                "the VM is being failed back and is not replicated meanwhile".to_owned(),
+                "its disks at the primary site are brought into step".to_owned(),
+            ),
+            Phase::FailbackCommitPending => (
+                Health::Warning,
+                "the VM runs at the primary site again and is not replicated".to_owned(),
+                "commit the failback when the VM works as it should".to_owned(),
+            ),
+            Phase::FailedBack => (
+                Health::Warning,
+                "the VM was failed back and is not replicated; its writes are tracked".to_owned(),
+                "reverse the replication to protect it again".to_owned(),
+            ),
+            Phase::Protected | Phase::FailbackReady => {
+                let Stage::Paused { since } = self.delta.stage else { return None };
+                return Some(HealthCause {
+                    level: Health::Warning,
+                    because: "replication was paused; writes are tracked".to_owned(),
+                    next: "nothing is sent until it is resumed".to_owned(),
+                    since: Some(since),
+                });
+            }
+            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) | Phase::Disabling => {
                 return None;
             }
         };
@@ -198,16 +245,32 @@ impl Vm {
     /// What goes wrong beside replication, which goes on.
     fn background_causes(&self) -> impl Iterator<Item = HealthCause> {
         let missed = self.quiescence.missed.iter().filter(|_| self.phase == Phase::Protected);
-        missed.chain(&self.space).map(|(since, failure)| HealthCause {
+        let lost = self.resync.lost.iter().map(|reason| HealthCause {
+            level: Health::Critical,
+            because: resync_because(reason),
+            next: "the disks are compared with the replica when replication goes on".to_owned(),
+            since: None,
+        });
+        let test = self.test.iter().filter(|test| test.retry_at.is_some());
+        let test = test.filter_map(|test| {
+            Some(HealthCause {
+                level: Health::Warning,
+                because: format!("the test failover is not cleaned up: {}", test.failure.as_ref()?),
+                next: format!("it is tried again at {}", test.retry_at?),
+                since: Some(test.job.started_at),
+            })
+        });
+        let background = missed.chain(&self.space).map(|(since, failure)| HealthCause {
             level: Health::Warning,
             because: failure.to_string(),
             next: catalogue::entry(failure.code).next.to_owned(),
             since: Some(*since),
-        })
+        });
+        background.chain(lost).chain(test)
     }
 
     fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {
-        let Phase::Protected = self.phase else { return None };
+        let (Phase::Protected | Phase::FailbackReady) = self.phase else { return None };
         let age = self.rpo(now)?;
         let interval = self.policy.copy_frequency();
         let level = if age < LATE_FLOOR || age <= interval * LATE_WARNING {

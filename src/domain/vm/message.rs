@@ -1,8 +1,11 @@
 //! What a VM can be told, what can become true of it, and the work that its state can call for.
 
-use super::{Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason, ResyncWindow};
+use super::{
+    AfterFailover, Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason,
+    ResyncWindow,
+};
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::job::{JobKind, JobOutcome, Step};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
@@ -144,6 +147,91 @@ pub enum Command {
         /// Why nothing could be freed, if so.
         failure: Option<Failure>,
     },
+    /// Start a copy of it from a recovery point, in a network apart. Replication goes on.
+    TestFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// From which point.
+        point: PointChoice,
+        /// The name of the network.
+        network: String,
+        /// Hours until it is cleaned up by itself: 1 to 336.
+        lease_h: u32,
+    },
+    /// End the test and delete its copy.
+    CleanUpTestFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// What the tester wants to be kept of it.
+        notes: String,
+    },
+    /// Run from another recovery point, before the failover is committed.
+    ChangeRecoveryPoint {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// From which point.
+        point: PointChoice,
+    },
+    /// Undo a failover that is not committed: the VM goes on at the primary site, from where it was
+    /// there. What the replica wrote is lost.
+    CancelFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// Commit the failover, or cancel it, at this moment, unless somebody has done either by then.
+    DecideFailover {
+        /// When.
+        due: Timestamp,
+        /// Which.
+        then: AfterFailover,
+    },
+    /// Bring the primary site's disks to what the VM wrote at the recovery site, while it runs there.
+    Failback {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Download everything, instead of what differs.
+        in_full: bool,
+    },
+    /// Move the VM back to the primary site, without loss: its disks there are in step.
+    CompleteFailback {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// Give a failback up: the VM stays at the recovery site.
+    CancelFailback,
+    /// Replicate the VM from the primary site again, after a failback that is committed.
+    ReverseReplicate {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// End protection.
+    DisableProtection {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Its host does not answer, and is left as it is.
+        source_gone: bool,
+    },
+    /// Send nothing until told to; writes are tracked.
+    PauseReplication,
+    /// Go on with replication.
+    ResumeReplication,
+    /// Make a recovery point at once.
+    TakeRecoveryPoint {
+        /// With the guest brought to rest.
+        application_consistent: bool,
+    },
+    /// Let the next failover, or test failover, wait before its VM starts: a recovery plan says when.
+    HoldStart {
+        /// Which plan.
+        plan: PlanId,
+    },
+    /// Let the VM start that waits for it.
+    ReleaseStart,
+    /// Give the running job up. The VM is as well protected as before.
+    CancelJob {
+        /// Which.
+        job: JobId,
+    },
 }
 
 /// What came of a task.
@@ -177,6 +265,15 @@ pub enum Outcome {
         /// Bytes of them that differed.
         different_bytes: u64,
     },
+    /// A disk at the primary site was brought to a recovery point.
+    Restored {
+        /// Which.
+        disk: DiskId,
+        /// Bytes of the disk that were looked at.
+        compared_bytes: u64,
+        /// Bytes of them that differed and were written.
+        different_bytes: u64,
+    },
 }
 
 /// Why failed work may succeed before its time.
@@ -197,6 +294,10 @@ pub enum Wake {
     Retry(u32),
     /// The window of resynchronizations opens.
     Resync,
+    /// The lease of a test failover ends.
+    TestLease,
+    /// A failover is to be decided.
+    Decision,
 }
 
 /// One piece of work of a VM. At most one is in progress.
@@ -223,6 +324,13 @@ pub enum Work {
         /// When they were cut.
         snapshot_at: Timestamp,
     },
+}
+
+impl Work {
+    /// Whether it starts the copy of a test.
+    pub(super) const fn starts_test(&self) -> bool {
+        matches!(self, Self::Task { step: Step::StartTest, .. })
+    }
 }
 
 /// The work that a VM's state can call for.
@@ -474,4 +582,93 @@ pub enum Event {
     },
     /// It can be freed again.
     SpaceReclaimed,
+    /// A test failover was asked for.
+    TestFailoverRequested {
+        /// From which point.
+        point: RecoveryPoint,
+        /// In which network.
+        network: String,
+        /// When it is cleaned up by itself.
+        lease_ends: Timestamp,
+    },
+    /// The copy of the test runs.
+    TestStarted,
+    /// The test is to be cleaned up, or its clean-up is tried again.
+    TestCleanUpRequested {
+        /// What its tester said.
+        notes: String,
+    },
+    /// The test could not be cleaned up, which is tried again.
+    TestCleanUpPutOff {
+        /// When.
+        due: Timestamp,
+        /// Why.
+        because: Failure,
+    },
+    /// The test is over and its copy deleted.
+    TestCleanedUp {
+        /// What its tester said.
+        notes: String,
+    },
+    /// The replica VM was shut down by Lifeboat.
+    ReplicaShutDown,
+    /// The failover is undone.
+    FailoverCancelled,
+    /// The failover is to be decided by then.
+    FailoverDecisionScheduled {
+        /// When.
+        due: Timestamp,
+        /// How.
+        then: AfterFailover,
+    },
+    /// A failback was asked for.
+    FailbackRequested {
+        /// By downloading everything.
+        in_full: bool,
+    },
+    /// A disk at the primary site was brought to a recovery point.
+    DiskRestored {
+        /// Which.
+        disk: DiskId,
+        /// Bytes of the disk that were looked at.
+        compared_bytes: u64,
+        /// Bytes of them that differed and were written.
+        different_bytes: u64,
+    },
+    /// All disks at the primary site are what they are in this point.
+    DisksRestored {
+        /// The point.
+        point: RecoveryPoint,
+    },
+    /// The primary site is in step with the replica VM, which runs and is replicated.
+    FailbackReady,
+    /// The failback is given up.
+    FailbackCancelled,
+    /// Writes are tracked at the primary site again, on disks that are in step.
+    RestoredTracked {
+        /// The cycle before which nothing of this chain can have been sent.
+        first_cycle: u64,
+    },
+    /// The VM runs at the primary site again.
+    FailedBack,
+    /// The failback is final.
+    FailbackCommitted,
+    /// Tracking was lost while nothing was being replicated.
+    TrackingLost {
+        /// Why.
+        reason: ResyncReason,
+    },
+    /// It is not protected any more.
+    ProtectionDisabled,
+    /// Nothing is sent until somebody resumes it.
+    ReplicationPaused,
+    /// Replication goes on.
+    ReplicationResumed,
+    /// The VM of the next failover waits before it starts.
+    StartHeld {
+        /// For which plan.
+        plan: PlanId,
+    },
+    /// It may start.
+    StartReleased,
 }

@@ -18,6 +18,15 @@
 //! itself suspect is copied again in full, and only then are older recovery points dropped; else only what
 //! differs is sent, and they stay.
 //!
+//! A failover that is not committed can be cancelled, and before that another point chosen:
+//!
+//! ```text
+//!  FailingOver, CommitPending --CancelFailover--> CancellingFailover --> Finalizing --> Protected
+//!  CommitPending --ChangeRecoveryPoint--> FailingOver --> CommitPending
+//! ```
+//!
+//! The way back is [`failback`], the copy for a test is [`test_failover`].
+//!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
 //!
@@ -26,19 +35,24 @@
 //! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
 //! time: the running job's task, or else the delta.
 
+mod failback;
 mod health;
 mod message;
+mod operations;
 mod rules;
+mod test_failover;
 mod window;
 
+pub use failback::{AfterFailover, Failback};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
 
 use super::entity::{Entity, Kind, Rejection, entry_conversions};
 use super::failure::Failure;
-use super::id::{CloudId, DiskId, HostId, JobId, RecoveryPointId, VaultId, VmId};
-use super::job::{Job, JobKind, JobOutcome, TaskState};
+use super::id::{CloudId, DiskId, HostId, JobId, PlanId, RecoveryPointId, VaultId, VmId};
+use super::job::{Job, JobKind, JobOutcome, Step, TaskState};
 use super::policy::Policy;
 use super::retry::RetryLadder;
 use super::time::Timestamp;
@@ -96,6 +110,16 @@ pub enum FailoverKind {
     Planned,
     /// The source was lost.
     Unplanned,
+}
+
+/// One of the two sites of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// Where it runs when all is well.
+    #[default]
+    Primary,
+    /// Where it runs after a failover.
+    Recovery,
 }
 
 /// Why the replica must be resynchronized.
@@ -157,6 +181,19 @@ pub enum Phase {
     CommitPending(FailoverKind),
     /// It runs at the recovery site for good.
     FailedOver(FailoverKind),
+    /// A failover is being undone: the replica is removed, then the source is started.
+    CancellingFailover,
+    /// It is being moved back to the primary site; until it is shut down for that, it runs at the
+    /// recovery site.
+    FailingBack,
+    /// It runs at the recovery site and is replicated from there; the primary site's disks are in step.
+    FailbackReady,
+    /// It runs at the primary site again; its replica's disks are still there.
+    FailbackCommitPending,
+    /// It runs at the primary site again, tracked and not yet replicated.
+    FailedBack,
+    /// Its protection is being ended.
+    Disabling,
 }
 
 /// Where the delta replication stands.
@@ -176,6 +213,11 @@ pub enum Stage {
     Shipping {
         /// When they were cut.
         snapshot_at: Timestamp,
+    },
+    /// Nothing is sent until somebody resumes it.
+    Paused {
+        /// Since when.
+        since: Timestamp,
     },
 }
 
@@ -267,6 +309,8 @@ pub struct Resync {
     pub waits_for: Option<Opening>,
     /// Why the replica itself is suspect, until it has been replaced.
     pub suspect: Option<ResyncReason>,
+    /// Why tracking was lost while nothing was replicated: that is made good when it is again.
+    pub lost: Option<ResyncReason>,
     /// Bytes of the disks that were compared in the resynchronization under way, or the last one.
     pub compared_bytes: u64,
     /// Bytes of them that differed.
@@ -312,6 +356,18 @@ pub struct Vm {
     pub epoch: u64,
     /// The last failover.
     pub failover: Option<Failover>,
+    /// The side whose writes are tracked and sent.
+    pub source: Side,
+    /// The failback under way.
+    pub failback: Option<Failback>,
+    /// When and how a failover is decided by itself.
+    pub decision: Option<(Timestamp, AfterFailover)>,
+    /// The plan that says when the VM of a failover, or of a test, starts.
+    pub held: Option<PlanId>,
+    /// The test failover that is not cleaned up.
+    pub test: Option<TestFailover>,
+    /// What came of the last test failover.
+    pub last_test: Option<TestResult>,
     /// Resynchronization.
     pub resync: Resync,
     /// The cycles of application-consistent points.
@@ -328,8 +384,13 @@ impl Vm {
         self.points.last().copied()
     }
 
-    /// The recovery point that the running failover uses, once it is certain.
+    /// The recovery point that the running failover uses, once it is certain, or that the last one used.
     pub fn failover_point(&self) -> Option<RecoveryPoint> {
+        if let (Some(failover), false) =
+            (self.failover, matches!(self.phase, Phase::FailingOver(_)))
+        {
+            return Some(failover.point);
+        }
         match self.chosen {
             None | Some(PointChoice::Latest) => self.latest_point(),
             Some(choice) => self.known_point(choice),
@@ -367,17 +428,20 @@ impl Vm {
 
     /// The operations that the state allows, by their names in the API.
     pub fn allowed_operations(&self) -> Vec<&'static str> {
-        rules::allowed_operations(self)
+        operations::allowed_operations(self)
     }
 
     /// The work in progress: the running job's task, or else the delta's.
     pub fn work(&self) -> Option<Work> {
         if let Some((task, current)) = self.job.as_ref().and_then(Job::current) {
+            if current.step == Step::StartReplica && self.held.is_some() {
+                return None;
+            }
             let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
             return Some(Work::Task { job, task, step: current.step });
         }
         match self.delta.stage {
-            Stage::Off | Stage::Waiting { .. } => None,
+            Stage::Off | Stage::Waiting { .. } | Stage::Paused { .. } => None,
             Stage::Snapshotting => Some(Work::Snapshot { cycle: self.delta.cycle }),
             Stage::Shipping { snapshot_at } => {
                 Some(Work::Ship { cycle: self.delta.cycle, snapshot_at })
@@ -389,7 +453,12 @@ impl Vm {
     pub const fn may_run_at_primary(&self) -> bool {
         !matches!(
             self.phase,
-            Phase::FailingOver(_) | Phase::CommitPending(_) | Phase::FailedOver(_)
+            Phase::FailingOver(_)
+                | Phase::CommitPending(_)
+                | Phase::FailedOver(_)
+                | Phase::CancellingFailover
+                | Phase::FailingBack
+                | Phase::FailbackReady
         )
     }
 
@@ -399,14 +468,20 @@ impl Vm {
             Phase::InitialReplication
             | Phase::Finalizing
             | Phase::Protected
-            | Phase::FailingOver(FailoverKind::Planned) => true,
+            | Phase::FailingBack
+            | Phase::FailbackReady
+            | Phase::FailbackCommitPending
+            | Phase::FailedBack
+            | Phase::FailingOver(FailoverKind::Planned) => self.resync.lost.is_none(),
             Phase::Resynchronizing(_) => self.resync.waits_for.is_none(),
             Phase::Undiscovered
             | Phase::Unprotected
             | Phase::Enabling
             | Phase::FailingOver(FailoverKind::Unplanned)
             | Phase::CommitPending(_)
-            | Phase::FailedOver(_) => false,
+            | Phase::FailedOver(_)
+            | Phase::CancellingFailover
+            | Phase::Disabling => false,
         }
     }
 
@@ -431,7 +506,7 @@ impl Vm {
     /// next one after a delta that a planned failover met under way, or else the next one.
     pub const fn last_cycle_of_job(&self) -> u64 {
         match self.delta.stage {
-            Stage::Off | Stage::Waiting { .. } => self.delta.cycle,
+            Stage::Off | Stage::Waiting { .. } | Stage::Paused { .. } => self.delta.cycle,
             Stage::Snapshotting | Stage::Shipping { .. } => self.delta.cycle + 1,
         }
     }
@@ -449,14 +524,40 @@ impl Vm {
         self.enter(Phase::FailingOver(kind), at);
     }
 
+    fn job_mut(&mut self, id: JobId) -> Option<&mut Job> {
+        let test = self.test.as_mut().map(|test| &mut test.job);
+        self.job.as_mut().into_iter().chain(test).find(|job| job.id == id)
+    }
+
     fn task_mut(&mut self, job: JobId, task: u32) -> Option<&mut super::job::Task> {
-        self.job.as_mut().filter(|own| own.id == job)?.tasks.get_mut(task as usize)
+        self.job_mut(job)?.tasks.get_mut(task as usize)
+    }
+
+    /// Whether the VM could start and waits for its recovery plan.
+    pub fn waits_for_plan(&self) -> bool {
+        let test = self.test.as_ref().map(|test| &test.job);
+        let mut current = self.job.iter().chain(test).filter_map(Job::current);
+        let starts =
+            current.any(|(_, task)| matches!(task.step, Step::StartReplica | Step::StartTest));
+        self.held.is_some() && starts
+    }
+
+    /// Whether a job is that of the test failover, which has nothing to do with the VM's own.
+    fn is_test_job(&self, id: JobId) -> bool {
+        self.test.as_ref().is_some_and(|test| test.job.id == id)
     }
 
     fn job_started(&mut self, id: JobId, kind: JobKind, at: Timestamp) {
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.id).collect();
-        self.job = Some(Job::new(id, kind, &disks, at));
+        let job = Job::new(id, kind, &disks, at);
         self.jobs += 1;
+        if let (JobKind::TestFailover | JobKind::TestFailoverCleanup, Some(test)) =
+            (kind, self.test.as_mut())
+        {
+            test.job = job;
+            return;
+        }
+        self.job = Some(job);
         self.trouble = None;
         match kind {
             JobKind::EnableProtection => self.enter(Phase::Enabling, at),
@@ -467,30 +568,76 @@ impl Vm {
                 self.resync.waits_for = None;
                 (self.resync.compared_bytes, self.resync.different_bytes) = (0, 0);
             }
-            JobKind::CommitFailover => {}
+            JobKind::CommitFailover => self.decision = None,
+            JobKind::CommitFailback | JobKind::TestFailover | JobKind::TestFailoverCleanup => {}
+            // What it compares is the first that is.
+            JobKind::Failback => {
+                self.resync.lost = None;
+                (self.resync.compared_bytes, self.resync.different_bytes) = (0, 0);
+                self.enter(Phase::FailingBack, at);
+            }
+            JobKind::CompleteFailback => self.enter(Phase::FailingBack, at),
+            JobKind::ReverseReplicate | JobKind::ResumeReplication => {
+                self.enter(Phase::Finalizing, at);
+            }
+            JobKind::CancelFailover => {
+                self.decision = None;
+                self.enter(Phase::CancellingFailover, at);
+            }
+            // What a cancelled failover leads back to is not this.
+            JobKind::ChangeRecoveryPoint => {
+                self.enter(Phase::FailingOver(self.failover_kind()), at);
+            }
+            JobKind::DisableProtection | JobKind::RemoveProtection => {
+                self.delta.stage = Stage::Off;
+                self.enter(Phase::Disabling, at);
+            }
             JobKind::PlannedFailover => {
                 self.chosen = None;
                 self.fail_over(FailoverKind::Planned, at);
             }
-            JobKind::UnplannedFailover => self.fail_over(FailoverKind::Unplanned, at),
+            JobKind::UnplannedFailover => {
+                self.failback = None;
+                self.fail_over(FailoverKind::Unplanned, at);
+            }
         }
     }
 
     /// Whether the running job copies the disks anew.
     fn copies_anew(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| job.kind == JobKind::Resynchronize)
+        self.job.as_ref().is_some_and(|job| {
+            matches!(job.kind, JobKind::Resynchronize | JobKind::EnableProtection)
+        })
     }
 
-    fn job_ended(&mut self, outcome: JobOutcome, at: Timestamp) {
-        let Some(job) = self.job.as_mut() else { return };
+    fn job_ended(&mut self, id: JobId, outcome: JobOutcome, at: Timestamp) {
+        let Some(job) = self.job_mut(id) else { return };
         job.ended = Some((at, outcome));
+        let kind = job.kind;
+        if kind.fails_over() {
+            self.held = None;
+        }
+        if self.is_test_job(id) {
+            return;
+        }
         self.trouble = None;
-        match (job.kind, outcome) {
+        match (kind, outcome) {
             (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
             (JobKind::PlannedFailover | JobKind::UnplannedFailover, JobOutcome::Failed) => {
                 self.failover = None;
                 self.enter(self.phase_before.clone(), at);
             }
+            (JobKind::ChangeRecoveryPoint, JobOutcome::Failed) => {
+                self.chosen = self.failover.map(|it| PointChoice::Cycle(it.point.cycle));
+                self.enter(Phase::CommitPending(self.failover_kind()), at);
+            }
+            (JobKind::Failback, JobOutcome::Failed) => {
+                failback::apply(self, &Event::FailbackCancelled, at);
+            }
+            (JobKind::CompleteFailback, JobOutcome::Failed) => {
+                failback::apply(self, &Event::FailbackReady, at);
+            }
+            (JobKind::ReverseReplicate, JobOutcome::Failed) => self.enter(Phase::FailedBack, at),
             _ => {}
         }
     }
@@ -545,19 +692,24 @@ impl Entity for Vm {
                 }
             }
             Event::TaskCompleted { job, task } => {
-                self.trouble = None;
+                if !self.is_test_job(*job) {
+                    self.trouble = None;
+                }
                 if let Some(task) = self.task_mut(*job, *task) {
                     task.state = TaskState::Completed;
                     task.ended_at = Some(at);
                 }
             }
-            Event::TaskFailed { job, task, .. } => {
+            Event::TaskFailed { job, task, failure } => {
+                if let Some(test) = self.test.as_mut().filter(|test| test.job.id == *job) {
+                    test.failure = Some(failure.clone());
+                }
                 if let Some(task) = self.task_mut(*job, *task) {
                     task.state = TaskState::Failed;
                     task.ended_at = Some(at);
                 }
             }
-            Event::JobEnded { outcome, .. } => self.job_ended(*outcome, at),
+            Event::JobEnded { job, outcome } => self.job_ended(*job, *outcome, at),
             Event::ProtectionEnabled { vault, policy } => {
                 self.vault = *vault;
                 self.policy = *policy;
@@ -568,6 +720,7 @@ impl Entity for Vm {
                 }
                 self.delta.chain_first_cycle = *first_cycle;
                 self.delta.cycle = *first_cycle;
+                self.resync.lost = None;
             }
             Event::DiskCopied { .. } | Event::SourceShutDown => {}
             Event::PolicyChanged { policy } => {
@@ -680,7 +833,46 @@ impl Entity for Vm {
                 self.resync.compared_bytes += compared_bytes;
                 self.resync.different_bytes += different_bytes;
             }
+            Event::TestFailoverRequested { .. }
+            | Event::TestStarted
+            | Event::TestCleanUpRequested { .. }
+            | Event::TestCleanUpPutOff { .. }
+            | Event::TestCleanedUp { .. } => test_failover::apply(self, event, at),
+            Event::FailbackRequested { .. }
+            | Event::DiskRestored { .. }
+            | Event::DisksRestored { .. }
+            | Event::FailbackReady
+            | Event::ReplicaShutDown
+            | Event::FailbackCancelled
+            | Event::RestoredTracked { .. }
+            | Event::FailedBack
+            | Event::FailbackCommitted
+            | Event::TrackingLost { .. } => failback::apply(self, event, at),
+            Event::FailoverDecisionScheduled { due, then } => self.decision = Some((*due, *then)),
+            Event::FailoverCancelled => {
+                self.failover = None;
+                self.chosen = None;
+                self.decision = None;
+                self.delta.stage = Stage::Off;
+            }
+            Event::ProtectionDisabled => {
+                self.points.clear();
+                self.forget_consistency_of_gone_points();
+                self.delta.stage = Stage::Off;
+                (self.failover, self.failback, self.decision) = (None, None, None);
+                (self.space, self.quiescence) = (None, Quiescence::default());
+                self.resync = Resync { window: self.resync.window, ..Resync::default() };
+                self.enter(Phase::Unprotected, at);
+            }
+            Event::ReplicationPaused => {
+                self.trouble = None;
+                self.delta.stage = Stage::Paused { since: at };
+            }
+            Event::ReplicationResumed => self.wait_for_next_delta(at),
+            Event::StartHeld { plan } => self.held = Some(*plan),
+            Event::StartReleased => self.held = None,
             Event::FailoverCommitted => {
+                self.decision = None;
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
                     self.forget_consistency_of_gone_points();
@@ -699,6 +891,16 @@ impl Entity for Vm {
             Some((NextStep::Administrator, _)) => {}
             Some((NextStep::Trying, _)) | None => effects.extend(self.work().map(Effect::Do)),
         }
+        if let Some(test) = &self.test {
+            let held = self.held.is_some();
+            effects
+                .extend(test.work().filter(|work| !(held && work.starts_test())).map(Effect::Do));
+            let wake = Wake::TestLease;
+            effects.extend(test.waits_until().map(|due| Effect::WakeAt { due, wake }));
+        }
+        if let (Phase::CommitPending(_), Some((due, _))) = (&self.phase, self.decision) {
+            effects.push(Effect::WakeAt { due, wake: Wake::Decision });
+        }
         if let (Stage::Waiting { due }, None) = (self.delta.stage, self.work()) {
             effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
         }
@@ -710,7 +912,7 @@ impl Entity for Vm {
         if self.is_tracked() {
             effects.push(Effect::WatchTracking { first_cycle: self.delta.chain_first_cycle });
         }
-        if let Phase::CommitPending(_) | Phase::FailedOver(_) = self.phase {
+        if self.runs_replica() {
             effects.push(Effect::RunReplica);
         }
         if self.reclaims_space() {

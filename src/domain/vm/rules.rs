@@ -2,7 +2,7 @@
 
 use super::{
     Command, Effect, Event, FailoverKind, NextStep, Opening, Outcome, Phase, PointChoice,
-    RecoveryPoint, ResyncReason, ResyncWindow, RetryLadder, RetryReason, Vm, Wake, Work,
+    RecoveryPoint, ResyncReason, ResyncWindow, RetryLadder, RetryReason, Stage, Vm, Wake, Work,
 };
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Entity, Rejection};
@@ -11,6 +11,10 @@ use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
 use crate::domain::retention::{Candidate, thinned_out};
 use crate::domain::time::Timestamp;
+
+use super::failback;
+use super::operations::{self, REPAIR, allow};
+use super::test_failover;
 
 pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
     match command {
@@ -59,8 +63,75 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::CommitFailover { job } => {
             allow(vm, "Commit")?;
-            Ok(start(*job, JobKind::CommitFailover))
+            let failed_back = vm.phase == Phase::FailbackCommitPending;
+            let kind = if failed_back { JobKind::CommitFailback } else { JobKind::CommitFailover };
+            Ok(start(*job, kind))
         }
+        Command::TestFailover { job, point, network, lease_h } => {
+            allow(vm, "TestFailover")?;
+            test_failover::request(vm, *job, *point, network, *lease_h, now)
+        }
+        Command::CleanUpTestFailover { job, notes } => {
+            allow(vm, "TestFailoverCleanup")?;
+            let test = vm.test.as_ref();
+            Ok(test.map_or(vec![], |test| test_failover::clean_up(test, *job, notes)))
+        }
+        Command::ChangeRecoveryPoint { job, point } => {
+            allow(vm, "ChangePit")?;
+            let point = match certain_choice(vm, *point)? {
+                PointChoice::Latest => certain_choice(vm, PointChoice::LatestProcessed)?,
+                certain => certain,
+            };
+            Ok(operations::change_point(vm, *job, point))
+        }
+        Command::CancelFailover { job } => {
+            allow(vm, "CancelFailover")?;
+            Ok(operations::cancel_failover(vm, *job))
+        }
+        Command::DecideFailover { due, then } => {
+            allow(vm, "CancelFailover")?;
+            Ok(vec![Event::FailoverDecisionScheduled { due: (*due).max(now), then: *then }])
+        }
+        Command::Failback { job, in_full } => {
+            allow(vm, "Failback")?;
+            let mut events = vec![Event::FailbackRequested { in_full: *in_full }];
+            events.extend(start(*job, JobKind::Failback));
+            Ok(events)
+        }
+        Command::CompleteFailback { job } => {
+            allow(vm, "CompleteFailback")?;
+            Ok(start(*job, JobKind::CompleteFailback))
+        }
+        Command::CancelFailback => {
+            allow(vm, "CancelFailback")?;
+            Ok(operations::cancel_failback(vm))
+        }
+        Command::ReverseReplicate { job } => {
+            allow(vm, "ReverseReplicate")?;
+            Ok(reverse_replicate(vm, *job))
+        }
+        Command::DisableProtection { job, source_gone } => {
+            allow(vm, "DisableProtection")?;
+            Ok(operations::disable(vm, *job, *source_gone))
+        }
+        Command::PauseReplication => {
+            allow(vm, "PauseReplication")?;
+            Ok(operations::pause(vm))
+        }
+        Command::ResumeReplication => {
+            allow(vm, "ResumeReplication")?;
+            Ok(vec![Event::ReplicationResumed])
+        }
+        Command::TakeRecoveryPoint { application_consistent } => {
+            allow(vm, "TakeRecoveryPoint")?;
+            Ok(take_point(vm, *application_consistent))
+        }
+        Command::HoldStart { plan } => {
+            allow(vm, "HoldStart")?;
+            Ok(vec![Event::StartHeld { plan: *plan }])
+        }
+        Command::ReleaseStart => Ok(vm.held.map_or(vec![], |_| vec![Event::StartReleased])),
+        Command::CancelJob { job } => operations::cancel(vm, *job),
         Command::Retry { because } => Ok(retry_early(vm, because)),
         Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake, now)),
         Command::ReportDone { job, task, outcome } => task_done(vm, *job, *task, outcome, now),
@@ -130,81 +201,61 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
     }
 }
 
-/// The operation that begins a resynchronization, by the name of the API.
-const REPAIR: &str = "RepairReplication";
-
-/// The operations of a state, by the names of the API.
-pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
-    let mut operations = operations_of_phase(vm);
-    let waits = matches!(vm.phase, Phase::Resynchronizing(_)) && vm.resync.waits_for.is_some();
-    if waits || suspect_replica(vm).is_some() {
-        operations.push(REPAIR);
-    }
-    operations
-}
-
-fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
-    let job_runs = vm.job.as_ref().is_some_and(|job| job.ended.is_none());
-    let has_point = !vm.points.is_empty();
-    match &vm.phase {
-        Phase::Unprotected => vec!["EnableProtection"],
-        Phase::Protected if has_point => vec!["PlannedFailover", "UnplannedFailover"],
-        // The source cannot be trusted to send its last changes, but earlier points can be used.
-        Phase::Resynchronizing(_) | Phase::FailingOver(FailoverKind::Planned) if has_point => {
-            vec!["UnplannedFailover"]
-        }
-        Phase::CommitPending(_) if !job_runs => vec!["Commit"],
-        Phase::Undiscovered
-        | Phase::Enabling
-        | Phase::InitialReplication
-        | Phase::Finalizing
-        | Phase::Protected
-        | Phase::Resynchronizing(_)
-        | Phase::FailingOver(_)
-        | Phase::CommitPending(_)
-        | Phase::FailedOver(_) => vec![],
-    }
-}
-
-fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
-    let allowed = allowed_operations(vm);
-    if allowed.contains(&operation) {
-        return Ok(());
-    }
-    Err(Rejection::NotAllowed {
-        operation,
-        name: vm.name.clone(),
-        state: vm.phase.to_string(),
-        allowed,
-    })
-}
-
 /// The choice as it stays while the failover runs: only [`PointChoice::Latest`] may become another
 /// point, if a newer one is found.
 fn certain_choice(vm: &Vm, choice: PointChoice) -> Result<PointChoice, Rejection> {
     if choice == PointChoice::Latest {
         return Ok(choice);
     }
-    let name = match choice {
-        PointChoice::Cycle(cycle) => cycle.to_string(),
-        PointChoice::LatestApplicationConsistent => "the latest application-consistent".to_owned(),
-        PointChoice::Latest | PointChoice::LatestProcessed => "the latest".to_owned(),
-    };
     let point = vm.known_point(choice);
     point
         .map(|point| PointChoice::Cycle(point.cycle))
-        .ok_or(Rejection::Unknown { what: "recovery point", name })
+        .ok_or(Rejection::Unknown { what: "recovery point", name: choice_name(choice) })
 }
 
-fn start(job: JobId, kind: JobKind) -> Vec<Event> {
+/// What a choice is called.
+pub(super) fn choice_name(choice: PointChoice) -> String {
+    match choice {
+        PointChoice::Cycle(cycle) => cycle.to_string(),
+        PointChoice::LatestApplicationConsistent => "the latest application-consistent".to_owned(),
+        PointChoice::Latest | PointChoice::LatestProcessed => "the latest".to_owned(),
+    }
+}
+
+/// A point at once: the next delta begins before its time. One that is under way makes one anyway.
+fn take_point(vm: &Vm, application_consistent: bool) -> Vec<Event> {
+    if !matches!(vm.delta.stage, Stage::Waiting { .. }) || vm.work().is_some() {
+        return vec![];
+    }
+    let cycle = vm.delta.cycle;
+    let mut events = vec![Event::CycleStarted { cycle }];
+    if application_consistent {
+        events.push(Event::ApplicationConsistencyRequested { cycle });
+    }
+    events
+}
+
+/// Only what was written since the VM came back is sent, unless tracking was lost meanwhile.
+fn reverse_replicate(vm: &Vm, job: JobId) -> Vec<Event> {
+    match &vm.resync.lost {
+        None => start(job, JobKind::ReverseReplicate),
+        Some(reason) => {
+            let mut events = vec![Event::MarkedForResync { reason: reason.clone() }];
+            events.extend(start(job, vm.resync_kind()));
+            events
+        }
+    }
+}
+
+pub(super) fn start(job: JobId, kind: JobKind) -> Vec<Event> {
     vec![Event::JobStarted { job, kind }, Event::TaskStarted { job, task: 0 }]
 }
 
-fn start_next(vm: &Vm, kind: JobKind) -> Vec<Event> {
+pub(super) fn start_next(vm: &Vm, kind: JobKind) -> Vec<Event> {
     start(JobId::derived(vm.id.0, vm.jobs), kind)
 }
 
-fn cancel_job(vm: &Vm) -> Vec<Event> {
+pub(super) fn cancel_job(vm: &Vm) -> Vec<Event> {
     match &vm.job {
         Some(job) if job.ended.is_none() => {
             vec![Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled }]
@@ -215,7 +266,7 @@ fn cancel_job(vm: &Vm) -> Vec<Event> {
 
 /// Begins the resynchronization of a VM that is marked, or lets it wait for the window. One that has
 /// no recovery point to fall back on does not wait.
-fn begin_resync(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
+pub(super) fn begin_resync(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
     match window.opens(now) {
         Opening::At(moment) if moment <= now => start_next(vm, vm.resync_kind()),
         _ if vm.points.is_empty() => start_next(vm, vm.resync_kind()),
@@ -224,7 +275,7 @@ fn begin_resync(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
 }
 
 /// What is wrong with the replica, where that is what an administrator has to act on.
-fn suspect_replica(vm: &Vm) -> Option<&Failure> {
+pub(super) fn suspect_replica(vm: &Vm) -> Option<&Failure> {
     let trouble = vm.trouble.as_ref().filter(|it| it.next == NextStep::Administrator)?;
     let is_suspect = matches!(trouble.failure.code, Code::ReplicaDamaged | Code::ReplicaInvalid);
     let is_replicated = vm.is_tracked() && vm.may_run_at_primary();
@@ -269,6 +320,10 @@ fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
             events
         }
         Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
+        Wake::TestLease => vm.test.as_ref().map_or(vec![], |test| test_failover::woken(vm, test)),
+        Wake::Decision => {
+            vm.decision.map_or(vec![], |(_, then)| operations::decide_failover(vm, then))
+        }
     }
 }
 
@@ -289,6 +344,11 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
     // Work that waits for its time or for an administrator is not being done: this was told before.
     if !vm.pending().contains(&Effect::Do(work)) {
         return vec![];
+    }
+    if let (Some(test), Work::Task { job, task, step }) = (&vm.test, work)
+        && test.job.id == job
+    {
+        return test_failover::task_failed(test, (task, step), failure, now);
     }
     // What the catalogue promises of a broken chain, wherever the chain still matters.
     if failure.code == Code::LogChainBroken {
@@ -314,21 +374,29 @@ fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Ev
                 Event::TaskFailed { job, task, failure: failure.clone() },
                 Event::JobEnded { job, outcome: JobOutcome::Failed },
             ];
-            // The failover had taken the place of a resynchronization, which begins again.
-            if let (Phase::FailingOver(_), Phase::Resynchronizing(_)) =
-                (&vm.phase, &vm.phase_before)
-            {
-                match vm.resync.waits_for {
-                    // It waits on, and the moment may have passed meanwhile.
-                    Some(_) => events.extend(begin_resync(vm, vm.resync.window, now)),
-                    None => events.extend(start_next(vm, vm.resync_kind())),
-                }
+            let kind = vm.job.as_ref().map(|job| job.kind);
+            if let Some(JobKind::PlannedFailover | JobKind::UnplannedFailover) = kind {
+                events.extend(resumed(vm, now));
             }
             events
         }
         (Class::NonRecoverable, _) => {
             vec![Event::AdministratorNeeded { work, because: failure.clone() }]
         }
+    }
+}
+
+/// The failover had taken the place of other work, which begins again since its check failed.
+fn resumed(vm: &Vm, now: Timestamp) -> Vec<Event> {
+    match vm.phase_before {
+        // It waits on, and the moment may have passed meanwhile.
+        Phase::Resynchronizing(_) if vm.resync.waits_for.is_some() => {
+            begin_resync(vm, vm.resync.window, now)
+        }
+        Phase::Resynchronizing(_) => start_next(vm, vm.resync_kind()),
+        Phase::Finalizing => start_next(vm, JobKind::ResumeReplication),
+        Phase::CancellingFailover => start_next(vm, JobKind::CancelFailover),
+        _ => vec![],
     }
 }
 
@@ -347,6 +415,13 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
     );
     if irrelevant {
         return vec![];
+    }
+    match vm.phase {
+        Phase::FailingBack | Phase::FailbackReady => return failback::tracking_lost(vm, reason),
+        Phase::FailbackCommitPending | Phase::FailedBack => {
+            return vec![Event::TrackingLost { reason: reason.clone() }];
+        }
+        _ => {}
     }
     let mut events = cancel_job(vm);
     events.push(Event::MarkedForResync { reason: reason.clone() });
@@ -374,6 +449,14 @@ fn task_done(
     outcome: &Outcome,
     now: Timestamp,
 ) -> Result<Vec<Event>, Rejection> {
+    if let Some(test) = vm.test.as_ref().filter(|test| test.job.id == job) {
+        let current = test.job.current().map(|(index, _)| index);
+        return Ok(if current == Some(task) {
+            test_failover::task_done(test, task)
+        } else {
+            vec![]
+        });
+    }
     let Some(Work::Task { job: current, task: index, step }) = vm.work() else {
         return Ok(vec![]);
     };
@@ -399,13 +482,25 @@ fn task_done(
         Some(
             JobKind::FinalizeProtection
             | JobKind::Resynchronize
-            | JobKind::ResynchronizeDifferences,
+            | JobKind::ResynchronizeDifferences
+            | JobKind::ReverseReplicate
+            | JobKind::ResumeReplication,
         ) => events.push(Event::Protected),
-        Some(JobKind::PlannedFailover | JobKind::UnplannedFailover) => {
-            events.push(Event::ReplicaStarted);
-        }
+        Some(
+            JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint,
+        ) => events.push(Event::ReplicaStarted),
         Some(JobKind::CommitFailover) => events.push(Event::FailoverCommitted),
-        None => {}
+        Some(JobKind::CancelFailover) => {
+            events.extend(operations::failover_cancelled(vm, now));
+        }
+        Some(JobKind::Failback) => events.push(Event::FailbackReady),
+        Some(JobKind::CompleteFailback) => events.push(Event::FailedBack),
+        Some(JobKind::CommitFailback) => events.push(Event::FailbackCommitted),
+        Some(JobKind::DisableProtection | JobKind::RemoveProtection) => {
+            events.push(Event::ProtectionDisabled);
+        }
+        // Those of a test are its own.
+        Some(JobKind::TestFailover | JobKind::TestFailoverCleanup) | None => {}
     }
     Ok(events)
 }
@@ -415,15 +510,18 @@ fn task_done(
 fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection> {
     let fits = match (step, outcome) {
         (Step::CopyDisk(disk), Outcome::Copied { disk: done, .. })
-        | (Step::CompareDisk(disk), Outcome::Compared { disk: done, .. }) => disk == *done,
+        | (Step::CompareDisk(disk), Outcome::Compared { disk: done, .. })
+        | (Step::RestoreDisk(disk), Outcome::Restored { disk: done, .. }) => disk == *done,
         (Step::ApplyTrackedChanges, Outcome::Shipped { points }) => {
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
         (Step::PrepareForFailover, Outcome::Shipped { .. })
-        | (Step::FenceSource, Outcome::Fenced { .. }) => true,
+        | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
         (
             Step::CopyDisk(_)
             | Step::CompareDisk(_)
+            | Step::RestoreDisk(_)
+            | Step::FenceReplica
             | Step::ApplyTrackedChanges
             | Step::PrepareForFailover
             | Step::FenceSource,
@@ -460,7 +558,19 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
             events
         }
         (Step::ShutDownSource, _) => vec![Event::SourceShutDown],
-        (Step::FenceSource, Outcome::Fenced { found }) => {
+        (Step::ShutDownReplica, _) => vec![Event::ReplicaShutDown],
+        (Step::RestoreDisk(_), Outcome::Restored { disk, compared_bytes, different_bytes }) => {
+            let restored = Event::DiskRestored {
+                disk: *disk,
+                compared_bytes: *compared_bytes,
+                different_bytes: *different_bytes,
+            };
+            failback::restored(vm, restored)
+        }
+        (Step::TrackRestored, _) => {
+            vec![Event::RestoredTracked { first_cycle: vm.first_cycle_of_new_chain() }]
+        }
+        (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { found }) => {
             let mut events = shipped(vm, found, now);
             events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
             events
@@ -497,12 +607,15 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
         .iter()
         .find(|point| now.since(point.at) <= retention)
         .map_or(newest.cycle, |point| point.cycle);
+    // The disks of a VM that runs at the recovery site stand on the point that it came from.
+    let stood_on = vm.failback.as_ref().and(vm.failover).map(|failover| failover.point.cycle);
+    let kept_from_cycle = kept_from_cycle.min(stood_on.unwrap_or(u64::MAX));
     if vm.points.first().is_some_and(|oldest| oldest.cycle < kept_from_cycle) {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
     }
     let left = vm.points.iter().filter(|point| kept_from_cycle <= point.cycle);
     let left: Vec<_> = left
-        .filter(|point| point.cycle != newest.cycle)
+        .filter(|point| point.cycle != newest.cycle && Some(point.cycle) != stood_on)
         .map(|point| Candidate {
             cycle: point.cycle,
             at: point.at,
@@ -542,6 +655,12 @@ impl std::fmt::Display for Phase {
             Self::CommitPending(FailoverKind::Unplanned) => "failover completed, commit pending",
             Self::FailedOver(FailoverKind::Planned) => "planned failover committed",
             Self::FailedOver(FailoverKind::Unplanned) => "failover committed",
+            Self::CancellingFailover => "cancelling a failover",
+            Self::FailingBack => "in failback",
+            Self::FailbackReady => "ready to complete the failback",
+            Self::FailbackCommitPending => "failback finished, commit required",
+            Self::FailedBack => "failed back, not replicated",
+            Self::Disabling => "disabling protection",
         })
     }
 }

@@ -90,6 +90,14 @@ impl Files for LabFiles {
         self.agent.perform(|| self.files.list(folder))
     }
 
+    fn folders(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        self.agent.perform(|| self.files.folders(folder))
+    }
+
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        self.agent.perform(|| self.files.remove_folder(folder))
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.agent.perform(|| Ok(self.files.exists(path))).unwrap_or(false)
     }

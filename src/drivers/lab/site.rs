@@ -5,7 +5,7 @@ use super::workload::{Checked, LastWrite, Workload};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{HostId, VmId};
-use crate::domain::vm::Vm;
+use crate::domain::vm::{Side, Vm};
 use crate::ports::block::Connect;
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::ServedDisk;
@@ -109,6 +109,8 @@ struct LabHost {
 struct Slot {
     vm: LabVm,
     guest: Option<Guest>,
+    /// The guest of the last test.
+    test: Option<Guest>,
 }
 
 impl LabSite {
@@ -128,8 +130,8 @@ impl LabSite {
     /// Defines a VM, or defines it anew; a guest that runs as it goes on as it was.
     pub fn define(&self, id: VmId, vm: LabVm) {
         let mut vms = self.vms();
-        let guest = vms.remove(&id).and_then(|slot| slot.guest);
-        vms.insert(id, Slot { vm, guest });
+        let (guest, test) = vms.remove(&id).map_or((None, None), |slot| (slot.guest, slot.test));
+        vms.insert(id, Slot { vm, guest, test });
     }
 
     /// Switches a VM on, on the disks at `uris`, and blocks until it has booted. One that boots or
@@ -166,7 +168,7 @@ impl LabSite {
             .vms()
             .values()
             .filter(|slot| slot.vm.host == host)
-            .filter_map(|slot| slot.guest.clone())
+            .flat_map(|slot| slot.guest.iter().chain(&slot.test).cloned())
             .collect();
         guests.iter().for_each(Guest::kill);
     }
@@ -197,6 +199,55 @@ impl LabSite {
     /// How far a VM is; `None` if it was never switched on.
     pub fn guest(&self, vm: VmId) -> Option<Status> {
         self.vms().get(&vm)?.guest.as_ref().map(Guest::status)
+    }
+
+    /// How far the copy of a VM is that a test made; `None` if there is none.
+    pub fn test_guest(&self, vm: VmId) -> Option<Status> {
+        self.vms().get(&vm)?.test.as_ref().map(Guest::status)
+    }
+
+    /// Switches a VM off as its power switch would, if it is on.
+    ///
+    /// # Errors
+    /// `HostDown`, `NoSuchHost`, `NoSuchVm`.
+    pub fn switch_off(&self, vm: VmId) -> Result<(), LabError> {
+        let guest = {
+            let vms = self.vms();
+            let slot = vms.get(&vm).ok_or(LabError::NoSuchVm { vm })?;
+            self.reach(slot.vm.host)?;
+            slot.guest.clone()
+        };
+        guest.iter().filter(|guest| guest.is_on()).for_each(Guest::kill);
+        Ok(())
+    }
+
+    /// Boots a copy of a VM that proves its disks and leaves them as they are.
+    fn boot_test(&self, vm: VmId, uris: &[String]) -> Result<Checked, LabError> {
+        let guest = {
+            let mut vms = self.vms();
+            let slot = vms.get_mut(&vm).ok_or(LabError::NoSuchVm { vm })?;
+            self.reach(slot.vm.host)?;
+            if let Some(test) = slot.test.clone().filter(|it| it.is_on() && it.uris() == uris) {
+                test
+            } else {
+                let machine = self.machine(&slot.vm, uris, LastWrite::Whole);
+                let name = format!("test-{}", machine.name);
+                let test = Machine { name, after_boot: AfterBoot::Idle, ..machine };
+                slot.test.insert(Guest::start(test)).clone()
+            }
+        };
+        guest.wait_booted().map_err(LabError::DidNotBoot)
+    }
+
+    fn delete_test(&self, vm: VmId) -> Result<(), LabError> {
+        let test = {
+            let mut vms = self.vms();
+            let Some(slot) = vms.get_mut(&vm) else { return Ok(()) };
+            self.reach(slot.vm.host)?;
+            slot.test.take()
+        };
+        test.iter().for_each(Guest::kill);
+        Ok(())
     }
 
     fn boot_from(
@@ -316,6 +367,35 @@ impl Hypervisor for LabSite {
         })
         .await?;
         Ok(())
+    }
+
+    /// A guest that still runs on the disks, as one that was out of reach when its VM was failed over,
+    /// is switched off.
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        let (id, replica_counts) = (vm.id, vm.source == Side::Recovery);
+        self.work(vm, move |site| {
+            let reached =
+                site.reach(site.vms().get(&id).ok_or(LabError::NoSuchVm { vm: id })?.vm.host);
+            if replica_counts { site.switch_off(id) } else { reached }
+        })
+        .await
+    }
+
+    async fn start_test(
+        &self,
+        vm: &Vm,
+        disks: &[ServedDisk],
+        network: &str,
+    ) -> Result<(), Failure> {
+        let (uris, id) = (uris(vm, disks), vm.id);
+        tracing::info!(vm = %vm.name, network, "a test copy starts; guests of the lab use no network");
+        self.work(vm, move |site| site.boot_test(id, &uris?)).await?;
+        Ok(())
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let id = vm.id;
+        self.work(vm, move |site| site.delete_test(id)).await
     }
 
     async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {

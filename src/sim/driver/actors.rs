@@ -5,6 +5,7 @@ use crate::actors::{Origin, Site, TellError, Told, World};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entry, Kind, StreamId};
 use crate::domain::host::Host;
+use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
 use futures_util::future::LocalBoxFuture;
@@ -45,6 +46,7 @@ impl Service for ActorService {
                 Entry::Host { command, .. } => site.tell::<Host>(id, command, origin).await,
                 Entry::Cloud { command, .. } => site.tell::<Cloud>(id, command, origin).await,
                 Entry::Vault { command, .. } => site.tell::<Vault>(id, command, origin).await,
+                Entry::Plan { command, .. } => site.tell::<Plan>(id, command, origin).await,
             }
         })
     }
@@ -57,6 +59,7 @@ impl Service for ActorService {
                 Kind::Host => State::Host(site.state::<Host>(id).await.ok()?),
                 Kind::Cloud => State::Cloud(site.state::<Cloud>(id).await.ok()?),
                 Kind::Vault => State::Vault(site.state::<Vault>(id).await.ok()?),
+                Kind::Plan => State::Plan(Box::new(site.state::<Plan>(id).await.ok()?)),
             })
         })
     }

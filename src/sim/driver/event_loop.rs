@@ -13,6 +13,7 @@ use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
+use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
 use crate::ports::event_store::StoreError;
@@ -502,6 +503,7 @@ impl EventLoop {
             Kind::Host => Box::new(Hosting::<Host>::load(stream, &self.world, &self.hub)?),
             Kind::Cloud => Box::new(Hosting::<Cloud>::load(stream, &self.world, &self.hub)?),
             Kind::Vault => Box::new(Hosting::<Vault>::load(stream, &self.world, &self.hub)?),
+            Kind::Plan => Box::new(Hosting::<Plan>::load(stream, &self.world, &self.hub)?),
         };
         self.entities.insert(stream, entity);
         self.hub.make_ready(Part::Entity(stream));

@@ -8,6 +8,7 @@ use crate::actors::{Origin, TellError, Told, World};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entry, StreamId};
 use crate::domain::host::Host;
+use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
 use futures_util::future::LocalBoxFuture;
@@ -21,6 +22,7 @@ pub(super) enum State {
     Host(Host),
     Cloud(Cloud),
     Vault(Vault),
+    Plan(Box<Plan>),
 }
 
 /// A running service. Killed with [`Service::kill`], as by kill -9.
@@ -58,6 +60,12 @@ impl From<Host> for State {
 impl From<Cloud> for State {
     fn from(cloud: Cloud) -> Self {
         Self::Cloud(cloud)
+    }
+}
+
+impl From<Plan> for State {
+    fn from(plan: Plan) -> Self {
+        Self::Plan(Box::new(plan))
     }
 }
 

@@ -82,7 +82,7 @@ fn of_two_commands_at_once_the_second_is_decided_on_the_state_after_the_first() 
             operation: "EnableProtection",
             name: "sql-01".to_owned(),
             state: "enabling protection".to_owned(),
-            allowed: vec![],
+            allowed: vec!["DisableProtection"],
         };
         assert!(matches!(second, Err(TellError::Rejected(why)) if why == refused));
     });

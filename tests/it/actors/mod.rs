@@ -16,6 +16,7 @@ mod restarts;
 mod resync;
 mod schedule;
 mod scripted_store;
+mod steps;
 mod stopping;
 mod testbed;
 mod timers;

@@ -5,16 +5,18 @@ use super::virtual_clock::{Fate, VirtualClock};
 use async_trait::async_trait;
 use lifeboat::actors::load_entity;
 use lifeboat::domain::catalogue::Code;
-use lifeboat::domain::entity::{Kind, StreamId};
+use lifeboat::domain::entity::{Entity, Kind, StreamId};
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{Phase, RecoveryPoint, ResyncReason, Vm, Work};
+use lifeboat::domain::vm::{Effect, RecoveryPoint, ResyncReason, Side, Vm, Work};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
-use lifeboat::ports::replication::{Compared, Progress, Replication, ServedDisk, Snapshot};
+use lifeboat::ports::replication::{
+    Compared, Progress, Replication, Restore, ServedDisk, Snapshot,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,6 +46,18 @@ pub(crate) enum Op {
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
+    StopServing,
+    ServeTest,
+    DropTest,
+    RestoreDisk,
+    TrackRestored,
+    StopTracking,
+    DeleteReplica,
+    Attach,
+    ShutDownReplica,
+    StartSource,
+    StartTest,
+    StopTest,
     Freeze,
     Thaw,
 }
@@ -63,6 +77,11 @@ impl Op {
                 | Self::Heartbeat
                 | Self::Freeze
                 | Self::Thaw
+                // A test has nothing to do with the VM's own work.
+                | Self::ServeTest
+                | Self::DropTest
+                | Self::StartTest
+                | Self::StopTest
         )
     }
 
@@ -71,12 +90,19 @@ impl Op {
             (Self::Snapshot, Some(Work::Snapshot { .. }))
             | (Self::Ship, Some(Work::Ship { .. })) => true,
             (_, Some(Work::Task { step, .. })) => match self {
-                Self::CheckSource => {
-                    matches!(step, Step::CheckEnableProtection | Step::CheckPlannedFailover)
-                }
-                Self::CheckVault => {
-                    matches!(step, Step::IdentifyTarget | Step::CheckPlannedFailover)
-                }
+                Self::CheckSource => matches!(
+                    step,
+                    Step::CheckEnableProtection
+                        | Step::CheckPlannedFailover
+                        | Step::CheckReverseReplicate
+                ),
+                Self::CheckVault => matches!(
+                    step,
+                    Step::IdentifyTarget
+                        | Step::CheckPlannedFailover
+                        | Step::CheckFailback
+                        | Step::CheckReverseReplicate
+                ),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -86,7 +112,15 @@ impl Op {
                 Self::ShipThrough => {
                     matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
                 }
-                Self::Fence => step == Step::FenceSource,
+                Self::Fence => matches!(step, Step::FenceSource | Step::FenceReplica),
+                Self::StopServing => step == Step::DeleteReplicaDisks,
+                Self::RestoreDisk => matches!(step, Step::RestoreDisk(_)),
+                Self::TrackRestored => step == Step::TrackRestored,
+                Self::StopTracking => step == Step::StopTracking,
+                Self::DeleteReplica => step == Step::DeleteReplica,
+                Self::Attach => matches!(step, Step::AttachSource | Step::StartSource),
+                Self::ShutDownReplica => step == Step::ShutDownReplica,
+                Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
                 Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
                 _ => false,
@@ -146,6 +180,11 @@ pub(crate) struct Facts {
     pub(crate) fenced: bool,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
+    pub(crate) runs_test: bool,
+    pub(crate) test_served: bool,
+    pub(crate) attached: bool,
+    /// The cycle that each disk of the primary site was brought to.
+    pub(crate) restored: BTreeMap<DiskId, u64>,
     pub(crate) frozen: bool,
 }
 
@@ -162,6 +201,10 @@ impl Default for Facts {
             fenced: false,
             runs_at_primary: true,
             runs_at_recovery: false,
+            runs_test: false,
+            test_served: false,
+            attached: true,
+            restored: BTreeMap::new(),
             frozen: false,
         }
     }
@@ -540,6 +583,95 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::Serve, effect).await
     }
 
+    async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let runs = self.facts(vm.id).runs_at_recovery;
+            self.expect(!runs, "the disks of a running replica are deleted");
+        };
+        self.call(vm.id.0, Op::StopServing, effect).await
+    }
+
+    async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        let effect = || {
+            self.expect(self.has_point(vm, point), "a point is tested that is not there");
+            self.with(vm, |facts, _| facts.test_served = true);
+            let disks = vm.disks.iter().map(|disk| disk.id);
+            disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///test-{disk}") }).collect()
+        };
+        self.call(vm.id.0, Op::ServeTest, effect).await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let runs = self.with(vm, |facts, _| {
+                facts.test_served = false;
+                facts.runs_test
+            });
+            self.expect(!runs, "the disks of a running test are deleted");
+        };
+        self.call(vm.id.0, Op::DropTest, effect).await
+    }
+
+    async fn restore_disk(
+        &self,
+        vm: &Vm,
+        restore: Restore,
+        progress: Progress<'_>,
+    ) -> Result<Compared, Failure> {
+        let effect = || {
+            let facts = self.facts(vm.id);
+            self.expect(facts.attached, "a disk is restored that is not attached");
+            self.expect(!facts.runs_at_primary, "a disk is restored under a running VM");
+            self.expect(self.has_point(vm, restore.point), "a disk is restored from no point");
+            let before = facts.restored.get(&restore.disk).copied();
+            let from = restore.from.map(|point| point.cycle);
+            self.expect(from <= before, "a disk is brought on from where it is not");
+            self.with(vm, |facts, _| facts.restored.insert(restore.disk, restore.point.cycle));
+            Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
+        };
+        self.call_with_middle(vm.id.0, Op::RestoreDisk, || progress(1 << 19, 1 << 20), effect).await
+    }
+
+    async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let latest = vm.latest_point().map(|point| point.cycle);
+            let facts = self.facts(vm.id);
+            let all = vm.disks.iter().all(|disk| facts.restored.get(&disk.id).copied() == latest);
+            self.expect(all, "a disk is tracked as restored that is not");
+            self.expect(!facts.runs_at_recovery, "tracking moves while the replica runs");
+            self.with(vm, |facts, _| {
+                facts.cuts.clear();
+                facts.tracking_lost = None;
+                facts.fenced = false;
+            });
+        };
+        self.call(vm.id.0, Op::TrackRestored, effect).await
+    }
+
+    async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            self.with(vm, |facts, _| {
+                facts.tracked = false;
+                facts.cuts.clear();
+            });
+        };
+        self.call(vm.id.0, Op::StopTracking, effect).await
+    }
+
+    async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let facts = self.facts(vm.id);
+            self.expect(!facts.test_served, "a replica is deleted under a test");
+            self.expect(!facts.runs_at_recovery, "a replica is deleted under its VM");
+            self.with(vm, |facts, _| {
+                facts.points.clear();
+                facts.copied.clear();
+                facts.copy_complete = false;
+            });
+        };
+        self.call(vm.id.0, Op::DeleteReplica, effect).await
+    }
+
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
         let effect =
             || self.with(vm, |facts, _| facts.points.retain(|cycle, _| *cycle == point.cycle));
@@ -574,6 +706,7 @@ impl Outside {
 /// The hypervisor of a site.
 pub(crate) struct Guests {
     pub(crate) outside: Arc<Outside>,
+    pub(crate) side: Side,
 }
 
 #[async_trait]
@@ -583,13 +716,32 @@ impl Hypervisor for Guests {
     }
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
-        let replica_runs = matches!(vm.phase, Phase::CommitPending(_) | Phase::FailedOver(_));
-        let op = if replica_runs { Op::KeepOff } else { Op::ShutDown };
+        let effect = || {
+            self.outside.with(vm, |facts, _| match self.side {
+                Side::Primary => facts.runs_at_primary = false,
+                Side::Recovery => facts.runs_at_recovery = false,
+            });
+        };
+        let op = match self.side {
+            Side::Recovery => Op::ShutDownReplica,
+            Side::Primary if vm.pending().contains(&Effect::RunReplica) => Op::KeepOff,
+            Side::Primary => Op::ShutDown,
+        };
         self.outside.call(vm.id.0, op, effect).await
     }
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
+        if self.side == Side::Primary {
+            let effect = || {
+                let safe = self.outside.with(vm, |facts, _| {
+                    facts.runs_at_primary = true;
+                    facts.fenced = false;
+                    facts.attached && !facts.runs_at_recovery
+                });
+                self.outside.expect(safe, "a VM runs at both sites again");
+            };
+            return self.outside.call(vm.id.0, Op::StartSource, effect).await;
+        }
         let effect = || {
             let safe = self.outside.with(vm, |facts, _| {
                 facts.runs_at_recovery = true;
@@ -599,6 +751,25 @@ impl Hypervisor for Guests {
             self.outside.expect(disks.len() == vm.disks.len(), "a VM starts without all disks");
         };
         self.outside.call(vm.id.0, Op::Start, effect).await
+    }
+
+    async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.attached = true);
+        self.outside.call(vm.id.0, Op::Attach, effect).await
+    }
+
+    async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], _: &str) -> Result<(), Failure> {
+        let effect = || {
+            self.outside.with(vm, |facts, _| facts.runs_test = true);
+            let apart = disks.iter().all(|disk| disk.uri.contains("test-"));
+            self.outside.expect(apart, "a test runs on the disks of the VM");
+        };
+        self.outside.call(vm.id.0, Op::StartTest, effect).await
+    }
+
+    async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.outside.with(vm, |facts, _| facts.runs_test = false);
+        self.outside.call(vm.id.0, Op::StopTest, effect).await
     }
 
     async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {

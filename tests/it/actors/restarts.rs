@@ -18,9 +18,20 @@ enum Life {
     Resynchronized,
     /// A link that fails each piece of work once, then as `Planned`.
     OverABadLink,
+    /// A planned failover and its commit, a failback and its commit, the reversal, the end of protection.
+    ThereAndBack,
+    /// A planned failover that is cancelled, then three deltas.
+    Cancelled,
 }
 
-const LIVES: [Life; 4] = [Life::Planned, Life::Unplanned, Life::Resynchronized, Life::OverABadLink];
+const LIVES: [Life; 6] = [
+    Life::Planned,
+    Life::Unplanned,
+    Life::Resynchronized,
+    Life::OverABadLink,
+    Life::ThereAndBack,
+    Life::Cancelled,
+];
 
 /// What a life comes to, but for the times of it.
 #[derive(Debug, PartialEq)]
@@ -76,6 +87,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
     let fail_over = 4 <= vm.points.len();
     let command = match &vm.phase {
         Phase::Undiscovered => super::testbed::discover(1, 2),
+        Phase::Unprotected if 0 < vm.epoch && 3 < vm.jobs => return true,
         Phase::Unprotected => {
             // A delta that is tried again must not make the next one overdue.
             let every_5_min = Policy { copy_frequency_s: 300, ..every_30_s() };
@@ -83,7 +95,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
         }
         Phase::Protected if fail_over => match life {
-            Life::Planned | Life::OverABadLink => Command::PlannedFailover { job: job_id(2) },
+            Life::ThereAndBack if vm.epoch == 2 => {
+                Command::DisableProtection { job: job_id(9), source_gone: false }
+            }
+            Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
+                return 7 <= vm.points.len();
+            }
+            Life::Planned | Life::OverABadLink | Life::ThereAndBack | Life::Cancelled => {
+                Command::PlannedFailover { job: job_id(2) }
+            }
             Life::Unplanned => {
                 // While the next delta is on its way, which hangs.
                 service.bed.outside.always(vm.id.0, Op::Ship, Answer::Hang);
@@ -99,7 +119,18 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             }
             Life::Resynchronized => return 8 <= vm.points.len(),
         },
-        Phase::CommitPending(_) if vm.allowed_operations() == ["Commit"] => {
+        Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 1 => {
+            Command::CancelFailover { job: job_id(4) }
+        }
+        Phase::FailedOver(_) if life == Life::ThereAndBack => {
+            Command::Failback { job: job_id(5), in_full: false }
+        }
+        Phase::FailbackReady => Command::CompleteFailback { job: job_id(6) },
+        Phase::FailbackCommitPending if vm.allowed_operations().contains(&"Commit") => {
+            Command::CommitFailover { job: job_id(7) }
+        }
+        Phase::FailedBack => Command::ReverseReplicate { job: job_id(8) },
+        Phase::CommitPending(_) if vm.allowed_operations().contains(&"Commit") => {
             Command::CommitFailover { job: job_id(3) }
         }
         Phase::FailedOver(_) => return true,
@@ -127,7 +158,11 @@ fn testbed(life: Life) -> Testbed {
     let bed = Testbed::new();
     let vm = vm_id(1).0;
     match life {
-        Life::Planned | Life::Unplanned | Life::Resynchronized => {}
+        Life::Planned
+        | Life::Unplanned
+        | Life::Resynchronized
+        | Life::ThereAndBack
+        | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
                 Op::CopyDisk,
@@ -204,6 +239,16 @@ fn a_life_over_a_bad_link_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_there_and_back_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::ThereAndBack);
+}
+
+#[test]
+fn a_life_with_a_cancelled_failover_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Cancelled);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -223,7 +268,15 @@ fn the_lives_are_what_their_names_say() {
     let kinds = LIVES.map(|life| outcome_kind(&live_through(life, []).0));
     let planned = (Phase::FailedOver(FailoverKind::Planned), false);
     let unplanned = (Phase::FailedOver(FailoverKind::Unplanned), false);
-    assert_eq!(kinds, [planned.clone(), unplanned, (Phase::Protected, true), planned]);
+    let expected = [
+        planned.clone(),
+        unplanned,
+        (Phase::Protected, true),
+        planned,
+        (Phase::Unprotected, true),
+        (Phase::Protected, false),
+    ];
+    assert_eq!(kinds, expected);
 }
 
 fn outcome_kind(bed: &Testbed) -> (Phase, bool) {

@@ -2,6 +2,7 @@
 
 use super::outside::{Guests, Outside};
 use super::scripted_store::ScriptedStore;
+use super::steps::Steps;
 use super::virtual_clock::{Fate, VirtualClock, run};
 use lifeboat::actors::{Hosted, Origin, Site, TellError, Told, World, load_entity};
 use lifeboat::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
@@ -9,7 +10,7 @@ use lifeboat::domain::host::{self, Host};
 use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vault::{self, Vault};
-use lifeboat::domain::vm::{Command, Disk, Event, Phase, RetryReason, Vm};
+use lifeboat::domain::vm::{Command, Disk, Event, Phase, RetryReason, Side, Vm};
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::store::MemoryStore;
 use std::future::Future;
@@ -98,8 +99,9 @@ impl Testbed {
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
             clock: Arc::clone(&self.clock) as _,
             replication: Arc::clone(&self.outside) as _,
-            primary: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
-            recovery: Arc::new(Guests { outside: Arc::clone(&self.outside) }),
+            primary: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Primary }),
+            recovery: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Recovery }),
+            actions: Arc::new(Steps::default()),
             watch_interval: self.watch_interval,
             reclaim_interval: 5 * MINUTE,
         })

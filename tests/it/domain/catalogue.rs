@@ -22,7 +22,7 @@ const FACTS: [&str; 12] = [
     "provider",
 ];
 
-const JOBS: [JobKind; 8] = [
+const JOBS: [JobKind; 19] = [
     JobKind::EnableProtection,
     JobKind::InitialReplication,
     JobKind::FinalizeProtection,
@@ -31,6 +31,17 @@ const JOBS: [JobKind; 8] = [
     JobKind::UnplannedFailover,
     JobKind::CommitFailover,
     JobKind::ResynchronizeDifferences,
+    JobKind::TestFailover,
+    JobKind::TestFailoverCleanup,
+    JobKind::ChangeRecoveryPoint,
+    JobKind::CancelFailover,
+    JobKind::Failback,
+    JobKind::CompleteFailback,
+    JobKind::CommitFailback,
+    JobKind::ReverseReplicate,
+    JobKind::ResumeReplication,
+    JobKind::DisableProtection,
+    JobKind::RemoveProtection,
 ];
 
 #[test]
@@ -88,20 +99,22 @@ fn the_next_step_fits_the_class() {
 
 #[test]
 fn jobs_and_the_tasks_of_a_job_have_names_of_their_own() {
-    // The API knows one scenario for both ways to resynchronize.
+    // The API knows one scenario for both ways to resynchronize; people know one word for both commits.
     assert_eq!(JOBS.iter().map(|job| job.name()).collect::<BTreeSet<_>>().len(), JOBS.len() - 1);
-    assert_eq!(JOBS.iter().map(|job| job.title()).collect::<BTreeSet<_>>().len(), JOBS.len());
+    assert_eq!(JOBS.iter().map(|job| job.title()).collect::<BTreeSet<_>>().len(), JOBS.len() - 1);
     let mut names: BTreeMap<&str, Step> = BTreeMap::new();
     let mut titles: BTreeMap<&str, Step> = BTreeMap::new();
     for job in JOBS {
         let steps = job.steps(&[DiskId::default()]);
-        assert_eq!(steps.iter().collect::<BTreeSet<_>>().len(), steps.len(), "{job:?}");
+        let once: Vec<_> =
+            steps.iter().filter(|step| !matches!(step, Step::RestoreDisk(_))).collect();
+        assert_eq!(once.iter().collect::<BTreeSet<_>>().len(), once.len(), "{job:?}");
         for step in steps {
             assert_eq!(*names.entry(step.name()).or_insert(step), step, "{}", step.name());
             assert_eq!(*titles.entry(step.title()).or_insert(step), step, "{}", step.title());
         }
     }
-    assert_eq!(names.len(), 20);
+    assert_eq!(names.len(), 36);
 }
 
 /// Only then can a job that fails a check end with nothing changed.

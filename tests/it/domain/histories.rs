@@ -2,8 +2,9 @@
 //! work that was replaced, failures of both classes, clocks that jump.
 
 use super::story::{
-    Story, check_failed, commit, credentials_refused, discover, enable, job_id, link_down, planned,
-    unplanned, vault, word,
+    Story, cancel_failover, change_point, check_failed, clean_up, commit, complete_failback,
+    credentials_refused, disable, discover, enable, failback, job_id, link_down, planned, reverse,
+    test_failover, unplanned, vault, word,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Entry};
@@ -12,8 +13,8 @@ use lifeboat::domain::job::{JobKind, Step, TaskState};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Effect, Event, Health, NextStep, Opening, Phase, PointChoice, ResyncWindow,
-    RetryReason, Stage, Vm, Wake, Work,
+    AfterFailover, Command, Effect, Event, Health, NextStep, Opening, Phase, PointChoice,
+    ResyncWindow, RetryReason, Side, Stage, Vm, Wake, Work,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -43,6 +44,12 @@ enum Move {
     SetBack(u32),
     Resynchronize,
     ChangeWindow(ResyncWindow),
+    /// An operator's command, as it is.
+    Operate(Command),
+    /// The work or timer of a test failover.
+    Test,
+    FailTest(Code),
+    CancelJob,
 }
 
 fn a_move() -> impl Strategy<Value = Move> {
@@ -84,6 +91,33 @@ fn a_move() -> impl Strategy<Value = Move> {
                 }
             }),
         ].prop_map(Move::ChangeWindow),
+        24 => proptest::sample::select(operations()).prop_map(Move::Operate),
+        8 => Just(Move::Test),
+        2 => proptest::sample::select(vec![Code::LinkDown, Code::PrerequisiteFailed]).prop_map(Move::FailTest),
+        2 => Just(Move::CancelJob),
+    ]
+}
+
+fn operations() -> Vec<Command> {
+    let now = super::story::BEGINNING;
+    vec![
+        test_failover(),
+        clean_up(),
+        cancel_failover(),
+        change_point(PointChoice::Latest),
+        failback(),
+        failback(),
+        complete_failback(),
+        complete_failback(),
+        reverse(),
+        reverse(),
+        disable(),
+        Command::CancelFailback,
+        Command::PauseReplication,
+        Command::ResumeReplication,
+        Command::TakeRecoveryPoint { application_consistent: true },
+        Command::DecideFailover { due: now, then: AfterFailover::Commit },
+        Command::DecideFailover { due: now, then: AfterFailover::Cancel },
     ]
 }
 
@@ -106,6 +140,23 @@ fn command(story: &mut Story, next: Move) -> Option<Command> {
         Move::Retry(because) => Command::Retry { because },
         Move::Resynchronize => Command::Resynchronize { job: job_id(5) },
         Move::ChangeWindow(window) => Command::ChangeResyncWindow { window },
+        Move::Operate(command) => command,
+        Move::Test if story.test_work().is_some() => {
+            story.succeed_in_test();
+            return None;
+        }
+        Move::Test => {
+            let (due, wake) = story.alarms().find(|(_, wake)| *wake == Wake::TestLease)?;
+            story.now = story.now.max(due);
+            Command::Wake { due, wake }
+        }
+        Move::FailTest(code) => {
+            let failure = Failure::new(code, Cause::Itself, "");
+            Command::ReportFailure { work: story.test_work()?, failure }
+        }
+        Move::CancelJob => {
+            Command::CancelJob { job: story.vm.job.as_ref().filter(|job| job.ended.is_none())?.id }
+        }
         Move::Ring => {
             let (due, ring) = story.alarm()?;
             story.now = story.now.max(due);
@@ -163,6 +214,20 @@ fn is_report(command: &Command) -> bool {
         | Command::UnplannedFailover { .. }
         | Command::CommitFailover { .. }
         | Command::Resynchronize { .. }
+        | Command::TestFailover { .. }
+        | Command::CleanUpTestFailover { .. }
+        | Command::ChangeRecoveryPoint { .. }
+        | Command::CancelFailover { .. }
+        | Command::DecideFailover { .. }
+        | Command::Failback { .. }
+        | Command::CompleteFailback { .. }
+        | Command::CancelFailback
+        | Command::ReverseReplicate { .. }
+        | Command::DisableProtection { .. }
+        | Command::PauseReplication
+        | Command::ResumeReplication
+        | Command::TakeRecoveryPoint { .. }
+        | Command::CancelJob { .. }
         | Command::Retry { .. } => false,
     }
 }
@@ -179,15 +244,29 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::PlannedFailover => *phase == Phase::FailingOver(Planned),
         JobKind::UnplannedFailover => *phase == Phase::FailingOver(Unplanned),
         JobKind::CommitFailover => matches!(phase, Phase::CommitPending(_)),
+        JobKind::ChangeRecoveryPoint => matches!(phase, Phase::FailingOver(_)),
+        JobKind::CancelFailover => *phase == Phase::CancellingFailover,
+        JobKind::Failback | JobKind::CompleteFailback => *phase == Phase::FailingBack,
+        JobKind::CommitFailback => *phase == Phase::FailbackCommitPending,
+        JobKind::ReverseReplicate | JobKind::ResumeReplication => *phase == Phase::Finalizing,
+        JobKind::DisableProtection | JobKind::RemoveProtection => *phase == Phase::Disabling,
+        // They are the test's own.
+        JobKind::TestFailover | JobKind::TestFailoverCleanup => false,
     }
 }
 
 /// What must hold of every state that commands can lead to.
 fn check_state(vm: &Vm) {
-    let pending = vm.pending();
+    let pending: Vec<_> =
+        vm.pending().into_iter().filter(|effect| !is_of_test(vm, effect)).collect();
+    check_test(vm);
     let to_do: Vec<_> = pending.iter().filter(|effect| matches!(effect, Effect::Do(_))).collect();
-    let timers: Vec<_> =
-        pending.iter().filter(|effect| matches!(effect, Effect::WakeAt { .. })).collect();
+    // A decision that is set waits beside whatever an operator does before.
+    let decision = |wake: &Wake| *wake == Wake::Decision;
+    let timers: Vec<_> = pending
+        .iter()
+        .filter(|effect| matches!(effect, Effect::WakeAt { wake, .. } if !decision(wake)))
+        .collect();
     assert!(to_do.len() + timers.len() <= 1, "one piece of work or one timer: {pending:?}");
 
     let waits_for_an_operator = match vm.trouble.as_ref().map(|trouble| trouble.next) {
@@ -199,19 +278,26 @@ fn check_state(vm: &Vm) {
                     Phase::Undiscovered
                     | Phase::Unprotected
                     | Phase::CommitPending(_)
+                    | Phase::FailbackCommitPending
+                    | Phase::FailedBack
                     | Phase::FailedOver(_) => true,
                     Phase::Resynchronizing(_) => vm.resync.waits_for == Some(Opening::ByHand),
+                    Phase::Protected | Phase::FailbackReady => {
+                        matches!(vm.delta.stage, Stage::Paused { .. })
+                    }
                     Phase::Enabling
                     | Phase::InitialReplication
                     | Phase::Finalizing
-                    | Phase::Protected
+                    | Phase::CancellingFailover
+                    | Phase::FailingBack
+                    | Phase::Disabling
                     | Phase::FailingOver(_) => false,
                 }
         }
     };
     assert_eq!(to_do.len() + timers.len() == 0, waits_for_an_operator, "stuck: {vm:?}");
     if waits_for_an_operator && vm.trouble.is_none() {
-        let ends = matches!(vm.phase, Phase::FailedOver(_) | Phase::Undiscovered);
+        let ends = vm.phase == Phase::Undiscovered;
         assert_eq!(vm.allowed_operations().is_empty(), ends, "nothing to ask for: {vm:?}");
     }
 
@@ -221,7 +307,7 @@ fn check_state(vm: &Vm) {
             assert!(job.is_some_and(|job| kind_fits_phase(job.kind, &vm.phase)), "{vm:?}");
         }
         Some(Work::Snapshot { .. } | Work::Ship { .. }) => {
-            assert_eq!(vm.phase, Phase::Protected);
+            assert!(matches!(vm.phase, Phase::Protected | Phase::FailbackReady));
         }
         None => assert!(job.is_none_or(|job| job.ended.is_some()), "a job without a task"),
     }
@@ -232,7 +318,8 @@ fn check_state(vm: &Vm) {
     for timer in timers {
         match timer {
             Effect::WakeAt { wake: Wake::Cycle(cycle), .. } => {
-                assert_eq!((&vm.phase, *cycle), (&Phase::Protected, vm.delta.cycle));
+                assert!(matches!(vm.phase, Phase::Protected | Phase::FailbackReady));
+                assert_eq!(*cycle, vm.delta.cycle);
             }
             Effect::WakeAt { wake: Wake::Resync, due } => {
                 assert!(matches!(vm.phase, Phase::Resynchronizing(_)));
@@ -245,8 +332,14 @@ fn check_state(vm: &Vm) {
             Effect::Do(_)
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
-            | Effect::ReclaimSpace => unreachable!(),
+            | Effect::ReclaimSpace
+            | Effect::WakeAt { wake: Wake::TestLease | Wake::Decision, .. } => unreachable!(),
         }
+    }
+    let runs_replica = pending.contains(&Effect::RunReplica);
+    assert!(!(runs_replica && vm.may_run_at_primary()), "two primaries: {vm:?}");
+    if vm.source == Side::Recovery {
+        assert!(vm.failback.is_some() && !vm.may_run_at_primary(), "{vm:?}");
     }
 
     if let Some(job) = job {
@@ -283,13 +376,42 @@ fn check_state(vm: &Vm) {
             assert_eq!(vm.delta.stage, Stage::Off);
         }
         Phase::FailingOver(_) => assert!(vm.failover_point().is_some(), "no point to run from"),
+        Phase::FailingBack | Phase::FailbackReady => {
+            let point = vm.failover.expect("it failed over").point;
+            assert_eq!(vm.failover_point(), Some(point), "its disks are those of another point");
+        }
+        Phase::FailbackCommitPending | Phase::FailedBack => {
+            assert!(!vm.points.is_empty());
+            assert_eq!(vm.delta.stage, Stage::Off);
+        }
         Phase::Undiscovered
         | Phase::Unprotected
         | Phase::Enabling
         | Phase::InitialReplication
         | Phase::Finalizing
+        | Phase::CancellingFailover
+        | Phase::Disabling
         | Phase::Resynchronizing(_) => {}
     }
+}
+
+fn is_of_test(vm: &Vm, effect: &Effect) -> bool {
+    match effect {
+        Effect::Do(Work::Task { job, .. }) => {
+            vm.test.as_ref().is_some_and(|test| test.job.id == *job)
+        }
+        Effect::WakeAt { wake, .. } => *wake == Wake::TestLease,
+        _ => false,
+    }
+}
+
+/// A test that is not cleaned up is worked on, or waits for its lease to end.
+fn check_test(vm: &Vm) {
+    let pending = vm.pending();
+    let of_test = pending.iter().filter(|effect| is_of_test(vm, effect)).count();
+    assert_eq!(vm.test.is_some(), 0 < of_test, "{:?}", vm.test);
+    let can_be_cleaned_up = vm.allowed_operations().contains(&"TestFailoverCleanup");
+    assert_eq!(vm.test.is_some(), can_be_cleaned_up);
 }
 
 /// Every level has its reasons, and every reason says what comes next.
@@ -301,7 +423,10 @@ fn check_health(vm: &Vm, now: Timestamp) {
     assert!(causes.is_sorted_by(|one, next| next.level <= one.level));
     match vm.health(now) {
         Health::Warning | Health::Critical => assert!(!causes.is_empty()),
-        Health::Normal => assert_eq!((&vm.phase, &vm.trouble), (&Phase::Protected, &None)),
+        Health::Normal => {
+            assert!(matches!(vm.phase, Phase::Protected | Phase::FailbackReady | Phase::Disabling));
+            assert_eq!(vm.trouble, None);
+        }
         Health::NotApplicable => assert_eq!(vm.trouble, None),
     }
 }
@@ -432,9 +557,20 @@ proptest! {
             story.wake();
         }
         story.work_off();
+        // What a cancelled failover leads back to can wait for its window.
+        if story.vm.allowed_operations().contains(&"RepairReplication") {
+            story.tell(Command::Resynchronize { job: job_id(5) });
+            story.work_off();
+        }
         let settled = matches!(
             story.vm.phase,
-            Phase::Protected | Phase::CommitPending(_) | Phase::FailedOver(_)
+            Phase::Unprotected
+                | Phase::Protected
+                | Phase::CommitPending(_)
+                | Phase::FailedOver(_)
+                | Phase::FailbackReady
+                | Phase::FailbackCommitPending
+                | Phase::FailedBack
         );
         prop_assert!(settled, "{:?}", story.vm);
     }
@@ -463,6 +599,6 @@ fn the_histories_meet_every_phase_in_peace_and_in_every_kind_of_trouble() {
         }
     }
     let idle = ["Unprotected", "FailedOver"];
-    assert_eq!(met.len(), 2 + 4 * 7, "{met:#?}");
+    assert_eq!(met.len(), 43, "{met:#?}");
     assert!(idle.iter().all(|phase| met.contains(&((*phase).to_owned(), "in peace"))));
 }

@@ -9,7 +9,7 @@ use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
     Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
-    Stage, Vm, Work,
+    Stage, Vm, Wake, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -71,6 +71,43 @@ pub(crate) fn commit() -> Command {
     Command::CommitFailover { job: job_id(4) }
 }
 
+pub(crate) fn test_failover() -> Command {
+    Command::TestFailover {
+        job: job_id(6),
+        point: PointChoice::Latest,
+        network: "isolated".to_owned(),
+        lease_h: 4,
+    }
+}
+
+pub(crate) fn clean_up() -> Command {
+    Command::CleanUpTestFailover { job: job_id(7), notes: "it booted".to_owned() }
+}
+
+pub(crate) fn cancel_failover() -> Command {
+    Command::CancelFailover { job: job_id(8) }
+}
+
+pub(crate) fn change_point(point: PointChoice) -> Command {
+    Command::ChangeRecoveryPoint { job: job_id(9), point }
+}
+
+pub(crate) fn failback() -> Command {
+    Command::Failback { job: job_id(10), in_full: false }
+}
+
+pub(crate) fn complete_failback() -> Command {
+    Command::CompleteFailback { job: job_id(11) }
+}
+
+pub(crate) fn reverse() -> Command {
+    Command::ReverseReplicate { job: job_id(12) }
+}
+
+pub(crate) fn disable() -> Command {
+    Command::DisableProtection { job: job_id(13), source_gone: false }
+}
+
 pub(crate) fn link_down() -> Failure {
     Failure::new(Code::LinkDown, Cause::Vault(vault()), "connection refused")
 }
@@ -95,7 +132,7 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
         Step::PrepareForFailover => {
             let cycle = vm.delta.cycle;
             let points = match vm.delta.stage {
-                Stage::Off | Stage::Waiting { .. } => vec![point(cycle)],
+                Stage::Off | Stage::Waiting { .. } | Stage::Paused { .. } => vec![point(cycle)],
                 // The delta that was under way, and what was written since.
                 Stage::Snapshotting | Stage::Shipping { .. } => {
                     vec![point(cycle), point(cycle + 1)]
@@ -103,7 +140,10 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
             };
             Outcome::Shipped { points }
         }
-        Step::FenceSource => Outcome::Fenced { found: vec![] },
+        Step::RestoreDisk(disk) => {
+            Outcome::Restored { disk, compared_bytes: 1 << 30, different_bytes: 1 << 20 }
+        }
+        Step::FenceSource | Step::FenceReplica => Outcome::Fenced { found: vec![] },
         _ => Outcome::Done,
     }
 }
@@ -172,6 +212,32 @@ impl Story {
         story
     }
 
+    /// A VM that runs at the recovery site for good.
+    pub(crate) fn failed_over() -> Self {
+        let mut story = Self::protected_with_points(3);
+        story.tell(unplanned(PointChoice::Latest));
+        story.work_off();
+        story.tell(commit());
+        story.work_off();
+        story
+    }
+
+    /// A VM that runs at the recovery site, with the primary site's disks in step.
+    pub(crate) fn ready_to_fail_back() -> Self {
+        let mut story = Self::failed_over();
+        story.tell(failback());
+        story.work_off();
+        story
+    }
+
+    /// A VM that runs at the primary site again.
+    pub(crate) fn failed_back() -> Self {
+        let mut story = Self::ready_to_fail_back();
+        story.tell(complete_failback());
+        story.work_off();
+        story
+    }
+
     /// Tells a command that must be accepted; returns its events.
     #[track_caller]
     pub(crate) fn tell(&mut self, command: Command) -> Vec<Event> {
@@ -201,9 +267,31 @@ impl Story {
         self.now = self.now.after(duration);
     }
 
-    /// The report that the work in progress went well.
+    /// The report that the work in progress went well; that of a test is only named where there is no
+    /// other.
     pub(crate) fn success(&self) -> Option<Command> {
-        Some(match self.vm.work()? {
+        self.vm.work().or(self.test_work()).map(|work| self.success_of(work))
+    }
+
+    /// The work for a test failover that is to be done.
+    pub(crate) fn test_work(&self) -> Option<Work> {
+        let job = self.vm.test.as_ref()?.job.id;
+        self.vm.pending().into_iter().find_map(|effect| match effect {
+            Effect::Do(work @ Work::Task { job: own, .. }) if own == job => Some(work),
+            _ => None,
+        })
+    }
+
+    /// The work of a test goes well, a second later.
+    #[track_caller]
+    pub(crate) fn succeed_in_test(&mut self) -> Vec<Event> {
+        self.wait(Duration::from_secs(1));
+        let work = self.test_work().expect("a test is to be prepared or cleaned up");
+        self.tell(self.success_of(work))
+    }
+
+    fn success_of(&self, work: Work) -> Command {
+        match work {
             Work::Task { job, task, step } => {
                 Command::ReportDone { job, task, outcome: good_outcome(&self.vm, step, self.now) }
             }
@@ -215,7 +303,7 @@ impl Story {
                 Command::ReportSnapshot { cycle, at: self.now, log_bytes: 8192 }
             }
             Work::Ship { cycle, .. } => Command::ReportShipped { cycle, shipped_bytes: 4096 },
-        })
+        }
     }
 
     /// The work in progress goes well, a second later.
@@ -260,9 +348,19 @@ impl Story {
     }
 
     /// The timer that the VM asked for, as a command.
+    ///
+    /// That of a test's lease is only named where there is no other.
     pub(crate) fn alarm(&self) -> Option<(Timestamp, Command)> {
-        self.vm.pending().into_iter().find_map(|effect| match effect {
-            Effect::WakeAt { due, wake } => Some((due, Command::Wake { due, wake })),
+        let alarms: Vec<_> = self.alarms().collect();
+        let of_test = |wake: &Wake| *wake == Wake::TestLease;
+        let alarm = alarms.iter().find(|(_, wake)| !of_test(wake)).or(alarms.first());
+        alarm.map(|(due, wake)| (*due, Command::Wake { due: *due, wake: *wake }))
+    }
+
+    /// All timers that the VM asked for.
+    pub(crate) fn alarms(&self) -> impl Iterator<Item = (Timestamp, Wake)> {
+        self.vm.pending().into_iter().filter_map(|effect| match effect {
+            Effect::WakeAt { due, wake } => Some((due, wake)),
             Effect::Do(_)
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
@@ -282,17 +380,21 @@ impl Story {
         self.transcript.clear();
     }
 
-    fn step_of(&self, task: u32) -> String {
-        self.vm.job.as_ref().map_or_else(String::new, |job| word(&job.tasks[task as usize].step))
+    fn step_of(&self, id: JobId, task: u32) -> String {
+        let test = self.vm.test.as_ref().map(|test| &test.job);
+        let job = self.vm.job.iter().chain(test).find(|job| job.id == id);
+        job.map_or_else(String::new, |job| word(&job.tasks[task as usize].step))
     }
 
     fn event_in_words(&self, event: &Event) -> String {
         let word = word(event);
         match event {
             Event::JobStarted { kind, .. } => format!("{word} {kind:?}"),
-            Event::TaskStarted { task, .. }
-            | Event::TaskCompleted { task, .. }
-            | Event::TaskFailed { task, .. } => format!("{word} {}", self.step_of(*task)),
+            Event::TaskStarted { job, task }
+            | Event::TaskCompleted { job, task }
+            | Event::TaskFailed { job, task, .. } => {
+                format!("{word} {}", self.step_of(*job, *task))
+            }
             Event::JobEnded { outcome, .. } => format!("{word} {outcome:?}"),
             Event::TrackingStarted { first_cycle } => format!("{word} from {first_cycle}"),
             Event::CycleStarted { cycle }
@@ -323,7 +425,29 @@ impl Story {
                 Opening::At(due) => format!("{word} at {}", seconds(*due)),
                 Opening::ByHand => format!("{word} by hand"),
             },
+            Event::RestoredTracked { first_cycle } => format!("{word} from {first_cycle}"),
+            Event::DisksRestored { point } => format!("{word} to {}", point.cycle),
+            Event::TestFailoverRequested { point, .. } => format!("{word} at {}", point.cycle),
+            Event::TestCleanUpPutOff { due, .. } => format!("{word} to {}", seconds(*due)),
+            Event::FailoverDecisionScheduled { due, then } => {
+                format!("{word} {then:?} at {}", seconds(*due))
+            }
             Event::Discovered { .. }
+            | Event::TestStarted
+            | Event::TestCleanUpRequested { .. }
+            | Event::TestCleanedUp { .. }
+            | Event::ReplicaShutDown
+            | Event::FailoverCancelled
+            | Event::FailbackRequested { .. }
+            | Event::DiskRestored { .. }
+            | Event::FailbackReady
+            | Event::FailbackCancelled
+            | Event::FailedBack
+            | Event::FailbackCommitted
+            | Event::TrackingLost { .. }
+            | Event::ProtectionDisabled
+            | Event::ReplicationPaused
+            | Event::ReplicationResumed
             | Event::DiskCompared { .. }
             | Event::ResyncWindowChanged { .. }
             | Event::TaskProgressed { .. }
@@ -342,7 +466,7 @@ impl Story {
 
     fn effect_in_words(&self, effect: Effect) -> String {
         match effect {
-            Effect::Do(Work::Task { task, .. }) => self.step_of(task),
+            Effect::Do(Work::Task { job, task, .. }) => self.step_of(job, task),
             Effect::Do(Work::Snapshot { cycle }) => format!("Snapshot {cycle}"),
             Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
             Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),

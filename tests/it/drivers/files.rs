@@ -43,6 +43,15 @@ impl Files for Shelf {
         Ok(self.0.lock().unwrap().keys().cloned().collect())
     }
 
+    fn folders(&self, _: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().retain(|path, _| !path.starts_with(folder));
+        Ok(())
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.0.lock().unwrap().contains_key(path)
     }

@@ -141,6 +141,15 @@ impl Files for MemoryFiles {
         Ok(files.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
     }
 
+    fn folders(&self, _: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        self.files.lock().unwrap().retain(|path, _| !path.starts_with(folder));
+        Ok(())
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.files.lock().unwrap().contains_key(path)
     }

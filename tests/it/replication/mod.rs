@@ -479,6 +479,7 @@ async fn perform(
         Step::StartReplica => _ = engine.serve(vm, chosen()).await?,
         Step::DropOtherPoints => engine.keep_only(vm, chosen()).await?,
         Step::StartInitialReplication | Step::UpdateProviderState | Step::ShutDownSource => {}
+        _ => unreachable!("not in this rig"),
     }
     Ok(Command::ReportDone { job, task, outcome })
 }

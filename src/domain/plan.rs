@@ -1,0 +1,490 @@
+//! A recovery plan: many VMs failed over in an order, with actions between, as one run.
+//!
+//! ```text
+//!  run: actions before | all VMs to where they could start | actions after |
+//!       group 1: actions before | its VMs start | actions after | group 2 ...
+//! ```
+//!
+//! All VMs are failed over at the same time, up to the moment at which their replicas could start; then the
+//! groups start one after the other, the VMs of a group at the same time. An action is a script, something
+//! that a person does and confirms, or a gate: a probe that has to succeed before the run goes on.
+//!
+//! A planned run stops where something fails, and can be begun again: what is done already is passed over.
+//! Unplanned and test runs go on to their end, since half a recovery is better than none; only a gate
+//! that stays shut waits for somebody to say what to do.
+
+use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
+use super::failure::Failure;
+use super::id::{JobId, PlanId, VmId};
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+mod moves;
+mod run;
+
+pub use moves::{Move, next_move};
+pub use run::{Run, RunOutcome, Step, StepState, Task, VmState};
+
+/// Groups of a plan, at most. Source: Site Recovery's limit.
+pub const GROUPS_MAX: usize = 7;
+
+/// VMs of a plan, at most. Source: Site Recovery's limit.
+pub const VMS_MAX: usize = 100;
+
+/// Seconds that a script may take, or a gate may stay shut, at most.
+pub const PATIENCE_MAX_S: u32 = 24 * 3600;
+
+/// What a run does with the VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunKind {
+    /// Starts copies of them in this network.
+    Test {
+        /// The network.
+        network: String,
+    },
+    /// Moves them to the recovery site without loss.
+    Planned,
+    /// Starts them at the recovery site.
+    Unplanned,
+    /// Ends their tests.
+    CleanUp,
+    /// Makes their failovers final.
+    Commit,
+    /// Replicates them again after a failback.
+    Reverse,
+}
+
+impl RunKind {
+    /// Its word.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Test { .. } => "test",
+            Self::Planned => "planned",
+            Self::Unplanned => "unplanned",
+            Self::CleanUp => "clean-up",
+            Self::Commit => "commit",
+            Self::Reverse => "reverse",
+        }
+    }
+
+    /// Whether it starts VMs group by group, with the actions of the plan.
+    pub const fn fails_over(&self) -> bool {
+        matches!(self, Self::Test { .. } | Self::Planned | Self::Unplanned)
+    }
+}
+
+/// A question whose answer opens a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// A connection is accepted at `host:port`.
+    Tcp {
+        /// Where.
+        address: String,
+    },
+    /// A request is answered with a status of 200 to 399.
+    Http {
+        /// What for.
+        url: String,
+    },
+    /// A script ends with exit code 0.
+    Script {
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
+}
+
+/// What an action does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ActionKind {
+    /// Runs a program, with what is known of the run as JSON on its standard input.
+    Script {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// Seconds after which it is ended and counts as failed.
+        timeout_s: u32,
+    },
+    /// Waits until a person confirms that it is done.
+    Manual {
+        /// What to do.
+        instructions: String,
+    },
+    /// Waits until a probe succeeds.
+    Gate {
+        /// The probe.
+        probe: Probe,
+        /// Seconds after which somebody has to decide.
+        within_s: u32,
+    },
+}
+
+/// A step of a plan that is not a VM's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub kind: ActionKind,
+}
+
+/// VMs that start together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Done before they start, in this order.
+    pub before: Vec<Action>,
+    /// The VMs.
+    pub vms: Vec<VmId>,
+    /// Done once they run, in this order.
+    pub after: Vec<Action>,
+}
+
+/// What a plan does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Done before any VM is touched, in this order.
+    pub before: Vec<Action>,
+    /// Done once all VMs could start, in this order.
+    pub after_failover: Vec<Action>,
+    /// The groups, in the order in which they start.
+    pub groups: Vec<Group>,
+}
+
+impl Definition {
+    /// Every VM, in the order of the groups.
+    pub fn vms(&self) -> impl Iterator<Item = VmId> {
+        self.groups.iter().flat_map(|group| group.vms.iter().copied())
+    }
+
+    fn actions(&self) -> impl Iterator<Item = &Action> {
+        let of_groups =
+            self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
+        self.before.iter().chain(&self.after_failover).chain(of_groups)
+    }
+
+    /// Checks limits, and that no VM is named twice.
+    ///
+    /// # Errors
+    /// [`Rejection::OutOfRange`] that names what is wrong.
+    pub fn check(&self) -> Result<(), Rejection> {
+        let wrong =
+            |what, value: String, allowed| Err(Rejection::OutOfRange { what, value, allowed });
+        if !(1..=GROUPS_MAX).contains(&self.groups.len()) {
+            let found = self.groups.len().to_string();
+            return wrong("the number of groups of a recovery plan", found, "1 to 7");
+        }
+        let (all, distinct) = (self.vms().count(), self.vms().collect::<BTreeSet<_>>().len());
+        if !(1..=VMS_MAX).contains(&all) {
+            return wrong("the number of VMs of a recovery plan", all.to_string(), "1 to 100");
+        }
+        if all != distinct {
+            let found = format!("{all} places for {distinct} VMs");
+            return wrong("a recovery plan", found, "a plan in which each VM has one place");
+        }
+        for action in self.actions() {
+            if action.name.is_empty() {
+                return wrong("the name of an action", "empty".to_owned(), "given");
+            }
+            let (patience, command) = match &action.kind {
+                ActionKind::Script { command, timeout_s } => (*timeout_s, Some(command)),
+                ActionKind::Gate { probe: Probe::Script { command }, within_s } => {
+                    (*within_s, Some(command))
+                }
+                ActionKind::Gate { within_s, .. } => (*within_s, None),
+                ActionKind::Manual { .. } => continue,
+            };
+            if !(1..=PATIENCE_MAX_S).contains(&patience) {
+                let found = format!("{patience} s ({})", action.name);
+                return wrong("the time limit of an action", found, "1 to 86400 seconds");
+            }
+            if command.is_some_and(Vec::is_empty) {
+                return wrong("the command of an action", action.name.clone(), "a program");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a plan can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// It is this from here on. A plan that runs is not changed.
+    Define {
+        /// Its identity.
+        id: PlanId,
+        /// Its name.
+        name: String,
+        /// What it does.
+        definition: Definition,
+    },
+    /// It is not wanted any more.
+    Delete,
+    /// Run it.
+    Start {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// How.
+        kind: RunKind,
+    },
+    /// A manual action was done, or a step that failed is to be passed over.
+    Continue {
+        /// Which step.
+        step: u32,
+        /// What the person says of it.
+        notes: String,
+    },
+    /// Try a step that failed once more.
+    Retry {
+        /// Which step.
+        step: u32,
+    },
+    /// End the run where it is. What was failed over stays so.
+    Cancel,
+    /// An action of the running step ended.
+    ReportAction {
+        /// Of which run.
+        job: JobId,
+        /// Which step.
+        step: u32,
+        /// What it printed, at most its last 4 KiB.
+        output: String,
+        /// Why it failed, if it did.
+        failure: Option<Failure>,
+    },
+    /// A VM did its part of the running step.
+    ReportVm {
+        /// Of which run.
+        job: JobId,
+        /// Which step.
+        step: u32,
+        /// Which VM.
+        vm: VmId,
+        /// Why it failed, if it did.
+        failure: Option<Failure>,
+    },
+}
+
+/// What can become true of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// It is this.
+    Defined {
+        /// Its identity.
+        id: PlanId,
+        /// Its name.
+        name: String,
+        /// What it does.
+        definition: Definition,
+    },
+    /// It is not wanted any more.
+    Deleted,
+    /// A run began.
+    RunStarted {
+        /// Its id.
+        job: JobId,
+        /// How.
+        kind: RunKind,
+    },
+    /// A step began.
+    StepStarted {
+        /// Which.
+        step: u32,
+    },
+    /// A VM did its part of the step.
+    VmDone {
+        /// Of which step.
+        step: u32,
+        /// Which VM.
+        vm: VmId,
+        /// Why it failed, if it did.
+        failure: Option<Failure>,
+    },
+    /// A step is done.
+    StepCompleted {
+        /// Which.
+        step: u32,
+        /// What it printed.
+        output: String,
+    },
+    /// A step failed and the run goes on, or ends with it.
+    StepFailed {
+        /// Which.
+        step: u32,
+        /// What it printed.
+        output: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// A step failed and the run waits for somebody to say what to do.
+    StepBlocked {
+        /// Which.
+        step: u32,
+        /// What it printed.
+        output: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// Somebody confirmed a step, or had it passed over.
+    StepContinued {
+        /// Which.
+        step: u32,
+        /// What the person said.
+        notes: String,
+    },
+    /// The run ended.
+    RunEnded {
+        /// How.
+        outcome: RunOutcome,
+    },
+}
+
+/// The work that a plan's state can call for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Do the action of a step and report.
+    Act {
+        /// Of which run.
+        job: JobId,
+        /// Which step.
+        step: u32,
+    },
+    /// Have a VM do its part of a step, and report when it has.
+    Move {
+        /// Of which run.
+        job: JobId,
+        /// Which step.
+        step: u32,
+        /// Which VM.
+        vm: VmId,
+    },
+}
+
+/// A recovery plan: the state folded from its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its identity.
+    pub id: PlanId,
+    /// Its name; empty before it is defined and once it is deleted.
+    pub name: String,
+    /// What it does.
+    pub definition: Definition,
+    /// The running run, or the last one.
+    pub run: Option<Run>,
+    /// How many runs there have been.
+    pub runs: u64,
+}
+
+impl Plan {
+    /// The run that has not ended.
+    pub fn running(&self) -> Option<&Run> {
+        self.run.as_ref().filter(|run| run.ended.is_none())
+    }
+
+    fn allowed(&self) -> Vec<&'static str> {
+        if self.name.is_empty() {
+            return vec!["Define"];
+        }
+        match self.running() {
+            None => vec!["Define", "Delete", "Start"],
+            Some(run) if run.waits_for_somebody() => vec!["Continue", "Retry", "Cancel"],
+            Some(_) => vec!["Cancel"],
+        }
+    }
+
+    fn allow(&self, operation: &'static str) -> Result<(), Rejection> {
+        let allowed = self.allowed();
+        if allowed.contains(&operation) {
+            return Ok(());
+        }
+        let state = if self.running().is_some() { "running" } else { "not running" }.to_owned();
+        Err(Rejection::NotAllowed { operation, name: self.name.clone(), state, allowed })
+    }
+}
+
+impl Entity for Plan {
+    const KIND: Kind = Kind::Plan;
+    type Command = Command;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn decide(&self, command: &Command, _: Timestamp) -> Result<Vec<Event>, Rejection> {
+        match command {
+            Command::Define { id, name, definition } => {
+                self.allow("Define")?;
+                check_name(name)?;
+                definition.check()?;
+                if self.name == *name && self.definition == *definition {
+                    return Ok(vec![]);
+                }
+                let (name, definition) = (name.clone(), definition.clone());
+                Ok(vec![Event::Defined { id: *id, name, definition }])
+            }
+            Command::Delete => {
+                self.allow("Delete")?;
+                Ok(vec![Event::Deleted])
+            }
+            Command::Start { job, kind } => {
+                self.allow("Start")?;
+                let (job, kind) = (*job, kind.clone());
+                Ok(vec![Event::RunStarted { job, kind }, Event::StepStarted { step: 0 }])
+            }
+            Command::Continue { step, notes } => {
+                self.allow("Continue")?;
+                let Some(run) = self.running().filter(|run| run.current == *step) else {
+                    return Err(not_waiting(*step));
+                };
+                let mut events = vec![Event::StepContinued { step: *step, notes: notes.clone() }];
+                events.extend(run.next(None));
+                Ok(events)
+            }
+            Command::Retry { step } => {
+                self.allow("Retry")?;
+                if self.running().is_none_or(|run| run.current != *step) {
+                    return Err(not_waiting(*step));
+                }
+                Ok(vec![Event::StepStarted { step: *step }])
+            }
+            Command::Cancel => {
+                self.allow("Cancel")?;
+                Ok(vec![Event::RunEnded { outcome: RunOutcome::Cancelled }])
+            }
+            Command::ReportAction { job, step, output, failure } => Ok(self
+                .running()
+                .filter(|run| run.job == *job)
+                .map_or(vec![], |run| run.action_ended(*step, output, failure.as_ref()))),
+            Command::ReportVm { job, step, vm, failure } => Ok(self
+                .running()
+                .filter(|run| run.job == *job)
+                .map_or(vec![], |run| run.vm_done(*step, *vm, failure.as_ref()))),
+        }
+    }
+
+    fn apply(&mut self, event: &Event, at: Timestamp) {
+        match event {
+            Event::Defined { id, name, definition } => {
+                self.id = *id;
+                self.name.clone_from(name);
+                self.definition = definition.clone();
+            }
+            Event::Deleted => self.name.clear(),
+            Event::RunStarted { job, kind } => {
+                self.runs += 1;
+                self.run = Some(Run::new(*job, kind.clone(), &self.definition, at));
+            }
+            _ => {
+                if let Some(run) = self.run.as_mut() {
+                    run.apply(event, at);
+                }
+            }
+        }
+    }
+
+    fn pending(&self) -> Vec<Effect> {
+        self.running().map_or(vec![], Run::pending)
+    }
+
+    entry_conversions!(Plan);
+}
+
+fn not_waiting(step: u32) -> Rejection {
+    Rejection::Unknown { what: "waiting step", name: step.to_string() }
+}

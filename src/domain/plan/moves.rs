@@ -1,0 +1,157 @@
+//! What a VM has to be told next, for its part of a step of a run.
+
+use super::run::{Run, Task};
+use super::{Plan, RunKind};
+use crate::domain::id::JobId;
+use crate::domain::job::JobOutcome;
+use crate::domain::vm::{Command, NextStep, Phase, PointChoice, Vm};
+
+/// Hours for which a run keeps the copies of a test.
+const TEST_LEASE_H: u32 = 24;
+
+/// What comes next for a VM in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// It is to be told this.
+    Tell(Box<Command>),
+    /// It is at it.
+    Wait,
+    /// It has done its part.
+    Done,
+    /// It cannot.
+    Fail(String),
+}
+
+/// What comes next for `vm` in the running step, as the VM is.
+pub fn next_move(plan: &Plan, run: &Run, vm: &Vm) -> Move {
+    let Some(step) = run.step() else { return Move::Done };
+    let job = JobId::named(run.job.0, &format!("{} {}", vm.id, run.current));
+    let the_move = match (&step.task, &run.kind) {
+        (Task::FailOver, RunKind::Test { network }) => test(plan, run, vm, job, network),
+        (Task::FailOver, kind) => fail_over(plan, vm, job, kind),
+        (Task::Boot { .. }, kind) => boot(plan, vm, matches!(kind, RunKind::Test { .. })),
+        (Task::All, RunKind::CleanUp) => clean_up(vm, job),
+        (Task::All, RunKind::Commit) => commit(vm, job),
+        (Task::All, _) => reverse(vm, job),
+        (Task::Act { .. }, _) => Move::Done,
+    };
+    match (&the_move, trouble(vm)) {
+        // What it is doing does not go on by itself.
+        (Move::Wait, Some(why)) => Move::Fail(why),
+        _ => the_move,
+    }
+}
+
+fn trouble(vm: &Vm) -> Option<String> {
+    let trouble = vm.trouble.as_ref()?;
+    (trouble.next == NextStep::Administrator).then(|| trouble.failure.to_string())
+}
+
+fn tell(command: Command) -> Move {
+    Move::Tell(Box::new(command))
+}
+
+/// Whether a job of this run for this VM ended without success.
+fn has_failed(vm: &Vm, job: JobId) -> bool {
+    let own = vm.job.as_ref().filter(|own| own.id == job);
+    let ended = own.and_then(|own| own.ended);
+    ended.is_some_and(|(_, outcome)| outcome != JobOutcome::Completed)
+}
+
+fn not_allowed(vm: &Vm, operation: &str) -> Move {
+    Move::Fail(format!("{operation} of {} is not allowed while it is {}", vm.name, vm.phase))
+}
+
+fn fail_over(plan: &Plan, vm: &Vm, job: JobId, kind: &RunKind) -> Move {
+    let (operation, command) = if *kind == RunKind::Planned {
+        ("PlannedFailover", Command::PlannedFailover { job })
+    } else {
+        ("UnplannedFailover", Command::UnplannedFailover { job, point: PointChoice::Latest })
+    };
+    match vm.phase {
+        // Another plan, or somebody by hand, has failed it over.
+        Phase::CommitPending(_) | Phase::FailedOver(_) => Move::Done,
+        Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => Move::Done,
+        _ if has_failed(vm, job) => Move::Fail(format!("the failover of {} failed", vm.name)),
+        Phase::FailingOver(_) => Move::Wait,
+        _ if !vm.allowed_operations().contains(&operation) => not_allowed(vm, operation),
+        _ if vm.held.is_none() => tell(Command::HoldStart { plan: plan.id }),
+        _ => tell(command),
+    }
+}
+
+fn test(plan: &Plan, run: &Run, vm: &Vm, job: JobId, network: &str) -> Move {
+    let Some(test) = &vm.test else {
+        let ended = vm.last_test.as_ref().is_some_and(|result| run.started_at <= result.at);
+        if ended {
+            return Move::Fail(format!("the test failover of {} failed its check", vm.name));
+        }
+        if !vm.allowed_operations().contains(&"TestFailover") {
+            return not_allowed(vm, "TestFailover");
+        }
+        if vm.held.is_none() {
+            return tell(Command::HoldStart { plan: plan.id });
+        }
+        let (point, network) = (PointChoice::Latest, network.to_owned());
+        return tell(Command::TestFailover { job, point, network, lease_h: TEST_LEASE_H });
+    };
+    if test.job.id != job {
+        return Move::Fail(format!("{} has a test failover that is not cleaned up", vm.name));
+    }
+    match &test.failure {
+        Some(failure) => Move::Fail(failure.to_string()),
+        None if test.started_at.is_some() || vm.waits_for_plan() => Move::Done,
+        None => Move::Wait,
+    }
+}
+
+fn boot(plan: &Plan, vm: &Vm, is_test: bool) -> Move {
+    if vm.held == Some(plan.id) {
+        return tell(Command::ReleaseStart);
+    }
+    if is_test {
+        return match &vm.test {
+            Some(test) if test.started_at.is_some() => Move::Done,
+            Some(test) => {
+                test.failure.as_ref().map_or(Move::Wait, |failure| Move::Fail(failure.to_string()))
+            }
+            None => Move::Fail(format!("the test failover of {} has ended", vm.name)),
+        };
+    }
+    match vm.phase {
+        Phase::CommitPending(_) | Phase::FailedOver(_) => Move::Done,
+        Phase::FailingOver(_) => Move::Wait,
+        _ => Move::Fail(format!("{} is {}", vm.name, vm.phase)),
+    }
+}
+
+fn clean_up(vm: &Vm, job: JobId) -> Move {
+    match &vm.test {
+        None => Move::Done,
+        Some(test) if test.job.id == job => Move::Wait,
+        Some(_) => {
+            let notes = "cleaned up with its recovery plan".to_owned();
+            tell(Command::CleanUpTestFailover { job, notes })
+        }
+    }
+}
+
+fn commit(vm: &Vm, job: JobId) -> Move {
+    match vm.phase {
+        Phase::FailedOver(_) | Phase::FailedBack => Move::Done,
+        _ if has_failed(vm, job) => Move::Fail(format!("the commit of {} failed", vm.name)),
+        _ if vm.allowed_operations().contains(&"Commit") => tell(Command::CommitFailover { job }),
+        Phase::CommitPending(_) | Phase::FailbackCommitPending => Move::Wait,
+        _ => not_allowed(vm, "Commit"),
+    }
+}
+
+fn reverse(vm: &Vm, job: JobId) -> Move {
+    match vm.phase {
+        Phase::Protected => Move::Done,
+        _ if has_failed(vm, job) => Move::Fail(format!("the reversal of {} failed", vm.name)),
+        Phase::Finalizing | Phase::Resynchronizing(_) => Move::Wait,
+        Phase::FailedBack => tell(Command::ReverseReplicate { job }),
+        _ => not_allowed(vm, "ReverseReplicate"),
+    }
+}

@@ -1,0 +1,351 @@
+//! One run of a recovery plan: its steps, one after the other.
+
+use super::{Action, ActionKind, Definition, Effect, Event, RunKind};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
+use crate::domain::id::{JobId, VmId};
+use crate::domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunOutcome {
+    /// Every step was done.
+    Completed,
+    /// It went to its end, and some steps failed.
+    PartiallySucceeded,
+    /// It stopped at a step that failed.
+    Failed,
+    /// Somebody ended it.
+    Cancelled,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// An action of the plan; of the group of this number from 1, or of all.
+    Act {
+        /// The group.
+        group: Option<u32>,
+        /// The action.
+        action: Action,
+    },
+    /// Brings all VMs to where they could start.
+    FailOver,
+    /// Starts the VMs of the group of this number, from 1.
+    Boot {
+        /// The group.
+        group: u32,
+    },
+    /// Cleans up, commits, or reverses all VMs: what the run is for.
+    All,
+}
+
+/// What a VM has done of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmState {
+    /// Which VM.
+    pub vm: VmId,
+    /// Whether it has, and why it failed, if it did.
+    pub done: Option<Option<Failure>>,
+}
+
+/// Where a step stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepState {
+    /// Its turn has not come.
+    NotStarted,
+    /// It is being done.
+    InProgress,
+    /// It waits for a person to do it.
+    WaitingForManualAction,
+    /// It failed and waits for somebody to say what to do.
+    Blocked(Failure),
+    /// It is done.
+    Completed,
+    /// It failed.
+    Failed(Failure),
+    /// It failed, and somebody had it passed over.
+    Skipped(Failure),
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it does.
+    pub task: Task,
+    /// Where it stands.
+    pub state: StepState,
+    /// Its VMs.
+    pub vms: Vec<VmState>,
+    /// When it began last.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// What its action printed.
+    pub output: String,
+    /// What the person said who confirmed it.
+    pub notes: String,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The id of its job.
+    pub job: JobId,
+    /// What it does.
+    pub kind: RunKind,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// The step that is being done.
+    pub current: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When and how it ended.
+    pub ended: Option<(Timestamp, RunOutcome)>,
+}
+
+fn tasks(kind: &RunKind, definition: &Definition) -> Vec<(Task, Vec<VmId>)> {
+    let all: Vec<_> = definition.vms().collect();
+    if !kind.fails_over() {
+        return vec![(Task::All, all)];
+    }
+    let actions = |group: Option<u32>, actions: &[Action]| -> Vec<(Task, Vec<VmId>)> {
+        let act = |action: &Action| (Task::Act { group, action: action.clone() }, vec![]);
+        actions.iter().map(act).collect()
+    };
+    let mut tasks = actions(None, &definition.before);
+    tasks.push((Task::FailOver, all));
+    tasks.extend(actions(None, &definition.after_failover));
+    for (group, number) in definition.groups.iter().zip(1..) {
+        tasks.extend(actions(Some(number), &group.before));
+        if !group.vms.is_empty() {
+            tasks.push((Task::Boot { group: number }, group.vms.clone()));
+        }
+        tasks.extend(actions(Some(number), &group.after));
+    }
+    tasks
+}
+
+impl Run {
+    pub(super) fn new(
+        job: JobId,
+        kind: RunKind,
+        definition: &Definition,
+        started_at: Timestamp,
+    ) -> Self {
+        let step = |(task, vms): (Task, Vec<VmId>)| Step {
+            task,
+            state: StepState::NotStarted,
+            vms: vms.into_iter().map(|vm| VmState { vm, done: None }).collect(),
+            started_at: None,
+            ended_at: None,
+            output: String::new(),
+            notes: String::new(),
+        };
+        let steps = tasks(&kind, definition).into_iter().map(step).collect();
+        Self { job, kind, steps, current: 0, started_at, ended: None }
+    }
+
+    /// The step that is being done.
+    pub fn step(&self) -> Option<&Step> {
+        self.steps.get(self.current as usize)
+    }
+
+    /// Whether it goes on only when somebody says so.
+    pub fn waits_for_somebody(&self) -> bool {
+        self.step().is_some_and(|step| {
+            matches!(step.state, StepState::WaitingForManualAction | StepState::Blocked(_))
+        })
+    }
+
+    /// Whether a VM failed before: it is left out of what follows.
+    fn is_left_out(&self, vm: VmId) -> bool {
+        let mut states = self.steps.iter().flat_map(|step| &step.vms);
+        states.any(|state| state.vm == vm && matches!(state.done, Some(Some(_))))
+    }
+
+    /// The VMs that the step still waits for.
+    fn awaited<'a>(&'a self, step: &'a Step) -> impl Iterator<Item = VmId> {
+        step.vms
+            .iter()
+            .filter(|state| state.done.is_none() && !self.is_left_out(state.vm))
+            .map(|state| state.vm)
+    }
+
+    pub(super) fn pending(&self) -> Vec<Effect> {
+        let (job, step) = (self.job, self.current);
+        let Some(current) = self.step().filter(|it| it.state == StepState::InProgress) else {
+            return vec![];
+        };
+        match current.task {
+            Task::Act { .. } => vec![Effect::Act { job, step }],
+            Task::FailOver | Task::Boot { .. } | Task::All => {
+                self.awaited(current).map(|vm| Effect::Move { job, step, vm }).collect()
+            }
+        }
+    }
+
+    /// What follows a step that ended, in which perhaps this VM failed last. A group of which no VM is
+    /// left is passed over.
+    pub(super) fn next(&self, failed: Option<VmId>) -> Vec<Event> {
+        let left = |state: &VmState| Some(state.vm) != failed && !self.is_left_out(state.vm);
+        let rest = self.steps.iter().zip(0..).skip(self.current as usize + 1);
+        let next = rest
+            .filter(|(step, _)| step.vms.is_empty() || step.vms.iter().any(left))
+            .map(|(_, step)| step)
+            .next();
+        if let Some(step) = next {
+            return vec![Event::StepStarted { step }];
+        }
+        let failed = |step: &Step| {
+            let vm_failed = step.vms.iter().any(|state| matches!(state.done, Some(Some(_))));
+            vm_failed || matches!(step.state, StepState::Failed(_) | StepState::Skipped(_))
+        };
+        let outcome = if self.steps.iter().any(failed) {
+            RunOutcome::PartiallySucceeded
+        } else {
+            RunOutcome::Completed
+        };
+        vec![Event::RunEnded { outcome }]
+    }
+
+    /// An action ended.
+    pub(super) fn action_ended(
+        &self,
+        step: u32,
+        output: &str,
+        failure: Option<&Failure>,
+    ) -> Vec<Event> {
+        let output = output.to_owned();
+        let current = self.step().filter(|it| it.state == StepState::InProgress);
+        let Some(Step { task: Task::Act { action, .. }, .. }) =
+            current.filter(|_| step == self.current)
+        else {
+            return vec![];
+        };
+        let Some(failure) = failure.cloned() else {
+            let mut events = vec![Event::StepCompleted { step, output }];
+            events.extend(self.next(None));
+            return events;
+        };
+        if let ActionKind::Gate { .. } = action.kind {
+            return vec![Event::StepBlocked { step, output, failure }];
+        }
+        self.step_failed(step, output, failure, None)
+    }
+
+    /// A step failed: a planned run ends, others go on to their end.
+    fn step_failed(
+        &self,
+        step: u32,
+        output: String,
+        failure: Failure,
+        of: Option<VmId>,
+    ) -> Vec<Event> {
+        let mut events = vec![Event::StepFailed { step, output, failure }];
+        if self.kind == RunKind::Planned {
+            events.push(Event::RunEnded { outcome: RunOutcome::Failed });
+            return events;
+        }
+        let next = self.next(of).into_iter().map(|event| match event {
+            Event::RunEnded { .. } => Event::RunEnded { outcome: RunOutcome::PartiallySucceeded },
+            other => other,
+        });
+        events.extend(next);
+        events
+    }
+
+    /// A VM did its part, or failed to.
+    pub(super) fn vm_done(&self, step: u32, vm: VmId, failure: Option<&Failure>) -> Vec<Event> {
+        let current = self.step().filter(|it| it.state == StepState::InProgress);
+        let Some(current) = current.filter(|_| step == self.current) else { return vec![] };
+        if !self.awaited(current).any(|awaited| awaited == vm) {
+            return vec![];
+        }
+        let mut events = vec![Event::VmDone { step, vm, failure: failure.cloned() }];
+        if self.awaited(current).any(|awaited| awaited != vm) {
+            return events;
+        }
+        let earlier = current.vms.iter().find_map(|state| state.done.clone().flatten());
+        match failure.cloned().or(earlier) {
+            None => {
+                events.push(Event::StepCompleted { step, output: String::new() });
+                events.extend(self.next(None));
+            }
+            Some(reason) => {
+                let of = failure.map(|_| vm);
+                events.extend(self.step_failed(step, String::new(), reason, of));
+            }
+        }
+        events
+    }
+
+    pub(super) fn apply(&mut self, event: &Event, at: Timestamp) {
+        if let Event::RunEnded { outcome } = event {
+            self.ended = Some((at, *outcome));
+            return;
+        }
+        let (Event::StepStarted { step }
+        | Event::VmDone { step, .. }
+        | Event::StepCompleted { step, .. }
+        | Event::StepFailed { step, .. }
+        | Event::StepBlocked { step, .. }
+        | Event::StepContinued { step, .. }) = event
+        else {
+            return;
+        };
+        let number = *step;
+        let Some(step) = self.steps.get_mut(number as usize) else { return };
+        match event {
+            Event::StepStarted { .. } => {
+                let manual = matches!(&step.task, Task::Act { action, .. } if action.is_manual());
+                step.state =
+                    if manual { StepState::WaitingForManualAction } else { StepState::InProgress };
+                step.started_at = Some(at);
+                step.ended_at = None;
+                self.current = number;
+            }
+            Event::VmDone { vm, failure, .. } => {
+                if let Some(state) = step.vms.iter_mut().find(|state| state.vm == *vm) {
+                    state.done = Some(failure.clone());
+                }
+            }
+            Event::StepCompleted { output, .. } => {
+                step.output.clone_from(output);
+                step.state = StepState::Completed;
+                step.ended_at = Some(at);
+            }
+            Event::StepFailed { output, failure, .. } => {
+                step.output.clone_from(output);
+                step.state = StepState::Failed(failure.clone());
+                step.ended_at = Some(at);
+            }
+            Event::StepBlocked { output, failure, .. } => {
+                step.output.clone_from(output);
+                step.state = StepState::Blocked(failure.clone());
+            }
+            Event::StepContinued { notes, .. } => {
+                step.notes.clone_from(notes);
+                step.state = match &step.state {
+                    StepState::Blocked(failure) => StepState::Skipped(failure.clone()),
+                    _ => StepState::Completed,
+                };
+                step.ended_at = Some(at);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Action {
+    /// Whether a person does it.
+    pub const fn is_manual(&self) -> bool {
+        matches!(self.kind, ActionKind::Manual { .. })
+    }
+
+    /// The failure of one that did not do what it should.
+    pub fn failure(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::new(Code::ActionFailed, Cause::Itself, why).with("action", &self.name)
+    }
+}

@@ -1,0 +1,229 @@
+//! Which operations a state allows, and those that end or interrupt something.
+//!
+//! The table of [`allowed_operations`] is the one place where that is said; names are those of Site
+//! Recovery's API where it has them. A test failover never stands in the way of a failover on the worst
+//! day: it runs on disks of its own.
+
+use super::rules::{begin_resync, cancel_job, start, start_next};
+use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm};
+use crate::domain::entity::Rejection;
+use crate::domain::id::JobId;
+use crate::domain::job::JobKind;
+use crate::domain::time::Timestamp;
+
+/// The operation that begins a resynchronization, by the name of the API.
+pub(super) const REPAIR: &str = "RepairReplication";
+
+/// The operations of a state, by the names of the API.
+pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
+    let mut operations = operations_of_phase(vm);
+    let waits = matches!(vm.phase, Phase::Resynchronizing(_)) && vm.resync.waits_for.is_some();
+    if waits || super::rules::suspect_replica(vm).is_some() {
+        operations.push(REPAIR);
+    }
+    let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
+    if vm.held.is_some() {
+        operations.push("ReleaseStart");
+    } else if operations.iter().any(|operation| starts.contains(operation)) {
+        operations.push("HoldStart");
+    }
+    if vm.test.is_some() {
+        // The copy reads from the replica.
+        operations.retain(|operation| !matches!(*operation, "TestFailover" | "DisableProtection"));
+        operations.push("TestFailoverCleanup");
+    }
+    operations
+}
+
+fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
+    let job_runs = vm.job.as_ref().is_some_and(|job| job.ended.is_none());
+    let has_point = !vm.points.is_empty();
+    match &vm.phase {
+        Phase::Unprotected => vec!["EnableProtection"],
+        Phase::Protected => {
+            let mut operations = vec![];
+            if has_point {
+                operations.extend(["PlannedFailover", "UnplannedFailover", "TestFailover"]);
+            }
+            operations.push("DisableProtection");
+            operations.extend(operations_of_deltas(vm));
+            operations
+        }
+        // The source cannot be trusted to send its last changes, but earlier points can be used.
+        Phase::Resynchronizing(_) => {
+            let mut operations = vec![];
+            if has_point {
+                operations.extend(["UnplannedFailover", "TestFailover"]);
+            }
+            operations.push("DisableProtection");
+            if vm.resync.waits_for.is_none() {
+                operations.push("PauseReplication");
+            }
+            operations
+        }
+        Phase::Enabling | Phase::InitialReplication | Phase::Finalizing => {
+            let mut operations = vec![];
+            // After a failover that was cancelled, or a failback, there are points.
+            if has_point {
+                operations.extend(["UnplannedFailover", "TestFailover"]);
+            }
+            operations.push("DisableProtection");
+            operations
+        }
+        Phase::FailingOver(FailoverKind::Planned) if has_point && !is_changing_point(vm) => {
+            vec!["UnplannedFailover", "CancelFailover"]
+        }
+        Phase::FailingOver(_) => vec!["CancelFailover"],
+        Phase::CommitPending(_) if !job_runs => vec!["Commit", "ChangePit", "CancelFailover"],
+        // The primary site may be lost while the VM is being brought back to it.
+        Phase::CancellingFailover if has_point => vec!["UnplannedFailover"],
+        Phase::FailedOver(_) if !job_runs => vec!["Failback", "TestFailover"],
+        Phase::FailingBack if vm.failback_can_be_cancelled() => vec!["CancelFailback"],
+        Phase::FailbackReady if job_runs => vec![],
+        Phase::FailbackReady => {
+            let mut operations = vec!["CompleteFailback", "CancelFailback", "TestFailover"];
+            operations.extend(operations_of_deltas(vm));
+            operations
+        }
+        Phase::FailbackCommitPending if !job_runs => {
+            vec!["Commit", "UnplannedFailover", "TestFailover"]
+        }
+        Phase::FailedBack => {
+            vec!["ReverseReplicate", "UnplannedFailover", "TestFailover", "DisableProtection"]
+        }
+        Phase::Undiscovered
+        | Phase::CommitPending(_)
+        | Phase::CancellingFailover
+        | Phase::FailedOver(_)
+        | Phase::FailingBack
+        | Phase::FailbackCommitPending
+        | Phase::Disabling => vec![],
+    }
+}
+
+fn is_changing_point(vm: &Vm) -> bool {
+    vm.job.as_ref().is_some_and(|job| job.kind == JobKind::ChangeRecoveryPoint)
+}
+
+const fn operations_of_deltas(vm: &Vm) -> &'static [&'static str] {
+    match vm.delta.stage {
+        Stage::Paused { .. } => &["ResumeReplication"],
+        _ => &["TakeRecoveryPoint", "PauseReplication"],
+    }
+}
+
+pub(super) fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
+    let allowed = allowed_operations(vm);
+    if allowed.contains(&operation) {
+        return Ok(());
+    }
+    Err(Rejection::NotAllowed {
+        operation,
+        name: vm.name.clone(),
+        state: vm.phase.to_string(),
+        allowed,
+    })
+}
+
+/// Another point is chosen for a VM that runs at the recovery site.
+pub(super) fn change_point(vm: &Vm, job: JobId, choice: PointChoice) -> Vec<Event> {
+    let mut events = vec![Event::FailoverRequested { point: choice }];
+    events.extend(cancel_job(vm));
+    events.extend(start(job, JobKind::ChangeRecoveryPoint));
+    events
+}
+
+/// The failover is to be undone.
+pub(super) fn cancel_failover(vm: &Vm, job: JobId) -> Vec<Event> {
+    let mut events = cancel_job(vm);
+    events.extend(start(job, JobKind::CancelFailover));
+    events
+}
+
+/// The failover is undone: replication goes on with what was tracked, or with the resynchronization that
+/// the failover had taken the place of.
+pub(super) fn failover_cancelled(vm: &Vm, now: Timestamp) -> Vec<Event> {
+    let mut events = vec![Event::FailoverCancelled];
+    if let Phase::Resynchronizing(reason) = &vm.phase_before {
+        events.push(Event::MarkedForResync { reason: reason.clone() });
+        events.extend(begin_resync(vm, vm.resync.window, now));
+    } else {
+        events.extend(start_next(vm, JobKind::ResumeReplication));
+    }
+    events
+}
+
+/// What was set for the moment that has come.
+pub(super) fn decide_failover(vm: &Vm, then: AfterFailover) -> Vec<Event> {
+    match then {
+        AfterFailover::Commit => start_next(vm, JobKind::CommitFailover),
+        AfterFailover::Cancel => cancel_failover(vm, JobId::derived(vm.id.0, vm.jobs)),
+    }
+}
+
+pub(super) fn disable(vm: &Vm, job: JobId, source_gone: bool) -> Vec<Event> {
+    let mut events = cancel_job(vm);
+    let kind = if source_gone { JobKind::RemoveProtection } else { JobKind::DisableProtection };
+    events.extend(start(job, kind));
+    events
+}
+
+/// A resynchronization that is paused waits until it is begun by hand.
+pub(super) fn pause(vm: &Vm) -> Vec<Event> {
+    if let Phase::Resynchronizing(_) = vm.phase {
+        let mut events = cancel_job(vm);
+        events.push(Event::ResyncScheduled { opening: super::Opening::ByHand });
+        return events;
+    }
+    vec![Event::ReplicationPaused]
+}
+
+/// The running job is given up.
+pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
+    let next = JobId::derived(vm.id.0, vm.jobs);
+    if let Some(test) = vm.test.as_ref().filter(|test| test.job.id == job)
+        && test.job.kind == JobKind::TestFailover
+    {
+        return Ok(super::test_failover::clean_up(test, next, "it was cancelled"));
+    }
+    let running = vm.job.as_ref().filter(|own| own.id == job && own.ended.is_none());
+    let Some(running) = running else {
+        return Err(Rejection::Unknown { what: "running job", name: job.to_string() });
+    };
+    let unable = || Rejection::NotAllowed {
+        operation: "CancelJob",
+        name: vm.name.clone(),
+        state: vm.phase.to_string(),
+        allowed: allowed_operations(vm),
+    };
+    match running.kind {
+        JobKind::EnableProtection | JobKind::InitialReplication | JobKind::FinalizeProtection => {
+            Ok(disable(vm, next, false))
+        }
+        JobKind::Resynchronize | JobKind::ResynchronizeDifferences => Ok(pause(vm)),
+        JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint => {
+            Ok(cancel_failover(vm, next))
+        }
+        JobKind::Failback | JobKind::CompleteFailback if vm.failback_can_be_cancelled() => {
+            Ok(cancel_failback(vm))
+        }
+        // What these undo or make final is half done: going on is the only way to a sound state.
+        JobKind::CommitFailover
+        | JobKind::CommitFailback
+        | JobKind::CancelFailover
+        | JobKind::Failback
+        | JobKind::CompleteFailback
+        | JobKind::ReverseReplicate
+        | JobKind::ResumeReplication
+        | JobKind::DisableProtection
+        | JobKind::RemoveProtection
+        | JobKind::TestFailover
+        | JobKind::TestFailoverCleanup => Err(unable()),
+    }
+}
+
+pub(super) fn cancel_failback(vm: &Vm) -> Vec<Event> {
+    let mut events = cancel_job(vm);
+    events.push(Event::FailbackCancelled);
+    events
+}

@@ -1,0 +1,155 @@
+//! A recovery plan with its running run, or its last one.
+
+use super::failure::FailureView;
+use super::{Moment, Site, seconds};
+use crate::domain::id::{JobId, PlanId};
+use crate::domain::plan::{Plan, Run, RunOutcome, Step, StepState, Task};
+use crate::domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A recovery plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// Its identity.
+    pub id: PlanId,
+    /// Its name.
+    pub name: String,
+    /// The names of the VMs of each group, in the order in which the groups start.
+    pub groups: Vec<Vec<String>>,
+    /// The running run, or the last one.
+    pub run: Option<RunView>,
+    /// How many runs there have been.
+    pub runs: u64,
+}
+
+/// A run of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunView {
+    /// Its job.
+    pub id: JobId,
+    /// `test`, `planned`, `unplanned`, `clean-up`, `commit` or `reverse`.
+    pub kind: String,
+    /// `InProgress`, `WaitingForManualAction`, `Waiting`, `Succeeded`, `PartiallySucceeded`, `Failed` or
+    /// `Cancelled`.
+    pub state: String,
+    /// The number of the step that is being done, from 0.
+    pub current_step: u32,
+    /// When it began.
+    pub started_at: Moment,
+    /// When it ended.
+    pub ended_at: Option<Moment>,
+    /// How long it took, or has taken so far.
+    pub duration_seconds: f64,
+    /// Its steps.
+    pub steps: Vec<StepView>,
+}
+
+/// A step of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepView {
+    /// What it does.
+    pub name: String,
+    /// What people read.
+    pub state: String,
+    /// Its VMs, with what became of each.
+    pub vms: Vec<StepVmView>,
+    /// When it began last.
+    pub started_at: Option<Moment>,
+    /// When it ended.
+    pub ended_at: Option<Moment>,
+    /// What its action printed.
+    pub output: String,
+    /// What the person said who confirmed it.
+    pub notes: String,
+    /// Why it failed.
+    pub failure: Option<FailureView>,
+}
+
+/// A VM in a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepVmView {
+    /// Its name.
+    pub name: String,
+    /// `Waiting`, `Done` or `Failed`.
+    pub state: String,
+}
+
+impl PlanView {
+    /// What is to be said of a plan at `now`.
+    pub fn new(plan: &Plan, site: &Site, now: Timestamp) -> Self {
+        let names = |group: &crate::domain::plan::Group| {
+            group.vms.iter().map(|vm| site.vm_name(*vm)).collect()
+        };
+        Self {
+            id: plan.id,
+            name: plan.name.clone(),
+            groups: plan.definition.groups.iter().map(names).collect(),
+            run: plan.run.as_ref().map(|run| RunView::new(run, site, now)),
+            runs: plan.runs,
+        }
+    }
+}
+
+impl RunView {
+    fn new(run: &Run, site: &Site, now: Timestamp) -> Self {
+        let ended_at = run.ended.map(|(at, _)| at);
+        let state = match (run.ended, run.step().map(|step| &step.state)) {
+            (Some((_, RunOutcome::Completed)), _) => "Succeeded",
+            (Some((_, RunOutcome::PartiallySucceeded)), _) => "PartiallySucceeded",
+            (Some((_, RunOutcome::Failed)), _) => "Failed",
+            (Some((_, RunOutcome::Cancelled)), _) => "Cancelled",
+            (None, Some(StepState::WaitingForManualAction)) => "WaitingForManualAction",
+            (None, Some(StepState::Blocked(_))) => "Waiting",
+            (None, _) => "InProgress",
+        };
+        Self {
+            id: run.job,
+            kind: run.kind.name().to_owned(),
+            state: state.to_owned(),
+            current_step: run.current,
+            started_at: run.started_at.into(),
+            ended_at: ended_at.map(Moment),
+            duration_seconds: seconds(ended_at.unwrap_or(now).since(run.started_at)),
+            steps: run.steps.iter().map(|step| StepView::new(step, site)).collect(),
+        }
+    }
+}
+
+impl StepView {
+    fn new(step: &Step, site: &Site) -> Self {
+        let name = match &step.task {
+            Task::Act { action, .. } => action.name.clone(),
+            Task::FailOver => "Failover of all VMs".to_owned(),
+            Task::Boot { group } => format!("Start of group {group}"),
+            Task::All => "All VMs".to_owned(),
+        };
+        let (state, failure) = match &step.state {
+            StepState::NotStarted => ("NotStarted", None),
+            StepState::InProgress => ("InProgress", None),
+            StepState::WaitingForManualAction => ("WaitingForManualAction", None),
+            StepState::Blocked(failure) => ("Blocked", Some(failure)),
+            StepState::Completed => ("Succeeded", None),
+            StepState::Failed(failure) => ("Failed", Some(failure)),
+            StepState::Skipped(failure) => ("Skipped", Some(failure)),
+        };
+        let vms = step.vms.iter().map(|state| StepVmView {
+            name: site.vm_name(state.vm),
+            state: match &state.done {
+                None => "Waiting",
+                Some(None) => "Done",
+                Some(Some(_)) => "Failed",
+            }
+            .to_owned(),
+        });
+        Self {
+            name,
+            state: state.to_owned(),
+            vms: vms.collect(),
+            started_at: step.started_at.map(Moment),
+            ended_at: step.ended_at.map(Moment),
+            output: step.output.clone(),
+            notes: step.notes.clone(),
+            failure: failure.map(FailureView::new),
+        }
+    }
+}
