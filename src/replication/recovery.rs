@@ -2,7 +2,7 @@
 //! tracked overlay for writes.
 
 use super::engine::Work;
-use super::failures::with_tracking_facts;
+use super::failures::{at_vault, with_tracking_facts};
 use super::upkeep::Leased;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::tracker::{BootId, DiskSpec, Tracker};
@@ -35,6 +35,7 @@ struct Served {
     cycle: u64,
     lease: Leased,
     tracker: Arc<Tracker>,
+    overlays: Vec<Arc<Overlay>>,
 }
 
 impl RecoverySite {
@@ -51,6 +52,9 @@ impl RecoverySite {
 
     /// Serves a recovery point; once served it stays so until [`RecoverySite::close`], or until the VM
     /// is served from another point.
+    ///
+    /// # Errors
+    /// Also, once, for damaged data that a read of the VM has met since: that is why it does not start.
     pub(super) fn serve(
         &self,
         work: &Work<'_>,
@@ -66,6 +70,10 @@ impl RecoverySite {
             }
             let opened = self.open(work, record, clock, runtime)?;
             served.insert(vm.id, opened);
+        }
+        let overlays = served.get(&vm.id).map_or(&[][..], |served| &served.overlays);
+        if let Some(damage) = overlays.iter().find_map(|overlay| overlay.take_damage()) {
+            return Err(at_vault(vm, "reading a recovery point", &damage));
         }
         let uri = |name| NbdUri { endpoint: self.server.clone(), export: name }.to_string();
         let disks = vm.disks.iter();
@@ -94,11 +102,12 @@ impl RecoverySite {
         }
         let pins = Pins::of(images.iter().map(|(_, image)| &**image));
         let lease = Leased::take(work, record.cycle, pins, clock.now())?;
-        let mut specs = Vec::new();
+        let (mut specs, mut overlays) = (Vec::new(), Vec::new());
         for (disk, image) in images {
             let path = folder.join(format!("{}.overlay", disk.name));
             let overlay = Overlay::open(&*self.files, &path, image, runtime.clone());
             let device = Arc::new(overlay.map_err(|error| classified(vm, &error))?);
+            overlays.push(Arc::clone(&device));
             specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
         }
         let (files, clock) = (Arc::clone(&self.files), Arc::clone(clock));
@@ -112,7 +121,7 @@ impl RecoverySite {
                 self.exports.add(&export_name(vm, disk), tracked);
             }
         }
-        Ok(Served { cycle: record.cycle, lease, tracker })
+        Ok(Served { cycle: record.cycle, lease, tracker, overlays })
     }
 
     /// What serving the VM needs, if it is served; the lease of it is renewed where that is due.

@@ -181,7 +181,9 @@ impl TrackedDisk {
         if !sectors.iter().all(|sectors| disk.suspects.marks.cover(sectors)) {
             return None;
         }
-        sectors.iter().for_each(|sectors| disk.suspects.touch(sectors));
+        for sectors in &sectors {
+            disk.suspects.touch(sectors);
+        }
         let held = disk.guard.hold_each(sectors);
         let log_bytes = match self.append_each(logs, writes) {
             Ok(log_bytes) => log_bytes,
