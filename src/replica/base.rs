@@ -13,8 +13,8 @@ use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The copy of one disk as one generation of its base. A generation is copied once; after a copy that
 /// cannot be trusted (writes were missed) the next one begins a generation of its own.
@@ -118,8 +118,9 @@ impl BaseCopy {
     /// it. Repeating it is fine; what the first call wrote stands and is returned.
     ///
     /// # Errors
-    /// As [`BaseCopy::regions_present`]; [`VaultError::OtherWriter`] if the generation was completed
-    /// by another epoch or from another sequence.
+    /// As [`BaseCopy::regions_present`]; [`VaultError::Missing`] if a region that was sent is gone;
+    /// [`VaultError::OtherWriter`] if the generation was completed by another epoch or from another
+    /// sequence.
     pub async fn complete(&self, completion: Completion) -> Result<Completion, VaultError> {
         self.complete_over(BTreeMap::new(), completion).await
     }
@@ -131,8 +132,10 @@ impl BaseCopy {
         taken_over: BTreeMap<u64, RegionPresent>,
         completion: Completion,
     ) -> Result<Completion, VaultError> {
+        let present = self.regions_present().await?;
+        self.none_is_gone(&present, &taken_over).await?;
         let mut regions = taken_over;
-        regions.extend(self.regions_present().await?);
+        regions.extend(present);
         let Self { epoch, disk_size, .. } = *self;
         let manifest = Manifest { epoch, disk_size, completion, regions, key: None };
         let sealed = manifest.seal(&self.vault, self.disk, self.generation);
@@ -151,6 +154,35 @@ impl BaseCopy {
         }
     }
 
+    /// Checks that no region that was sent, or is to be taken over, is missing. Somebody who was held up
+    /// for longer than what nobody needs is kept would close a base over regions that were deleted.
+    async fn none_is_gone(
+        &self,
+        present: &BTreeMap<u64, RegionPresent>,
+        taken_over: &BTreeMap<u64, RegionPresent>,
+    ) -> Result<(), VaultError> {
+        let gone = |generation, region| {
+            let path = self.vault.region_path(self.disk, generation, region);
+            Err(VaultError::Missing { object: path.to_string() })
+        };
+        let sent: Vec<u64> = self.lock_known().keys().copied().collect();
+        if let Some(region) = sent.into_iter().find(|region| !present.contains_key(region)) {
+            return gone(self.generation, region);
+        }
+        let generations: BTreeSet<u64> =
+            taken_over.values().map(|taken| taken.generation).collect();
+        for generation in generations {
+            let listed = self.vault.list(&self.vault.base_folder(self.disk, generation)).await?;
+            let there: BTreeSet<u64> =
+                listed.iter().filter_map(|meta| region_number(&meta.location)).collect();
+            let mut wanted = taken_over.iter().filter(|(_, taken)| taken.generation == generation);
+            if let Some((region, _)) = wanted.find(|(region, _)| !there.contains(region)) {
+                return gone(generation, *region);
+            }
+        }
+        Ok(())
+    }
+
     fn header(&self, region: u64) -> Header {
         Header {
             kind: Kind::Base,
@@ -167,12 +199,16 @@ impl BaseCopy {
     }
 
     fn known(&self, region: u64) -> Option<RegionPresent> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&region).copied()
+        self.lock_known().get(&region).copied()
     }
 
     fn learn(&self, region: u64, present: RegionPresent) -> RegionPresent {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(region, present);
+        self.lock_known().insert(region, present);
         present
+    }
+
+    fn lock_known(&self) -> MutexGuard<'_, BTreeMap<u64, RegionPresent>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(

@@ -115,3 +115,20 @@ async fn a_part_that_rotted_is_named_and_counts_against_the_points_that_show_it(
         assert_code(&error, Code::ReplicaDamaged, part.as_ref());
     }
 }
+
+/// A collector that is held up in a merge for hours: another one took what it had sent for unneeded.
+#[tokio::test]
+async fn a_base_is_not_closed_over_a_region_that_is_gone() {
+    let (store, vault) = memory_vault().await;
+    let copy = vault.base(DISK, 1, 1, DISK_BYTES);
+    for region in 0..2 {
+        let mut writer = copy.region(region);
+        writer.data(region * REGION_BYTES, &noise(region, 4096)).unwrap();
+        writer.commit().await.unwrap();
+    }
+    let gone = Path::from(format!("v1/{VAULT}/disk/{DISK}/base/00000001/00000001.seg"));
+    store.delete(&gone).await.unwrap();
+    let error = copy.complete(from_the_start()).await.unwrap_err();
+    assert_code(&error, Code::ReplicaDamaged, gone.as_ref());
+    assert!(vault.newest_base(DISK).await.unwrap().is_none());
+}
