@@ -15,6 +15,15 @@ pub struct DiskIdentity {
     pub file: FileIdentity,
 }
 
+/// One write of several.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Where it goes.
+    pub offset: u64,
+    /// What goes there.
+    pub data: &'a [u8],
+}
+
 /// A disk of fixed size, read and written at byte positions, shared between threads. Calls block.
 ///
 /// A write is acknowledged by returning; it survives kill -9 from then on, and power loss after the
@@ -36,6 +45,12 @@ pub trait BlockDevice: Send + Sync + Debug {
     /// # Errors
     /// `InvalidInput` for a range beyond the end; else what the medium answers.
     fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()>;
+
+    /// Writes one after the other, as [`BlockDevice::write_at`] does, and answers how each went. For a
+    /// device that does several with less work; none counts as acknowledged before all are done.
+    fn write_each_at(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
+        writes.iter().map(|write| self.write_at(write.data, write.offset, false)).collect()
+    }
 
     /// Makes the range read as zeroes; `punch` gives the space back where that is possible.
     ///

@@ -9,7 +9,7 @@
 
 use super::error::VaultError;
 use super::extent_map::Piece;
-use super::image::{DiskImage, LogContent, Object, newest_usable};
+use super::image::{DiskImage, LogContent, Object, newest_usable, region_object};
 use super::keys::KeyId;
 use super::point::{Names, RecoveryPointRecord};
 use super::seal::FrameOpener;
@@ -266,8 +266,10 @@ impl Auditor<'_> {
         while let Some((region, read)) = reads.next().await {
             let object = Object::Region(region);
             match damage_or(read)? {
-                Ok((opener, rows)) => {
-                    objects.push((object, Frames { path: image.path(object), opener, rows }));
+                Ok((index, opener)) => {
+                    let object_of = |part| region_object(&index, region, part);
+                    let found = self.objects(image, &index.rows, &opener, object_of, bad).await?;
+                    objects.extend(found);
                 }
                 Err(error) => {
                     let range = region * REGION_BYTES..(region + 1) * REGION_BYTES;
@@ -301,37 +303,50 @@ impl Auditor<'_> {
                     continue;
                 }
             };
-            let mut by_part: BTreeMap<u16, Vec<Row>> = BTreeMap::from([(0, Vec::new())]);
-            for row in index.rows {
-                if let Content::Frame { part, .. } = row.content {
-                    by_part.entry(part).or_default().push(row);
-                }
-            }
-            let mut objects = Vec::new();
-            for (part, rows) in by_part {
-                let object = match part {
-                    0 => Object::Segment(segment),
-                    part => Object::Part(segment, part),
-                };
-                let path = image.path(object);
-                let opened = match part {
-                    0 => Ok(opener.clone()),
-                    _ => damage_or(image.opener(object, &path).await)?,
-                };
-                match opened {
-                    Ok(opener) => objects.push((object, Frames { path, opener, rows })),
-                    Err(error) => {
-                        let finding = self.finding(&error.to_string());
-                        let object = Object::Segment(segment);
-                        let all =
-                            rows.iter().map(|row| BadRange { object, range: row.range(), finding });
-                        bad.extend(all);
-                    }
-                }
-            }
+            let object_of = |part| match part {
+                0 => Object::Segment(segment),
+                part => Object::Part(segment, part),
+            };
+            let objects = self.objects(image, &index.rows, &opener, object_of, bad).await?;
             self.check(objects, bad).await?;
         }
         Ok(())
+    }
+
+    /// The objects that hold the frames of an index: its own, which `opener` opens, and its parts.
+    async fn objects(
+        &mut self,
+        image: &DiskImage,
+        rows: &[Row],
+        opener: &FrameOpener,
+        object_of: impl Fn(u16) -> Object,
+        bad: &mut Vec<BadRange>,
+    ) -> Result<Vec<(Object, Frames)>, VaultError> {
+        let mut by_part: BTreeMap<u16, Vec<Row>> = BTreeMap::from([(0, Vec::new())]);
+        for row in rows {
+            if let Content::Frame { part, .. } = row.content {
+                by_part.entry(part).or_default().push(*row);
+            }
+        }
+        let mut objects = Vec::new();
+        for (part, rows) in by_part {
+            let object = object_of(part);
+            let path = image.path(object);
+            let opened = match part {
+                0 => Ok(opener.clone()),
+                _ => damage_or(image.opener(object, &path).await)?,
+            };
+            match opened {
+                Ok(opener) => objects.push((object, Frames { path, opener, rows })),
+                Err(error) => {
+                    let (object, finding) = (object_of(0), self.finding(&error.to_string()));
+                    let all =
+                        rows.iter().map(|row| BadRange { object, range: row.range(), finding });
+                    bad.extend(all);
+                }
+            }
+        }
+        Ok(objects)
     }
 
     /// Reads the frames of objects that were not read before, several at a time.
@@ -371,6 +386,7 @@ impl Auditor<'_> {
             }
             let object = match object {
                 Object::Part(segment, _) => Object::Segment(segment),
+                Object::RegionPart(region, ..) => Object::Region(region),
                 object => object,
             };
             for (range, finding) in self.checked.get(&path).into_iter().flatten() {
@@ -464,12 +480,12 @@ fn frame_of(row: &Row) -> Option<Range<u64>> {
 fn shows(image: &DiskImage, bad: &BadRange) -> bool {
     let range = bad.range.start..bad.range.end.min(image.size_bytes());
     image.log_pieces(range).any(|piece| match (piece, bad.object) {
-        (Piece::Gap(_), Object::Region(_)) => true,
+        (Piece::Gap(_), Object::Region(_) | Object::RegionPart(..)) => true,
         (Piece::Extent(extent), Object::Segment(segment) | Object::Part(segment, _)) => {
             matches!(*extent.value, LogContent::Frame { segment: shown, .. } if shown == segment)
         }
         (Piece::Gap(_), Object::Segment(_) | Object::Part(..))
-        | (Piece::Extent(_), Object::Region(_)) => false,
+        | (Piece::Extent(_), Object::Region(_) | Object::RegionPart(..)) => false,
     })
 }
 

@@ -5,16 +5,16 @@
 
 use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
-use super::fingerprint::RegionSums;
+use super::fingerprint::sums_object;
 use super::manifest::Manifest;
-use super::segment::{Header, Kind, SegmentHash, same};
-use super::vault::{PARALLEL, PutOutcome, Segment, Vault, damaged};
+use super::segment::{Header, Kind, PART_BYTES, SegmentHash, same};
+use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The copy of one disk as one generation of its base. A generation is copied once; after a copy that
 /// cannot be trusted (writes were missed) the next one begins a generation of its own.
@@ -29,13 +29,23 @@ pub struct BaseCopy {
     known: Mutex<BTreeMap<u64, RegionPresent>>,
 }
 
-/// Collects one region of the copy: at most 64 MiB, held in memory until it is sent.
+/// Collects one region of the copy. What it holds in memory leaves in parts of 16 MiB, each of which has
+/// to be in the vault before the region is committed.
 #[derive(Debug)]
 pub struct RegionWriter<'a> {
     copy: &'a BaseCopy,
     region: u64,
     builder: SegmentBuilder,
-    sums: RegionSums,
+    /// Bytes of the parts that were taken.
+    parts_bytes: u64,
+}
+
+/// Frames of a region as an object of their own, on its way to the vault.
+#[derive(Debug)]
+pub struct RegionPart {
+    vault: Vault,
+    path: Path,
+    sealed: Sealed,
 }
 
 /// A region that is in the vault.
@@ -43,7 +53,7 @@ pub struct RegionWriter<'a> {
 pub struct RegionPresent {
     /// Its hash.
     pub hash: SegmentHash,
-    /// Length of its object.
+    /// Bytes of its object and its parts.
     pub stored_bytes: u64,
     /// The generation that it was written for.
     pub generation: u64,
@@ -77,7 +87,7 @@ impl BaseCopy {
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
         let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
-        RegionWriter { copy: self, region, builder, sums: RegionSums::new() }
+        RegionWriter { copy: self, region, builder, parts_bytes: 0 }
     }
 
     /// The regions that an earlier run has sent, read back and checked; regions of zeroes alone are
@@ -108,8 +118,9 @@ impl BaseCopy {
     /// it. Repeating it is fine; what the first call wrote stands and is returned.
     ///
     /// # Errors
-    /// As [`BaseCopy::regions_present`]; [`VaultError::OtherWriter`] if the generation was completed
-    /// by another epoch or from another sequence.
+    /// As [`BaseCopy::regions_present`]; [`VaultError::Missing`] if a region that was sent is gone;
+    /// [`VaultError::OtherWriter`] if the generation was completed by another epoch or from another
+    /// sequence.
     pub async fn complete(&self, completion: Completion) -> Result<Completion, VaultError> {
         self.complete_over(BTreeMap::new(), completion).await
     }
@@ -121,8 +132,10 @@ impl BaseCopy {
         taken_over: BTreeMap<u64, RegionPresent>,
         completion: Completion,
     ) -> Result<Completion, VaultError> {
+        let present = self.regions_present().await?;
+        self.none_is_gone(&present, &taken_over).await?;
         let mut regions = taken_over;
-        regions.extend(self.regions_present().await?);
+        regions.extend(present);
         let Self { epoch, disk_size, .. } = *self;
         let manifest = Manifest { epoch, disk_size, completion, regions, key: None };
         let sealed = manifest.seal(&self.vault, self.disk, self.generation);
@@ -141,6 +154,35 @@ impl BaseCopy {
         }
     }
 
+    /// Checks that no region that was sent, or is to be taken over, is missing. Somebody who was held up
+    /// for longer than what nobody needs is kept would close a base over regions that were deleted.
+    async fn none_is_gone(
+        &self,
+        present: &BTreeMap<u64, RegionPresent>,
+        taken_over: &BTreeMap<u64, RegionPresent>,
+    ) -> Result<(), VaultError> {
+        let gone = |generation, region| {
+            let path = self.vault.region_path(self.disk, generation, region);
+            Err(VaultError::Missing { object: path.to_string() })
+        };
+        let sent: Vec<u64> = self.lock_known().keys().copied().collect();
+        if let Some(region) = sent.into_iter().find(|region| !present.contains_key(region)) {
+            return gone(self.generation, region);
+        }
+        let generations: BTreeSet<u64> =
+            taken_over.values().map(|taken| taken.generation).collect();
+        for generation in generations {
+            let listed = self.vault.list(&self.vault.base_folder(self.disk, generation)).await?;
+            let there: BTreeSet<u64> =
+                listed.iter().filter_map(|meta| region_number(&meta.location)).collect();
+            let mut wanted = taken_over.iter().filter(|(_, taken)| taken.generation == generation);
+            if let Some((region, _)) = wanted.find(|(region, _)| !there.contains(region)) {
+                return gone(generation, *region);
+            }
+        }
+        Ok(())
+    }
+
     fn header(&self, region: u64) -> Header {
         Header {
             kind: Kind::Base,
@@ -157,18 +199,28 @@ impl BaseCopy {
     }
 
     fn known(&self, region: u64) -> Option<RegionPresent> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&region).copied()
+        self.lock_known().get(&region).copied()
     }
 
     fn learn(&self, region: u64, present: RegionPresent) -> RegionPresent {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(region, present);
+        self.lock_known().insert(region, present);
         present
     }
 
-    async fn send(&self, region: u64, sealed: Sealed) -> Result<RegionPresent, VaultError> {
+    fn lock_known(&self) -> MutexGuard<'_, BTreeMap<u64, RegionPresent>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(
+        &self,
+        region: u64,
+        parts_bytes: u64,
+        sealed: Sealed,
+    ) -> Result<RegionPresent, VaultError> {
         let path = self.vault.region_path(self.disk, self.generation, region);
         let generation = self.generation;
-        let ours = RegionPresent { hash: sealed.hash, stored_bytes: sealed.length, generation };
+        let stored_bytes = parts_bytes + sealed.length;
+        let ours = RegionPresent { hash: sealed.hash, stored_bytes, generation };
         match self.vault.create(&path, sealed.bytes).await? {
             PutOutcome::Created => Ok(self.learn(region, ours)),
             // Sent before, maybe from an older state of the disk: as good, the log goes on top.
@@ -177,7 +229,7 @@ impl BaseCopy {
     }
 
     async fn read_back(&self, region: u64, path: &Path) -> Result<RegionPresent, VaultError> {
-        let there = self.vault.read_segment(path).await?;
+        let (there, length) = self.vault.read_index(path).await?;
         self.vault.checked(path, &there.header, self.disk, self.generation)?;
         same(112, "region", there.header.place, region)
             .and_then(|()| same(104, "disk size", there.header.disk_size, self.disk_size))
@@ -186,8 +238,8 @@ impl BaseCopy {
             let (ours, theirs) = (self.epoch, there.header.epoch);
             return Err(VaultError::OtherWriter { object: path.to_string(), ours, theirs });
         }
-        let Segment { hash, stored_bytes, .. } = there;
-        let present = RegionPresent { hash, stored_bytes, generation: self.generation };
+        let stored_bytes = length + there.parts_bytes();
+        let present = RegionPresent { hash: there.hash, stored_bytes, generation: self.generation };
         Ok(self.learn(region, present))
     }
 }
@@ -203,27 +255,52 @@ impl RegionWriter<'_> {
             let BaseCopy { vault, disk, generation, .. } = self.copy;
             let path = vault.region_path(*disk, *generation, self.region);
             VaultError::Extent { object: path.to_string(), source }
-        })?;
-        self.sums.data(&self.copy.vault, offset, data);
-        Ok(())
+        })
     }
 
-    /// Sends the region, after the checksums of its blocks: returns once the vault has it durably, or `None` if all of it is zero and
-    /// nothing had to be sent. A region that is there already stands as it is.
+    /// The data so far as an object of its own, once it is 16 MiB; to be asked for before more is added,
+    /// so that the last of a region needs none.
+    pub fn full_part(&mut self) -> Option<RegionPart> {
+        if self.builder.pending_bytes() < PART_BYTES {
+            return None;
+        }
+        let (part, sealed) = self.builder.take_part()?;
+        self.parts_bytes += sealed.length;
+        let BaseCopy { vault, disk, generation, .. } = self.copy;
+        let path = vault.region_part_path(*disk, *generation, self.region, part, sealed.hash);
+        Some(RegionPart { vault: vault.clone(), path, sealed })
+    }
+
+    /// Sends the region, after the checksums of its blocks: returns once the vault has it durably, or
+    /// `None` if all of it is zero and nothing had to be sent. A region that is there already stands as
+    /// it is. Its parts must be in the vault.
     ///
     /// # Errors
     /// [`VaultError::OtherWriter`] if it was sent by another epoch; [`VaultError::Store`].
     pub async fn commit(self) -> Result<Option<RegionPresent>, VaultError> {
-        let sealed = self.builder.seal();
-        if sealed.bytes.len() == 2 {
+        let (sealed, sums) = self.builder.seal_with_sums();
+        if sums.is_empty() {
             return Ok(None);
         }
         let BaseCopy { vault, disk, generation, .. } = self.copy;
         let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
-        match vault.create(&path, self.sums.seal(vault, sealed.hash)).await? {
+        match vault.create(&path, sums_object(sealed.hash, sums)).await? {
             PutOutcome::Created | PutOutcome::Existed => {}
         }
-        self.copy.send(self.region, sealed).await.map(Some)
+        self.copy.send(self.region, self.parts_bytes, sealed).await.map(Some)
+    }
+}
+
+impl RegionPart {
+    /// Sends it: returns once the vault has it durably. One that was sent before an interruption is
+    /// found again by its name.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn send(self) -> Result<(), VaultError> {
+        match self.vault.create(&self.path, self.sealed.bytes).await? {
+            PutOutcome::Created | PutOutcome::Existed => Ok(()),
+        }
     }
 }
 

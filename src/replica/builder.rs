@@ -4,8 +4,14 @@
 //! Frames are sealed a MiB at a time by the threads of [`super::sealers`]; what they return is taken in
 //! order. Where an object ends depends on the data alone, so that the same content gives the same
 //! objects, up to their data keys.
+//!
+//! The frames of a base are whole chunks of the disk, with zeroes where nothing was added, so that the
+//! threads make the checksums of their blocks along with them.
 
-use super::seal::{ObjectSeal, SealedFrame, Sealing};
+use super::buffers::Buffer;
+use super::fingerprint;
+use super::keys::HashKey;
+use super::seal::{FrameSealer, ObjectSeal, SealedFrame, Sealing};
 use super::sealers::{self, Promise};
 use super::segment::{
     Codec, Content, FOOTER_HEAD, FRAME_BYTES, Header, Kind, MAX_ROWS, PART_ROW, Part, ROW, Row,
@@ -29,15 +35,13 @@ pub struct SegmentBuilder {
     /// In order. A frame that is not sealed yet has a row without its place and hash.
     rows: Vec<Row>,
     parts: Vec<Part>,
-    /// The frame being filled and its disk offset.
-    filling: Vec<u8>,
-    filling_at: u64,
-    /// Frames that wait to be sealed together.
+    /// Frames that wait to be sealed together, and the one that is being filled.
     batch: Batch,
-    batch_bytes: u64,
+    /// The disk offset of the frame that is being filled.
+    filling_at: u64,
     /// Frames that are being sealed.
     batches: VecDeque<Promise<SealedBatch>>,
-    /// Finished frames of the current object.
+    /// Finished frames of the current object, a batch in each.
     frames: Vec<Bytes>,
     /// Bytes of the current object so far, what comes before the frames included.
     object_bytes: u64,
@@ -48,13 +52,37 @@ pub struct SegmentBuilder {
     /// End of the last extent.
     end: u64,
     data_bytes: u64,
+    /// The checksums of a base's frames that are placed, one record each.
+    sums: Vec<u8>,
 }
 
-/// Frames with their rows and disk offsets.
-type Batch = Vec<(usize, u64, Vec<u8>)>;
+/// Data of frames, back to back.
+#[derive(Debug)]
+struct Batch {
+    data: Buffer,
+    frames: Vec<Frame>,
+    /// End of the last frame; what follows is being filled.
+    frames_end: usize,
+}
 
-/// What became of them.
-type SealedBatch = Vec<(usize, SealedFrame)>;
+/// One frame of a batch.
+#[derive(Debug)]
+struct Frame {
+    row: usize,
+    /// Disk offset.
+    offset: u64,
+    length: usize,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+struct SealedBatch {
+    bytes: Bytes,
+    /// With their rows.
+    frames: Vec<(usize, SealedFrame)>,
+    /// The records of their blocks' checksums, where they are wanted.
+    sums: Vec<u8>,
+}
 
 /// An object, ready to be sent.
 #[derive(Debug)]
@@ -104,16 +132,15 @@ impl SegmentBuilder {
             limits,
             rows: Vec::new(),
             parts: Vec::new(),
-            filling: Vec::new(),
+            batch: Batch::new(),
             filling_at: 0,
-            batch: Vec::new(),
-            batch_bytes: 0,
             batches: VecDeque::new(),
             frames: Vec::new(),
             object_bytes: seal.head_bytes(),
             pending_bytes: 0,
             first_row: 0,
             data_bytes: 0,
+            sums: Vec::new(),
             seal,
         }
     }
@@ -124,18 +151,15 @@ impl SegmentBuilder {
     /// [`ExtentError`] if it is not after the extent before it or not inside the disk or region.
     pub fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), ExtentError> {
         self.admit(offset, data.len() as u64)?;
-        if self.filling_at + self.filling.len() as u64 != offset {
-            self.close_frame();
-        }
+        self.go_on_at(offset);
         let (mut offset, mut data) = (offset, data);
         while !data.is_empty() {
-            if self.filling.is_empty() {
+            if self.batch.filling().is_empty() {
                 self.filling_at = offset;
-                self.filling.reserve_exact(FRAME_BYTES as usize);
             }
             let room = (FRAME_BYTES - offset % FRAME_BYTES) as usize;
             let (head, rest) = data.split_at(room.min(data.len()));
-            self.filling.extend_from_slice(head);
+            self.batch.data.extend_from_slice(head);
             offset += head.len() as u64;
             data = rest;
             if offset % FRAME_BYTES == 0 {
@@ -168,7 +192,7 @@ impl SegmentBuilder {
 
     /// Bytes of data so far, zeroes left out.
     pub fn data_bytes(&self) -> u64 {
-        self.data_bytes + self.filling.len() as u64
+        self.data_bytes + self.batch.filling().len() as u64
     }
 
     /// Closes the frames that wait as a part object of their own and frees them, with the part's
@@ -195,6 +219,14 @@ impl SegmentBuilder {
         self.pending_bytes = 0;
         self.parts.push(Part { length, hash });
         Some((number, Sealed { bytes, length, hash, content: hash }))
+    }
+
+    /// Closes the segment, with the records of its blocks' checksums if it is of a base.
+    pub(super) fn seal_with_sums(mut self) -> (Sealed, Vec<u8>) {
+        self.close_frame();
+        self.seal_frames();
+        let sums = std::mem::take(&mut self.sums);
+        (self.seal(), sums)
     }
 
     /// Closes the segment.
@@ -233,24 +265,50 @@ impl SegmentBuilder {
         Ok(())
     }
 
-    fn close_frame(&mut self) {
-        if self.filling.is_empty() {
+    /// Closes the frame that is being filled, unless data at `offset` goes on in it.
+    fn go_on_at(&mut self, offset: u64) {
+        if !self.is_of_base() {
+            if self.filling_at + self.batch.filling().len() as u64 != offset {
+                self.close_frame();
+            }
             return;
         }
-        let data = std::mem::take(&mut self.filling);
+        let chunk = offset - offset % FRAME_BYTES;
+        if self.batch.filling().is_empty() || self.filling_at != chunk {
+            self.close_frame();
+            self.filling_at = chunk;
+        }
+        let length = self.batch.frames_end + (offset - chunk) as usize;
+        self.batch.data.resize(length, 0);
+    }
+
+    fn is_of_base(&self) -> bool {
+        self.header.kind == Kind::Base
+    }
+
+    /// The key of the checksums that go with the frames, if any do.
+    fn sums_key(&self) -> Option<HashKey> {
+        self.is_of_base().then(|| self.seal.hash_key().clone())
+    }
+
+    fn close_frame(&mut self) {
+        let data = self.batch.filling();
         let length = data.len() as u64;
-        if data.iter().all(|byte| *byte == 0) {
+        if data.is_empty() {
+            return;
+        }
+        if fingerprint::is_zero(data) {
+            self.batch.data.truncate(self.batch.frames_end);
             self.add_zeroes(self.filling_at..self.filling_at + length);
             return;
         }
         let content =
             Content::Frame { position: 0, stored: 0, part: 0, hash: [0; 16], codec: Codec::Raw };
-        self.batch.push((self.rows.len(), self.filling_at, data));
+        self.batch.close_frame(self.rows.len(), self.filling_at);
         self.rows.push(Row { offset: self.filling_at, length, content });
-        self.batch_bytes += length;
         self.pending_bytes += length;
         self.data_bytes += length;
-        if BATCH_BYTES <= self.batch_bytes {
+        if BATCH_BYTES <= self.batch.data.len() as u64 {
             self.hand_over();
         }
     }
@@ -259,17 +317,14 @@ impl SegmentBuilder {
         if sealers::in_flight() <= self.batches.len() {
             self.take_batch();
         }
-        self.batch_bytes = 0;
-        let (batch, frames) = (std::mem::take(&mut self.batch), self.seal.frames.clone());
-        self.batches.push_back(sealers::hand_over(move || {
-            let seal = |(row, offset, data)| (row, frames.seal(offset, data));
-            batch.into_iter().map(seal).collect()
-        }));
+        let (batch, frames) = (self.batch.take_frames(), self.seal.frames.clone());
+        let sums = self.sums_key();
+        self.batches.push_back(sealers::hand_over(move || batch.seal(&frames, sums.as_ref())));
     }
 
     fn take_batch(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
-            batch.wait().into_iter().for_each(|(row, frame)| self.place(row, frame));
+            self.place_batch(batch.wait());
         }
     }
 
@@ -278,25 +333,27 @@ impl SegmentBuilder {
         while !self.batches.is_empty() {
             self.take_batch();
         }
-        self.batch_bytes = 0;
-        for (row, offset, data) in std::mem::take(&mut self.batch) {
-            let frame = self.seal.frames.seal(offset, data);
-            self.place(row, frame);
+        if !self.batch.frames.is_empty() {
+            let batch = self.batch.take_frames();
+            self.place_batch(batch.seal(&self.seal.frames, self.sums_key().as_ref()));
         }
     }
 
-    /// Puts a sealed frame behind the one before it.
-    fn place(&mut self, row: usize, frame: SealedFrame) {
-        let SealedFrame { stored: bytes, codec, hash } = frame;
-        let (position, stored) = (self.object_bytes, bytes.len() as u32);
-        self.rows[row].content = Content::Frame { position, stored, part: 0, hash, codec };
-        self.object_bytes += u64::from(stored);
-        self.frames.push(bytes);
+    /// Puts sealed frames behind those before them.
+    fn place_batch(&mut self, batch: SealedBatch) {
+        for (row, frame) in batch.frames {
+            let SealedFrame { stored, codec, hash } = frame;
+            let position = self.object_bytes;
+            self.rows[row].content = Content::Frame { position, stored, part: 0, hash, codec };
+            self.object_bytes += u64::from(stored);
+        }
+        self.frames.push(batch.bytes);
+        self.sums.extend(batch.sums);
     }
 
     /// A base needs no rows for zeroes: what it does not name is zero.
     fn add_zeroes(&mut self, range: Range<u64>) {
-        if range.is_empty() || self.header.kind == Kind::Base {
+        if range.is_empty() || self.is_of_base() {
             return;
         }
         let length = range.end - range.start;
@@ -306,6 +363,44 @@ impl SegmentBuilder {
             }
             _ => self.rows.push(Row { offset: range.start, length, content: Content::Zeroes }),
         }
+    }
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { data: Buffer::take(), frames: Vec::new(), frames_end: 0 }
+    }
+
+    /// The frame that is being filled.
+    fn filling(&self) -> &[u8] {
+        &self.data[self.frames_end..]
+    }
+
+    fn close_frame(&mut self, row: usize, offset: u64) {
+        let length = self.filling().len();
+        self.frames.push(Frame { row, offset, length });
+        self.frames_end = self.data.len();
+    }
+
+    /// Takes the closed frames, and leaves the one that is being filled.
+    fn take_frames(&mut self) -> Self {
+        let mut rest = Self::new();
+        rest.data.extend_from_slice(self.filling());
+        std::mem::replace(self, rest)
+    }
+
+    /// Seals the frames, and makes the checksums of their blocks where there is a key for them.
+    fn seal(&self, sealer: &FrameSealer, sums_key: Option<&HashKey>) -> SealedBatch {
+        let (mut bytes, mut sums) = (Buffer::take(), Vec::new());
+        let mut rest = &self.data[..];
+        let mut frames = Vec::with_capacity(self.frames.len());
+        for Frame { row, offset, length } in &self.frames {
+            let (data, after) = rest.split_at(*length);
+            rest = after;
+            frames.push((*row, sealer.seal(*offset, data, &mut bytes)));
+            sums.extend(sums_key.iter().flat_map(|key| fingerprint::sum_record(key, data)));
+        }
+        SealedBatch { bytes: Bytes::from_owner(bytes), frames, sums }
     }
 }
 

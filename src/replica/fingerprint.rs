@@ -24,6 +24,7 @@
 
 use super::error::VaultError;
 use super::image::{DiskImage, Known, KnownPiece};
+use super::keys::HashKey;
 use super::segment::{FRAME_BYTES, REGION_BYTES, SegmentHash};
 use super::vault::{PARALLEL, Vault};
 use bytes::Bytes;
@@ -51,15 +52,6 @@ const GAP_RECORDS: u64 = 4;
 
 /// Most bytes of data that are asked for at one time where there are no checksums.
 const RUN_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Checksums of the blocks of a region, collected while it is written.
-#[derive(Debug)]
-pub(super) struct RegionSums {
-    /// The chunk that is being filled, by its number on the disk.
-    chunk: u64,
-    filling: Vec<u8>,
-    records: Vec<u8>,
-}
 
 /// What is known of one region of a disk without reading it.
 #[derive(Debug)]
@@ -92,56 +84,40 @@ pub enum Blocks {
     Data(Vec<u8>),
 }
 
-impl RegionSums {
-    pub(super) fn new() -> Self {
-        Self { chunk: 0, filling: Vec::new(), records: Vec::new() }
+/// The record of a chunk that begins with `data` and is zero after it.
+pub(super) fn sum_record(key: &HashKey, data: &[u8]) -> [u8; RECORD_BYTES] {
+    let mut record = [0; RECORD_BYTES];
+    let (checksum, sums) = record.split_at_mut(4);
+    for (nth, sum) in sums.chunks_exact_mut(HASH_BYTES).enumerate() {
+        let start = (nth * BLOCK_BYTES as usize).min(data.len());
+        let block = &data[start..(start + BLOCK_BYTES as usize).min(data.len())];
+        sum.copy_from_slice(&padded_hash(key, block));
     }
+    checksum.copy_from_slice(&crc32fast::hash(sums).to_le_bytes());
+    record
+}
 
-    /// Adds data of the region, after all data added before.
-    pub(super) fn data(&mut self, vault: &Vault, offset: u64, data: &[u8]) {
-        let (mut offset, mut data) = (offset, data);
-        while !data.is_empty() {
-            let (chunk, skip) = (offset / CHUNK_BYTES, (offset % CHUNK_BYTES) as usize);
-            if chunk != self.chunk {
-                self.close_chunk(vault);
-                self.chunk = chunk;
-            }
-            let (part, rest) = data.split_at(data.len().min(CHUNK_BYTES as usize - skip));
-            self.filling.resize(skip, 0);
-            self.filling.extend_from_slice(part);
-            offset += part.len() as u64;
-            data = rest;
-        }
+/// The hash of a block, which is zero beyond the end of the disk.
+fn padded_hash(key: &HashKey, block: &[u8]) -> [u8; HASH_BYTES] {
+    if block.len() as u64 == BLOCK_BYTES {
+        return key.frame(block);
     }
+    let mut padded = [0; BLOCK_BYTES as usize];
+    padded[..block.len()].copy_from_slice(block);
+    key.frame(&padded)
+}
 
-    fn close_chunk(&mut self, vault: &Vault) {
-        // As in the region itself, zeroes are left out.
-        if !is_zero(&self.filling) {
-            self.filling.resize(CHUNK_BYTES as usize, 0);
-            let at = self.records.len();
-            self.records.extend_from_slice(&[0; 4]);
-            for block in self.filling.chunks(BLOCK_BYTES as usize) {
-                self.records.extend_from_slice(&vault.data_hash(block));
-            }
-            let checksum = crc32fast::hash(&self.records[at + 4..]);
-            self.records[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
-        }
-        self.filling.clear();
-    }
-
-    /// The object of a region with this hash.
-    pub(super) fn seal(mut self, vault: &Vault, region: SegmentHash) -> Vec<Bytes> {
-        self.close_chunk(vault);
-        let mut header = [0; HEADER_BYTES];
-        let records = (self.records.len() / RECORD_BYTES) as u32;
-        header[..8].copy_from_slice(MAGIC);
-        header[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        header[12..16].copy_from_slice(&records.to_le_bytes());
-        header[16..48].copy_from_slice(&region.0);
-        let checksum = crc32fast::hash(&header[..60]);
-        header[60..].copy_from_slice(&checksum.to_le_bytes());
-        vec![Bytes::copy_from_slice(&header), Bytes::from(self.records)]
-    }
+/// The checksums of the region with this hash, of the records of its chunks.
+pub(super) fn sums_object(region: SegmentHash, records: Vec<u8>) -> Vec<Bytes> {
+    let mut header = [0; HEADER_BYTES];
+    let count = (records.len() / RECORD_BYTES) as u32;
+    header[..8].copy_from_slice(MAGIC);
+    header[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    header[12..16].copy_from_slice(&count.to_le_bytes());
+    header[16..48].copy_from_slice(&region.0);
+    let checksum = crc32fast::hash(&header[..60]);
+    header[60..].copy_from_slice(&checksum.to_le_bytes());
+    vec![Bytes::copy_from_slice(&header), Bytes::from(records)]
 }
 
 impl Vault {
@@ -204,9 +180,8 @@ impl Blocks {
         match self {
             Self::Zeroes => !is_zero(block),
             Self::Sums(sums) => {
-                let mut padded = [0; BLOCK_BYTES as usize];
-                padded[..block.len()].copy_from_slice(block);
-                sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES] != image.vault().data_hash(&padded)
+                let hash = padded_hash(&image.vault().hash_key(), block);
+                sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES] != hash
             }
             Self::Data(data) => {
                 let at = nth * BLOCK_BYTES as usize;
@@ -334,7 +309,7 @@ fn is_header_of(header: &[u8], region: SegmentHash, records: usize) -> bool {
 
 /// Compares with zeroes, which the compiler makes a `memcmp` of: byte by byte would be the slower half
 /// of a comparison of holes.
-fn is_zero(data: &[u8]) -> bool {
+pub(super) fn is_zero(data: &[u8]) -> bool {
     const ZEROES: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
     data.chunks(ZEROES.len()).all(|block| *block == ZEROES[..block.len()])
 }

@@ -118,6 +118,8 @@ struct LogSegment {
 struct Region {
     index: Index,
     opener: FrameOpener,
+    /// What opens the frames of its parts, once they were read.
+    parts: Vec<OnceCell<FrameOpener>>,
 }
 
 type RegionCell = Arc<OnceCell<Arc<Region>>>;
@@ -135,6 +137,8 @@ pub(super) enum Object {
     Segment(u32),
     Part(u32, u16),
     Region(u64),
+    /// Of a region, by its number and hash.
+    RegionPart(u64, u16, SegmentHash),
 }
 
 /// A piece of a frame that a read wants.
@@ -284,17 +288,17 @@ impl DiskImage {
         self.log.pieces(range)
     }
 
-    /// The rows of a base region with what opens their frames, not kept.
+    /// The index of a base region with what opens the frames of its own object, not kept.
     pub(super) async fn read_index_of(
         &self,
         region: u64,
-    ) -> Result<(FrameOpener, Vec<Row>), VaultError> {
+    ) -> Result<(Index, FrameOpener), VaultError> {
         let Some(present) = self.regions.get(&region) else {
             let object = self.path(Object::Region(region)).to_string();
             return Err(VaultError::Missing { object });
         };
         let read = self.read_region(region, present).await?;
-        Ok((read.opener.clone(), read.index.rows.clone()))
+        Ok((read.index.clone(), read.opener.clone()))
     }
 
     /// Goes on to a later sequence on the same base.
@@ -498,7 +502,7 @@ impl DiskImage {
                             let skip = (part.start - row.offset) as usize;
                             let place = target(&part);
                             wanted.extend(Wanted::of(
-                                |_| Object::Region(region),
+                                |part| found.object(region, part),
                                 *row,
                                 skip,
                                 place,
@@ -548,12 +552,16 @@ impl DiskImage {
         self.vault.checked(&path, &index.header, self.disk, present.generation)?;
         same(112, "region", index.header.place, region)
             .and_then(|()| same(104, "disk size", index.header.disk_size, self.base_size))
-            .and_then(|()| same(length, "length of the object", length, present.stored_bytes))
+            .and_then(|()| {
+                let stored_bytes = length.saturating_add(index.parts_bytes());
+                same(length, "length of the object", stored_bytes, present.stored_bytes)
+            })
             .map_err(in_object(&path))?;
         if index.hash != present.hash || index.header.kind != Kind::Base {
             return Err(damaged(&path, damage(length, Flaw::Checksum("region in its manifest"))));
         }
-        Ok(Arc::new(Region { index, opener }))
+        let parts = index.parts.iter().map(|_| OnceCell::new()).collect();
+        Ok(Arc::new(Region { index, opener, parts }))
     }
 
     /// Reads the frames of one request and checks each.
@@ -589,12 +597,20 @@ impl DiskImage {
                 let open = || self.vault.open_part(path, self.disk, stretch.to, part);
                 cell.get_or_try_init(open).await.cloned()
             }
-            Object::Region(region) => {
-                let found = self.region(region).await?;
-                let missing = || VaultError::Missing { object: path.to_string() };
-                found.map(|found| found.opener.clone()).ok_or_else(missing)
+            Object::Region(region) => Ok(self.found_region(region, path).await?.opener.clone()),
+            Object::RegionPart(region, part, _) => {
+                let found = self.found_region(region, path).await?;
+                let generation = self.region_generation(region);
+                let open = || self.vault.open_part(path, self.disk, generation, part);
+                found.parts[usize::from(part) - 1].get_or_try_init(open).await.cloned()
             }
         }
+    }
+
+    /// A region that must be there, since a frame of the object at `path` is wanted.
+    async fn found_region(&self, region: u64, path: &Path) -> Result<Arc<Region>, VaultError> {
+        let missing = || VaultError::Missing { object: path.to_string() };
+        self.region(region).await?.ok_or_else(missing)
     }
 
     /// The generation that a region of the base was written for.
@@ -607,6 +623,10 @@ impl DiskImage {
             Object::Region(region) => {
                 let generation = self.region_generation(region);
                 self.vault.region_path(self.disk, generation, region)
+            }
+            Object::RegionPart(region, part, hash) => {
+                let generation = self.region_generation(region);
+                self.vault.region_part_path(self.disk, generation, region, part, hash)
             }
             Object::Segment(segment) => {
                 self.segments[segment as usize].stretch.path(&self.vault, self.disk)
@@ -646,6 +666,21 @@ impl RegionIndexes {
         let (cell, used) = self.cells.entry(region).or_default();
         *used = self.uses;
         Arc::clone(cell)
+    }
+}
+
+impl Region {
+    /// Where the frames of part `part` of `region` lie, which this is the index of.
+    fn object(&self, region: u64, part: u16) -> Object {
+        region_object(&self.index, region, part)
+    }
+}
+
+/// Where the frames of part `part` of a base region lie.
+pub(super) fn region_object(index: &Index, region: u64, part: u16) -> Object {
+    match part {
+        0 => Object::Region(region),
+        _ => Object::RegionPart(region, part, index.parts[usize::from(part) - 1].hash),
     }
 }
 

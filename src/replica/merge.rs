@@ -85,7 +85,7 @@ impl Vault {
 
     /// Merges the log up to the end of `image` into its base: every region that the log touches is
     /// written anew, the others are taken over. Points before it cannot be read from the base that this
-    /// makes. Holds one region, 64 MiB.
+    /// makes. Holds 16 MiB of data.
     pub(super) async fn merge_into_base(&self, image: &DiskImage) -> Result<(), VaultError> {
         let (base, base_size) = image.base();
         let (disk, sequence) = (image.disk(), image.sequence());
@@ -111,6 +111,9 @@ impl Vault {
                 for piece in pieces(run) {
                     buffer.resize((piece.end - piece.start) as usize, 0);
                     image.read_at(piece.start, &mut buffer).await?;
+                    if let Some(part) = writer.full_part() {
+                        part.send().await?;
+                    }
                     writer.data(piece.start, &buffer)?;
                 }
                 if range.end <= at {

@@ -13,7 +13,7 @@
 //! Lock order: stripes in ascending order, then nothing. Nothing else waits while a stripe is held but
 //! the storage and the local file.
 
-use super::error::OverlayError;
+use super::error::{OverlayError, VaultError};
 use super::image::DiskImage;
 use super::presence::{CHUNK_BYTES, Identity, Presence, damaged, failed, folder};
 use crate::ports::block::BlockDevice;
@@ -47,6 +47,8 @@ pub struct Overlay {
     /// A sync of the data was refused. The kernel may have dropped writes that it still shows, so that
     /// no later sync proves anything: only opening the overlay again does.
     sync_refused: AtomicBool,
+    /// What was last found damaged in the vault.
+    damage: Mutex<Option<VaultError>>,
 }
 
 impl Overlay {
@@ -79,6 +81,7 @@ impl Overlay {
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             flushing: Mutex::new(()),
             sync_refused: AtomicBool::new(false),
+            damage: Mutex::default(),
         })
     }
 
@@ -87,6 +90,26 @@ impl Overlay {
         let mut map = path.as_os_str().to_owned();
         map.push(".map");
         PathBuf::from(map)
+    }
+
+    /// The damage of the recovery point that a read has met, if one has since this was last asked.
+    pub fn take_damage(&self) -> Option<VaultError> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Notes what is damaged, for whoever asks why the VM does not start.
+    fn noted(&self, error: VaultError) -> io::Error {
+        let damage = match &error {
+            VaultError::Damaged { object, damage } => {
+                Some(VaultError::Damaged { object: object.clone(), damage: damage.clone() })
+            }
+            VaultError::Missing { object } => Some(VaultError::Missing { object: object.clone() }),
+            _ => None,
+        };
+        if damage.is_some() {
+            *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
+        }
+        error.into()
     }
 
     /// What of the disk is in the local file, in bytes, ascending: fetched or written. All the rest is as
@@ -182,7 +205,8 @@ impl Overlay {
 
     fn fetch(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.runtime.block_on(self.image.read_at(range.start, &mut bytes))?;
+        let read = self.runtime.block_on(self.image.read_at(range.start, &mut bytes));
+        read.map_err(|error| self.noted(error))?;
         Ok(bytes)
     }
 

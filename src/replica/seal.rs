@@ -6,7 +6,7 @@
 //! sequence, disk offset, length on the disk, codec. A frame therefore opens only in the place that it
 //! was written for.
 
-use super::keys::{DataKey, HashKey, KeyId, TAG_BYTES, VaultKeys, WRAPPED_KEY_BYTES};
+use super::keys::{DataKey, HashKey, KeyId, VaultKeys, WRAPPED_KEY_BYTES};
 use super::segment::{
     Codec, Content, Damage, FRAME_BYTES, Flaw, HEADER_BYTES, Header, Row, damage,
 };
@@ -54,9 +54,10 @@ pub(super) struct FrameSealer {
 }
 
 /// What a frame became.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct SealedFrame {
-    pub(super) stored: Bytes,
+    /// Its length in the object.
+    pub(super) stored: u32,
     pub(super) codec: Codec,
     pub(super) hash: [u8; 16],
 }
@@ -152,22 +153,25 @@ impl ObjectSeal {
 }
 
 impl FrameSealer {
-    /// Seals the data at `offset` of the disk.
-    pub(super) fn seal(&self, offset: u64, data: Vec<u8>) -> SealedFrame {
-        let hash = self.hash.frame(&data);
-        let length = data.len() as u64;
-        let (mut stored, codec) = match self.compression {
-            Compression::Zstd => compress(data),
-            Compression::Off => (data, Codec::Raw),
+    /// Seals the data at `offset` of the disk to the end of `out`.
+    pub(super) fn seal(&self, offset: u64, data: &[u8], out: &mut Vec<u8>) -> SealedFrame {
+        let hash = self.hash.frame(data);
+        let start = out.len();
+        let codec = match self.compression {
+            Compression::Zstd if compress(data, out) => Codec::Zstd,
+            Compression::Zstd | Compression::Off => {
+                out.extend_from_slice(data);
+                Codec::Raw
+            }
         };
         if let Some(cipher) = &self.cipher {
-            stored.reserve_exact(TAG_BYTES);
-            let aad = Aad::from(self.place.additional_data(offset, length, codec));
-            cipher
-                .seal_in_place_append_tag(nonce(offset), aad, &mut stored)
+            let aad = Aad::from(self.place.additional_data(offset, data.len() as u64, codec));
+            let tag = cipher
+                .seal_in_place_separate_tag(nonce(offset), aad, &mut out[start..])
                 .expect("a frame is not too long for the cipher");
+            out.extend_from_slice(tag.as_ref());
         }
-        SealedFrame { stored: Bytes::from(stored), codec, hash }
+        SealedFrame { stored: (out.len() - start) as u32, codec, hash }
     }
 }
 
@@ -248,19 +252,16 @@ thread_local! {
     });
 }
 
-/// The data compressed, or as it is where that saves too little.
-fn compress(data: Vec<u8>) -> (Vec<u8>, Codec) {
-    let pressed = PRESS.with_borrow_mut(|press| {
+/// Adds the data compressed to `out`; not where that saves too little.
+fn compress(data: &[u8], out: &mut Vec<u8>) -> bool {
+    let added = PRESS.with_borrow_mut(|press| {
         let sample = SAMPLE_BYTES..2 * SAMPLE_BYTES;
         if let Some(sample) = data.get(sample).filter(|_| 8 * SAMPLE_BYTES <= data.len()) {
             press.smaller(sample)?;
         }
-        press.smaller(&data).map(<[u8]>::to_vec)
+        press.smaller(data).map(|pressed| out.extend_from_slice(pressed))
     });
-    match pressed {
-        Some(pressed) => (pressed, Codec::Zstd),
-        None => (data, Codec::Raw),
-    }
+    added.is_some()
 }
 
 impl Press {

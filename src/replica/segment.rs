@@ -5,7 +5,7 @@
 //!
 //! header   0   8  magic "LBREPSEG"
 //!          8   2  version, 1
-//!         10   1  kind: 1 delta, 2 base region, 3 fence, 4 part of a delta, 5 manifest
+//!         10   1  kind: 1 delta, 2 base region, 3 fence, 4 part of a delta or base region, 5 manifest
 //!         11   1  flags, 0
 //!         12   2  length of the wrapped data key: 68, or 0 (not encrypted)
 //!         14   2  0
@@ -67,7 +67,8 @@ use uuid::Uuid;
 /// granularity of resynchronization (data-plane measurements 5 and 6).
 pub const FRAME_BYTES: u64 = 64 * 1024;
 
-/// Bytes of frames after which a delta goes on in another object, which bounds a sender's memory.
+/// Bytes of frames after which a delta or a base region goes on in another object, which bounds a
+/// sender's memory: a part is made while the one before it is sent.
 pub const PART_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Bytes of the disk in a base region.
@@ -111,7 +112,7 @@ pub enum Kind {
     Base,
     /// A mark that ends the right of earlier epochs to write.
     Fence,
-    /// Frames of a delta that is too large for one object.
+    /// Frames of a delta or base region that is too large for one object.
     Part,
     /// The list of the regions of a base.
     Manifest,
@@ -541,6 +542,11 @@ impl Index {
     /// What the segment says, without how it is stored: equal for segments with the same content.
     pub fn content(&self, hash: &HashKey) -> SegmentHash {
         content(&self.header, &self.rows, hash)
+    }
+
+    /// Bytes of the part objects.
+    pub fn parts_bytes(&self) -> u64 {
+        self.parts.iter().fold(0, |bytes, part| part.length.saturating_add(bytes))
     }
 
     /// Reads the rows; frames of this object end before `frames_end`.

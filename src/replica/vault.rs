@@ -389,6 +389,20 @@ impl Vault {
         self.base_folder(disk, generation).join(format!("{region:08x}.seg"))
     }
 
+    /// A part of a region, which carries its hash in its name as those of a delta do.
+    pub(super) fn region_part_path(
+        &self,
+        disk: DiskId,
+        generation: u64,
+        region: u64,
+        part: u16,
+        hash: SegmentHash,
+    ) -> Path {
+        let hash = hash.to_string();
+        let name = format!("{region:08x}.p{part}.{}", &hash[..32]);
+        self.base_folder(disk, generation).join(name)
+    }
+
     /// The checksums of a region carry its hash in their name: they are of no other content.
     pub(super) fn sums_path(
         &self,

@@ -1,5 +1,6 @@
-//! The initial copy of a disk: region by region, holes skipped, while the VM writes. A region is read
-//! while the one before it is sent, so the copy holds two regions in memory, 128 MiB.
+//! The initial copy of a disk: region by region, holes skipped, while the VM writes. What was read is
+//! sent in parts of 16 MiB, one at a time while the next is read, so the copy holds two of them in memory
+//! and a region follows its parts.
 //!
 //! Regions that an earlier run has sent stand as they are: whatever was written since is in the logs,
 //! which go on top. Returns are durable as the vault's are.
@@ -10,7 +11,7 @@ use crate::domain::failure::{Cause, Failure, in_full};
 use crate::ports::block::BlockDevice;
 use crate::ports::replication::Progress;
 use crate::replica::segment::REGION_BYTES;
-use crate::replica::{BaseCopy, RegionWriter};
+use crate::replica::{BaseCopy, RegionPart, RegionWriter};
 use std::io;
 use std::ops::Range;
 use std::panic::resume_unwind;
@@ -21,7 +22,7 @@ const OPERATION: &str = "copying a disk";
 /// Bytes read from the disk at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// A region on its way to the vault; answers its bytes, as the disk counts them.
+/// What is on its way to the vault; answers the bytes of the disk that are done with it.
 type Sending<'scope> = ScopedJoinHandle<'scope, Result<u64, Failure>>;
 
 /// Copies the whole disk and answers the bytes that were sent.
@@ -40,50 +41,57 @@ pub(super) fn copy_disk(
     };
     done(0);
     thread::scope(|scope| {
-        let mut sending: Option<Sending<'_>> = None;
+        let mut outbox = Outbox { scope, sending: None };
         for region in 0..size.div_ceil(REGION_BYTES) {
             work.still_wanted()?;
             let range = region * REGION_BYTES..((region + 1) * REGION_BYTES).min(size);
+            let bytes = range.end - range.start;
             if present.contains_key(&region) {
-                done(range.end - range.start);
+                done(bytes);
                 continue;
             }
             let mut writer = copy.region(region);
-            sent_bytes += read_region(work, device, &mut writer, range.clone())?;
-            if let Some(before) = sending.take() {
-                done(sent(before)?);
-            }
-            sending = Some(send(scope, work, writer, range)?);
+            let mut send_part = |part: RegionPart| {
+                let send = move || work.vault_call(OPERATION, part.send()).map(|()| 0);
+                done(outbox.hand_over(send)?);
+                Ok(())
+            };
+            sent_bytes += read_region(work, device, &mut writer, range, &mut send_part)?;
+            let commit = move || work.vault_call(OPERATION, writer.commit()).map(|_| bytes);
+            done(outbox.hand_over(commit)?);
         }
-        if let Some(last) = sending {
-            done(sent(last)?);
-        }
+        done(outbox.wait()?);
         Ok(sent_bytes)
     })
 }
 
-/// Sends a region on a thread of its own.
-fn send<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    work: &'scope Work<'_>,
-    writer: RegionWriter<'scope>,
-    range: Range<u64>,
-) -> Result<Sending<'scope>, Failure> {
-    let send = move || {
-        work.vault_call(OPERATION, writer.commit())?;
-        Ok(range.end - range.start)
-    };
-    let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(scope, send);
-    thread.map_err(|error| {
-        Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(&error))
-            .with("host", "this service")
-            .with("operation", OPERATION)
-    })
+/// Sends one thing at a time, on a thread of its own, while the next is read.
+struct Outbox<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    sending: Option<Sending<'scope>>,
 }
 
-/// Waits until a region is in the vault.
-fn sent(sending: Sending<'_>) -> Result<u64, Failure> {
-    sending.join().unwrap_or_else(|panic| resume_unwind(panic))
+impl<'scope> Outbox<'scope, '_> {
+    /// Begins to send once what was handed over before is in the vault; answers what is done with that.
+    fn hand_over(
+        &mut self,
+        send: impl FnOnce() -> Result<u64, Failure> + Send + 'scope,
+    ) -> Result<u64, Failure> {
+        let done_bytes = self.wait()?;
+        let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(self.scope, send);
+        self.sending = Some(thread.map_err(|error| {
+            Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(&error))
+                .with("host", "this service")
+                .with("operation", OPERATION)
+        })?);
+        Ok(done_bytes)
+    }
+
+    /// Waits until everything is in the vault.
+    fn wait(&mut self) -> Result<u64, Failure> {
+        let sending = self.sending.take();
+        sending.map_or(Ok(0), |thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    }
 }
 
 fn read_region(
@@ -91,6 +99,7 @@ fn read_region(
     device: &dyn BlockDevice,
     writer: &mut RegionWriter<'_>,
     range: Range<u64>,
+    send_part: &mut dyn FnMut(RegionPart) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let mut buffer = Vec::new();
     let mut bytes = 0;
@@ -100,6 +109,9 @@ fn read_region(
             work.still_wanted()?;
             buffer.resize((piece.end - piece.start) as usize, 0);
             work.disk_call(OPERATION, device.read_at(&mut buffer, piece.start))?;
+            if let Some(part) = writer.full_part() {
+                send_part(part)?;
+            }
             work.checked(OPERATION, writer.data(piece.start, &buffer))?;
         }
         bytes += data.end - data.start;

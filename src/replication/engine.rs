@@ -36,6 +36,9 @@ use tokio::sync::watch;
 /// anyway, so noticing it is not urgent.
 const TRACKING_LOOK: Duration = Duration::from_secs(1);
 
+/// Time between two looks at a vault that is away, before logs that were too large are given up for good.
+const VAULT_LOOK: Duration = Duration::from_secs(5);
+
 /// What a cut is called in messages.
 const CUTTING: &str = "cutting the replication logs";
 
@@ -433,6 +436,18 @@ pub(super) fn required_point(
         .ok_or_else(|| invalid(work.vm, "reading a recovery point", "it is not in the vault"))
 }
 
+/// Why the logs of a cycle are gone that was not sent: they were dropped with their chain, or nobody knows.
+fn logs_gone(work: &Work<'_>, source: &Source) -> Failure {
+    match source.tracker.status().broken {
+        Some(broken) => at_host(work.vm, work.side, "sending a delta", &TrackError::Broken(broken)),
+        None => invalid(
+            work.vm,
+            "sending a delta",
+            "its logs are gone and the vault has no recovery point of it",
+        ),
+    }
+}
+
 fn check_disks(work: &Work<'_>, source: &Source) -> Result<(), Failure> {
     let vm = work.vm;
     for disk in &vm.disks {
@@ -585,11 +600,7 @@ impl Replication for Engine {
                 // Sent and removed, but the service stopped before that was recorded.
                 None => match work.point(cycle)? {
                     Some(record) => Ok(record.stored_bytes),
-                    None => Err(invalid(
-                        work.vm,
-                        "sending a delta",
-                        "its logs are gone and the vault has no recovery point of it",
-                    )),
+                    None => Err(logs_gone(work, source)),
                 },
             }
         })
@@ -701,9 +712,16 @@ impl Replication for Engine {
             if let Ok(source) = self.source(vm, vm.source)
                 && let Some(broken) = source.tracker.status().broken
             {
-                return reason(&broken);
+                // A chain that began while the vault is away would grow as large as this one. Until it
+                // is back, what may differ is remembered by the chunk, and nothing else is needed.
+                let is_large = matches!(broken, Broken::LogsTooLarge { .. });
+                if !is_large || self.probe_vault(vm.vault).await.is_ok() {
+                    return reason(&broken);
+                }
+                tokio::time::sleep(VAULT_LOOK).await;
+            } else {
+                tokio::time::sleep(TRACKING_LOOK).await;
             }
-            tokio::time::sleep(TRACKING_LOOK).await;
         }
     }
 }

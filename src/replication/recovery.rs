@@ -8,7 +8,7 @@
 //! ```
 
 use super::engine::Work;
-use super::failures::{RECOVERY_SITE, with_tracking_facts};
+use super::failures::{RECOVERY_SITE, at_vault, with_tracking_facts};
 use super::source::{Source, Sources};
 use super::upkeep::Leased;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
@@ -120,6 +120,9 @@ impl RecoverySite {
     /// Serves a recovery point; once served it stays so until [`RecoverySite::close`] or
     /// [`RecoverySite::stop_serving`], or until the VM is served from another point: what was written
     /// over this one is deleted then.
+    ///
+    /// # Errors
+    /// Also, once, for damaged data that a read of the VM has met since: that is why it does not start.
     pub(super) fn serve(
         &self,
         work: &Work<'_>,
@@ -140,6 +143,7 @@ impl RecoverySite {
             served.insert(vm.id, opened);
         }
         let Some(served) = served.get(&vm.id) else { return Ok(Vec::new()) };
+        check_data(work, &served.source.overlays)?;
         let tracker = &served.source.tracker;
         Ok(self.export(vm, purpose, |disk| Some(tracker.disk(disk)? as Arc<dyn BlockDevice>)))
     }
@@ -172,6 +176,7 @@ impl RecoverySite {
             tests.insert(vm.id, Tested { cycle: record.cycle, lease, overlays });
         }
         let Some(test) = tests.get(&vm.id) else { return Ok(Vec::new()) };
+        check_data(work, &test.overlays)?;
         let device = |disk| Some(Arc::clone(test.overlays.get(&disk)?) as Arc<dyn BlockDevice>);
         Ok(self.export(vm, purpose, device))
     }
@@ -340,6 +345,13 @@ impl RecoverySite {
     fn lock_tests(&self) -> MutexGuard<'_, BTreeMap<VmId, Tested>> {
         self.tests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Fails with the damage that a read of these disks has met since this was last asked.
+fn check_data(work: &Work<'_>, overlays: &BTreeMap<DiskId, Arc<Overlay>>) -> Result<(), Failure> {
+    let damage = overlays.values().find_map(|overlay| overlay.take_damage());
+    let failed = |damage| at_vault(work.vm, "reading a recovery point", &damage);
+    damage.map_or(Ok(()), |damage| Err(failed(damage)))
 }
 
 impl Served {

@@ -23,7 +23,7 @@ use thiserror::Error;
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest request: a base region of 64 MiB over a link of 2 Mbit/s.
+/// Longest request: a part of 16 MiB over a link of 0.5 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Longest credential file.

@@ -227,8 +227,13 @@ async fn perform_step(
             replication.serve(vm, point).await?;
         }
         Step::StartReplica => {
-            let disks = replication.serve(vm, chosen(vm)?).await?;
-            world.recovery.start(vm, &disks).await?;
+            let point = chosen(vm)?;
+            let disks = replication.serve(vm, point).await?;
+            if let Err(failure) = world.recovery.start(vm, &disks).await {
+                // Damaged data is the better reason: no retry mends it.
+                replication.serve(vm, point).await?;
+                return Err(failure);
+            }
         }
         Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
     }

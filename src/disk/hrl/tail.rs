@@ -86,9 +86,15 @@ impl Tail {
         self.file.sync_data().map_err(LogError::io(&self.path))
     }
 
-    /// Writes a slot; it survives kill -9 from then on.
-    pub(super) fn write(&self, log: Uuid, slot: &Slot) -> io::Result<()> {
-        self.file.write_all_at(&slot.encode(log), (slot.index * SLOT_BYTES) as u64)
+    /// Writes slots that follow one another in their group; they survive kill -9 from then on.
+    pub(super) fn write(&self, log: Uuid, slots: &[Slot]) -> io::Result<()> {
+        let Some(first) = slots.first() else { return Ok(()) };
+        let at = (first.index * SLOT_BYTES) as u64;
+        if let [slot] = slots {
+            return self.file.write_all_at(&slot.encode(log), at);
+        }
+        let bytes: Vec<u8> = slots.iter().flat_map(|slot| slot.encode(log)).collect();
+        self.file.write_all_at(&bytes, at)
     }
 
     /// The slots of the youngest group of `log`, by index; what is not whole is left out.

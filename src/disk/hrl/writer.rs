@@ -6,6 +6,7 @@ use super::format::{
 };
 use super::tail::Slot;
 use super::{LogError, Tail};
+use crate::ports::block::Write;
 use crate::ports::files::{File, Files, Open};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -152,10 +153,29 @@ impl LogWriter {
         for (nth, piece) in data.chunks(DATA_BYTES_MAX).enumerate() {
             self.seal_full_group()?;
             let offset = offset + (nth * DATA_BYTES_MAX) as u64;
-            let length = piece.len() as u32;
-            let entry = Entry { offset, length, at, data_checksum: checksum(piece) };
             self.file.write_all_at(piece, self.end).map_err(LogError::io(&self.path))?;
-            self.enter(&entry, crc32fast::hash(piece))?;
+            self.enter(&[described(piece, offset, at)])?;
+        }
+        Ok(())
+    }
+
+    /// Appends writes of at most [`DATA_BYTES_MAX`], in their order, with two system calls for each
+    /// group of them. They survive kill -9 on return; after an earlier kill the first ones may be there.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn append_each(&mut self, writes: &[Write<'_>], at: LogTime) -> Result<(), LogError> {
+        let mut rest = writes;
+        while !rest.is_empty() {
+            self.seal_full_group()?;
+            let room = GROUP_ENTRIES_MAX - self.group.len();
+            let (group, after) = rest.split_at(rest.len().min(room));
+            let data: Vec<&[u8]> = group.iter().map(|write| write.data).collect();
+            self.file.write_all_vectored_at(&data, self.end).map_err(LogError::io(&self.path))?;
+            let entries: Vec<_> =
+                group.iter().map(|write| described(write.data, write.offset, at)).collect();
+            self.enter(&entries)?;
+            rest = after;
         }
         Ok(())
     }
@@ -175,7 +195,7 @@ impl LogWriter {
             let end = self.end + u64::from(length);
             self.file.set_len(end).map_err(LogError::io(&self.path))?;
             self.hole_bytes += u64::from(length);
-            self.enter(&entry, zero_crc(length as usize))?;
+            self.enter(&[(entry, zero_crc(length as usize))])?;
             offset += u64::from(length);
         }
         Ok(())
@@ -258,16 +278,26 @@ impl LogWriter {
         if self.group.len() == GROUP_ENTRIES_MAX { self.seal() } else { Ok(()) }
     }
 
-    /// Enters data that lies at the end into the open group.
-    fn enter(&mut self, entry: &Entry, data_crc: u32) -> Result<(), LogError> {
-        let bytes = entry.encode();
-        let (group_start, index) = (self.group_start, self.group.len());
-        let slot = Slot { group_start, index, data_crc, entry: bytes };
+    /// Enters data that lies at the end into the open group, which has room: entries, and the CRC32 of
+    /// what they are of.
+    fn enter(&mut self, entries: &[(Entry, u32)]) -> Result<(), LogError> {
         if let Some(tail) = &self.tail {
-            tail.write(self.header.unique_id, &slot).map_err(LogError::io(tail.path()))?;
+            let (group_start, first) = (self.group_start, self.group.len());
+            let slots: Vec<Slot> = (first..)
+                .zip(entries)
+                .map(|(index, (entry, data_crc))| Slot {
+                    group_start,
+                    index,
+                    data_crc: *data_crc,
+                    entry: entry.encode(),
+                })
+                .collect();
+            tail.write(self.header.unique_id, &slots).map_err(LogError::io(tail.path()))?;
         }
-        self.group.push(bytes);
-        self.end += u64::from(entry.length);
+        for (entry, _) in entries {
+            self.group.push(entry.encode());
+            self.end += u64::from(entry.length);
+        }
         Ok(())
     }
 
@@ -277,6 +307,12 @@ impl LogWriter {
         let bytes = record.encode(self.header.unique_id);
         self.file.write_all_at(&bytes, slot.position()).map_err(LogError::io(&self.path))
     }
+}
+
+/// The entry of a piece of data, and its CRC32.
+fn described(data: &[u8], offset: u64, at: LogTime) -> (Entry, u32) {
+    let entry = Entry { offset, length: data.len() as u32, at, data_checksum: checksum(data) };
+    (entry, crc32fast::hash(data))
 }
 
 /// A metadata block.

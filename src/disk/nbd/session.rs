@@ -10,7 +10,7 @@ use super::protocol::{
     allocation, chunk, command, flag, info, option, reply, transmission,
 };
 use super::socket::Stream;
-use crate::ports::block::BlockDevice;
+use crate::ports::block::{BlockDevice, Write as DiskWrite};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// Longest piece of a read or write that is in memory. Longer requests are done piece by piece.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Most writes that are done together: one group of a replication log.
+const WRITES_MAX: usize = 127;
 
 /// Runs of blocks in one answer to `BLOCK_STATUS`; a client asks again for the rest.
 const EXTENTS_MAX: usize = 4096;
@@ -262,6 +265,11 @@ impl Transmission<'_> {
             if self.input.is_at_end()? {
                 return Ok(()); // left without a word
             }
+            let writes = self.buffered_writes();
+            if 1 < writes.len() {
+                self.write_each(&writes)?;
+                continue;
+            }
             let request = self.input.take(REQUEST_BYTES)?;
             let request = request.try_into().expect("as many bytes were taken");
             let request = Request::decode(request)?;
@@ -277,6 +285,42 @@ impl Transmission<'_> {
         let Some(header) = self.input.buffered().first_chunk() else { return false };
         let payload = Request::decode(header).map_or(0, |request| request.payload_bytes());
         REQUEST_BYTES + payload.min(PIECE_BYTES) <= self.input.buffered().len()
+    }
+
+    /// The plain writes that have come one after the other, whole, up to [`WRITES_MAX`]: a disk that is
+    /// tracked does them together with less work.
+    fn buffered_writes(&self) -> Vec<Request> {
+        let device = &self.export.device;
+        let mut rest = self.input.buffered();
+        let mut writes = Vec::new();
+        while let Some((header, after)) = rest.split_first_chunk()
+            && let Ok(request) = Request::decode(header)
+            && request.command == command::WRITE
+            && request.flags & flag::FUA == 0
+            && request.payload_bytes() <= after.len()
+            && request.check(device.size_bytes(), device.read_only()).is_ok()
+            && writes.len() < WRITES_MAX
+        {
+            rest = &after[request.payload_bytes()..];
+            writes.push(request);
+        }
+        writes
+    }
+
+    fn write_each(&mut self, requests: &[Request]) -> Result<(), Failure> {
+        let device = Arc::clone(&self.export.device);
+        let length = |request: &Request| REQUEST_BYTES + request.payload_bytes();
+        let mut bytes = self.input.take(requests.iter().map(length).sum())?;
+        let mut writes = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (whole, rest) = bytes.split_at(length(request));
+            writes.push(DiskWrite { offset: request.offset, data: &whole[REQUEST_BYTES..] });
+            bytes = rest;
+        }
+        for (request, outcome) in requests.iter().zip(device.write_each_at(&writes)) {
+            self.finish(request, outcome)?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, request: &Request) -> Result<(), Failure> {
@@ -298,6 +342,11 @@ impl Transmission<'_> {
             command::CACHE => Ok(()), // the page cache knows better
             _ => return self.refuse(request, WireError::Invalid),
         };
+        self.finish(request, outcome)
+    }
+
+    /// Answers a request that has no data to answer with.
+    fn finish(&mut self, request: &Request, outcome: io::Result<()>) -> Result<(), Failure> {
         match outcome {
             Ok(()) => self.simple(request, 0),
             Err(error) => {

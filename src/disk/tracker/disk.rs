@@ -12,7 +12,7 @@ use crate::disk::hrl::format::DATA_BYTES_MAX;
 use crate::disk::hrl::{LogError, LogTime};
 use crate::disk::raw::SECTOR_BYTES;
 use crate::domain::id::DiskId;
-use crate::ports::block::{BlockDevice, DiskIdentity};
+use crate::ports::block::{BlockDevice, DiskIdentity, Write};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
@@ -169,6 +169,65 @@ impl TrackedDisk {
         }
     }
 
+    /// Does plain writes of whole sectors together: logs all of them, then writes each. `None` where it
+    /// has to be done one by one, with nothing done.
+    fn write_together(&self, writes: &[Write<'_>]) -> Option<Vec<io::Result<()>>> {
+        let disk = self.disk();
+        let sectors: Vec<Range<u64>> =
+            writes.iter().map(|write| self.whole_sectors(write)).collect::<Option<_>>()?;
+        let gate = self.shared.read_gate();
+        let Gate::On(logs) = &*gate else { return None };
+        let logs = &logs[self.index];
+        if !sectors.iter().all(|sectors| disk.suspects.marks.cover(sectors)) {
+            return None;
+        }
+        for sectors in &sectors {
+            disk.suspects.touch(sectors);
+        }
+        let held = disk.guard.hold_each(sectors);
+        let log_bytes = match self.append_each(logs, writes) {
+            Ok(log_bytes) => log_bytes,
+            Err(error) => {
+                drop(held);
+                drop(gate);
+                self.shared.break_with(Broken::log_write_failed(disk.id, &error));
+                return None;
+            }
+        };
+        let write = |write: &Write<'_>| self.device().write_at(write.data, write.offset, false);
+        let applied: Vec<io::Result<()>> = writes.iter().map(write).collect();
+        // After the last of them: the log then ends with what the disk holds, whoever overlaps whom.
+        let refused = applied.iter().zip(writes).filter(|(applied, _)| applied.is_err());
+        let kept = refused
+            .map(|(_, write)| write.offset..write.offset + write.data.len() as u64)
+            .try_for_each(|range| self.log_what_the_disk_holds(logs, range))
+            .and_then(|()| disk.too_large(log_bytes).map_or(Ok(()), Err));
+        drop(held);
+        drop(gate);
+        if let Err(reason) = kept {
+            self.shared.break_with(reason);
+        }
+        Some(applied)
+    }
+
+    /// The range of a write that takes whole sectors of the disk and one entry of the log.
+    fn whole_sectors(&self, write: &Write<'_>) -> Option<Range<u64>> {
+        let length = write.data.len() as u64;
+        bounds::check(self.size_bytes(), write.offset, length).ok()?;
+        let whole = write.offset.is_multiple_of(SECTOR_BYTES)
+            && length.is_multiple_of(SECTOR_BYTES)
+            && (1..=DATA_BYTES_MAX as u64).contains(&length);
+        whole.then_some(write.offset..write.offset + length)
+    }
+
+    /// Answers what the log takes on its volume then.
+    fn append_each(&self, logs: &DiskLogs, writes: &[Write<'_>]) -> Result<u64, LogError> {
+        let at = LogTime::from(self.shared.clock.now());
+        let mut writer = logs.active.writer();
+        writer.append_each(writes, at)?;
+        Ok(writer.allocated_bytes())
+    }
+
     /// Answers what the log takes on its volume then.
     fn append(&self, logs: &DiskLogs, change: &Change<'_>) -> Result<u64, LogError> {
         let at = LogTime::from(self.shared.clock.now());
@@ -217,6 +276,12 @@ impl BlockDevice for TrackedDisk {
             return Ok(());
         }
         self.change(&Change::Data { data: Cow::Borrowed(data), offset }, fua)
+    }
+
+    fn write_each_at(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
+        self.write_together(writes).unwrap_or_else(|| {
+            writes.iter().map(|write| self.write_at(write.data, write.offset, false)).collect()
+        })
     }
 
     fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {

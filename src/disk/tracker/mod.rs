@@ -10,7 +10,8 @@
 //! ```
 //!
 //! * A write is appended to the log, written to the disk, then acknowledged. Writes that overlap wait
-//!   for each other, so replaying the log gives the disk.
+//!   for each other, so replaying the log gives the disk. Several that were asked for at one time are
+//!   all appended first, with two system calls, then written in the same order, then acknowledged.
 //! * A flush of the guest makes the log durable (one `fdatasync`), not the disk. The disk is made
 //!   durable before a log is deleted, and a start after a power loss applies the logs.
 //! * A cut changes the logs of all disks at one instant. Writers are held up for two small writes to

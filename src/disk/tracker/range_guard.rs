@@ -20,14 +20,20 @@ struct Ranges {
 impl RangeGuard {
     /// Waits until nobody holds a part of `range`, then holds it until the return value is dropped.
     pub(super) fn hold(&self, range: Range<u64>) -> Held<'_> {
+        self.hold_each(vec![range])
+    }
+
+    /// As [`RangeGuard::hold`], for all of `wanted` at once: who waits holds nothing. They may overlap
+    /// each other.
+    pub(super) fn hold_each(&self, wanted: Vec<Range<u64>>) -> Held<'_> {
         let mut ranges = self.lock();
-        while ranges.held.iter().any(|held| held.start < range.end && range.start < held.end) {
+        while ranges.held.iter().any(|held| wanted.iter().any(|range| overlap(held, range))) {
             ranges.waiting += 1;
             ranges = self.released.wait(ranges).unwrap_or_else(PoisonError::into_inner);
             ranges.waiting -= 1;
         }
-        ranges.held.push(range.clone());
-        Held { guard: self, range }
+        ranges.held.extend(wanted.iter().cloned());
+        Held { guard: self, ranges: wanted }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ranges> {
@@ -35,18 +41,24 @@ impl RangeGuard {
     }
 }
 
-/// A range that is held.
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// Ranges that are held.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     guard: &'a RangeGuard,
-    range: Range<u64>,
+    ranges: Vec<Range<u64>>,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut ranges = self.guard.lock();
-        if let Some(index) = ranges.held.iter().position(|range| *range == self.range) {
-            ranges.held.swap_remove(index);
+        for own in &self.ranges {
+            if let Some(index) = ranges.held.iter().position(|range| range == own) {
+                ranges.held.swap_remove(index);
+            }
         }
         if 0 < ranges.waiting {
             self.guard.released.notify_all();

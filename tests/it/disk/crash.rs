@@ -7,7 +7,7 @@ use super::{BOOT, Machine, NEXT_BOOT, content};
 use lifeboat::disk::files::MemoryFiles;
 use lifeboat::disk::hrl::{HeaderTrust, LogReader};
 use lifeboat::disk::tracker::{Cut, TrackError, Tracker};
-use lifeboat::ports::block::BlockDevice;
+use lifeboat::ports::block::{BlockDevice, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,9 +19,26 @@ type Sectors = [u8; SECTORS];
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Write { disk: usize, sector: usize, count: usize, fua: bool },
-    Zero { disk: usize, sector: usize, count: usize },
-    Flush { disk: usize },
+    Write {
+        disk: usize,
+        sector: usize,
+        count: usize,
+        fua: bool,
+    },
+    /// Two writes together: of all the sectors, then of half of them.
+    Both {
+        disk: usize,
+        sector: usize,
+        count: usize,
+    },
+    Zero {
+        disk: usize,
+        sector: usize,
+        count: usize,
+    },
+    Flush {
+        disk: usize,
+    },
     Cut,
     Acknowledge,
     Close,
@@ -39,7 +56,8 @@ fn script(seed: u64, length: usize) -> Vec<Step> {
             let (disk, sector) = (below(2), below(SECTORS));
             let count = 1 + below((SECTORS - sector).min(20));
             match below(20) {
-                0..=8 => Step::Write { disk, sector, count, fua: false },
+                0..=5 => Step::Write { disk, sector, count, fua: false },
+                6..=8 => Step::Both { disk, sector, count },
                 9 => Step::Write { disk, sector, count, fua: true },
                 10 | 11 => Step::Zero { disk, sector, count },
                 12..=14 => Step::Flush { disk },
@@ -56,8 +74,8 @@ struct Model {
     disks: [Sectors; 2],
     /// What each sector may hold after a power loss: since the last flush, and the write in flight.
     possible: [Vec<Vec<u8>>; 2],
-    /// The write that was not acknowledged.
-    in_flight: Option<(usize, Sectors)>,
+    /// The disk as it can be after a write that was not acknowledged, or after a part of several.
+    in_flight: Option<(usize, Vec<Sectors>)>,
     /// The disks at each cut.
     cuts: BTreeMap<u64, [Sectors; 2]>,
     /// What was shipped.
@@ -82,15 +100,16 @@ impl Model {
     }
 
     fn begin(&mut self, disk: usize, sectors: std::ops::Range<usize>, value: u8) {
-        let mut after = self.disks[disk];
+        let (_, states) = self.in_flight.get_or_insert((disk, Vec::new()));
+        let mut after = states.last().copied().unwrap_or(self.disks[disk]);
         after[sectors.clone()].fill(value);
+        states.push(after);
         sectors.for_each(|sector| self.possible[disk][sector].push(value));
-        self.in_flight = Some((disk, after));
     }
 
     fn acknowledged(&mut self) {
-        let (disk, after) = self.in_flight.take().unwrap();
-        self.disks[disk] = after;
+        let (disk, states) = self.in_flight.take().unwrap();
+        self.disks[disk] = *states.last().unwrap();
     }
 
     fn flushed(&mut self, disk: usize) {
@@ -116,6 +135,19 @@ impl Model {
                     if fua {
                         self.flushed(disk);
                     }
+                }
+                Step::Both { disk, sector, count } => {
+                    let half = sector + count / 2;
+                    self.begin(disk, sector..sector + count, value);
+                    self.begin(disk, half..sector + count, value + 100);
+                    let (all, some) = (vec![value; count * 512], vec![value + 100; count * 512]);
+                    let all = Write { offset: sector as u64 * 512, data: &all };
+                    let some = &some[..(sector + count - half) * 512];
+                    let some = Write { offset: half as u64 * 512, data: some };
+                    for outcome in disks[disk].write_each_at(&[all, some]) {
+                        outcome.map_err(text)?;
+                    }
+                    self.acknowledged();
                 }
                 Step::Zero { disk, sector, count } => {
                     self.begin(disk, sector..sector + count, 0);
@@ -231,8 +263,9 @@ fn after_kill(files: &MemoryFiles, machine: &Machine, mut model: Model) {
     let tracker = machine.open(BOOT).unwrap();
     for (disk, acknowledged) in model.disks.iter().enumerate() {
         let found = sectors(machine, disk);
-        let in_flight = model.in_flight.filter(|(which, _)| *which == disk).map(|(_, after)| after);
-        assert!(found == *acknowledged || Some(found) == in_flight, "disk {disk} lost a write");
+        let in_flight = model.in_flight.iter().filter(|(which, _)| *which == disk);
+        let partly = in_flight.flat_map(|(_, states)| states).any(|state| *state == found);
+        assert!(found == *acknowledged || partly, "disk {disk} lost a write");
     }
     let status = tracker.status();
     assert_eq!(status.broken, None);

@@ -6,6 +6,7 @@ mod faulty_store;
 mod hostile;
 mod memory_files;
 mod overlay;
+mod region_parts;
 mod segment;
 mod stores;
 mod upkeep;

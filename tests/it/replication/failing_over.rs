@@ -212,3 +212,35 @@ fn a_damaged_end_of_the_log_does_not_stop_a_failover_to_a_point_before_it() {
     assert_eq!(rig.vm.failover.unwrap().point.cycle, newest - 1);
     assert_eq!(rig.prove(newest - 1), written);
 }
+
+/// Bit rot in data is met when the VM reads it, and starting the VM again would meet it again.
+#[test]
+fn damaged_data_that_a_served_vm_reads_is_named_when_it_is_served_again() {
+    let mut rig = Rig::protected();
+    rig.write(20);
+    rig.cycle();
+    let point = rig.latest();
+    let sequence = rig.record(point.cycle).disks[&disk_id(0)].sequence;
+    let object = format!("v1/{VAULT}/disk/{}/log/{sequence:020}.seg", disk_id(0));
+    rig.damage(&object, 200);
+    serve(&rig, point);
+    let disk = served(&rig).remove(0);
+    let error = read_data(&*disk).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+
+    let failed = rig.runtime.block_on(rig.engine.serve(&rig.vm, point)).unwrap_err();
+    assert_eq!(failed.code, Code::ReplicaDamaged, "{failed}");
+    assert!(failed.to_string().contains(&object), "{failed}");
+    // Somebody may have put the object right.
+    serve(&rig, point);
+}
+
+/// Reads all data of a disk.
+fn read_data(disk: &dyn BlockDevice) -> std::io::Result<()> {
+    let mut at = 0;
+    while let Some(run) = disk.next_data(at)? {
+        disk.read_at(&mut vec![0; (run.end - run.start) as usize], run.start)?;
+        at = run.end;
+    }
+    Ok(())
+}

@@ -29,7 +29,12 @@ use std::thread;
 use std::time::Duration;
 use uuid::Uuid;
 
-const IMAGE_BYTES: u64 = 1 << 30;
+/// What is written to, and full of data.
+const AREA_BYTES: u64 = 1 << 30;
+
+/// The disk, the rest of which is a hole: logs that take half of it end tracking, which no round may reach.
+const IMAGE_BYTES: u64 = 16 << 30;
+
 const SHIPMENT: Duration = Duration::from_millis(500);
 const EXPORT: &str = "disk";
 
@@ -108,7 +113,8 @@ fn main() {
 fn fill(image: &Path) {
     let file = fs::File::create(image).expect("image");
     let mut piece = vec![0; 1 << 20];
-    for nth in 0..IMAGE_BYTES / piece.len() as u64 {
+    file.set_len(IMAGE_BYTES).expect("make the image as large as the disk");
+    for nth in 0..AREA_BYTES / piece.len() as u64 {
         half_compressible(nth, &mut piece);
         file.write_all_at(&piece, nth * piece.len() as u64).expect("write the image");
     }
@@ -167,7 +173,9 @@ impl Contestant {
             Self::Pass(server) => fio(&server.uri(EXPORT).to_string(), load, seconds),
             Self::Tracked { server, tracker, ships: false, .. } => {
                 tracker.stop().and_then(|()| tracker.start()).expect("start the chain again");
-                fio(&server.uri(EXPORT).to_string(), load, seconds)
+                let figure = fio(&server.uri(EXPORT).to_string(), load, seconds);
+                assert_eq!(tracker.status().broken, None, "not all of it was tracked");
+                figure
             }
             Self::Tracked { server, tracker, ships: true, cuts } => {
                 let (done, ended) = mpsc::channel::<()>();
@@ -207,6 +215,7 @@ fn fio(uri: &str, load: &Load, seconds: f64) -> f64 {
         .args(["--name=write", "--ioengine=nbd", "--time_based", "--norandommap"])
         .args(["--randrepeat=0", "--output-format=json"])
         .arg(format!("--uri={uri}"))
+        .arg(format!("--size={AREA_BYTES}"))
         .arg(format!("--rw={}", load.pattern))
         .arg(format!("--bs={}", load.block))
         .arg(format!("--iodepth={}", load.depth))
