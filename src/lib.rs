@@ -15,6 +15,8 @@ pub mod replication;
 pub mod store;
 
 pub mod api;
+pub mod replay;
+
 pub mod sim;
 
 pub mod service;

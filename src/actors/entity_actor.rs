@@ -42,6 +42,11 @@ impl Origin {
         Self { actor: actor.to_owned(), ..Self::default() }
     }
 
+    /// What came of work or a timer, with the commit that called for it, if that is known.
+    pub fn called(actor: &str, called_by: Option<u64>) -> Self {
+        Self { causation: called_by, ..Self::of(actor) }
+    }
+
     /// A command of the supervisor, to which a commit led.
     pub fn caused_by(commit: &Commit) -> Self {
         Self { causation: Some(commit.global), ..Self::of("supervisor") }
@@ -110,12 +115,20 @@ pub struct EntityActor<E: Hosted> {
     seq: u64,
     world: Arc<World>,
     supervisor: Addr<Supervisor>,
+    /// The commit that the state comes from last; `None` before the first since it was loaded.
+    last: Option<u64>,
     running: BTreeMap<E::Effect, Running>,
     timers_set: u64,
     _lifeline: Lifeline,
 }
 
-enum Running {
+/// What is being done about an effect, and the commit that called for it.
+struct Running {
+    by: By,
+    called_by: Option<u64>,
+}
+
+enum By {
     Work(SpawnHandle),
     Timer(TimerId),
 }
@@ -150,6 +163,7 @@ impl<E: Hosted> EntityActor<E> {
             seq,
             world,
             supervisor,
+            last: None,
             running: BTreeMap::new(),
             timers_set: 0,
             _lifeline: lifeline,
@@ -167,37 +181,43 @@ impl<E: Hosted> EntityActor<E> {
         let stale: Vec<_> =
             self.running.keys().filter(|effect| !wanted.contains(effect)).cloned().collect();
         for effect in stale {
-            match self.running.remove(&effect) {
-                Some(Running::Work(handle)) => {
+            match self.running.remove(&effect).map(|running| running.by) {
+                Some(By::Work(handle)) => {
                     ctx.cancel_future(handle);
                 }
-                Some(Running::Timer(id)) => self.supervisor.do_send(ClearTimer { id }),
+                Some(By::Timer(id)) => self.supervisor.do_send(ClearTimer { id }),
                 None => {}
             }
         }
         for effect in wanted {
             if !self.running.contains_key(&effect) {
-                let running = self.begin(effect.clone(), Duration::ZERO, ctx);
-                self.running.insert(effect, running);
+                let by = self.begin(effect.clone(), self.last, Duration::ZERO, ctx);
+                self.running.insert(effect, Running { by, called_by: self.last });
             }
         }
     }
 
-    fn begin(&mut self, effect: E::Effect, pause: Duration, ctx: &mut Context<Self>) -> Running {
+    fn begin(
+        &mut self,
+        effect: E::Effect,
+        called_by: Option<u64>,
+        pause: Duration,
+        ctx: &mut Context<Self>,
+    ) -> By {
         let me = ctx.address();
         if let Some(Alarm { due, longest, command }) = self.state.alarm(&effect) {
             self.timers_set += 1;
             let id = TimerId { due, stream: self.stream, nth: self.timers_set };
             let wake = move || {
-                let origin = Origin::of("timer");
+                let origin = Origin::called("timer", called_by);
                 me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
             };
             self.supervisor.do_send(SetTimer { id, longest, wake: Box::new(wake) });
-            return Running::Timer(id);
+            return By::Timer(id);
         }
         let (entity, supervisor) = (me.clone(), self.supervisor.clone());
         let outlet = Arc::new(ActorOutlet { entity, supervisor });
-        let reporter = Reporter::through(outlet, self.stream);
+        let reporter = Reporter::through(outlet, self.stream, called_by);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
         let work = async move {
             if !pause.is_zero() {
@@ -206,12 +226,12 @@ impl<E: Hosted> EntityActor<E> {
             work.await
         };
         let work = AssertUnwindSafe(work).catch_unwind();
-        Running::Work(ctx.spawn(work.into_actor(self).map(move |ended, actor, ctx| {
+        By::Work(ctx.spawn(work.into_actor(self).map(move |ended, actor, ctx| {
             let Ok(command) = ended else {
                 tracing::error!(stream = %actor.stream, ?effect, "work panicked; it is done again");
                 return actor.ended_in_vain(Some(effect), ctx);
             };
-            let origin = Origin::of(E::WORKER);
+            let origin = Origin::called(E::WORKER, called_by);
             me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
         })))
     }
@@ -220,15 +240,16 @@ impl<E: Hosted> EntityActor<E> {
     /// after a pause, since doing it at once would spin.
     fn ended_in_vain(&mut self, effect: Option<E::Effect>, ctx: &mut Context<Self>) {
         let Some(effect) = effect else { return };
-        if self.running.remove(&effect).is_some() && self.state.pending().contains(&effect) {
-            let running = self.begin(effect.clone(), IDLE_PAUSE, ctx);
-            self.running.insert(effect, running);
+        let Some(Running { called_by, .. }) = self.running.remove(&effect) else { return };
+        if self.state.pending().contains(&effect) {
+            let by = self.begin(effect.clone(), called_by, IDLE_PAUSE, ctx);
+            self.running.insert(effect, Running { by, called_by });
         }
     }
 
     fn committed(&mut self, commit: Commit, ctx: &mut Context<Self>) {
         fold(&mut self.state, &commit);
-        self.seq = commit.seq;
+        (self.seq, self.last) = (commit.seq, Some(commit.global));
         if commit.seq.is_multiple_of(SNAPSHOT_EVERY) {
             self.keep_snapshot();
         }

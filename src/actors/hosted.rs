@@ -103,6 +103,7 @@ pub struct Alarm<C> {
 pub struct Reporter<E: Hosted> {
     outlet: Arc<dyn Outlet>,
     stream: StreamId,
+    called_by: Option<u64>,
     entity: PhantomData<fn(E)>,
 }
 
@@ -122,14 +123,15 @@ pub trait Outlet: Send + Sync {
 }
 
 impl<E: Hosted> Reporter<E> {
-    /// The way back for the work of an entity.
-    pub fn through(outlet: Arc<dyn Outlet>, stream: StreamId) -> Self {
-        Self { outlet, stream, entity: PhantomData }
+    /// The way back for the work of an entity, with the commit that called for it, if that is known.
+    pub fn through(outlet: Arc<dyn Outlet>, stream: StreamId, called_by: Option<u64>) -> Self {
+        Self { outlet, stream, called_by, entity: PhantomData }
     }
 
     /// Reports something without waiting for the answer.
     pub fn report(&self, command: E::Command) {
-        self.outlet.report(self.stream, E::entry(command, vec![]), Origin::of(E::WORKER));
+        let origin = Origin::called(E::WORKER, self.called_by);
+        self.outlet.report(self.stream, E::entry(command, vec![]), origin);
     }
 
     /// Tells another entity something and waits until it is durable.
@@ -137,7 +139,7 @@ impl<E: Hosted> Reporter<E> {
     /// # Errors
     /// What that entity answers.
     pub async fn tell<F: Hosted>(&self, id: Uuid, command: F::Command) -> Result<(), TellError> {
-        let origin = Origin::of(&self.stream.to_string());
+        let origin = Origin::called(&self.stream.to_string(), self.called_by);
         let stream = StreamId { kind: F::KIND, id };
         self.outlet.tell(stream, F::entry(command, vec![]), origin).await.map(|_| ())
     }

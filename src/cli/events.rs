@@ -3,6 +3,10 @@
 use super::{Answer, CommandError, DataArg, Output, Results, print};
 use crate::domain::entity::{Commit, Entry};
 use crate::ports::event_store::EventStore;
+use crate::ports::random::Random;
+use crate::replay::Redactor;
+use crate::service::KernelRandom;
+use crate::store::jsonl::Header;
 use crate::store::{SledStore, jsonl, verify};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -50,6 +54,9 @@ enum Command {
     Export {
         #[command(flatten)]
         data: DataArg,
+        /// Replace names, addresses and free texts by pseudonyms; it replays and verifies all the same
+        #[arg(long)]
+        redact: bool,
         /// The file; standard output if it is not given
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
@@ -77,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         Command::Show { data, from, to, stream } => {
             show(data, *from, to.unwrap_or(*from), stream.as_deref(), to.is_none())
         }
-        Command::Export { data, to } => export(data, to.as_ref()),
+        Command::Export { data, redact, to } => export(data, *redact, to.as_ref()),
         Command::Import { data, from } => import(data, from),
         Command::Verify { data, output } => verify_log(data, *output),
     }
@@ -161,22 +168,41 @@ fn show(
     Ok(Answer::Done)
 }
 
-fn export(data: &DataArg, to: Option<&PathBuf>) -> Result<Answer, CommandError> {
+fn export(data: &DataArg, redact: bool, to: Option<&PathBuf>) -> Result<Answer, CommandError> {
     let store = open(data)?;
+    let write = if redact { export_redacted } else { export_all };
     if let Some(path) = to {
         let file = File::create_new(path)
             .map_err(|error| format!("create {}: {error}", path.display()))?;
         let mut out = BufWriter::new(file);
-        let header = jsonl::export(&store, &mut out)?;
+        let header = write(&store, &mut out)?;
         out.into_inner()?.sync_all()?;
         print(&format!("{} commits exported to {}", header.count, path.display()));
     } else {
         let mut out = BufWriter::new(Results(std::io::stdout().lock()));
-        jsonl::export(&store, &mut out)?;
+        write(&store, &mut out)?;
         out.flush()?;
     }
     store.close()?;
     Ok(Answer::Done)
+}
+
+fn export_all(store: &SledStore, out: &mut dyn Write) -> Result<Header, CommandError> {
+    Ok(jsonl::export(store, out)?)
+}
+
+/// Exports under a key that is forgotten with the end of this process.
+fn export_redacted(store: &SledStore, out: &mut dyn Write) -> Result<Header, CommandError> {
+    let mut key = [0; 32];
+    KernelRandom.fill(&mut key);
+    let redacted = |write: &mut dyn FnMut(&Commit) -> std::io::Result<()>| {
+        let mut redactor = Redactor::new(key);
+        each(store, 1, |commit| {
+            write(&redactor.redact(&commit)?)?;
+            Ok(true)
+        })
+    };
+    jsonl::write_redacted::<CommandError>(redacted, out)
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {

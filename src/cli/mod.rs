@@ -15,6 +15,7 @@ mod grid;
 mod hrl;
 mod job;
 mod order;
+mod replay;
 mod serve;
 mod simulate;
 mod site;
@@ -62,6 +63,8 @@ enum Command {
     Explain(explain::Args),
     /// Read the event log
     Events(events::Args),
+    /// Explain an incident from the event log
+    Replay(replay::Args),
     /// Look into replication logs, verify and apply them
     Hrl(hrl::Args),
     /// Run an outage in virtual time
@@ -109,6 +112,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Hrl(args) => hrl::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Simulate(args) => simulate::run_command(&args),
         Command::Vault(args) => vault::run(&args),
     };

@@ -311,6 +311,7 @@ impl Service {
             replication: Arc::new(engine.clone()),
             primary: Arc::new(PrimarySite {
                 lab: primary.clone(),
+                recovery: recovery.clone(),
                 guests: guests.clone(),
                 agents: agents.clone(),
             }),

@@ -32,6 +32,7 @@ mod plant;
 mod ports;
 mod proof;
 mod quantity;
+mod recorded;
 mod report;
 mod run;
 mod scenario;
@@ -44,6 +45,7 @@ pub use explore::{Explored, Subject, explore, shrink};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
 pub use quantity::{Size, Span};
+pub use recorded::recorded;
 pub use report::{Finding, Outcome, Verdict, VmReport};
 pub use run::{RunError, RunOptions, run};
 pub use scenario::{

@@ -5,16 +5,13 @@ use super::ghost::Invariant;
 use super::outside::Outside;
 use super::scenario::Figure;
 use crate::domain::catalogue::Code;
-use crate::domain::cloud::Cloud;
-use crate::domain::entity::{Commit, Entity, Entry, Kind};
+use crate::domain::entity::{Commit, Entry, Kind};
 use crate::domain::failure::Class;
-use crate::domain::host::Host;
 use crate::domain::id::VmId;
 use crate::domain::job::{JobKind, JobOutcome};
-use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
-use crate::domain::vault::Vault;
 use crate::domain::vm::{Event, Health, NextStep, Opening, Phase, Stage, Vm};
+use crate::replay::Past;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -70,11 +67,7 @@ impl Figures {
 /// Every entity as the log tells it, and the figures.
 #[derive(Debug, Default)]
 pub(super) struct Observer {
-    pub(super) vms: BTreeMap<Uuid, Vm>,
-    pub(super) hosts: BTreeMap<Uuid, Host>,
-    pub(super) clouds: BTreeMap<Uuid, Cloud>,
-    pub(super) vaults: BTreeMap<Uuid, Vault>,
-    pub(super) plans: BTreeMap<Uuid, Plan>,
+    pub(super) past: Past,
     figures: BTreeMap<Uuid, Figures>,
     /// Commits of each stream in the present window of time.
     lately: BTreeMap<(Kind, Uuid), (u64, u64)>,
@@ -93,14 +86,7 @@ impl Observer {
         self.commits += 1;
         self.count(outside, commit);
         let id = commit.stream.id;
-        let redecided = match &commit.entry {
-            Entry::Vm { .. } => fold_again(self.vms.entry(id).or_default(), commit),
-            Entry::Host { .. } => fold_again(self.hosts.entry(id).or_default(), commit),
-            Entry::Cloud { .. } => fold_again(self.clouds.entry(id).or_default(), commit),
-            Entry::Vault { .. } => fold_again(self.vaults.entry(id).or_default(), commit),
-            Entry::Plan { .. } => fold_again(self.plans.entry(id).or_default(), commit),
-        };
-        if let Err(why) = redecided {
+        if let Err(why) = self.past.apply_decided_again(commit) {
             let what = format!("commit {} of {}: {why}", commit.seq, commit.stream);
             outside.violation(Invariant::RedecideEqualsLog, what);
         }
@@ -115,8 +101,8 @@ impl Observer {
 
     /// Looks at every VM's health, as a person would now and then.
     pub(super) fn look(&mut self, now: Timestamp) {
-        for (id, vm) in &self.vms {
-            let figures = self.figures.entry(*id).or_default();
+        for (id, vm) in &self.past.site.vms {
+            let figures = self.figures.entry(id.0).or_default();
             if figures.protected_once {
                 figures.worst = figures.worst.max(Some(vm.health(now)));
             }
@@ -125,9 +111,9 @@ impl Observer {
 
     /// The run is over: what has aged has done so up to now.
     pub(super) fn end(&mut self, now_ms: u64) {
-        for (id, vm) in &self.vms {
+        for (id, vm) in &self.past.site.vms {
             if vm.rpo(vm.phase_since).is_some() {
-                self.figures.entry(*id).or_default().aged(now_ms);
+                self.figures.entry(id.0).or_default().aged(now_ms);
             }
         }
     }
@@ -224,8 +210,7 @@ impl Observer {
         lately.1 += 1;
         let allowed = match commit.stream.kind {
             Kind::Vm => {
-                let frequency =
-                    self.vms.get(&commit.stream.id).map(|vm| vm.policy.copy_frequency());
+                let frequency = self.past.vm(commit.stream.id).map(|vm| vm.policy.copy_frequency());
                 let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
                 COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
             }
@@ -238,7 +223,7 @@ impl Observer {
     }
 
     fn bound_points(&self, outside: &Outside, id: Uuid) {
-        let Some(vm) = self.vms.get(&id) else { return };
+        let Some(vm) = self.past.vm(id) else { return };
         let frequency = vm.policy.copy_frequency().as_secs().max(1);
         let allowed = vm.policy.retention().as_secs() / frequency + POINTS_SPARE;
         if allowed < vm.points.len() as u64 && !self.clock_was_set {
@@ -277,22 +262,6 @@ impl Observer {
                 Err(format!("{} is {}, {}: {because}", vm.name, vm.phase, vm.health(now)))
             }
         }
-    }
-}
-
-/// Decides a commit again and folds it.
-fn fold_again<E: Entity>(state: &mut E, commit: &Commit) -> Result<(), String> {
-    let Some((command, events)) = E::of(&commit.entry) else {
-        return Err("it is of another kind than its stream".to_owned());
-    };
-    let again = state.decide(command, commit.at);
-    for event in events {
-        state.apply(event, commit.at);
-    }
-    match again {
-        Ok(again) if again == events => Ok(()),
-        Ok(again) => Err(format!("the log has {events:?}, deciding gives {again:?}")),
-        Err(rejection) => Err(format!("the log has {events:?}, deciding gives: {rejection}")),
     }
 }
 

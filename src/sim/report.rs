@@ -115,7 +115,7 @@ pub(super) fn outcome(
         .vm_ids()
         .into_iter()
         .map(|id| {
-            let vm = observer.vms.get(&id.0).cloned().unwrap_or_default();
+            let vm = observer.past.site.vms.get(&id).cloned().unwrap_or_default();
             let name = outside.machine(id).name;
             let (health, lost) = (vm.health(now), outside.ghost.lost_bytes(id));
             let worst = vm.health_causes(now).into_iter().next();

@@ -16,7 +16,7 @@ use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entity, Entry, Kind, StreamId};
 use crate::domain::host;
-use crate::domain::id::{JobId, VmId};
+use crate::domain::id::{CloudId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::plan::{self, Plan};
 use crate::domain::vault;
 use crate::domain::vm::Phase;
@@ -173,7 +173,7 @@ impl Run {
     /// What VMs may do at the primary site, by the log; as the service decides it at its start.
     fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
         let journal = Arc::clone(&self.journal);
-        move |vm| match journal.observer().vms.get(&vm.0) {
+        move |vm| match journal.observer().past.site.vms.get(&vm) {
             Some(vm) if vm.may_run_at_primary() => Standing::Runs,
             // A planned failover still has to send what its source wrote last.
             Some(vm) if vm.is_tracked() => Standing::Tracked,
@@ -229,7 +229,7 @@ impl Run {
     }
 
     fn known(&self, vm: VmId) -> Vm {
-        self.journal.observer().vms.get(&vm.0).cloned().unwrap_or_default()
+        self.journal.observer().past.site.vms.get(&vm).cloned().unwrap_or_default()
     }
 
     /// Carries the timeline out; returns at its end, when every fault has ended.
@@ -424,7 +424,7 @@ impl Run {
     fn operate_plan(&self, step: &Step) {
         let Some(name) = step.plan.as_ref().map(|name| name.get_ref().clone()) else { return };
         let id = plan_id(&name);
-        let known = self.journal.observer().plans.get(&id.0).cloned().unwrap_or_default();
+        let known = self.journal.observer().past.site.plans.get(&id).cloned().unwrap_or_default();
         let command = match (step.r#do.get_ref(), step.kind) {
             (Deed::RunPlan, Some(word)) => {
                 let job = JobId::derived(id.0, known.runs);
@@ -541,13 +541,15 @@ impl Run {
 
     fn folded(&self, stream: StreamId) -> Option<State> {
         let observer = self.journal.observer();
-        let id = &stream.id;
+        let (site, id) = (&observer.past.site, stream.id);
         match stream.kind {
-            Kind::Vm => observer.vms.get(id).cloned().map(|vm| State::Vm(Box::new(vm))),
-            Kind::Host => observer.hosts.get(id).cloned().map(State::Host),
-            Kind::Cloud => observer.clouds.get(id).cloned().map(State::Cloud),
-            Kind::Vault => observer.vaults.get(id).cloned().map(State::Vault),
-            Kind::Plan => observer.plans.get(id).cloned().map(|plan| State::Plan(Box::new(plan))),
+            Kind::Vm => site.vms.get(&VmId(id)).cloned().map(|vm| State::Vm(Box::new(vm))),
+            Kind::Host => site.hosts.get(&HostId(id)).cloned().map(State::Host),
+            Kind::Cloud => site.clouds.get(&CloudId(id)).cloned().map(State::Cloud),
+            Kind::Vault => site.vaults.get(&VaultId(id)).cloned().map(State::Vault),
+            Kind::Plan => {
+                site.plans.get(&PlanId(id)).cloned().map(|plan| State::Plan(Box::new(plan)))
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! The lower level is a log of records that knows nothing of the domain: [`record`] (bytes),
 //! [`log`] (open, append, read, close), the committer, the watermark and the index. The upper level is
 //! typed: [`SledStore`] and [`MemoryStore`] implement the port, [`payload`] turns commits into bytes,
-//! [`jsonl`] into text, [`verify`] finds what is damaged.
+//! [`jsonl`] into text, [`verify`] finds what is damaged, [`raw`] reads a log that somebody else has open.
 
 mod committer;
 mod index;
@@ -12,6 +12,7 @@ pub mod log;
 mod memory;
 mod opening;
 pub mod payload;
+pub mod raw;
 pub mod record;
 mod segments;
 mod sled_store;

@@ -144,13 +144,19 @@ impl<'a> Record<'a> {
 
 /// Every sound record in `bytes`, wherever it starts: what can be got back from a damaged file.
 pub fn carve(bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    carve_places(bytes).map(|(_, record)| record)
+}
+
+/// The same, each with where it starts.
+pub(crate) fn carve_places(bytes: &[u8]) -> impl Iterator<Item = (usize, Record<'_>)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         while let Some(step) = memchr::memmem::find(&bytes[at..], &MAGIC) {
             at += step;
             if let Ok((record, _)) = Record::read(&bytes[at..]) {
+                let place = at;
                 at += Record::bytes(record.payload.len());
-                return Some(record);
+                return Some((place, record));
             }
             at += 1;
         }

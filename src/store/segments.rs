@@ -122,6 +122,14 @@ pub(crate) fn walk(
 /// Calls `seen` with every sound record in sled's file, reachable for sled or not, current or stale;
 /// some twice. A file that is not there has none.
 pub(crate) fn carve_file(db: &Path, mut seen: impl FnMut(Record<'_>)) -> io::Result<()> {
+    carve_file_places(db, |_, record| seen(record))
+}
+
+/// The same, each record with where it lies in the file.
+pub(crate) fn carve_file_places(
+    db: &Path,
+    mut seen: impl FnMut(u64, Record<'_>),
+) -> io::Result<()> {
     let file = match File::open(db) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -131,7 +139,9 @@ pub(crate) fn carve_file(db: &Path, mut seen: impl FnMut(Record<'_>)) -> io::Res
     let mut window = vec![0; SEGMENT_BYTES + RECORD_BYTES_MAX];
     for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
         let read = read_up_to(&file, &mut window, base)?;
-        record::carve(&window[..read]).for_each(&mut seen);
+        record::carve_places(&window[..read])
+            .take_while(|(at, _)| *at < SEGMENT_BYTES)
+            .for_each(|(at, record)| seen(base + at as u64, record));
     }
     Ok(())
 }
@@ -251,7 +261,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     })
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
         match file.read_at(&mut buffer[read..], offset + read as u64) {

@@ -14,6 +14,7 @@ mod disk;
 mod domain;
 mod drivers;
 mod guest;
+mod replay;
 mod replica;
 mod replication;
 mod sim;

@@ -176,6 +176,8 @@ struct Hosting<E: Hosted> {
     hub: Arc<Hub>,
     world: Arc<World>,
     waker: Waker,
+    /// The commit that the state comes from last; `None` before the first since it was loaded.
+    last: Option<u64>,
     running: BTreeMap<E::Effect, Running>,
     works: Vec<Work<E>>,
     begun: Vec<Work<E>>,
@@ -188,10 +190,18 @@ struct Hosting<E: Hosted> {
 }
 
 /// A piece of work: its number, what called for it, and its future; that gives nothing where it panics.
-type Work<E> =
-    (u64, <E as Entity>::Effect, LocalBoxFuture<'static, Option<<E as Entity>::Command>>);
+type Work<E> = (u64, <E as Entity>::Effect, LocalBoxFuture<'static, Option<Done<E>>>);
 
-enum Running {
+/// What work reports in the end, and the commit that called for it.
+type Done<E> = (<E as Entity>::Command, Option<u64>);
+
+/// What is being done about an effect, and the commit that called for it.
+struct Running {
+    by: By,
+    called_by: Option<u64>,
+}
+
+enum By {
     Work(u64),
     Timer(TimerId),
 }
@@ -221,6 +231,7 @@ where
             hub: Arc::clone(hub),
             world: Arc::clone(world),
             waker: hub.waker(Part::Entity(stream)),
+            last: None,
             running: BTreeMap::new(),
             works: Vec::new(),
             begun: Vec::new(),
@@ -237,34 +248,35 @@ where
         let stale: Vec<_> =
             self.running.keys().filter(|effect| !wanted.contains(effect)).cloned().collect();
         for effect in stale {
-            match self.running.remove(&effect) {
-                Some(Running::Work(nth)) => self.cancelled.push(nth),
-                Some(Running::Timer(id)) => self.hub.notify(Notice::ClearTimer(id)),
+            match self.running.remove(&effect).map(|running| running.by) {
+                Some(By::Work(nth)) => self.cancelled.push(nth),
+                Some(By::Timer(id)) => self.hub.notify(Notice::ClearTimer(id)),
                 None => {}
             }
         }
         for effect in wanted {
             if !self.running.contains_key(&effect) {
-                let running = self.begin(effect.clone(), Duration::ZERO);
-                self.running.insert(effect, running);
+                let by = self.begin(effect.clone(), self.last, Duration::ZERO);
+                self.running.insert(effect, Running { by, called_by: self.last });
             }
         }
     }
 
-    fn begin(&mut self, effect: E::Effect, pause: Duration) -> Running {
+    fn begin(&mut self, effect: E::Effect, called_by: Option<u64>, pause: Duration) -> By {
         if let Some(Alarm { due, longest, command }) = self.state.alarm(&effect) {
             self.timers_set += 1;
             let id = TimerId { due, stream: self.stream, nth: self.timers_set };
             let (hub, stream) = (Arc::clone(&self.hub), self.stream);
             let wake = move || {
                 let (command, ends) = (E::entry(command, vec![]), Some(Box::new(effect) as _));
-                let origin = Origin::of("timer");
+                let origin = Origin::called("timer", called_by);
                 hub.send(stream, Letter::Tell { command, origin, ends, answer: None });
             };
             self.hub.notify(Notice::SetTimer { id, longest, wake: Box::new(wake) });
-            return Running::Timer(id);
+            return By::Timer(id);
         }
-        let reporter = Reporter::through(Arc::new(LoopOutlet(Arc::clone(&self.hub))), self.stream);
+        let outlet = Arc::new(LoopOutlet(Arc::clone(&self.hub)));
+        let reporter = Reporter::through(outlet, self.stream, called_by);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
         let work = async move {
             if !pause.is_zero() {
@@ -272,17 +284,19 @@ where
             }
             work.await
         };
-        let work = AssertUnwindSafe(work).catch_unwind().map(Result::ok);
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let work = work.map(move |ended| Some((ended.ok()?, called_by)));
         self.works_begun += 1;
         self.begun.push((self.works_begun, effect, work.boxed_local()));
-        Running::Work(self.works_begun)
+        By::Work(self.works_begun)
     }
 
     fn ended_in_vain(&mut self, effect: Option<E::Effect>) {
         let Some(effect) = effect else { return };
-        if self.running.remove(&effect).is_some() && self.state.pending().contains(&effect) {
-            let running = self.begin(effect.clone(), IDLE_PAUSE);
-            self.running.insert(effect, running);
+        let Some(Running { called_by, .. }) = self.running.remove(&effect) else { return };
+        if self.state.pending().contains(&effect) {
+            let by = self.begin(effect.clone(), called_by, IDLE_PAUSE);
+            self.running.insert(effect, Running { by, called_by });
         }
     }
 
@@ -347,7 +361,7 @@ where
                         self.state.apply(event, commit.at);
                     }
                 }
-                self.seq = commit.seq;
+                (self.seq, self.last) = (commit.seq, Some(commit.global));
                 self.hub.notify(Notice::Committed(Arc::new(commit)));
                 self.align_work();
                 tell(answer, Ok(Told { commit: Some(global) }));
@@ -386,9 +400,9 @@ where
             let (_, effect, _) = self.works.swap_remove(index);
             match ended {
                 None => self.ended_in_vain(Some(effect)),
-                Some(command) => {
+                Some((command, called_by)) => {
                     let (command, ends) = (E::entry(command, vec![]), Some(Box::new(effect) as _));
-                    let origin = Origin::of(E::WORKER);
+                    let origin = Origin::called(E::WORKER, called_by);
                     let letter = Letter::Tell { command, origin, ends, answer: None };
                     self.hub.send(self.stream, letter);
                 }

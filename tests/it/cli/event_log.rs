@@ -1,6 +1,6 @@
 //! `lifeboat events`: what was logged can be read, moved and verified, and damage is named.
 
-use super::{ONE_GUEST, Place, command, done, lifeboat, text};
+use super::{ONE_GUEST, Place, Running, command, done, lifeboat, text};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -52,6 +52,27 @@ fn an_exported_log_that_was_changed_or_cut_is_not_imported() {
         assert!(said.contains("import line"), "{said}");
         assert_eq!(done(&["events", "tail", "--data", &copy]), "", "a part was imported");
     }
+}
+
+#[test]
+fn the_log_of_a_running_service_is_replayed_and_a_redacted_export_as_well() {
+    let place = lived();
+    let (data, file) = (place.data_text(), place.file("redacted.jsonl"));
+    let service = Running::serve(&place.config());
+    let now = done(&["replay", "at", "--data", &data, "-o", "json"]);
+    let now: serde_json::Value = serde_json::from_str(&now).unwrap();
+    assert_eq!(now["status"]["vms"][0]["name"], "web-01");
+    assert_eq!(now["damage"].as_array().unwrap().len(), 0);
+    let verified = done(&["replay", "verify", "--data", &data]);
+    assert!(verified.contains("another process has it open"), "{verified}");
+    assert!(verified.contains("decided again: as recorded"), "{verified}");
+    assert!(service.stop().success());
+
+    let verified = done(&["replay", "verify", "--data", &data]);
+    assert!(verified.contains("state snapshots compared"), "{verified}");
+    done(&["events", "export", "--data", &data, "--redact", "--to", &file]);
+    assert!(!fs::read_to_string(&file).unwrap().contains("web-01"));
+    done(&["replay", "verify", "--log", &file]);
 }
 
 #[test]

@@ -1,0 +1,430 @@
+//! `lifeboat replay`: what was, and why, from the event log of a service or of a file.
+
+mod at;
+mod play;
+mod report;
+mod what_if;
+
+use super::{Answer, CommandError, Output, print};
+use crate::domain::vm::Health;
+use crate::ports::event_store::{EventStore, Snapshot, StoreError};
+use crate::replay::{
+    Change, Checkpoints, Diverging, Explanation, History, Moment, Question, Recorded, Verification,
+    explain, snapshot_schema, verify,
+};
+use crate::sim::{Scenario, recorded};
+use crate::store::SledStore;
+use serde_json::json;
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Explain an incident from the event log.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Everything as it was at a moment: VMs, health with causes, hosts, clouds, vaults, jobs
+    At {
+        #[command(flatten)]
+        source: SourceArg,
+        /// After the commit of this position
+        #[arg(long, value_name = "N", conflicts_with = "time")]
+        seq: Option<u64>,
+        /// At this time, as in 2026-11-23T02:13:00Z; the end of the log if neither is given
+        #[arg(long, value_name = "TIME")]
+        time: Option<Moment>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Why there is a commit, or why a VM came into its state of health
+    Why {
+        #[command(flatten)]
+        source: SourceArg,
+        /// The commit's position
+        #[arg(required_unless_present = "vm", conflicts_with = "vm")]
+        seq: Option<u64>,
+        /// The VM, by name or id
+        #[arg(long, value_name = "NAME")]
+        vm: Option<String>,
+        /// Which state; the one that it has if it is not given
+        #[arg(long, value_enum, requires = "vm")]
+        state: Option<StateArg>,
+        /// The last time before this position or time
+        #[arg(long, value_name = "MOMENT", requires = "vm")]
+        until: Option<Moment>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Decide every recorded command again with this build and compare; exit code 1 if anything differs
+    Verify {
+        #[command(flatten)]
+        source: SourceArg,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// What changed from one moment to another, or from one log to another
+    Diff {
+        /// Two moments: positions, or times as in 2026-11-23T02:13:00Z; with two logs, one or none
+        #[arg(value_name = "MOMENT", num_args = 0..=2)]
+        moments: Vec<Moment>,
+        /// The folder with a service's data
+        #[arg(long, value_name = "DIR", conflicts_with = "log", required_unless_present = "log")]
+        data: Option<PathBuf>,
+        /// An exported log; given twice, two logs are compared
+        #[arg(long, value_name = "FILE", num_args = 1)]
+        log: Vec<PathBuf>,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Play the log: each commit with its effect
+    Run(play::Args),
+    /// One page of an incident: timeline, RPO and log curves, jobs, retries, causes
+    Report(report::Args),
+    /// The same outages under another policy or another schedule of retries
+    WhatIf(what_if::Args),
+    /// Turn the log into a scenario that `lifeboat simulate` runs
+    ToScenario {
+        /// The exported log
+        #[arg(value_name = "LOG")]
+        log: PathBuf,
+        /// Where the scenario goes; standard output if it is not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// The log that is read.
+#[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct SourceArg {
+    /// The folder with a service's data; the service may be running
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// An exported or simulated log
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// The states of health by their names here.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum StateArg {
+    Critical,
+    Warning,
+    Normal,
+}
+
+impl From<StateArg> for Health {
+    fn from(state: StateArg) -> Self {
+        match state {
+            StateArg::Critical => Self::Critical,
+            StateArg::Warning => Self::Warning,
+            StateArg::Normal => Self::Normal,
+        }
+    }
+}
+
+const END: Moment = Moment::Position(u64::MAX);
+
+pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    match &args.command {
+        Command::At { source, seq, time, output } => {
+            let moment = seq.map(Moment::Position).or(*time).unwrap_or(END);
+            at::show(&mut source.open()?, &source.checkpoints(), moment, *output)
+        }
+        Command::Why { source, seq, vm, state, until, output } => {
+            let question = match (seq, vm) {
+                (Some(seq), _) => Question::Commit(*seq),
+                (None, vm) => Question::Vm {
+                    name: vm.clone().unwrap_or_default(),
+                    state: state.map(Health::from),
+                    until: until.unwrap_or(END),
+                },
+            };
+            why(&mut source.open()?, &question, *output)
+        }
+        Command::Verify { source, output } => verify_log(source, *output),
+        Command::Diff { moments, data, log, output } => {
+            diff(moments, data.as_deref(), log, *output)
+        }
+        Command::Run(args) => play::run(args),
+        Command::Report(args) => report::run(args),
+        Command::WhatIf(args) => what_if::run(args),
+        Command::ToScenario { log, output } => to_scenario(log, output.as_deref()),
+    }
+}
+
+impl SourceArg {
+    fn open(&self) -> Result<History, CommandError> {
+        match (&self.data, &self.log) {
+            (Some(data), _) => open_data(data),
+            (None, Some(log)) => Ok(History::of_file(log)?),
+            (None, None) => Err("give --data DIR or --log FILE".into()),
+        }
+    }
+
+    /// Where the states of a long log are kept: beside it.
+    fn checkpoints(&self) -> Checkpoints {
+        let folder = match (&self.data, &self.log) {
+            (Some(data), _) => data.join("replay"),
+            (None, log) => log.clone().unwrap_or_default().with_extension("replay"),
+        };
+        Checkpoints::in_folder(&folder)
+    }
+}
+
+fn open_data(data: &Path) -> Result<History, CommandError> {
+    let folder = data.join("events");
+    if !folder.is_dir() {
+        let place = data.display();
+        return Err(format!("no event log in {place}: --data names a service's data folder").into());
+    }
+    Ok(History::of_store(&folder)?)
+}
+
+fn why(history: &mut History, question: &Question, output: Output) -> Result<Answer, CommandError> {
+    let explanation = explain(history, question)?;
+    match output {
+        Output::Json => print(&serde_json::to_string(&explanation)?),
+        Output::Table => in_sentences(&explanation).iter().for_each(|line| print(line)),
+    }
+    Ok(Answer::Done)
+}
+
+fn in_sentences(explanation: &Explanation) -> Vec<String> {
+    let mut lines = explanation.what.clone();
+    if !lines.is_empty() {
+        lines.push(String::new());
+    }
+    for (nth, link) in explanation.chain.iter().enumerate() {
+        let arrow = if nth == 0 { "" } else { "<- " };
+        lines.push(format!("{:>6}  {}  {arrow}{}", link.seq, link.at, link.command));
+        lines.extend(link.events.iter().map(|event| format!("{:36}{event}", "")));
+        lines.extend(link.origin.iter().map(|origin| format!("{:32}<- {origin}", "")));
+    }
+    if !explanation.meanwhile.is_empty() {
+        lines.push(String::new());
+        lines.extend(explanation.meanwhile.iter().map(|line| format!("meanwhile: {line}")));
+    }
+    lines.extend(explanation.uncertain.iter().map(|line| format!("not certain: {line}")));
+    lines
+}
+
+fn verify_log(source: &SourceArg, output: Output) -> Result<Answer, CommandError> {
+    let (snapshots, unchecked) = snapshots(source)?;
+    let result = verify(&mut source.open()?, snapshots)?;
+    match output {
+        Output::Json => print(&serde_json::to_string(&as_json(&result))?),
+        Output::Table => tell(&result, unchecked.as_deref()),
+    }
+    Ok(if result.is_sound() { Answer::Done } else { Answer::No })
+}
+
+/// The state snapshots of a store, or why they are not looked at.
+fn snapshots(source: &SourceArg) -> Result<(Vec<Snapshot>, Option<String>), CommandError> {
+    let Some(data) = &source.data else {
+        return Ok((vec![], Some("a file has none".to_owned())));
+    };
+    if !data.join("events").join("HEAD").is_file() {
+        return Ok((vec![], Some("the store was never used".to_owned())));
+    }
+    let store = match SledStore::open(&data.join("events")) {
+        Ok(store) => store,
+        Err(error @ (StoreError::InUse { .. } | StoreError::Damaged { .. })) => {
+            return Ok((vec![], Some(error.to_string())));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut snapshots = Vec::new();
+    for (stream, _) in store.streams()? {
+        snapshots.extend(store.snapshot(stream, snapshot_schema(stream.kind))?);
+    }
+    store.close()?;
+    Ok((snapshots, None))
+}
+
+fn tell(result: &Verification, unchecked: Option<&str>) {
+    for damage in &result.damage {
+        print(&format!("damaged: {damage}"));
+    }
+    for diverging in &result.first {
+        tell_divergence(diverging);
+    }
+    let more = result.diverging - result.first.len() as u64;
+    if 0 < more {
+        print(&format!("... and {more} more commits that are decided otherwise"));
+    }
+    for wrong in &result.wrong_snapshots {
+        print(&format!("wrong: {wrong}"));
+    }
+    if 0 < result.undecidable {
+        print(&format!(
+            "{} commits were not decided again: earlier commits of their streams are missing",
+            result.undecidable
+        ));
+    }
+    match unchecked {
+        None => print(&format!("{} state snapshots compared", result.snapshots)),
+        Some(because) => print(&format!("no state snapshots compared: {because}")),
+    }
+    let verdict = if result.is_sound() { "as recorded" } else { "NOT as recorded" };
+    print(&format!("{} of {} commits decided again: {verdict}", result.decided, result.commits));
+}
+
+fn tell_divergence(diverging: &Diverging) {
+    let Diverging { stream, name, seq, global, at, command, version, divergence } = diverging;
+    print(&format!(
+        "commit {global}, {name} ({stream}) {seq}, {at}: {command} is decided otherwise"
+    ));
+    match &divergence.again {
+        Err(refusal) => print(&format!("  it is refused: {refusal}")),
+        Ok(_) => {
+            for Change { field, before, after } in &divergence.fields {
+                let shown = |value: &Option<serde_json::Value>| {
+                    value.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
+                };
+                let (recorded, again) = (shown(before), shown(after));
+                print(&format!("  {field}: recorded {recorded}, decided again {again}"));
+            }
+        }
+    }
+    let version = version.map_or_else(
+        || "an exported log does not tell its payload version".to_owned(),
+        |version| format!("payload version {version}"),
+    );
+    let build = env!("CARGO_PKG_VERSION");
+    print(&format!("  {version}; which build wrote it is not recorded, this one is {build}"));
+}
+
+fn as_json(result: &Verification) -> serde_json::Value {
+    let first: Vec<_> = result
+        .first
+        .iter()
+        .map(|it| {
+            json!({
+                "stream": it.stream.to_string(), "name": it.name, "stream_seq": it.seq,
+                "seq": it.global, "at": it.at.to_string(), "command": it.command,
+                "payload_version": it.version, "fields": it.divergence.fields,
+                "refused": it.divergence.again.as_ref().err(),
+            })
+        })
+        .collect();
+    json!({
+        "sound": result.is_sound(), "commits": result.commits, "decided": result.decided,
+        "undecidable": result.undecidable, "diverging": result.diverging, "first": first,
+        "damage": result.damage, "snapshots": result.snapshots,
+        "wrong_snapshots": result.wrong_snapshots,
+    })
+}
+
+fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError> {
+    let name = log.file_stem().unwrap_or_default().to_string_lossy();
+    let (scenario, remarks) = recorded(&mut History::of_file(log)?, &name)?;
+    let text = scenario.to_toml()?;
+    Scenario::parse(&name, &text)?;
+    let notes = remarks.iter().fold(String::new(), |notes, remark| format!("{notes}# {remark}\n"));
+    let text = format!("{notes}{text}");
+    match output {
+        Some(path) => {
+            write_new(path, text.as_bytes())?;
+            print(&format!(
+                "{} steps of {} VMs in {}",
+                scenario.at.len(),
+                scenario.vm.len(),
+                path.display()
+            ));
+        }
+        None => print(text.trim_end()),
+    }
+    Ok(Answer::Done)
+}
+
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    let create = |error| format!("create {}: {error}", path.display());
+    let mut file = File::create_new(path).map_err(create)?;
+    file.write_all(bytes).map_err(|error| format!("write {}: {error}", path.display()))?;
+    Ok(())
+}
+
+fn diff(
+    moments: &[Moment],
+    data: Option<&Path>,
+    logs: &[PathBuf],
+    output: Output,
+) -> Result<Answer, CommandError> {
+    let changes = match (data, logs, moments) {
+        (Some(data), [], [one, other]) => changes(&mut open_data(data)?, *one, *other)?,
+        (None, [log], [one, other]) => changes(&mut History::of_file(log)?, *one, *other)?,
+        (None, [one, other], [] | [_]) => {
+            let moment = moments.first().copied().unwrap_or(END);
+            return diff_logs(one, other, moment, output);
+        }
+        _ => return Err("give two moments of one log, or --log twice".into()),
+    };
+    tell_changes(&changes, output)?;
+    Ok(Answer::Done)
+}
+
+fn changes(history: &mut History, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
+    let earlier = history.past(one, None)?;
+    Ok(earlier.changes_to(&history.past(other, None)?))
+}
+
+fn tell_changes(changes: &[Change], output: Output) -> Result<(), CommandError> {
+    for change in changes {
+        match output {
+            Output::Json => print(&serde_json::to_string(change)?),
+            Output::Table => print(&change.to_string()),
+        }
+    }
+    if changes.is_empty() && output == Output::Table {
+        print("nothing differs");
+    }
+    Ok(())
+}
+
+/// Two logs: up to where they are the same, and what differs in the end.
+fn diff_logs(
+    one: &Path,
+    other: &Path,
+    moment: Moment,
+    output: Output,
+) -> Result<Answer, CommandError> {
+    let (mut one, mut other) = (History::of_file(one)?, History::of_file(other)?);
+    let same = common_commits(&mut one, &mut other)?;
+    let changes = one.past(moment, None)?.changes_to(&other.past(moment, None)?);
+    if output == Output::Table {
+        print(&format!("the first {same} commits are the same"));
+    }
+    tell_changes(&changes, output)?;
+    Ok(Answer::Done)
+}
+
+/// How many commits two logs begin with that are the same.
+fn common_commits(one: &mut History, other: &mut History) -> Result<u64, CommandError> {
+    let mut hashes = Vec::new();
+    one.each(|found| {
+        hashes.push(found.ok().map(|it| hash(&it)));
+        ControlFlow::Continue(())
+    })?;
+    let (mut hashes, mut same) = (hashes.into_iter(), 0);
+    other.each(|found| match (hashes.next(), found) {
+        (Some(Some(one)), Ok(other)) if one == hash(&other) => {
+            same += 1;
+            ControlFlow::Continue(())
+        }
+        _ => ControlFlow::Break(()),
+    })?;
+    Ok(same)
+}
+
+fn hash(recorded: &Recorded) -> u32 {
+    let text = serde_json::to_vec(&recorded.commit).expect("a commit always has a JSON form");
+    crc32fast::hash(&text)
+}

@@ -1,0 +1,292 @@
+//! Where a log is read from: a service's folder, or a file that was exported or simulated.
+
+use super::checkpoints::{Checkpoint, Checkpoints};
+use super::past::{Moment, Past};
+use crate::domain::catalogue::Code;
+use crate::domain::entity::Commit;
+use crate::domain::failure::Classified;
+use crate::ports::event_store::StoreError;
+use crate::store::jsonl::{BadLine, LogFile};
+use crate::store::raw::RawLog;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// A commit, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// The commit.
+    pub commit: Commit,
+    /// The version of its payload; an exported log does not tell it.
+    pub version: Option<u16>,
+    /// Where it was found.
+    pub(super) place: Place,
+}
+
+/// Where in a file a line begins: the lines before it, and their bytes. Nowhere in particular for a log
+/// that is no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) line: u64,
+    pub(super) offset: u64,
+}
+
+/// Something in the place of commits that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// Line or commit.
+    pub place: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// Damage that is listed; where there is more, a log has to be restored rather than read.
+const LISTED: usize = 1_000;
+
+impl Damage {
+    /// Adds it to a list, which it lets grow only so long.
+    pub(super) fn list(self, list: &mut Vec<Self>) {
+        match list.len() {
+            0..LISTED => list.push(self),
+            LISTED => list.push(Self {
+                place: "further on".to_owned(),
+                what: "there is more, which is not listed".to_owned(),
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// What is read in a log's order.
+pub type Found = Result<Recorded, Damage>;
+
+/// Why a log cannot be read at all.
+#[derive(Debug, Error)]
+pub enum HistoryError {
+    /// The folder's log cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file cannot be read.
+    #[error("read log {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Classified for HistoryError {
+    fn code(&self) -> Code {
+        Code::EventLogFailed
+    }
+}
+
+/// A log that can be read again and again, from its beginning or from anywhere.
+#[derive(Debug)]
+pub enum History {
+    /// Of a service, which may be running.
+    Folder(RawLog),
+    /// An exported log, with where its second line starts.
+    File(Box<LogFile>, (u64, u64)),
+    /// In memory.
+    Commits(Vec<Commit>),
+}
+
+impl History {
+    /// The log in the folder of an event store. It is only read, also while a service writes it.
+    ///
+    /// # Errors
+    /// [`HistoryError::Store`]. Damage is met where it is read.
+    pub fn of_store(folder: &Path) -> Result<Self, HistoryError> {
+        Ok(Self::Folder(RawLog::open(folder)?))
+    }
+
+    /// An exported log.
+    ///
+    /// # Errors
+    /// [`HistoryError::Io`]. Damage is met where it is read.
+    pub fn of_file(path: &Path) -> Result<Self, HistoryError> {
+        let io = |source| HistoryError::Io { path: path.to_path_buf(), source };
+        let file = LogFile::open(path).map_err(io)?;
+        let start = file.place();
+        Ok(Self::File(Box::new(file), start))
+    }
+
+    /// Hands everything from the beginning on to `take`, in order, until it breaks.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn each(&mut self, take: impl FnMut(Found) -> ControlFlow<()>) -> Result<(), HistoryError> {
+        self.each_from(1, None, take)
+    }
+
+    /// The same from a position on, which in a file lies at this place.
+    fn each_from(
+        &mut self,
+        from: u64,
+        at: Option<Place>,
+        mut take: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> Result<(), HistoryError> {
+        let place = Place::default();
+        match self {
+            Self::Commits(commits) => {
+                let found = commits.iter().filter(|commit| from <= commit.global);
+                let mut found =
+                    found.map(|commit| Recorded { commit: commit.clone(), version: None, place });
+                let _ = found.try_for_each(|recorded| take(Ok(recorded)));
+                Ok(())
+            }
+            Self::Folder(log) => Ok(log.read(from, u64::MAX, |global, found| {
+                take(
+                    found
+                        .map(|(commit, version)| Recorded { commit, version: Some(version), place })
+                        .map_err(|error| damaged_commit(global, error)),
+                )
+            })?),
+            Self::File(file, start) => {
+                let path = file.path().to_path_buf();
+                let io = |source| HistoryError::Io { path: path.clone(), source };
+                file.go_to(at.map_or(*start, |place| (place.line, place.offset))).map_err(io)?;
+                Lines { file, next: from, bad: 0 }.each(&mut take).map_err(io)
+            }
+        }
+    }
+
+    /// Every entity as it was at a moment. With `kept`, it goes on from a state that an earlier reading
+    /// kept, and keeps those that it passes.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn past(
+        &mut self,
+        moment: Moment,
+        kept: Option<&Checkpoints>,
+    ) -> Result<Past, HistoryError> {
+        let mut past = match kept {
+            Some(kept) => self.kept_before(moment, kept)?,
+            None => None,
+        };
+        let begin = past.as_ref().map(|kept| (kept.past.position, kept.place));
+        let (position, at) = begin.unzip();
+        let mut past = past.take().map_or_else(Past::default, |kept| kept.past);
+        // The commit that the kept state comes after is read again: in a file, the next one is behind it.
+        self.each_from(position.unwrap_or(1), at, |found| {
+            match found {
+                Ok(recorded) if moment.includes(&recorded.commit) => {
+                    if past.position < recorded.commit.global {
+                        past.apply(&recorded.commit);
+                        kept.inspect(|kept| kept.keep(&past, &recorded));
+                    }
+                }
+                Ok(_) => return ControlFlow::Break(()),
+                Err(damage) => past.met(&damage),
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(past)
+    }
+
+    /// The last kept state before a moment that is one of this log.
+    fn kept_before(
+        &mut self,
+        moment: Moment,
+        kept: &Checkpoints,
+    ) -> Result<Option<Checkpoint>, HistoryError> {
+        for kept in kept.before(moment) {
+            let mut is_of_this_log = false;
+            self.each_from(kept.past.position, Some(kept.place), |found| {
+                is_of_this_log = found.is_ok_and(|found| kept.is_after(&found.commit));
+                ControlFlow::Break(())
+            })?;
+            if is_of_this_log {
+                return Ok(Some(kept));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn damaged_commit(global: u64, error: StoreError) -> Damage {
+    let place = format!("commit {global}");
+    match error {
+        StoreError::Damaged { what, .. } => Damage { place, what },
+        error => Damage { place, what: error.to_string() },
+    }
+}
+
+/// The lines of a file as commits in the order of the log.
+struct Lines<'a> {
+    file: &'a mut LogFile,
+    /// The position that comes next.
+    next: u64,
+    /// Damaged lines since the last commit: each may have held one.
+    bad: u64,
+}
+
+impl Lines<'_> {
+    fn each(&mut self, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> io::Result<()> {
+        if let Err(bad) = self.file.header().map_err(BadLine::clone)
+            && take(Err(self.at(bad.line, bad.what))).is_break()
+        {
+            return Ok(());
+        }
+        while let Some(found) = self.file.next_commit()? {
+            let flow = match found {
+                Err(BadLine { line, what }) => {
+                    self.bad += 1;
+                    take(Err(self.at(line, what)))
+                }
+                Ok(commit) => self.take(commit, take),
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+        let count = self.file.header().map_or(0, |header| header.count);
+        let _ = self.gap(count + 1, take);
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        commit: Commit,
+        take: &mut impl FnMut(Found) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let (line, _) = self.file.place();
+        if commit.global < self.next {
+            let what = format!("holds commit {}, which came before", commit.global);
+            return take(Err(self.at(line, what)));
+        }
+        self.gap(commit.global, take)?;
+        self.next = commit.global + 1;
+        self.bad = 0;
+        let (line, offset) = self.file.place_before();
+        take(Ok(Recorded { commit, version: None, place: Place { line, offset } }))
+    }
+
+    /// Tells of commits before `global` that no line holds, not even a damaged one.
+    fn gap(&self, global: u64, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
+        if global <= self.next + self.bad {
+            return ControlFlow::Continue(());
+        }
+        let (line, _) = self.file.place();
+        let what = format!("commits {} to {} are missing before it", self.next, global - 1);
+        take(Err(self.at(line, what)))
+    }
+
+    fn at(&self, line: u64, what: String) -> Damage {
+        let name = self.file.path().file_name().unwrap_or_default().to_string_lossy();
+        Damage { place: format!("line {line} of {name}"), what }
+    }
+}

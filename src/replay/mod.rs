@@ -1,0 +1,37 @@
+//! Replay: what was, and why, from the event log alone.
+//!
+//! ```text
+//!  store folder --.
+//!  exported log ---+--> History --> Past (every entity as it was) --> at, diff, verify, why, report
+//!  simulation ----'
+//! ```
+//!
+//! Everything here is a pure fold over commits: no clock, nothing that is done, and no second idea of what
+//! a command causes, which is asked of the entities themselves. Damage is part of what is read: commits
+//! before and after it are used, and whatever follows from an incomplete stream says so.
+
+mod checkpoints;
+mod difference;
+mod history;
+mod incident;
+mod page;
+mod past;
+mod pseudonyms;
+mod redact;
+mod verify;
+mod what_if;
+mod why;
+mod words;
+
+pub use checkpoints::Checkpoints;
+pub use difference::{Change, between};
+pub use history::{Damage, Found, History, HistoryError, Recorded};
+pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};
+pub use page::page;
+pub use past::{Divergence, Moment, Past};
+pub use pseudonyms::Unveilable;
+pub use redact::{RedactError, Redactor};
+pub use verify::{Diverging, Verification, snapshot_schema, verify};
+pub use what_if::{Comparison, Fate, Schedule, UNKNOWN, what_if};
+pub use why::{Explanation, Link, Question, WhyError, explain};
+pub use words::{bytes, clock, command_in_words, commit_in_words, events_in_words, span};

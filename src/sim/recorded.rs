@@ -1,0 +1,356 @@
+//! A scenario out of a recorded log: the site, its writes, what went wrong and what operators did.
+//!
+//! A log tells what was noticed, not what was the case. A fault lasts here from the first failure that it
+//! caused to half of the time between the last failure and the first success. What leaves no trace, such as
+//! a kill of the service, or writes within a delta, is not there.
+
+use super::quantity::{Size, Span};
+use super::scenario::{Deed, Scenario, Schedule, SiteSpec, Step, VmSpec};
+use crate::domain::catalogue::Code;
+use crate::domain::entity::{Commit, Entry, Kind, StreamId};
+use crate::domain::failure::Cause;
+use crate::domain::id::{HostId, VmId};
+use crate::domain::time::Timestamp;
+use crate::domain::vm::{Command, Event, ResyncReason, RetryReason, Vm};
+use crate::domain::{host, vault};
+use crate::replay::{History, HistoryError, Past, Recorded};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use toml::Spanned;
+
+/// Largest disk that a scenario may have.
+const DISK_BYTES_MAX: u64 = 64 << 20;
+
+const BLOCK: u64 = 4096;
+
+/// What a guest of a scenario writes at a time, on average. Source: the logs of simulated guests, in which
+/// most writes are of 4 KiB and few of up to 256.
+const WRITE_BYTES: u64 = 16 << 10;
+
+/// Writes of a guest in a minute, at most: more only takes longer to simulate.
+const WRITES_MAX: u64 = 600;
+
+/// Faults that are no farther apart are one; and none is shorter.
+const APART_MS: i64 = 5_000;
+
+/// Time after the timeline in which everything comes to rest.
+const SETTLE: Span = Span(45 * 60_000);
+
+/// A fault under way or over.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    from: i64,
+    /// The last sign of it.
+    seen: i64,
+    /// The first sign that it is over.
+    over: Option<i64>,
+}
+
+/// What a fault is, and of whom.
+type Place = (Deed, Option<String>);
+
+/// Makes a scenario of a log, called `title`; also answers what it leaves out or changes.
+///
+/// # Errors
+/// [`HistoryError`].
+pub fn recorded(
+    history: &mut History,
+    title: &str,
+) -> Result<(Scenario, Vec<String>), HistoryError> {
+    let mut reading = Reading::default();
+    history.each(|found| {
+        match found {
+            Ok(Recorded { commit, .. }) => reading.take(&commit),
+            Err(damage) => reading.remarks.push(format!("the log is damaged: {damage}")),
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(reading.scenario(title))
+}
+
+#[derive(Default)]
+struct Reading {
+    past: Past,
+    began: Option<Timestamp>,
+    /// Bytes of all logs that were cut, by VM.
+    written: BTreeMap<VmId, u64>,
+    faults: BTreeMap<Place, Vec<Fault>>,
+    /// What stopped each VM.
+    stopped: BTreeMap<VmId, Place>,
+    /// Hosts that lost power, with the moment at which it was noticed.
+    power: BTreeSet<(HostId, i64)>,
+    operations: Vec<(i64, Deed, String)>,
+    remarks: Vec<String>,
+}
+
+impl Reading {
+    fn take(&mut self, commit: &Commit) {
+        self.began.get_or_insert(commit.at);
+        self.past.apply(commit);
+        let at = commit.at.as_millis();
+        match &commit.entry {
+            Entry::Vm { command, events } => {
+                self.operation(command, commit);
+                for event in events {
+                    self.vm_event(commit, event, at);
+                }
+            }
+            Entry::Host { events, .. } => {
+                let place = (Deed::KillHost, Some(self.past.name(commit.stream)));
+                for event in events {
+                    match event {
+                        host::Event::HeartbeatLost { .. } => self.fails(place.clone(), at),
+                        host::Event::HeartbeatRestored => self.came_back(&place, at),
+                        host::Event::Registered { .. } => {}
+                    }
+                }
+            }
+            Entry::Vault { events, .. } => {
+                let place = (Deed::VaultUnreachable, None);
+                for event in events {
+                    match event {
+                        vault::Event::VaultUnreachable { .. } => self.fails(place.clone(), at),
+                        vault::Event::VaultReachable => self.came_back(&place, at),
+                        vault::Event::Created { .. } => {}
+                    }
+                }
+            }
+            // Plans move VMs by commands of their own, which are read as those of an operator.
+            Entry::Cloud { .. } | Entry::Plan { .. } => {}
+        }
+    }
+
+    fn operation(&mut self, command: &Command, commit: &Commit) {
+        let deed = match command {
+            Command::PlannedFailover { .. } => Deed::PlannedFailover,
+            Command::UnplannedFailover { .. } => Deed::UnplannedFailover,
+            Command::CommitFailover { .. } => Deed::Commit,
+            Command::TestFailover { .. } => Deed::TestFailover,
+            Command::CleanUpTestFailover { .. } => Deed::CleanUpTest,
+            Command::ChangeRecoveryPoint { .. } => Deed::ChangePoint,
+            Command::CancelFailover { .. } => Deed::CancelFailover,
+            Command::Failback { .. } => Deed::Failback,
+            Command::CompleteFailback { .. } => Deed::CompleteFailback,
+            Command::CancelFailback => Deed::CancelFailback,
+            Command::ReverseReplicate { .. } => Deed::ReverseReplicate,
+            Command::DisableProtection { .. } => Deed::DisableProtection,
+            Command::PauseReplication => Deed::Pause,
+            Command::ResumeReplication => Deed::Resume,
+            Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
+            Command::CancelJob { .. } => Deed::CancelJob,
+            Command::Retry { because: RetryReason::Administrator }
+                if commit.actor != "configuration" =>
+            {
+                Deed::Retry
+            }
+            _ => return,
+        };
+        self.operations.push((commit.at.as_millis(), deed, self.past.name(commit.stream)));
+    }
+
+    fn vm_event(&mut self, commit: &Commit, event: &Event, at: i64) {
+        let id = VmId(commit.stream.id);
+        match event {
+            Event::SnapshotTaken { log_bytes, .. } => {
+                *self.written.entry(id).or_default() += log_bytes;
+            }
+            Event::RetryScheduled { because, .. } | Event::AdministratorNeeded { because, .. } => {
+                if let Some(place) = self.place(id, because.code, because.cause) {
+                    self.fails(place.clone(), at);
+                    self.stopped.insert(id, place);
+                }
+            }
+            Event::LogShipped { .. } | Event::TaskCompleted { .. } => {
+                if let Some(place) = self.stopped.remove(&id) {
+                    self.works(&place, at);
+                }
+            }
+            Event::MarkedForResync { reason: ResyncReason::PowerLoss } => {
+                let host = self.past.site.vms.get(&id).map(|vm| vm.host);
+                self.power.extend(host.map(|host| (host, at)));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a failure is in a scenario, where it is a fault of its own.
+    fn place(&self, vm: VmId, code: Code, cause: Cause) -> Option<Place> {
+        let vm = self.past.site.vms.get(&vm)?;
+        let host = || self.past.name(StreamId { kind: Kind::Host, id: vm.host.0 });
+        match (code, cause) {
+            (Code::LinkDown, Cause::Vault(_)) => Some((Deed::VaultUnreachable, None)),
+            (Code::VaultFull, _) => Some((Deed::FillVault, None)),
+            (Code::VaultBusy, _) => Some((Deed::ThrottleVault, None)),
+            (Code::AuthenticationFailed | Code::AuthorizationFailed, _) => {
+                Some((Deed::ExpireCredentials, None))
+            }
+            (Code::LogVolumeFull, _) => Some((Deed::FillDisk, Some(host()))),
+            (Code::DiskUnusable, _) => Some((Deed::FailDisk, Some(vm.name.clone()))),
+            _ => None,
+        }
+    }
+
+    fn fails(&mut self, place: Place, at: i64) {
+        let faults = self.faults.entry(place).or_default();
+        match faults.last_mut() {
+            Some(fault) if fault.over.is_none_or(|over| at < over + APART_MS) => {
+                fault.seen = fault.seen.max(at);
+                fault.over = None;
+            }
+            _ => faults.push(Fault { from: at, seen: at, over: None }),
+        }
+    }
+
+    /// A monitor looks every few seconds: what it sees end has just ended.
+    fn came_back(&mut self, place: &Place, at: i64) {
+        if let Some(fault) = self.faults.get_mut(place).and_then(|faults| faults.last_mut()) {
+            fault.seen = fault.seen.max(at);
+            fault.over = Some(at);
+        }
+    }
+
+    fn works(&mut self, place: &Place, at: i64) {
+        if let Some(fault) = self.faults.get_mut(place).and_then(|faults| faults.last_mut()) {
+            fault.over.get_or_insert(at);
+        }
+    }
+
+    fn scenario(mut self, title: &str) -> (Scenario, Vec<String>) {
+        let began = self.began.unwrap_or_default();
+        let length_ms = self.past.latest.since(began).as_millis() as u64;
+        let duration = Span(length_ms.div_ceil(60_000).max(1) * 60_000);
+        let vms = self.vms(length_ms);
+        let at = self.steps(began.as_millis(), duration);
+        let (from, to) = (began, self.past.latest);
+        let scenario = Scenario {
+            title: title.to_owned(),
+            why: format!("Recorded from {from} to {to}: {} commits.", self.past.position),
+            duration,
+            settle: SETTLE,
+            schedule: Schedule::default(),
+            site: self.site(),
+            vm: vms,
+            plan: vec![],
+            at,
+            expect: vec![],
+        };
+        (scenario, self.remarks)
+    }
+
+    fn site(&mut self) -> SiteSpec {
+        let mut hosts: Vec<String> =
+            self.past.site.hosts.values().map(|host| host.name.clone()).collect();
+        if hosts.is_empty() {
+            hosts.push("host-1".to_owned());
+        }
+        hosts.sort();
+        let policy = self.past.site.clouds.values().next().map(|cloud| cloud.policy);
+        let policy = policy.unwrap_or_default();
+        if 1 < self.past.site.clouds.len() {
+            self.remarks.push("a scenario has one cloud: its policy is that of the first".into());
+        }
+        SiteSpec {
+            hosts: hosts.into_iter().map(unplaced).collect(),
+            copy_frequency: Span(u64::from(policy.copy_frequency_s) * 1_000),
+            retention: Span::hours(u64::from(policy.recovery_point_retention_h)),
+            ..SiteSpec::default()
+        }
+    }
+
+    fn vms(&mut self, length_ms: u64) -> Vec<VmSpec> {
+        let mut specs = Vec::new();
+        for (id, vm) in &self.past.site.vms {
+            let host = self.past.site.hosts.get(&vm.host).map(|host| host.name.clone());
+            let sizes = vm.disks.iter().map(|disk| fitting(disk.size_bytes)).collect();
+            let written = self.written.get(id).copied().unwrap_or(0);
+            let minutes = (length_ms / 60_000).max(1);
+            let writes = (written / WRITE_BYTES / minutes).clamp(1, WRITES_MAX);
+            if vm.disks.iter().any(|disk| fitting(disk.size_bytes).0 != disk.size_bytes) {
+                self.remarks.push(remark_on_sizes(vm));
+            }
+            specs.push(VmSpec {
+                name: unplaced(vm.name.clone()),
+                count: None,
+                host: unplaced(host.unwrap_or_else(|| "host-1".to_owned())),
+                disks: unplaced(sizes),
+                writes_per_minute: writes as u32,
+                burst: vec![],
+            });
+        }
+        specs.sort_by(|one, other| one.name.get_ref().cmp(other.name.get_ref()));
+        specs
+    }
+
+    fn steps(&self, began: i64, duration: Span) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for ((deed, whom), faults) in &self.faults {
+            for fault in faults {
+                let over = fault.over.map(|over| fault.seen.max(fault.from).midpoint(over));
+                let deed = self.refined(*deed, whom.as_deref(), fault);
+                let lasts = over.map(|over| Span((over - fault.from).max(APART_MS) as u64));
+                let mut step = step(fault.from - began, deed);
+                if matches!(deed, Deed::FailDisk) {
+                    step.vm = whom.clone().map(unplaced);
+                } else {
+                    step.host = whom.clone().map(unplaced);
+                }
+                step.r#for = lasts;
+                step.percent = (deed == Deed::ThrottleVault).then_some(50);
+                steps.push(step);
+            }
+        }
+        for (at, deed, vm) in &self.operations {
+            let mut step = step(at - began, *deed);
+            step.vm = Some(unplaced(vm.clone()));
+            steps.push(step);
+        }
+        steps.retain(|step| *step.t.get_ref() < duration);
+        steps.sort_by_key(|step| *step.t.get_ref());
+        steps
+    }
+
+    /// A host that was silent lost power if the tracking of its VMs says so.
+    fn refined(&self, deed: Deed, whom: Option<&str>, fault: &Fault) -> Deed {
+        if deed != Deed::KillHost {
+            return deed;
+        }
+        let until = fault.over.unwrap_or(i64::MAX).saturating_add(60_000);
+        let lost_power = self.power.iter().any(|(host, at)| {
+            let name = self.past.site.hosts.get(host).map(|host| host.name.as_str());
+            name == whom && (fault.from..=until).contains(at)
+        });
+        if lost_power { Deed::PowerLoss } else { deed }
+    }
+}
+
+fn step(after_ms: i64, deed: Deed) -> Step {
+    Step {
+        t: unplaced(Span(after_ms.max(0) as u64)),
+        r#do: unplaced(deed),
+        host: None,
+        vm: None,
+        r#for: None,
+        percent: None,
+        rtt: None,
+        every: None,
+        forward: None,
+        back: None,
+        plan: None,
+        kind: None,
+    }
+}
+
+/// The size that stands for a disk: as it is, or the largest that can be simulated.
+fn fitting(bytes: u64) -> Size {
+    Size((bytes / BLOCK * BLOCK).clamp(BLOCK, DISK_BYTES_MAX))
+}
+
+fn remark_on_sizes(vm: &Vm) -> String {
+    let bytes: u64 = vm.disks.iter().map(|disk| disk.size_bytes).sum();
+    format!("the disks of {} have {bytes} bytes; those of the scenario are smaller", vm.name)
+}
+
+/// A value that comes from no file.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
