@@ -49,6 +49,9 @@ fn a_test_runs_beside_the_vm_and_counts_once_it_is_cleaned_up() {
 #[test]
 fn a_failover_is_changed_and_cancelled_before_it_is_committed() {
     with_protected_vm(async |asked| {
+        while asked.get("vms/web-01").await.body["recovery_points"].as_u64() < Some(2) {
+            actix::clock::sleep(LOOK).await;
+        }
         done(asked, "unplanned-failover", json!({ "point": "latest" })).await;
         let vm = asked.until("UnplannedFailoverCommitRequired").await;
         let latest = vm["failover"]["recovery_point_cycle"].as_u64().unwrap();
