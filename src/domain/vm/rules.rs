@@ -130,7 +130,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             allow(vm, "HoldStart")?;
             Ok(vec![Event::StartHeld { plan: *plan }])
         }
-        Command::ReleaseStart => Ok(vm.held.map_or(vec![], |_| vec![Event::StartReleased])),
+        Command::ReleaseStart => {
+            allow(vm, "ReleaseStart")?;
+            Ok(vec![Event::StartReleased])
+        }
         Command::CancelJob { job } => operations::cancel(vm, *job),
         Command::Retry { because } => Ok(retry_early(vm, because)),
         Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake, now)),

@@ -12,6 +12,7 @@ mod cancellations;
 mod deaths;
 mod durability;
 mod outside;
+mod plans;
 mod restarts;
 mod resync;
 mod schedule;

@@ -61,6 +61,7 @@ pub(crate) struct Testbed {
     pub(crate) fate: Arc<Fate>,
     pub(crate) store: Arc<ScriptedStore>,
     pub(crate) outside: Arc<Outside>,
+    pub(crate) steps: Arc<Steps>,
     pub(crate) watch_interval: Duration,
 }
 
@@ -80,7 +81,8 @@ impl Testbed {
         let store = Arc::new(ScriptedStore::new(log, Arc::clone(&clock), Arc::clone(&fate)));
         let log = checked.then(|| Arc::clone(&store) as Arc<dyn EventStore>);
         let outside = Arc::new(Outside::new(Arc::clone(&clock), Arc::clone(&fate), log));
-        Self { clock, fate, store, outside, watch_interval: 2 * SECOND }
+        let steps = Arc::default();
+        Self { clock, fate, store, outside, steps, watch_interval: 2 * SECOND }
     }
 
     /// One life of the service; killed when `life` returns.
@@ -101,7 +103,7 @@ impl Testbed {
             replication: Arc::clone(&self.outside) as _,
             primary: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Primary }),
             recovery: Arc::new(Guests { outside: Arc::clone(&self.outside), side: Side::Recovery }),
-            actions: Arc::new(Steps::default()),
+            actions: Arc::clone(&self.steps) as _,
             watch_interval: self.watch_interval,
             reclaim_interval: 5 * MINUTE,
         })

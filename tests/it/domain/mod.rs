@@ -9,6 +9,7 @@ mod failover;
 mod health;
 mod histories;
 mod lives;
+mod plans;
 mod resync;
 mod retention;
 mod retries;

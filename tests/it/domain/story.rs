@@ -447,6 +447,8 @@ impl Story {
             | Event::TrackingLost { .. }
             | Event::ProtectionDisabled
             | Event::ReplicationPaused
+            | Event::StartHeld { .. }
+            | Event::StartReleased
             | Event::ReplicationResumed
             | Event::DiskCompared { .. }
             | Event::ResyncWindowChanged { .. }

@@ -8,7 +8,7 @@
 use lifeboat::domain::catalogue::ENTRIES;
 use lifeboat::domain::entity::{Entity, Entry, Kind};
 use lifeboat::domain::failure::{Cause, Failure};
-use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
+use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
@@ -16,7 +16,7 @@ use lifeboat::domain::vm::{
     self, Disk, FailoverKind, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
     ResyncWindow, RetryReason, Vm, Wake, Work,
 };
-use lifeboat::domain::{cloud, host, vault};
+use lifeboat::domain::{cloud, host, plan, vault};
 use lifeboat::ports::event_store::StoreError;
 use lifeboat::store::payload::{self, VERSION, v1};
 use lifeboat::store::record::{Record, StreamKey};
@@ -73,6 +73,22 @@ fn steps() -> Vec<Step> {
         Step::CheckCommit,
         Step::DropOtherPoints,
         Step::CompareDisk(DiskId(id(3))),
+        Step::CheckTestFailover,
+        Step::PrepareTest,
+        Step::StartTest,
+        Step::StopTest,
+        Step::DeleteTest,
+        Step::ShutDownReplica,
+        Step::DeleteReplicaDisks,
+        Step::StartSource,
+        Step::CheckFailback,
+        Step::AttachSource,
+        Step::RestoreDisk(DiskId(id(3))),
+        Step::FenceReplica,
+        Step::TrackRestored,
+        Step::CheckReverseReplicate,
+        Step::StopTracking,
+        Step::DeleteReplica,
     ]
 }
 
@@ -152,7 +168,129 @@ fn vm_commands() -> Vec<vm::Command> {
             },
         },
     ]);
+    commands.extend(operator_commands(job));
     commands
+}
+
+fn operator_commands(job: JobId) -> Vec<vm::Command> {
+    use vm::Command as C;
+    let restored = Outcome::Restored {
+        disk: DiskId(id(3)),
+        compared_bytes: 1 << 36,
+        different_bytes: 1 << 20,
+    };
+    vec![
+        C::TestFailover {
+            job,
+            point: PointChoice::Latest,
+            network: "lab".to_owned(),
+            lease_h: 300,
+        },
+        C::CleanUpTestFailover { job, notes: "it booted".to_owned() },
+        C::ChangeRecoveryPoint { job, point: PointChoice::Cycle(5) },
+        C::CancelFailover { job },
+        C::DecideFailover { due: at(6), then: vm::AfterFailover::Commit },
+        C::DecideFailover { due: at(6), then: vm::AfterFailover::Cancel },
+        C::Failback { job, in_full: true },
+        C::CompleteFailback { job },
+        C::CancelFailback,
+        C::ReverseReplicate { job },
+        C::DisableProtection { job, source_gone: true },
+        C::PauseReplication,
+        C::ResumeReplication,
+        C::TakeRecoveryPoint { application_consistent: true },
+        C::HoldStart { plan: PlanId(id(6)) },
+        C::ReleaseStart,
+        C::CancelJob { job },
+        C::Wake { due: at(5), wake: Wake::TestLease },
+        C::Wake { due: at(5), wake: Wake::Decision },
+        C::ReportDone { job, task: 6, outcome: restored },
+    ]
+}
+
+fn life_events() -> Vec<vm::Event> {
+    use vm::Event as E;
+    vec![
+        E::TestFailoverRequested { point: point(3), network: "lab".to_owned(), lease_ends: at(99) },
+        E::TestStarted,
+        E::TestCleanUpRequested { notes: "it booted".to_owned() },
+        E::TestCleanUpPutOff { due: at(7), because: failure() },
+        E::TestCleanedUp { notes: "it booted".to_owned() },
+        E::ReplicaShutDown,
+        E::FailoverCancelled,
+        E::FailoverDecisionScheduled { due: at(7), then: vm::AfterFailover::Cancel },
+        E::FailbackRequested { in_full: false },
+        E::DiskRestored { disk: DiskId(id(3)), compared_bytes: 1 << 36, different_bytes: 7 },
+        E::DisksRestored { point: point(8) },
+        E::FailbackReady,
+        E::FailbackCancelled,
+        E::RestoredTracked { first_cycle: 17 },
+        E::FailedBack,
+        E::FailbackCommitted,
+        E::TrackingLost { reason: ResyncReason::PowerLoss },
+        E::ProtectionDisabled,
+        E::ReplicationPaused,
+        E::ReplicationResumed,
+        E::StartHeld { plan: PlanId(id(6)) },
+        E::StartReleased,
+    ]
+}
+
+fn plan_entries() -> Vec<Entry> {
+    use plan::{ActionKind, Command as C, Event as E, Probe, RunKind, RunOutcome};
+    let action = |name: &str, kind| plan::Action { name: name.to_owned(), kind };
+    let command = || vec!["/bin/true".to_owned()];
+    let gate = |probe| ActionKind::Gate { probe, within_s: 300 };
+    let definition = plan::Definition {
+        before: vec![action("a", ActionKind::Script { command: command(), timeout_s: 60 })],
+        after_failover: vec![action("b", ActionKind::Manual { instructions: "look".to_owned() })],
+        groups: vec![plan::Group {
+            before: vec![action("c", gate(Probe::Tcp { address: "db:5432".to_owned() }))],
+            vms: vec![VmId(id(1))],
+            after: vec![
+                action("d", gate(Probe::Http { url: "http://web/".to_owned() })),
+                action("e", gate(Probe::Script { command: command() })),
+            ],
+        }],
+    };
+    let (plan, job, vm) = (PlanId(id(6)), JobId(id(9)), VmId(id(1)));
+    let (name, output) = ("shop".to_owned(), "ran".to_owned());
+    let kinds = [
+        RunKind::Test { network: "lab".to_owned() },
+        RunKind::Planned,
+        RunKind::Unplanned,
+        RunKind::CleanUp,
+        RunKind::Commit,
+        RunKind::Reverse,
+    ];
+    let mut commands = vec![
+        C::Define { id: plan, name: name.clone(), definition: definition.clone() },
+        C::Delete,
+        C::Continue { step: 3, notes: "done".to_owned() },
+        C::Retry { step: 3 },
+        C::Cancel,
+        C::ReportAction { job, step: 1, output: output.clone(), failure: None },
+        C::ReportVm { job, step: 1, vm, failure: Some(failure()) },
+    ];
+    commands.extend(kinds.map(|kind| C::Start { job, kind }));
+    let events = vec![
+        E::Defined { id: plan, name, definition },
+        E::Deleted,
+        E::RunStarted { job, kind: RunKind::Planned },
+        E::StepStarted { step: 2 },
+        E::VmDone { step: 2, vm, failure: None },
+        E::StepCompleted { step: 2, output: output.clone() },
+        E::StepFailed { step: 2, output: output.clone(), failure: failure() },
+        E::StepBlocked { step: 2, output, failure: failure() },
+        E::StepContinued { step: 2, notes: "done".to_owned() },
+        E::RunEnded { outcome: RunOutcome::Completed },
+        E::RunEnded { outcome: RunOutcome::PartiallySucceeded },
+        E::RunEnded { outcome: RunOutcome::Failed },
+        E::RunEnded { outcome: RunOutcome::Cancelled },
+    ];
+    let entry = |command| Entry::Plan { command, events: vec![] };
+    let told = Entry::Plan { command: C::Delete, events };
+    commands.into_iter().map(entry).chain([told]).collect()
 }
 
 fn vm_events() -> Vec<vm::Event> {
@@ -220,6 +358,17 @@ fn vm_events() -> Vec<vm::Event> {
         JobKind::UnplannedFailover,
         JobKind::CommitFailover,
         JobKind::ResynchronizeDifferences,
+        JobKind::TestFailover,
+        JobKind::TestFailoverCleanup,
+        JobKind::ChangeRecoveryPoint,
+        JobKind::CancelFailover,
+        JobKind::Failback,
+        JobKind::CompleteFailback,
+        JobKind::CommitFailback,
+        JobKind::ReverseReplicate,
+        JobKind::ResumeReplication,
+        JobKind::DisableProtection,
+        JobKind::RemoveProtection,
     ];
     events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
     let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];
@@ -228,6 +377,7 @@ fn vm_events() -> Vec<vm::Event> {
         let work = Work::Task { job, task: 6, step };
         E::AdministratorNeeded { work, because: failure() }
     }));
+    events.extend(life_events());
     events.extend(ENTRIES.iter().map(|entry| E::TaskFailed {
         job,
         task: 7,
@@ -295,6 +445,7 @@ fn samples() -> Vec<Entry> {
             events: vec![],
         },
     ]);
+    samples.extend(plan_entries());
     samples
 }
 

@@ -1,0 +1,121 @@
+//! Recovery plans by the actors: across restarts, with a gate that stays shut.
+
+use super::testbed::*;
+use lifeboat::actors::Origin;
+use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::plan::{
+    Action, ActionKind, Command, Definition, Group, Plan, Probe, RunKind, RunOutcome,
+};
+use lifeboat::domain::vm::{Phase, Vm};
+use std::time::Duration;
+use uuid::Uuid;
+
+const GATE: &str = "db:5432";
+
+fn plan_id() -> PlanId {
+    PlanId(Uuid::from_u128(77))
+}
+
+fn shop(vms: [VmId; 2]) -> Definition {
+    let probe = Probe::Tcp { address: GATE.to_owned() };
+    let gate = ActionKind::Gate { probe, within_s: 30 };
+    let script = ActionKind::Script { command: vec!["announce".to_owned()], timeout_s: 60 };
+    let action = |name: &str, kind| Action { name: name.to_owned(), kind };
+    Definition {
+        before: vec![action("announce", script)],
+        after_failover: vec![],
+        groups: vec![
+            Group {
+                vms: vec![vms[0]],
+                after: vec![action("db answers", gate)],
+                ..Group::default()
+            },
+            Group { vms: vec![vms[1]], ..Group::default() },
+        ],
+    }
+}
+
+async fn tell(service: &Running<'_>, command: Command) {
+    let origin = Origin::of("operator");
+    service.site.tell::<Plan>(plan_id().0, command, origin).await.expect("the plan takes it");
+}
+
+async fn plan(service: &Running<'_>) -> Plan {
+    service.site.state::<Plan>(plan_id().0).await.expect("the plan is there")
+}
+
+async fn until(service: &Running<'_>, wanted: impl Fn(&Plan) -> bool) -> Plan {
+    for _ in 0..3600 {
+        let plan = plan(service).await;
+        if wanted(&plan) {
+            return plan;
+        }
+        service.sleep(Duration::from_secs(1)).await;
+    }
+    panic!("it never came to that: {:#?}", plan(service).await.run)
+}
+
+#[test]
+fn a_run_waits_at_a_shut_gate_over_restarts_and_then_goes_on() {
+    let bed = Testbed::new();
+    bed.steps.shut.lock().unwrap().insert(GATE.to_owned());
+    let mut vms = Vec::new();
+    bed.run(async |service: Running| {
+        for nth in 1..=2 {
+            vms.push(service.protected(nth, every_30_s()).await);
+        }
+        let (id, name) = (plan_id(), "shop".to_owned());
+        let definition = shop([vms[0], vms[1]]);
+        tell(&service, Command::Define { id, name, definition }).await;
+        let (job, kind) = (job_id(70), RunKind::Planned);
+        tell(&service, Command::Start { job, kind }).await;
+        until(&service, |plan| plan.running().is_some_and(|run| run.current == 1)).await;
+    });
+    // The service dies while VMs are being failed over, and again at the gate.
+    bed.run(async |service: Running| {
+        until(&service, |plan| plan.running().is_some_and(|run| run.waits_for_somebody())).await;
+        let first = service.site.state::<Vm>(vms[0].0).await.expect("it is there");
+        let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
+        assert!(matches!(first.phase, Phase::CommitPending(_)), "{}", first.phase);
+        assert!(second.waits_for_plan(), "it started before the gate was open");
+    });
+    bed.steps.shut.lock().unwrap().clear();
+    bed.run(async |service: Running| {
+        let step = plan(&service).await.running().expect("it waits").current;
+        tell(&service, Command::Retry { step }).await;
+        let plan = until(&service, |plan| plan.running().is_none()).await;
+        let ended = plan.run.expect("it ran").ended;
+        assert_eq!(ended.map(|(_, outcome)| outcome), Some(RunOutcome::Completed));
+        let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
+        assert!(matches!(second.phase, Phase::CommitPending(_)), "{}", second.phase);
+    });
+    bed.outside.check();
+    let runs = bed.steps.runs.lock().unwrap();
+    let context: serde_json::Value = serde_json::from_str(&runs[0].1).expect("it is JSON");
+    assert_eq!(context["RecoveryPlanName"], "shop");
+    assert_eq!(context["FailoverType"], "Planned");
+    assert_eq!(context["VmMap"].as_object().map(serde_json::Map::len), Some(2));
+}
+
+#[test]
+fn a_script_that_fails_stops_a_planned_run_before_any_vm_is_touched() {
+    let bed = Testbed::new();
+    bed.steps.failing.lock().unwrap().insert("announce".to_owned());
+    bed.run(async |service: Running| {
+        let vms =
+            [service.protected(1, every_30_s()).await, service.protected(2, every_30_s()).await];
+        let (id, name) = (plan_id(), "shop".to_owned());
+        tell(&service, Command::Define { id, name, definition: shop(vms) }).await;
+        let (job, kind) = (job_id(70), RunKind::Planned);
+        tell(&service, Command::Start { job, kind }).await;
+        let plan = until(&service, |plan| plan.running().is_none()).await;
+        let run = plan.run.expect("it ran");
+        assert_eq!(run.ended.map(|(_, outcome)| outcome), Some(RunOutcome::Failed));
+        assert_eq!(run.steps[0].output, "announce ran");
+        for vm in vms {
+            let vm = service.site.state::<Vm>(vm.0).await.expect("it is there");
+            assert_eq!(vm.phase, Phase::Protected);
+        }
+    });
+    bed.outside.check();
+}

@@ -1,0 +1,338 @@
+//! Recovery plans: their limits, the order of their steps, and what becomes of a failure.
+
+use super::story::{BEGINNING, Story, check_failed, job_id, planned};
+use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::failure::Failure;
+use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::plan::{
+    Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, RunKind,
+    RunOutcome, StepState, Task, next_move,
+};
+use lifeboat::domain::vm::{Command as VmCommand, Phase};
+use uuid::Uuid;
+
+fn vm(nth: u128) -> VmId {
+    VmId(Uuid::from_u128(nth))
+}
+
+fn script(name: &str) -> Action {
+    let command = vec![format!("/srv/{name}")];
+    Action { name: name.to_owned(), kind: ActionKind::Script { command, timeout_s: 60 } }
+}
+
+fn gate(name: &str) -> Action {
+    let probe = Probe::Tcp { address: "db:5432".to_owned() };
+    Action { name: name.to_owned(), kind: ActionKind::Gate { probe, within_s: 300 } }
+}
+
+fn manual(name: &str) -> Action {
+    let instructions = "look at it".to_owned();
+    Action { name: name.to_owned(), kind: ActionKind::Manual { instructions } }
+}
+
+/// Two groups: a database with a gate behind it, then two VMs that somebody looks at first.
+fn shop() -> Definition {
+    Definition {
+        before: vec![script("announce")],
+        after_failover: vec![],
+        groups: vec![
+            Group { before: vec![], vms: vec![vm(1)], after: vec![gate("db answers")] },
+            Group { before: vec![manual("look")], vms: vec![vm(2), vm(3)], after: vec![] },
+        ],
+    }
+}
+
+/// A plan and what happened to it.
+struct Told {
+    plan: Plan,
+}
+
+impl Told {
+    fn defined(definition: Definition) -> Self {
+        let mut told = Self { plan: Plan::default() };
+        let (id, name) = (PlanId(Uuid::from_u128(7)), "shop".to_owned());
+        told.tell(Command::Define { id, name, definition });
+        told
+    }
+
+    fn running(kind: RunKind) -> Self {
+        let mut told = Self::defined(shop());
+        told.tell(Command::Start { job: job_id(1), kind });
+        told
+    }
+
+    #[track_caller]
+    fn tell(&mut self, command: Command) -> Vec<Event> {
+        let events = self.plan.decide(&command, BEGINNING).expect("the state allows it");
+        for event in &events {
+            self.plan.apply(event, BEGINNING);
+        }
+        events
+    }
+
+    /// Everything that is called for is reported on; `failure` answers for a VM.
+    fn go_on(&mut self, failure: impl Fn(VmId) -> Option<Failure>) {
+        while let Some(effect) = self.plan.pending().first().copied() {
+            self.tell(match effect {
+                Effect::Act { job, step } => {
+                    Command::ReportAction { job, step, output: "fine".to_owned(), failure: None }
+                }
+                Effect::Move { job, step, vm } => {
+                    Command::ReportVm { job, step, vm, failure: failure(vm) }
+                }
+            });
+        }
+    }
+
+    fn states(&self) -> Vec<String> {
+        let run = self.plan.run.as_ref().expect("it ran");
+        let word = |step: &lifeboat::domain::plan::Step| {
+            let task = match &step.task {
+                Task::Act { action, .. } => action.name.clone(),
+                Task::FailOver => "failover".to_owned(),
+                Task::Boot { group } => format!("boot {group}"),
+                Task::All => "all".to_owned(),
+            };
+            format!("{task}: {}", super::story::word(&step.state))
+        };
+        run.steps.iter().map(word).collect()
+    }
+
+    fn outcome(&self) -> Option<RunOutcome> {
+        self.plan.run.as_ref()?.ended.map(|(_, outcome)| outcome)
+    }
+}
+
+#[test]
+fn all_vms_fail_over_at_once_and_the_groups_start_one_after_the_other() {
+    let mut told = Told::running(RunKind::Planned);
+    assert_eq!(told.plan.pending().len(), 1, "the script comes first");
+    let Some(Effect::Act { job, step }) = told.plan.pending().first().copied() else {
+        panic!("{:?}", told.plan.pending());
+    };
+    told.tell(Command::ReportAction { job, step, output: "told".to_owned(), failure: None });
+    assert_eq!(told.plan.pending().len(), 3, "all VMs at once");
+    told.go_on(|_| None);
+    assert!(told.plan.running().is_some_and(|run| run.waits_for_somebody()));
+    let step = told.plan.running().expect("it runs").current;
+    told.tell(Command::Continue { step, notes: "looked".to_owned() });
+    assert_eq!(told.plan.pending().len(), 2);
+    told.go_on(|_| None);
+    assert_eq!(told.outcome(), Some(RunOutcome::Completed));
+    assert_eq!(
+        told.states(),
+        [
+            "announce: Completed",
+            "failover: Completed",
+            "boot 1: Completed",
+            "db answers: Completed",
+            "look: Completed",
+            "boot 2: Completed",
+        ]
+    );
+}
+
+#[test]
+fn a_planned_run_stops_where_a_vm_fails_and_an_unplanned_one_goes_on_without_it() {
+    let database_fails = |id: VmId| (id == vm(1)).then(check_failed);
+    let mut planned = Told::running(RunKind::Planned);
+    planned.go_on(database_fails);
+    assert_eq!(planned.outcome(), Some(RunOutcome::Failed));
+    assert_eq!(planned.states()[1..3], ["failover: Failed", "boot 1: NotStarted"]);
+
+    let mut unplanned = Told::running(RunKind::Unplanned);
+    unplanned.go_on(database_fails);
+    let step = unplanned.plan.running().expect("it waits for somebody to look").current;
+    unplanned.tell(Command::Continue { step, notes: String::new() });
+    unplanned.go_on(database_fails);
+    assert_eq!(unplanned.outcome(), Some(RunOutcome::PartiallySucceeded));
+    // Nothing of the first group is left to start; the gate behind it is asked all the same.
+    assert_eq!(unplanned.states()[2..4], ["boot 1: NotStarted", "db answers: Completed"]);
+    assert_eq!(unplanned.states()[5], "boot 2: Completed");
+}
+
+#[test]
+fn a_run_in_which_every_vm_fails_ends() {
+    let mut told = Told::running(RunKind::Unplanned);
+    told.go_on(|_| Some(check_failed()));
+    let step = told.plan.running().expect("a manual action is left").current;
+    told.tell(Command::Continue { step, notes: String::new() });
+    assert_eq!(told.outcome(), Some(RunOutcome::PartiallySucceeded));
+}
+
+#[test]
+fn a_gate_that_stays_shut_waits_for_somebody_in_every_kind_of_run() {
+    for kind in [RunKind::Planned, RunKind::Unplanned, RunKind::Test { network: "x".to_owned() }] {
+        let mut told = Told::running(kind);
+        let at_gate = |plan: &Plan| {
+            let step = plan.running().and_then(|run| run.step()).expect("it runs");
+            matches!(&step.task, Task::Act { action, .. } if action.name == "db answers")
+        };
+        while !at_gate(&told.plan) {
+            let command = match told.plan.pending()[0] {
+                Effect::Act { job, step } => {
+                    Command::ReportAction { job, step, output: String::new(), failure: None }
+                }
+                Effect::Move { job, step, vm } => {
+                    Command::ReportVm { job, step, vm, failure: None }
+                }
+            };
+            told.tell(command);
+        }
+        let Effect::Act { job, step } = told.plan.pending()[0] else { panic!("no gate") };
+        let failure = Some(gate("db answers").failure("connection refused"));
+        told.tell(Command::ReportAction { job, step, output: String::new(), failure });
+        assert!(told.plan.running().is_some_and(|run| run.waits_for_somebody()));
+        assert_eq!(told.plan.pending(), []);
+        let too_early = told.plan.decide(&Command::Retry { step: step + 1 }, BEGINNING);
+        assert!(matches!(too_early, Err(Rejection::Unknown { .. })));
+        told.tell(Command::Retry { step });
+        assert_eq!(told.plan.pending(), [Effect::Act { job, step }]);
+    }
+}
+
+#[test]
+fn a_run_that_is_cancelled_or_late_reports_change_nothing() {
+    let mut told = Told::running(RunKind::Unplanned);
+    let late = told.plan.pending()[0];
+    told.tell(Command::Cancel);
+    assert_eq!(told.outcome(), Some(RunOutcome::Cancelled));
+    let Effect::Act { job, step } = late else { panic!("a script comes first") };
+    let report = Command::ReportAction { job, step, output: String::new(), failure: None };
+    assert_eq!(told.tell(report), []);
+    assert!(told.plan.decide(&Command::Cancel, BEGINNING).is_err());
+}
+
+#[test]
+fn a_plan_that_runs_is_not_changed() {
+    let told = Told::running(RunKind::Planned);
+    let (id, name) = (told.plan.id, told.plan.name.clone());
+    let change = Command::Define { id, name, definition: shop() };
+    assert!(matches!(told.plan.decide(&change, BEGINNING), Err(Rejection::NotAllowed { .. })));
+    assert!(told.plan.decide(&Command::Delete, BEGINNING).is_err());
+    let again = Command::Start { job: job_id(2), kind: RunKind::Planned };
+    assert!(told.plan.decide(&again, BEGINNING).is_err());
+}
+
+#[test]
+fn limits_are_refused_by_name() {
+    let refused = |definition: Definition| match definition.check() {
+        Err(Rejection::OutOfRange { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    let group = |vms: Vec<VmId>| Group { vms, ..Group::default() };
+    let of = |groups: Vec<Group>| Definition { groups, ..Definition::default() };
+    assert!(refused(of(vec![])).contains("groups"));
+    assert!(refused(of((0..8).map(|nth| group(vec![vm(nth)])).collect())).contains("groups"));
+    assert!(refused(of(vec![group((0..101).map(vm).collect())])).contains("VMs"));
+    assert!(refused(of(vec![group(vec![vm(1), vm(1)])])).contains("plan"));
+    let mut nameless = of(vec![group(vec![vm(1)])]);
+    nameless.before.push(manual(""));
+    assert!(refused(nameless).contains("name"));
+    let mut endless = of(vec![group(vec![vm(1)])]);
+    let kind = ActionKind::Script { command: vec!["x".to_owned()], timeout_s: 0 };
+    endless.before.push(Action { name: "x".to_owned(), kind });
+    assert!(refused(endless).contains("time limit"));
+    assert!(of((0..7).map(|nth| group(vec![vm(nth)])).collect()).check().is_ok());
+}
+
+/// A plan of the one VM of a story.
+fn plan_of(story: &Story, kind: RunKind) -> Told {
+    let groups = vec![Group { vms: vec![story.vm.id], ..Group::default() }];
+    let mut told = Told::defined(Definition { groups, ..Definition::default() });
+    told.tell(Command::Start { job: job_id(50), kind });
+    told
+}
+
+/// Does what the plan has the VM do, until it has done its part of the step.
+fn bring_along(told: &mut Told, story: &mut Story) -> Result<(), String> {
+    for _ in 0..100 {
+        let run = told.plan.running().expect("it runs");
+        match next_move(&told.plan, run, &story.vm) {
+            Move::Done => {
+                let Effect::Move { job, step, vm } = told.plan.pending()[0] else { panic!("act") };
+                told.tell(Command::ReportVm { job, step, vm, failure: None });
+                return Ok(());
+            }
+            Move::Fail(why) => return Err(why),
+            Move::Tell(command) => drop(story.tell(*command)),
+            Move::Wait if story.test_work().is_some() => drop(story.succeed_in_test()),
+            Move::Wait => drop(story.succeed()),
+        }
+    }
+    panic!("it does not get on: {:?}", story.vm)
+}
+
+#[test]
+fn a_vm_of_a_plan_waits_before_it_starts_and_is_started_with_its_group() {
+    for kind in [RunKind::Planned, RunKind::Unplanned] {
+        let mut story = Story::protected();
+        let mut told = plan_of(&story, kind);
+        bring_along(&mut told, &mut story).expect("it fails over");
+        assert!(story.vm.waits_for_plan());
+        assert!(matches!(story.vm.phase, Phase::FailingOver(_)));
+        bring_along(&mut told, &mut story).expect("it starts");
+        assert!(matches!(story.vm.phase, Phase::CommitPending(_)));
+        assert_eq!((told.outcome(), story.vm.held), (Some(RunOutcome::Completed), None));
+
+        let mut told = plan_of(&story, RunKind::Commit);
+        bring_along(&mut told, &mut story).expect("it is committed");
+        assert!(matches!(story.vm.phase, Phase::FailedOver(_)));
+    }
+}
+
+#[test]
+fn a_test_of_a_plan_is_cleaned_up_with_it() {
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Test { network: "isolated".to_owned() });
+    bring_along(&mut told, &mut story).expect("the copy could start");
+    assert!(story.vm.test.as_ref().is_some_and(|test| test.started_at.is_none()));
+    bring_along(&mut told, &mut story).expect("the copy starts");
+    assert!(story.vm.test.as_ref().is_some_and(|test| test.started_at.is_some()));
+    let mut told = plan_of(&story, RunKind::CleanUp);
+    bring_along(&mut told, &mut story).expect("it is cleaned up");
+    assert_eq!((story.vm.test.as_ref(), &story.vm.phase), (None, &Phase::Protected));
+}
+
+#[test]
+fn a_failback_of_a_plan_is_reversed_with_it() {
+    let mut story = Story::failed_back();
+    story.tell(super::story::commit());
+    story.work_off();
+    let mut told = plan_of(&story, RunKind::Reverse);
+    bring_along(&mut told, &mut story).expect("it is replicated again");
+    assert_eq!(story.vm.phase, Phase::Protected);
+}
+
+#[test]
+fn what_somebody_did_by_hand_is_passed_over_and_what_cannot_be_is_said() {
+    let mut story = Story::protected();
+    story.tell(planned());
+    story.work_off();
+    let mut told = plan_of(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it is there already");
+    bring_along(&mut told, &mut story).expect("it runs already");
+
+    let mut story = Story::discovered(1);
+    let mut told = plan_of(&story, RunKind::Unplanned);
+    let why = bring_along(&mut told, &mut story).expect_err("it is not protected");
+    assert!(why.contains("sql-01") && why.contains("not protected"), "{why}");
+}
+
+#[test]
+fn a_failover_whose_check_fails_fails_its_vm_once() {
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    story.tell(VmCommand::HoldStart { plan: told.plan.id });
+    let run = told.plan.running().expect("it runs");
+    let Move::Tell(command) = next_move(&told.plan, run, &story.vm) else { panic!("no order") };
+    story.tell(*command);
+    story.fail(check_failed());
+    assert_eq!(story.vm.held, None);
+    let why = bring_along(&mut told, &mut story).expect_err("it is not tried again");
+    assert!(why.contains("failed"), "{why}");
+    assert!(matches!(
+        told.plan.running().and_then(|run| run.step()).map(|step| &step.state),
+        Some(StepState::InProgress)
+    ));
+}
