@@ -2,7 +2,7 @@
 
 use super::history::History;
 use super::live::Live;
-use super::operation::{Asked, Operation, read_body};
+use super::operation::{Asked, CANCEL_JOB, Operation, read_body};
 use super::outlook::Outlook;
 use super::problem::Problem;
 use super::routes::{Accepted, EventsView};
@@ -176,6 +176,14 @@ impl Control {
         let operation = operation.path.to_owned();
         let repeated = repeated.is_some();
         Ok(Accepted { operation, target, changed: commit.is_some(), commit, repeated, job })
+    }
+
+    /// Gives a job up.
+    pub(super) async fn cancel_job(&self, id: &str, request: Request) -> Result<Accepted, Problem> {
+        let job = self.job(id, None, Duration::ZERO).await?;
+        let body = serde_json::json!({ "job": job.id }).to_string();
+        let target = job.target_id.to_string();
+        self.operate(&CANCEL_JOB, &target, body.as_bytes(), request).await
     }
 
     /// Changes the policy of a cloud, which is that of its VMs.

@@ -3,7 +3,7 @@
 //! ```text
 //!  GET  /lifeboat/v1/status  vms  vms/{vm}  vms/{vm}/recovery-points  jobs  jobs/{id}
 //!                    hosts  clouds  vaults  policy  events?after=N
-//!  POST /lifeboat/v1/vms/{vm}/{operation}   clouds/{cloud}/policy        ?dry_run=true
+//!  POST /lifeboat/v1/vms/{vm}/{operation}   jobs/{id}/cancel   clouds/{cloud}/policy   ?dry_run=true
 //! ```
 //!
 //! Every request carries the token of the service. Reads are views of the live states and of the log. A

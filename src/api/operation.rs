@@ -4,7 +4,7 @@ use super::control::Outside;
 use super::problem::Problem;
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Command, PointChoice, RecoveryPoint, RetryReason, Vm};
+use crate::domain::vm::{AfterFailover, Command, PointChoice, RecoveryPoint, RetryReason, Vm};
 use crate::views::{PolicyView, Site};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -144,7 +144,216 @@ const OPERATIONS: &[Operation] = &[
             )
         },
     },
+    Operation {
+        path: "unprotect",
+        title: "Disable protection",
+        needs: Needs::Vault,
+        command: |asked| {
+            let UnprotectBody { source_gone } = asked.body()?;
+            Ok(Command::DisableProtection { job: asked.job, source_gone })
+        },
+        consequence: |asked| {
+            let points = asked.vm.points.len();
+            let name = &asked.vm.name;
+            format!("The replica of {name} is deleted, with its {points} recovery points.")
+        },
+    },
+    Operation {
+        path: "pause",
+        title: "Pause replication",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::PauseReplication)
+        },
+        consequence: |asked| {
+            format!(
+                "Nothing of {} is sent until it is resumed: its logs grow, and so does what a lost site \
+                 would cost.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "resume",
+        title: "Resume replication",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::ResumeReplication)
+        },
+        consequence: |asked| format!("What {} has written meanwhile is sent.", asked.vm.name),
+    },
+    Operation {
+        path: "take-recovery-point",
+        title: "Take a recovery point",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let TakeBody { application_consistent } = asked.body()?;
+            Ok(Command::TakeRecoveryPoint { application_consistent })
+        },
+        consequence: |asked| format!("A recovery point of {} is made at once.", asked.vm.name),
+    },
+    Operation {
+        path: "test-failover",
+        title: "Test failover",
+        needs: Needs::Vault,
+        command: |asked| {
+            let TestBody { point, network, lease_hours } = asked.body()?;
+            let point = named_point(point.as_deref())?;
+            let lease_h = lease_hours.unwrap_or(TEST_LEASE_HOURS);
+            Ok(Command::TestFailover { job: asked.job, point, network, lease_h })
+        },
+        consequence: |asked| {
+            format!(
+                "A copy of {} starts in the network; the VM and its replication go on. The test counts \
+                 once it is cleaned up.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "test-failover-cleanup",
+        title: "Clean up test failover",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let CleanUpBody { notes } = asked.body()?;
+            Ok(Command::CleanUpTestFailover { job: asked.job, notes })
+        },
+        consequence: |asked| format!("The test copy of {} is stopped and deleted.", asked.vm.name),
+    },
+    Operation {
+        path: "change-point",
+        title: "Change recovery point",
+        needs: Needs::Vault,
+        command: |asked| {
+            Ok(Command::ChangeRecoveryPoint { job: asked.job, point: asked.choice()? })
+        },
+        consequence: |asked| {
+            format!(
+                "The replica of {} is shut down and started again from the other recovery point; what it \
+                 wrote since the failover is lost.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "cancel-failover",
+        title: "Cancel failover",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::CancelFailover { job: asked.job })
+        },
+        consequence: |asked| {
+            format!(
+                "{} goes on at the primary site from where it was there; what its replica wrote since the \
+                 failover is lost.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "decide-failover",
+        title: "Decide a failover by itself",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let DecideBody { in_seconds, then } = asked.body()?;
+            let then = match then.as_str() {
+                "commit" => AfterFailover::Commit,
+                "cancel" => AfterFailover::Cancel,
+                _ => return Err(Problem::invalid("`then` must be commit or cancel")),
+            };
+            let due = asked.now.after(Duration::from_secs(in_seconds));
+            Ok(Command::DecideFailover { due, then })
+        },
+        consequence: |asked| {
+            format!(
+                "The failover of {} is decided then, unless somebody has before.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "failback",
+        title: "Synchronize for failback",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let FailbackBody { in_full } = asked.body()?;
+            Ok(Command::Failback { job: asked.job, in_full })
+        },
+        consequence: |asked| {
+            format!(
+                "The disks of {} at the primary site are overwritten with what differs at the recovery \
+                 site, where the VM goes on running.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "complete-failback",
+        title: "Complete failback",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::CompleteFailback { job: asked.job })
+        },
+        consequence: |asked| {
+            format!(
+                "{} is shut down at the recovery site, its last changes are brought over, and it starts at \
+                 the primary site. Nothing is lost; it does not run meanwhile.",
+                asked.vm.name
+            )
+        },
+    },
+    Operation {
+        path: "cancel-failback",
+        title: "Cancel failback",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::CancelFailback)
+        },
+        consequence: |asked| format!("{} stays at the recovery site.", asked.vm.name),
+    },
+    Operation {
+        path: "reverse-replicate",
+        title: "Reverse replicate",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::ReverseReplicate { job: asked.job })
+        },
+        consequence: |asked| {
+            format!("{} is replicated again; only what changed is sent.", asked.vm.name)
+        },
+    },
+    Operation {
+        path: "release-start",
+        title: "Release the start",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let Nothing {} = asked.body()?;
+            Ok(Command::ReleaseStart)
+        },
+        consequence: |asked| format!("{} starts without waiting for its plan.", asked.vm.name),
+    },
 ];
+
+/// Gives the running job of a VM up. It is asked for by the job, not by the VM.
+pub(super) const CANCEL_JOB: Operation = Operation {
+    path: "cancel-job",
+    title: "Cancel a job",
+    needs: Needs::Nothing,
+    command: |asked| {
+        let CancelBody { job } = asked.body()?;
+        Ok(Command::CancelJob { job })
+    },
+    consequence: |asked| format!("{} is as well protected as before.", asked.vm.name),
+};
+
+/// Hours after which a test is cleaned up by itself, unless it is said otherwise: a working day and a night.
+const TEST_LEASE_HOURS: u32 = 24;
 
 /// The operation of a path.
 pub fn operation(path: &str) -> Option<&'static Operation> {
@@ -165,6 +374,53 @@ struct Nothing {}
 #[serde(deny_unknown_fields, default)]
 struct PointBody {
     point: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UnprotectBody {
+    source_gone: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TakeBody {
+    application_consistent: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestBody {
+    #[serde(default)]
+    point: Option<String>,
+    network: String,
+    #[serde(default)]
+    lease_hours: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CleanUpBody {
+    notes: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecideBody {
+    in_seconds: u64,
+    then: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FailbackBody {
+    in_full: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CancelBody {
+    job: JobId,
 }
 
 #[derive(Default, Deserialize)]
@@ -210,6 +466,11 @@ pub fn point_choice(text: &str) -> Result<PointChoice, String> {
     }
 }
 
+/// A point that need not be named: the latest.
+fn named_point(text: Option<&str>) -> Result<PointChoice, Problem> {
+    text.map_or(Ok(PointChoice::Latest), |text| point_choice(text).map_err(Problem::invalid))
+}
+
 fn protect(asked: &Asked<'_>) -> Result<Command, Problem> {
     let ProtectBody { vault, policy } = asked.body()?;
     let mut vaults = asked.site.vaults.values().filter(|it| !it.name.is_empty());
@@ -237,7 +498,7 @@ impl Asked<'_> {
     /// The recovery point that the body chooses.
     fn choice(&self) -> Result<PointChoice, Problem> {
         let PointBody { point } = self.body()?;
-        point.map_or(Ok(PointChoice::Latest), |text| point_choice(&text).map_err(Problem::invalid))
+        named_point(point.as_deref())
     }
 
     /// The same, as far as it is known.

@@ -80,6 +80,7 @@ pub fn configure(app: &mut web::ServiceConfig, control: web::Data<Control>) {
         .route("/vms/{vm}/{operation}", web::post().to(operate))
         .route("/jobs", web::get().to(jobs))
         .route("/jobs/{job}", web::get().to(job))
+        .route("/jobs/{job}/cancel", web::post().to(cancel_job))
         .route("/hosts", web::get().to(hosts))
         .route("/clouds", web::get().to(clouds))
         .route("/clouds/{cloud}/policy", web::post().to(associate_policy))
@@ -178,6 +179,14 @@ async fn job(control: web::Data<Control>, id: web::Path<String>, request: HttpRe
     let JobQuery { after, wait_seconds } = query(&request)?;
     let wait = wait_seconds.map_or(WAIT_MAX, Duration::from_secs).min(WAIT_MAX);
     ok(&control.job(&id, after, wait).await?)
+}
+
+async fn cancel_job(
+    control: web::Data<Control>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Answer {
+    accepted(&control.cancel_job(&id, asked(&request)?).await?)
 }
 
 #[derive(Deserialize)]

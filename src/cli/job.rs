@@ -2,7 +2,7 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{answer_of, duration, sentence, span, watch};
+use super::order::{answer_of, duration, nothing, sentence, span, watch};
 use super::{Answer, CommandError, print};
 use crate::sim::Span;
 use crate::views::JobView;
@@ -44,6 +44,19 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Give a running job up; its VM is as well protected as before
+    Cancel {
+        /// The job; the beginning of its id is enough
+        job: String,
+        /// An id of your own: the same order given twice under it is done once
+        #[arg(long, value_name = "KEY")]
+        request_id: Option<String>,
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// How the result is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Show the tasks of a job as they are done, until it ends or waits for somebody
     Watch {
         /// The job; the beginning of its id is enough
@@ -70,6 +83,13 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         Command::Show { job, service, output } => {
             let answer = Client::find(service)?.get(&["jobs", job])?;
             show(*output, &answer, || Ok(in_words(&read(&answer)?)))?;
+            Ok(Answer::Done)
+        }
+        Command::Cancel { job, request_id, service, output } => {
+            let client = Client::find(service)?;
+            let path = ["jobs", job, "cancel"];
+            let answer = client.post(&path, &[], &nothing(), request_id.as_deref())?;
+            show(*output, &answer, || Ok(format!("job {job} is given up")))?;
             Ok(Answer::Done)
         }
         Command::Watch { job, timeout, service } => {

@@ -9,6 +9,7 @@ mod demo;
 mod ending;
 mod events;
 mod explain;
+mod failback;
 mod failover;
 mod grid;
 mod hrl;
@@ -48,6 +49,8 @@ enum Command {
     Vm(vm::Args),
     /// Move VMs to the recovery site
     Failover(failover::Args),
+    /// Bring VMs back to the primary site
+    Failback(failback::Args),
     /// The jobs of a running service
     Job(job::Args),
     /// The replication policies of a running service
@@ -101,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Failback(args) => failback::run(&args),
         Command::Job(args) => job::run(&args),
         Command::Policy(args) => site::policies(&args),
         Command::Host(args) => site::hosts(&args),

@@ -39,6 +39,30 @@ enum Command {
         #[command(flatten)]
         order: OrderArgs,
     },
+    /// End the protection of a VM: its replica is deleted, with every recovery point
+    Unprotect {
+        /// The VM, by name or id
+        vm: String,
+        /// Its host does not answer, and is left as it is
+        #[arg(long)]
+        source_gone: bool,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Send nothing until told to; writes are tracked
+    Pause(OrderOneArgs),
+    /// Go on with replication
+    Resume(OrderOneArgs),
+    /// Make a recovery point at once
+    TakePoint {
+        /// The VM, by name or id
+        vm: String,
+        /// With the guest brought to rest
+        #[arg(long)]
+        application_consistent: bool,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
     /// Bring a replica that lost track into step at once, whatever the window says
     Resync(OrderOneArgs),
     /// Try at once again what failed
@@ -92,6 +116,15 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         }
         Command::Protect { vm, vault, order } => {
             give(order, vm, "protect", &json!({ "vault": vault }), Confirm::No)
+        }
+        Command::Unprotect { vm, source_gone, order } => {
+            give(order, vm, "unprotect", &json!({ "source_gone": source_gone }), Confirm::First)
+        }
+        Command::Pause(one) => give(&one.order, &one.vm, "pause", &nothing(), Confirm::No),
+        Command::Resume(one) => give(&one.order, &one.vm, "resume", &nothing(), Confirm::No),
+        Command::TakePoint { vm, application_consistent, order } => {
+            let body = json!({ "application_consistent": application_consistent });
+            give(order, vm, "take-recovery-point", &body, Confirm::No)
         }
         Command::Resync(one) => give(&one.order, &one.vm, "resync", &nothing(), Confirm::No),
         Command::Retry(one) => give(&one.order, &one.vm, "retry", &nothing(), Confirm::No),
@@ -162,6 +195,21 @@ fn in_words(vm: &VmView) -> String {
             "failed",
             &format!("{}, {} attempts, next: {next}", trouble.work, trouble.failed_attempts),
         );
+    }
+    if let Some(since) = vm.paused_since {
+        line("paused", &format!("since {}", moment(since)));
+    }
+    if let Some(test) = &vm.test_failover {
+        let next = if test.waits_for_clean_up { "waits for its clean-up" } else { &test.job.state };
+        let ends = moment(test.lease_ends);
+        line("test failover", &format!("in {}, {next}, by itself at {ends}", test.network));
+    }
+    if let Some(test) = &vm.last_test_failover {
+        let result = if test.succeeded { "succeeded" } else { "did not start" };
+        line("last test", &format!("{result}, cleaned up {} {}", moment(test.at), test.notes));
+    }
+    if let Some(decision) = &vm.failover_decision {
+        line("decided", &format!("{:?} at {}", decision.then, moment(decision.at)));
     }
     if let Some(over) = &vm.failover {
         let rto = over.rto_seconds.map_or_else(|| "-".to_owned(), |rto| format!("{rto:.1} s"));

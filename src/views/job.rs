@@ -2,11 +2,12 @@
 
 use super::failure::FailureView;
 use super::{Moment, seconds};
+use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, JobOutcome, Step, Task, TaskState};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{NextStep, Trouble, Vm, Work};
+use crate::domain::vm::{Command, NextStep, Trouble, Vm, Work};
 use serde::{Deserialize, Serialize};
 
 /// A job.
@@ -38,6 +39,8 @@ pub struct JobView {
     pub tasks: Vec<TaskView>,
     /// What went wrong, the last last.
     pub errors: Vec<FailureView>,
+    /// What can be done with it: `Cancel`, while it can be given up.
+    pub allowed_actions: Vec<String>,
     /// The global position of the last commit that changed it, where the log was read for it.
     pub last_commit: Option<u64>,
 }
@@ -89,6 +92,7 @@ impl JobView {
             duration_seconds: seconds(ended_at.unwrap_or(now).since(job.started_at)),
             tasks: tasks.collect(),
             errors: errors.iter().map(FailureView::new).collect(),
+            allowed_actions: allowed_actions(job, vm, now),
             last_commit: None,
         }
     }
@@ -102,7 +106,7 @@ impl JobView {
 impl TaskView {
     fn new(task: &Task, vm: &Vm) -> Self {
         let disk = match task.step {
-            Step::CopyDisk(id) | Step::CompareDisk(id) => {
+            Step::CopyDisk(id) | Step::CompareDisk(id) | Step::RestoreDisk(id) => {
                 vm.disks.iter().find(|disk| disk.id == id)
             }
             _ => None,
@@ -124,6 +128,13 @@ impl TaskView {
             total_bytes: disk.map(|disk| disk.size_bytes),
         }
     }
+}
+
+fn allowed_actions(job: &Job, vm: &Vm, now: Timestamp) -> Vec<String> {
+    let cancel = Command::CancelJob { job: job.id };
+    let running = job.ended.is_none();
+    let can = running && vm.decide(&cancel, now).is_ok_and(|events| !events.is_empty());
+    if can { vec!["Cancel".to_owned()] } else { vec![] }
 }
 
 /// The trouble that the task of a running job is in.

@@ -44,6 +44,36 @@ struct Record {
     last_commit: u64,
 }
 
+impl Record {
+    /// Takes what an event made of the job.
+    fn take(&mut self, event: &Event, job: &Job, error: Option<Failure>, commit: u64) {
+        let tried_again = matches!(event, Event::RetryStarted { .. });
+        if self.job == *job && error.is_none() && !tried_again {
+            return;
+        }
+        self.job.clone_from(job);
+        self.last_commit = commit;
+        self.errors.extend(error);
+        if ERRORS_KEPT < self.errors.len() {
+            self.errors.pop_front();
+        }
+    }
+}
+
+/// What went wrong with a job of a VM by an event.
+fn error_of<'a>(event: &'a Event, job: &Job, vm: &Vm) -> Option<&'a Failure> {
+    match event {
+        Event::TaskFailed { job: failed, failure, .. } if *failed == job.id => Some(failure),
+        Event::RetryScheduled { because, .. } | Event::AdministratorNeeded { because, .. } => {
+            super::job::trouble_of(job, vm).map(|_| because)
+        }
+        Event::TestCleanUpPutOff { because, .. } => {
+            vm.test.as_ref().filter(|test| test.job.id == job.id).map(|_| because)
+        }
+        _ => None,
+    }
+}
+
 impl Jobs {
     /// No jobs yet; at most `kept` will be, and answers to so many ids.
     pub fn new(kept: usize) -> Self {
@@ -71,36 +101,22 @@ impl Jobs {
         for event in events {
             let vm = self.vms.entry(id).or_default();
             vm.apply(event, commit.at);
-            let Some(job) = &vm.job else { continue };
-            let error = match event {
-                Event::TaskFailed { failure, .. } => Some(failure),
-                Event::RetryScheduled { because, .. }
-                | Event::AdministratorNeeded { because, .. } => {
-                    super::job::trouble_of(job, vm).map(|_| because)
-                }
-                _ => None,
-            };
-            match self.records.get_mut(&job.id) {
-                Some(record) => {
-                    let waited = matches!(event, Event::RetryStarted { .. });
-                    if record.job != *job || error.is_some() || waited {
-                        record.job.clone_from(job);
-                        record.last_commit = commit.global;
+            let tested = vm.test.as_ref().map(|test| &test.job);
+            for job in vm.job.iter().chain(tested) {
+                let error = error_of(event, job, vm).cloned();
+                match self.records.get_mut(&job.id) {
+                    Some(record) => record.take(event, job, error, commit.global),
+                    // It may have been let go of: only the beginning of a job makes a record.
+                    None if matches!(event, Event::JobStarted { job: begun, .. } if *begun == job.id) =>
+                    {
+                        self.order.push_back(job.id);
+                        let (job, asked_by) = (job.clone(), commit.actor.clone());
+                        let (errors, last_commit) = (VecDeque::new(), commit.global);
+                        let record = Record { vm: id, job, asked_by, errors, last_commit };
+                        self.records.insert(record.job.id, record);
                     }
-                    record.errors.extend(error.cloned());
-                    if ERRORS_KEPT < record.errors.len() {
-                        record.errors.pop_front();
-                    }
+                    None => {}
                 }
-                // It may have been let go of: only the beginning of a job makes a record.
-                None if matches!(event, Event::JobStarted { .. }) => {
-                    let (job, asked_by) = (job.clone(), commit.actor.clone());
-                    self.order.push_back(job.id);
-                    let (errors, last_commit) = (VecDeque::new(), commit.global);
-                    let record = Record { vm: id, job, asked_by, errors, last_commit };
-                    self.records.insert(record.job.id, record);
-                }
-                None => {}
             }
         }
         if let Some(vm) = self.vms.get(&id) {

@@ -31,4 +31,7 @@ pub use moment::{Moment, seconds};
 pub use plan::{PlanView, RunView, StepView, StepVmView};
 pub use site::{Site, StatusView};
 pub use vault::VaultView;
-pub use vm::{DiskView, FailoverView, PointView, ResyncView, TroubleView, VmView};
+pub use vm::{
+    DecisionView, DiskView, FailbackView, FailoverView, PointView, ResyncView, TestResultView,
+    TestView, TroubleView, VmView,
+};

@@ -9,7 +9,8 @@ use super::{Moment, PolicyView, seconds};
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
-    FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, Trouble, Vm, Work,
+    AfterFailover, FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, Stage,
+    TestFailover, Trouble, Vm, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,16 @@ pub struct VmView {
     pub trouble: Option<TroubleView>,
     /// The last failover.
     pub failover: Option<FailoverView>,
+    /// When and how a failover that is not committed is decided by itself.
+    pub failover_decision: Option<DecisionView>,
+    /// The test failover that is not cleaned up.
+    pub test_failover: Option<TestView>,
+    /// What came of the last test failover.
+    pub last_test_failover: Option<TestResultView>,
+    /// The failback under way.
+    pub failback: Option<FailbackView>,
+    /// Since when replication is paused.
+    pub paused_since: Option<Moment>,
     /// Resynchronization.
     pub resync: ResyncView,
     /// How it is replicated.
@@ -139,6 +150,60 @@ pub struct FailoverView {
     pub rto_seconds: Option<f64>,
 }
 
+/// What is done with a failover by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionView {
+    /// When, unless somebody has decided by then.
+    pub at: Moment,
+    /// What.
+    pub then: AfterFailover,
+}
+
+/// A test failover that is not cleaned up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestView {
+    /// The job that prepares it, or cleans it up.
+    pub job: JobView,
+    /// The point that it runs from.
+    pub recovery_point_cycle: u64,
+    /// The network that it runs in.
+    pub network: String,
+    /// When the copy ran.
+    pub started_at: Option<Moment>,
+    /// Whether it waits for its clean-up.
+    pub waits_for_clean_up: bool,
+    /// When it is cleaned up by itself.
+    pub lease_ends: Moment,
+    /// What went wrong.
+    pub failure: Option<FailureView>,
+    /// When its clean-up is tried again.
+    pub retry_at: Option<Moment>,
+}
+
+/// What came of a test failover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestResultView {
+    /// When it was cleaned up: a test counts only then.
+    pub at: Moment,
+    /// Whether the copy ran.
+    pub succeeded: bool,
+    /// What its tester said.
+    pub notes: String,
+}
+
+/// A failback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailbackView {
+    /// Whether everything is downloaded, instead of what differs.
+    pub in_full: bool,
+    /// The moment that the primary site's disks hold, once they do.
+    pub restored_to: Option<Moment>,
+    /// Bytes of the disks that were compared.
+    pub compared_bytes: u64,
+    /// Bytes of them that differed.
+    pub different_bytes: u64,
+}
+
 /// Resynchronization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResyncView {
@@ -187,7 +252,7 @@ impl VmView {
                 .copied()
                 .map(point),
             next_delta_at: match vm.delta.stage {
-                crate::domain::vm::Stage::Waiting { due } => Some(due.into()),
+                Stage::Waiting { due } => Some(due.into()),
                 _ => None,
             },
             log_bytes: None,
@@ -202,6 +267,23 @@ impl VmView {
                 started_at: over.started_at.map(Moment),
                 rto_seconds: over.started_at.map(|at| seconds(at.since(over.asked_at))),
             }),
+            failover_decision: vm.decision.map(|(at, then)| DecisionView { at: at.into(), then }),
+            test_failover: vm.test.as_ref().map(|test| TestView::new(test, vm, now)),
+            last_test_failover: vm.last_test.as_ref().map(|test| TestResultView {
+                at: test.at.into(),
+                succeeded: test.succeeded,
+                notes: test.notes.clone(),
+            }),
+            failback: vm.failback.as_ref().map(|back| FailbackView {
+                in_full: back.in_full,
+                restored_to: back.restored.map(|point| point.at.into()),
+                compared_bytes: back.compared_bytes,
+                different_bytes: back.different_bytes,
+            }),
+            paused_since: match vm.delta.stage {
+                Stage::Paused { since } => Some(since.into()),
+                _ => None,
+            },
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
             disks: vm.disks.iter().map(DiskView::new).collect(),
@@ -229,6 +311,21 @@ impl VmView {
             },
             affects: vec![self.name.clone()],
         })
+    }
+}
+
+impl TestView {
+    fn new(test: &TestFailover, vm: &Vm, now: Timestamp) -> Self {
+        Self {
+            job: JobView::new(&test.job, vm, None, &[], now),
+            recovery_point_cycle: test.point.cycle,
+            network: test.network.clone(),
+            started_at: test.started_at.map(Moment),
+            waits_for_clean_up: test.waits_for_clean_up(),
+            lease_ends: test.lease_ends.into(),
+            failure: test.failure.as_ref().map(FailureView::new),
+            retry_at: test.retry_at.map(Moment),
+        }
     }
 }
 

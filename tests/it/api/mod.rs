@@ -3,6 +3,7 @@
 mod alerts;
 mod commands;
 mod endpoint;
+mod life;
 mod refusals;
 mod views;
 

@@ -149,6 +149,26 @@ fn settings_are_changed_and_results_are_told_as_json_and_yaml() {
 }
 
 #[test]
+fn a_failover_is_tested_and_replication_paused_from_the_command_line() {
+    let operated = Operated::new();
+    let test = ["failover", "test", "web-01", "--network", "lab", "--wait"];
+    assert!(operated.done(&test).contains("Test failover of web-01: Succeeded"));
+    assert!(operated.done(&["vm", "show", "web-01"]).contains("waits for its clean-up"));
+    operated.done(&["failover", "cleanup", "web-01", "--notes", "fine", "--wait"]);
+    assert!(operated.done(&["vm", "show", "web-01"]).contains("succeeded, cleaned up"));
+    operated.done(&["vm", "pause", "web-01"]);
+    assert!(operated.done(&["vm", "show", "web-01"]).contains("paused"));
+    operated.done(&["vm", "resume", "web-01"]);
+    operated.ends(&["failback", "begin", "web-01", "-y"], 5);
+    operated.ends(&["failback", "complete", "web-01", "--dry-run"], 5);
+    operated.ends(&["vm", "unprotect", "web-01"], 2);
+    operated.done(&["vm", "unprotect", "web-01", "-y", "--wait"]);
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "Unprotected");
+    let protect = operated.done(&["vm", "protect", "web-01", "--wait", "--timeout", "60s"]);
+    assert!(protect.contains("Finalize protection"), "every job of the chain: {protect}");
+}
+
+#[test]
 fn an_error_is_explained_without_a_service() {
     let output = lifeboat(&["explain", "sr-2101"]);
     let said = text(&output.stdout);

@@ -7,7 +7,8 @@ use lifeboat::domain::job::{JobKind, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The facts that messages may name.
-const FACTS: [&str; 12] = [
+const FACTS: [&str; 13] = [
+    "action",
     "check",
     "cycle",
     "damage",
