@@ -1,22 +1,16 @@
 //! What the routes do: look at the live states, or tell an entity something.
 
 use super::history::History;
+use super::live::Live;
 use super::operation::{Asked, Operation, read_body};
 use super::outlook::Outlook;
 use super::problem::Problem;
 use super::routes::{Accepted, EventsView};
 use super::token::Token;
-use crate::actors::{self, Hosted, Origin, load_entity};
+use crate::actors::{Hosted, Origin};
 use crate::domain::cloud::{self, Cloud};
-use crate::domain::entity::{Kind, StreamId};
-use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, JobId, PlanId, VaultId, VmId};
-use crate::domain::plan::Plan;
-use crate::domain::time::Timestamp;
-use crate::domain::vault::Vault;
+use crate::domain::id::{JobId, VmId};
 use crate::domain::vm::{ResyncWindow, Vm};
-use crate::ports::clock::Clock;
-use crate::ports::event_store::EventStore;
 use crate::ports::random::Random;
 use crate::views::{JobView, PointView, PolicyView, Site, StatusView, VmView};
 use serde::Deserialize;
@@ -42,12 +36,8 @@ pub trait Outside: Send + Sync {
 
 /// What a control API is made of.
 pub struct ControlParts {
-    /// The way into the actors.
-    pub site: actors::Site,
-    /// The event log.
-    pub store: Arc<dyn EventStore>,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
+    /// The running site.
+    pub live: Live,
     /// Ids of commands that came without.
     pub random: Arc<dyn Random>,
     /// What only the service can say.
@@ -83,58 +73,28 @@ impl Control {
         &self.parts.token
     }
 
-    fn now(&self) -> Timestamp {
-        self.parts.clock.now()
-    }
-
-    /// The live states of everything.
-    async fn site(&self) -> Result<Site, Problem> {
-        let mut site = Site::default();
-        for (StreamId { kind, id }, _) in self.parts.store.streams()? {
-            match kind {
-                Kind::Vm => drop(site.vms.insert(VmId(id), self.state::<Vm>(id).await?)),
-                Kind::Host => drop(site.hosts.insert(HostId(id), self.state::<Host>(id).await?)),
-                Kind::Cloud => {
-                    drop(site.clouds.insert(CloudId(id), self.state::<Cloud>(id).await?));
-                }
-                Kind::Vault => {
-                    drop(site.vaults.insert(VaultId(id), self.state::<Vault>(id).await?));
-                }
-                Kind::Plan => drop(site.plans.insert(PlanId(id), self.state::<Plan>(id).await?)),
-            }
-        }
-        Ok(site)
-    }
-
-    /// The state of an entity; from the log while its actor is being built anew.
-    async fn state<E: Hosted>(&self, id: Uuid) -> Result<E, Problem> {
-        if let Ok(state) = self.parts.site.state::<E>(id).await {
-            return Ok(state);
-        }
-        let stream = StreamId { kind: E::KIND, id };
-        Ok(load_entity::<E>(&*self.parts.store, stream)?.0)
-    }
-
     pub(super) async fn status(&self) -> Result<StatusView, Problem> {
-        let mut status = self.site().await?.status(self.now());
-        status.vms.iter_mut().for_each(|vm| self.add_log_bytes(vm));
+        let mut status = self.parts.live.site().await?.status(self.parts.live.now());
+        status.vms.iter_mut().for_each(|vm| self.add_measures(vm));
         Ok(status)
     }
 
     pub(super) async fn vm(&self, name: &str) -> Result<VmView, Problem> {
-        let site = self.site().await?;
-        let mut view = VmView::new(vm_named(&site, name)?, &site, self.now());
-        self.add_log_bytes(&mut view);
+        let site = self.parts.live.site().await?;
+        let mut view = VmView::new(vm_named(&site, name)?, &site, self.parts.live.now());
+        self.add_measures(&mut view);
         Ok(view)
     }
 
-    fn add_log_bytes(&self, vm: &mut VmView) {
+    /// Adds what its state does not say.
+    fn add_measures(&self, vm: &mut VmView) {
         vm.log_bytes = self.parts.outside.log_bytes(vm.id);
+        vm.compliance = self.parts.history.compliance(vm.id, self.parts.live.now());
     }
 
     pub(super) async fn points(&self, name: &str) -> Result<Vec<PointView>, Problem> {
-        let site = self.site().await?;
-        Ok(PointView::all(vm_named(&site, name)?, self.now()))
+        let site = self.parts.live.site().await?;
+        Ok(PointView::all(vm_named(&site, name)?, self.parts.live.now()))
     }
 
     pub(super) async fn jobs(
@@ -142,8 +102,8 @@ impl Control {
         limit: usize,
         wanted: impl Fn(&JobView) -> bool,
     ) -> Result<Vec<JobView>, Problem> {
-        self.parts.history.through(self.parts.store.durable()).await?;
-        Ok(self.parts.history.list(self.now(), limit, wanted))
+        self.parts.history.through(self.parts.live.store.durable()).await?;
+        Ok(self.parts.history.list(self.parts.live.now(), limit, wanted))
     }
 
     /// A job, once it has changed after a position of the log, or that much time has passed.
@@ -153,20 +113,20 @@ impl Control {
         after: Option<u64>,
         wait: Duration,
     ) -> Result<JobView, Problem> {
-        self.parts.history.through(self.parts.store.durable()).await?;
+        self.parts.history.through(self.parts.live.store.durable()).await?;
         let unknown = || Problem::unknown("job", id);
         let job = self.parts.history.find(id).ok_or_else(unknown)?;
         if let Some(after) = after {
             self.parts.history.changed(job, after, wait).await;
         }
-        self.parts.history.job(job, self.now()).ok_or_else(unknown)
+        self.parts.history.job(job, self.parts.live.now()).ok_or_else(unknown)
     }
 
     pub(super) fn events(&self, after: u64, limit: usize) -> Result<EventsView, Problem> {
         let limit = limit.clamp(1, EVENTS_MAX);
-        let events = self.parts.store.read_all(after.saturating_add(1), limit)?;
+        let events = self.parts.live.store.read_all(after.saturating_add(1), limit)?;
         let next = events.last().map_or(after, |commit| commit.global);
-        Ok(EventsView { events, next_after: next, durable: self.parts.store.durable() })
+        Ok(EventsView { events, next_after: next, durable: self.parts.live.store.durable() })
     }
 
     /// What an operation would do. Nothing is changed.
@@ -176,13 +136,13 @@ impl Control {
         name: &str,
         body: &[u8],
     ) -> Result<Outlook, Problem> {
-        let site = self.site().await?;
+        let site = self.parts.live.site().await?;
         let vm = vm_named(&site, name)?;
         Outlook::new(operation, &self.asked(&site, vm, JobId::default(), body))
     }
 
     fn asked<'a>(&'a self, site: &'a Site, vm: &'a Vm, job: JobId, body: &'a [u8]) -> Asked<'a> {
-        Asked { vm, site, outside: &*self.parts.outside, now: self.now(), job, body }
+        Asked { vm, site, outside: &*self.parts.outside, now: self.parts.live.now(), job, body }
     }
 
     /// Tells a VM to do something, unless this very request told it before.
@@ -194,7 +154,7 @@ impl Control {
         request: Request,
     ) -> Result<Accepted, Problem> {
         let _turn = self.commands.lock().await;
-        let site = self.site().await?;
+        let site = self.parts.live.site().await?;
         let vm = vm_named(&site, name)?;
         let (id, target) = (vm.id.0, vm.name.clone());
         let job = self.job_of(id, operation.path, &request);
@@ -205,11 +165,13 @@ impl Control {
             let command = (operation.command)(&self.asked(&site, vm, job, body))?;
             self.tell::<Vm>(id, command, job, &request).await?
         };
-        let vm: Vm = self.state(id).await?;
+        let vm: Vm = self.parts.live.state(id).await?;
         let own = vm.job.as_ref().filter(|own| own.id == job);
         let job = match own {
-            Some(own) => Some(JobView::new(own, &vm, Some(&request.actor), &[], self.now())),
-            None => self.parts.history.job(job, self.now()),
+            Some(own) => {
+                Some(JobView::new(own, &vm, Some(&request.actor), &[], self.parts.live.now()))
+            }
+            None => self.parts.history.job(job, self.parts.live.now()),
         };
         let operation = operation.path.to_owned();
         let repeated = repeated.is_some();
@@ -224,7 +186,7 @@ impl Control {
         request: Request,
     ) -> Result<Accepted, Problem> {
         let _turn = self.commands.lock().await;
-        let site = self.site().await?;
+        let site = self.parts.live.site().await?;
         let cloud = site.clouds.values().find(|cloud| is_named(name, &cloud.name, cloud.id.0));
         let cloud = cloud.ok_or_else(|| Problem::unknown("cloud", name))?;
         let policy = read_body::<PolicyChange>(body)?.of(cloud.policy.into());
@@ -257,7 +219,7 @@ impl Control {
         if request.id.is_none() {
             return Ok(None);
         }
-        self.parts.history.through(self.parts.store.durable()).await?;
+        self.parts.history.through(self.parts.live.store.durable()).await?;
         Ok(self.parts.history.answered(job).map(|answered| answered.commit))
     }
 
@@ -270,7 +232,7 @@ impl Control {
     ) -> Result<Option<u64>, Problem> {
         let (actor, correlation) = (request.actor.clone(), Some(job));
         let origin = Origin { actor, correlation, causation: None };
-        Ok(self.parts.site.tell::<E>(id, command, origin).await?.commit)
+        Ok(self.parts.live.site.tell::<E>(id, command, origin).await?.commit)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::problem::Problem;
 use crate::domain::entity::Commit;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, VmId};
 use crate::domain::time::Timestamp;
 use crate::ports::event_store::EventStore;
-use crate::views::{Answered, JobView, Jobs};
+use crate::views::{Answered, ComplianceView, JobView, Jobs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -81,6 +81,11 @@ impl History {
 
     pub(super) fn job(&self, id: JobId, now: Timestamp) -> Option<JobView> {
         self.jobs().job(id, now)
+    }
+
+    /// Compliance of a VM, as far as the log is read.
+    pub(super) fn compliance(&self, vm: VmId, now: Timestamp) -> Option<ComplianceView> {
+        self.jobs().compliance(vm, now)
     }
 
     /// The job whose id begins like this, if it is the only one.

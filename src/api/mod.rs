@@ -13,6 +13,7 @@
 
 mod control;
 mod history;
+mod live;
 mod operation;
 mod outlook;
 mod problem;
@@ -21,6 +22,7 @@ mod token;
 
 pub use control::{Control, ControlParts, Outside};
 pub use history::{History, follow};
+pub use live::Live;
 pub use operation::{Operation, operation, point_choice};
 pub use outlook::{Check, Outlook};
 pub use problem::{Details, Problem};

@@ -135,6 +135,12 @@ fn in_words(vm: &VmView) -> String {
     line("vault", &or_dash(vm.vault.as_ref()));
     let rpo = vm.rpo_seconds.map_or_else(|| "-".to_owned(), duration);
     line("RPO", &format!("{rpo}, a delta every {}", duration(vm.rpo_target_seconds)));
+    if let Some(compliance) = vm.compliance {
+        let percent = |ratio: Option<f64>| or_dash(ratio.map(|it| format!("{:.2} %", it * 100.0)));
+        let (day, week) = (percent(compliance.day_ratio), percent(compliance.week_ratio));
+        let month = percent(compliance.month_ratio);
+        line("within RPO", &format!("{day} of 24 h, {week} of 7 d, {month} of 30 d"));
+    }
     let newest = vm.latest_recovery_point.as_ref();
     let newest = newest.map(|point| format!("#{} of {}", point.cycle, moment(point.at)));
     line("recovery points", &format!("{}, newest {}", vm.recovery_points, or_dash(newest)));

@@ -606,7 +606,10 @@ impl Replication for Engine {
 
     async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
         let now = self.parts.clock.now();
-        self.run(vm, move |_, work| {
+        self.run(vm, move |parts, work| {
+            for sources in [&parts.sources, parts.recovery.sources()] {
+                sources.find(work.vm.id).iter().for_each(|source| source.forget_heads());
+            }
             for disk in &work.vm.disks {
                 fence_disk(work, disk.id, work.vm.epoch + 1, 0, now)?;
             }

@@ -18,7 +18,6 @@ use crate::replica::{
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::PoisonError;
 
 /// Bytes read from a log at a time.
 const PIECE_BYTES: u32 = 1 << 20;
@@ -59,7 +58,7 @@ pub(super) fn ship(
         names: names(work.vm),
     };
     work.vault_call("making a recovery point", work.vault.put_point(&record))?;
-    *source.heads.lock().unwrap_or_else(PoisonError::into_inner) = heads;
+    source.remember_heads(heads);
     work.checked_at_host("removing sent logs", source.tracker.acknowledge(cycle))?;
     Ok(point)
 }
@@ -179,7 +178,7 @@ fn head_before(
     last_cycle: Option<u64>,
 ) -> Result<Head, Failure> {
     let operation = "finding the end of the replica";
-    let cached = source.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&disk).copied();
+    let cached = source.head_of(disk);
     // Of the copy, whatever was merged into it since.
     let generation = generation_of_copy(work.vm.delta.generation);
     if let Some((cycle, head)) = cached
@@ -206,16 +205,14 @@ fn head_before(
         }
         Some(_) | None => from_base,
     };
-    if cycle < work.vm.delta.chain_first_cycle {
-        return after_comparison(work, disk, from_point);
-    }
-    Ok(from_point)
+    after_fence(work, disk, from_point)
 }
 
-/// What the first delta of a chain follows: the fence that closed what the comparison before it sent.
-/// `before` itself where the chain did not begin with a comparison, or where somebody else closed
-/// the log meanwhile, which sending will meet.
-fn after_comparison(work: &Work<'_>, disk: DiskId, before: Head) -> Result<Head, Failure> {
+/// What the next delta follows: the last fence that this side put up after the newest point. One closed
+/// what a comparison had sent, or closed the log to the other site, or was put up by a failover that was
+/// cancelled. `before` itself where there is none, or where somebody else closed the log meanwhile, which
+/// sending will meet.
+fn after_fence(work: &Work<'_>, disk: DiskId, before: Head) -> Result<Head, Failure> {
     let operation = "finding the end of the replica";
     let last = work.vault_call(operation, work.vault.last_sequence(disk))?;
     for sequence in (before.sequence + 1..=last.unwrap_or(0)).rev() {

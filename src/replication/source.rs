@@ -10,6 +10,9 @@ use crate::replica::segment::SegmentHash;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// By disk: a cycle, and where its log ended with it.
+pub(super) type Heads = BTreeMap<DiskId, (u64, Head)>;
+
 /// A VM's disks at one of its sites, tracked.
 #[derive(Debug)]
 pub struct Source {
@@ -25,7 +28,7 @@ pub struct Source {
     /// work starts again.
     busy: Mutex<()>,
     /// Where each disk's log in the vault ended when the cycle was sent: spares asking the vault.
-    pub(super) heads: Mutex<BTreeMap<DiskId, (u64, Head)>>,
+    heads: Mutex<Heads>,
 }
 
 impl Source {
@@ -44,9 +47,18 @@ impl Source {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets where the logs in the vault end: whoever brings disks and replica into step moves that.
+    /// Forgets where the logs in the vault end: whoever brings disks and replica into step moves that,
+    /// and so does a fence.
     pub(super) fn forget_heads(&self) {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.remember_heads(Heads::new());
+    }
+
+    pub(super) fn remember_heads(&self, heads: Heads) {
+        *self.heads.lock().unwrap_or_else(PoisonError::into_inner) = heads;
+    }
+
+    pub(super) fn head_of(&self, disk: DiskId) -> Option<(u64, Head)> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&disk).copied()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The configuration file. Every key is checked before anything is touched; an error names the line.
 
+use super::alerts::AlertsConfig;
 use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use crate::domain::policy::Policy;
@@ -67,6 +68,9 @@ pub struct Config {
     /// How fast each host may send.
     #[serde(default)]
     pub bandwidth: BandwidthConfig,
+    /// Who is told of what goes wrong.
+    #[serde(default)]
+    pub alerts: AlertsConfig,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<HostConfig>,
@@ -363,6 +367,7 @@ impl Config {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
         check_bandwidth("bandwidth", &self.bandwidth)?;
+        self.alerts.check()?;
         super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;

@@ -4,11 +4,9 @@ use super::clock::SystemClock;
 use super::config::{Config, WindowConfig};
 use super::random::KernelRandom;
 use super::running::ServiceError;
-use crate::actors::Site;
-use crate::api::{Control, ControlParts, History, Outside, Token};
+use crate::api::{Control, ControlParts, History, Live, Outside, Token};
 use crate::domain::id::VmId;
 use crate::domain::vm::ResyncWindow;
-use crate::ports::event_store::EventStore;
 use crate::replication::Sources;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -57,8 +55,7 @@ impl Outside for Here {
 /// The control API; `None` where others than this machine could reach it, since it has no TLS.
 pub(super) fn control(
     config: &Config,
-    site: Site,
-    store: Arc<dyn EventStore>,
+    live: Live,
     sources: Sources,
     history: Arc<History>,
 ) -> Result<Option<Control>, ServiceError> {
@@ -74,9 +71,7 @@ pub(super) fn control(
         source,
     })?;
     Ok(Some(Control::new(ControlParts {
-        site,
-        store,
-        clock: Arc::new(SystemClock),
+        live,
         random: Arc::new(KernelRandom),
         outside: Arc::new(Here { sources }),
         history,
@@ -131,7 +126,7 @@ pub(super) fn withdraw(data: &Path) {
 }
 
 /// Writes a file that only its owner can read; it is there as a whole or not at all.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

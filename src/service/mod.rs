@@ -1,5 +1,6 @@
 //! The service: configuration, wiring of the adapters, start and stop.
 
+mod alerts;
 mod bandwidth;
 mod clock;
 mod config;
@@ -13,6 +14,7 @@ mod running;
 mod sites;
 mod storage;
 
+pub use alerts::AlertsConfig;
 pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{

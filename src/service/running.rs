@@ -3,6 +3,7 @@
 //! Up: event log, vault, export servers, disks, actors, guests. Down: the other way round. Every step
 //! can be cut short by a kill; the next start finds its place in the log.
 
+use super::alerts;
 use super::clock::SystemClock;
 use super::config::{Config, HostConfig, VmConfig};
 use super::control;
@@ -11,7 +12,7 @@ use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, 
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
-use crate::api::{History, follow};
+use crate::api::{History, Live, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
@@ -46,6 +47,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// Threads of the data plane's runtime; the blocking work has threads of its own.
@@ -174,6 +176,7 @@ pub struct Service {
     recovery_server: Server,
     health: ServerHandle,
     data: PathBuf,
+    alerts: Option<JoinHandle<()>>,
     data_plane: DataPlane,
 }
 
@@ -308,6 +311,7 @@ impl Service {
             replication: Arc::new(engine.clone()),
             primary: Arc::new(PrimarySite {
                 lab: primary.clone(),
+                recovery: recovery.clone(),
                 guests: guests.clone(),
                 agents: agents.clone(),
             }),
@@ -323,10 +327,12 @@ impl Service {
         let log = Arc::clone(&store) as Arc<dyn EventStore>;
         let history = Arc::new(History::default());
         let follower = follow(Arc::clone(&log), Arc::clone(&history));
-        let control = control::control(config, site.clone(), log, sources.clone(), history)?;
+        let clock = Arc::new(SystemClock);
+        let live = Live { site: site.clone(), store: log, clock };
+        let control = control::control(config, live.clone(), sources.clone(), history)?;
         let controlled = control.is_some();
         let (health, address) = health::serve(config.listen, site.clone(), names.vault.0, control)?;
-        let service = Self {
+        let mut service = Self {
             site,
             store,
             vms,
@@ -343,6 +349,7 @@ impl Service {
             recovery_server,
             health,
             data: config.data.clone(),
+            alerts: None,
             data_plane,
         };
         service.enrol(config, &names).await?;
@@ -350,6 +357,10 @@ impl Service {
         if controlled {
             control::announce(&service.data, address)?;
             actix::spawn(follower);
+        }
+        if let Some(webhook) = &config.alerts.webhook {
+            let watch = alerts::watch(live, webhook.clone(), config.data.clone());
+            service.alerts = Some(actix::spawn(watch));
         }
         Ok(service)
     }
@@ -539,6 +550,7 @@ impl Service {
             Err(_) => tracing::warn!("not every guest shut down in time: they are switched off"),
         }
         control::withdraw(&self.data);
+        self.alerts.iter().for_each(JoinHandle::abort);
         self.health.stop(true).await;
         self.site.stop().await;
         let Self { agents, engine, primary_server, recovery_server, store, data_plane, .. } = self;

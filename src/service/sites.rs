@@ -18,6 +18,8 @@ use std::time::Duration;
 /// The primary site.
 pub(super) struct PrimarySite {
     pub(super) lab: LabSite,
+    /// The other site's guests.
+    pub(super) recovery: LabSite,
     pub(super) guests: BTreeSet<VmId>,
     pub(super) agents: Vec<Arc<HostAgent>>,
 }
@@ -30,6 +32,19 @@ pub(super) struct RecoveryGuests {
 }
 
 impl PrimarySite {
+    /// Checks that a guest which was failed back found everything that it had written at the recovery site.
+    fn brought_back(&self, vm: &Vm) -> Result<(), Failure> {
+        let written = self.recovery.guest(vm.id).map_or(0, |status| status.acknowledged);
+        let boot = self.lab.guest(vm.id).and_then(|status| status.boot);
+        let found = boot.map_or(0, |boot| boot.last_write);
+        if written <= found {
+            return Ok(());
+        }
+        let because =
+            format!("it had made {written} writes at the recovery site and finds {found}");
+        Err(Failure::new(Code::ReplicaDidNotStart, Cause::Itself, because).with("vm", &vm.name))
+    }
+
     /// Does something at the agent of the VM's host, away from the executor.
     async fn at_agent<T: Default + Send + 'static>(
         &self,
@@ -75,7 +90,17 @@ impl Hypervisor for PrimarySite {
                 Ok(agent.offer(id))
             })
             .await?;
-        if self.guests.contains(&vm.id) { self.lab.start(vm, &disks).await } else { Ok(()) }
+        if !self.guests.contains(&vm.id) {
+            return Ok(());
+        }
+        self.lab.start(vm, &disks).await?;
+        if vm.failback.is_some()
+            && let Err(failure) = self.brought_back(vm)
+        {
+            self.lab.shut_down(vm).await?;
+            return Err(failure);
+        }
+        Ok(())
     }
 
     /// As long as its replica is what counts, whoever still has a disk of the VM open is cut off.

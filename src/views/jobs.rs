@@ -1,6 +1,7 @@
-//! The history of jobs, folded from the log.
+//! The history of a site, folded from the log: its jobs, what was asked for, and its compliance.
 
 use super::JobView;
+use super::compliance::{Compliance, ComplianceView};
 use crate::domain::entity::{Commit, Entity, Entry, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, VmId};
@@ -26,6 +27,7 @@ pub struct Answered {
 pub struct Jobs {
     kept: usize,
     vms: BTreeMap<VmId, Vm>,
+    compliance: BTreeMap<VmId, Compliance>,
     records: BTreeMap<JobId, Record>,
     order: VecDeque<JobId>,
     answered: BTreeMap<JobId, Answered>,
@@ -48,6 +50,7 @@ impl Jobs {
         Self {
             kept,
             vms: BTreeMap::new(),
+            compliance: BTreeMap::new(),
             records: BTreeMap::new(),
             order: VecDeque::new(),
             answered: BTreeMap::new(),
@@ -100,6 +103,9 @@ impl Jobs {
                 None => {}
             }
         }
+        if let Some(vm) = self.vms.get(&id) {
+            self.compliance.entry(id).or_default().look(vm, commit.at);
+        }
         while self.kept < self.order.len() {
             if let Some(oldest) = self.order.pop_front() {
                 self.records.remove(&oldest);
@@ -118,6 +124,11 @@ impl Jobs {
                 self.answered.remove(&oldest);
             }
         }
+    }
+
+    /// In which share of the time before `now` a VM had the recovery points that it should have.
+    pub fn compliance(&self, vm: VmId, now: Timestamp) -> Option<ComplianceView> {
+        self.compliance.get(&vm).map(|compliance| compliance.view(now))
     }
 
     /// The global position of the last commit that was taken.

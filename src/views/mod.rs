@@ -5,7 +5,9 @@
 //! are RFC 3339 in UTC, and states, jobs and tasks carry the names that Site Recovery gives them. Fields may
 //! be added; none is renamed.
 
+mod alerts;
 mod cloud;
+mod compliance;
 mod failure;
 mod health;
 mod host;
@@ -17,7 +19,9 @@ mod site;
 mod vault;
 mod vm;
 
+pub use alerts::{AlertState, AlertView, Alerts};
 pub use cloud::{CloudView, PolicyView};
+pub use compliance::ComplianceView;
 pub use failure::FailureView;
 pub use health::{CauseView, HealthSummary, IssueView, Readiness, Verdict};
 pub use host::HostView;

@@ -1,7 +1,8 @@
 //! A VM: where it stands, how well it is protected, and what can be done.
 
+use super::compliance::ComplianceView;
 use super::failure::FailureView;
-use super::health::{CauseView, Readiness, of_vm};
+use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
 use super::site::Site;
 use super::{Moment, PolicyView, seconds};
@@ -43,6 +44,9 @@ pub struct VmView {
     pub rpo_seconds: Option<f64>,
     /// What the policy asks for.
     pub rpo_target_seconds: f64,
+    /// In which share of the time it had the recovery points that it should have, where the log was read for
+    /// that.
+    pub compliance: Option<ComplianceView>,
     /// How many recovery points it has.
     pub recovery_points: usize,
     /// The newest of them.
@@ -173,6 +177,7 @@ impl VmView {
             readiness: Readiness::of(vm, site),
             rpo_seconds: vm.rpo(now).map(seconds),
             rpo_target_seconds: seconds(vm.policy.copy_frequency()),
+            compliance: None,
             recovery_points: vm.points.len(),
             latest_recovery_point: vm.latest_point().map(point),
             latest_application_consistent_point: vm
@@ -203,6 +208,27 @@ impl VmView {
             disk_bytes: vm.disks.iter().map(|disk| disk.size_bytes).sum(),
             epoch: vm.epoch,
         }
+    }
+}
+
+impl VmView {
+    /// The failover that was asked for last, if it failed.
+    pub(super) fn failed_failover(&self) -> Option<IssueView> {
+        let job = self.job.as_ref().filter(|job| job.state == "Failed")?;
+        let is_failover = job.scenario_name.ends_with("Failover");
+        let because = format!("{} of {} failed", job.friendly_name, self.name);
+        is_failover.then(|| IssueView {
+            subject: format!("job {}", job.id),
+            cause: CauseView {
+                level: Health::Critical,
+                code: None,
+                because,
+                since: job.ended_at,
+                next: "Nothing was changed; the VM is as well protected as before.".to_owned(),
+                action: Some("Look at the errors of the job, and ask for it again.".to_owned()),
+            },
+            affects: vec![self.name.clone()],
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The control API: its routes, against a real service in a folder of its own.
 
+mod alerts;
 mod commands;
 mod endpoint;
 mod refusals;
@@ -45,8 +46,13 @@ struct Answer {
 
 impl Asked {
     async fn start(folder: &TempDir, listen: &str) -> Self {
+        Self::start_with(folder, listen, "").await
+    }
+
+    /// A service with more in its configuration.
+    async fn start_with(folder: &TempDir, listen: &str, more: &str) -> Self {
         let data = folder.path().join("data");
-        let text = format!("data = '{}'\nlisten = \"{listen}\"\n{VM}", data.display());
+        let text = format!("data = '{}'\nlisten = \"{listen}\"\n{more}{VM}", data.display());
         let config = Config::parse(&text, Path::new("test.toml")).unwrap();
         let service = Service::start(&config, AfterBoot::Idle).await.unwrap();
         let token = std::fs::read_to_string(data.join("control.token")).unwrap_or_default();

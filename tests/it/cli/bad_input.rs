@@ -15,6 +15,7 @@ const CONFIGURATIONS: &[(&str, &str)] = &[
     ("data = 'x'\n[policy]\ncopy_frequency_s = -1", "line 3"),
     ("data = 'x'\n[policy]\nrecovery_point_retention_h = 73", "recovery_point_retention_h is 73"),
     ("data = 'x'\n[vault]\nfolder = ''", "vault.folder is empty"),
+    ("data = 'x'\n[alerts]\nwebhook = 'ftp://x'", "alerts.webhook is \"ftp://x\""),
     ("data = 'x'\n[bandwidth]\nwork_kbps = 9", "work_kbps of bandwidth is 9"),
     ("data = 'x'\n[bandwidth]\nwork_hours = '9-5'", "work_hours of bandwidth is \"9-5\""),
     (

@@ -5,7 +5,7 @@ use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::failure::Cause;
 use lifeboat::domain::id::{DiskId, HostId, VmId};
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{Disk, Failover, FailoverKind, RecoveryPoint, Vm};
+use lifeboat::domain::vm::{Disk, Failover, FailoverKind, RecoveryPoint, Side, Vm};
 use lifeboat::drivers::lab::{AfterBoot, LabError, LabSite, LabVm, State, Workload};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::hypervisor::Hypervisor;
@@ -193,4 +193,55 @@ async fn what_the_site_does_not_know_is_named() {
     assert!(failure.provider.contains("disk-0"), "{}", failure.provider);
     assert!(matches!(site.boot(stranger.id, &[]), Err(LabError::NoSuchVm { .. })));
     assert!(site.guest(VM).is_none());
+}
+
+#[tokio::test]
+async fn a_guest_that_comes_back_goes_on_from_what_it_wrote_at_the_other_site() {
+    let rack = Rack::after("a", &workload(), 30);
+    let [recovery, primary] = [site(&[&rack]), site(&[&rack])];
+    recovery.start(&vm(), &served(&rack)).await.unwrap();
+    until_acknowledged(&recovery, 100).await;
+    recovery.shut_down(&vm()).await.unwrap();
+    let written = recovery.guest(VM).unwrap().acknowledged;
+    primary.attach(&vm()).await.unwrap();
+    primary.start(&vm(), &served(&rack)).await.unwrap();
+    assert_eq!(primary.guest(VM).unwrap().boot.unwrap().last_write, written);
+    until_acknowledged(&primary, written + 50).await;
+}
+
+#[tokio::test]
+async fn attaching_switches_off_a_guest_whose_replica_counts_and_no_other() {
+    let rack = Rack::after("a", &workload(), 30);
+    let site = site(&[&rack]);
+    site.start(&vm(), &served(&rack)).await.unwrap();
+    site.attach(&vm()).await.unwrap();
+    assert!(matches!(site.guest(VM).unwrap().state, State::Running));
+    let mut away = vm();
+    away.source = Side::Recovery;
+    site.attach(&away).await.unwrap();
+    assert!(matches!(site.guest(VM).unwrap().state, State::Crashed(_)));
+    site.kill_host(HOST);
+    assert_eq!(site.attach(&vm()).await.unwrap_err().code, Code::HostLost);
+}
+
+#[tokio::test]
+async fn a_test_copy_proves_its_disks_beside_the_vm_and_leaves_them_as_they_are() {
+    let [own, copy] = ["own", "copy"].map(|name| Rack::after(name, &workload(), 30));
+    let site = site(&[&own, &copy]);
+    site.start(&vm(), &served(&own)).await.unwrap();
+    site.start_test(&vm(), &served(&copy), "test-net").await.unwrap();
+    assert_eq!(site.test_guest(VM).unwrap().boot.unwrap().last_write, 30);
+    until_acknowledged(&site, 60).await;
+    site.start_test(&vm(), &served(&copy), "test-net").await.unwrap();
+    site.end_test(&vm()).await.unwrap();
+    site.end_test(&vm()).await.unwrap();
+    assert!(site.test_guest(VM).is_none());
+    assert!(matches!(site.guest(VM).unwrap().state, State::Running), "the VM itself goes on");
+    let writes = copy.arrived().into_iter().filter(|it| matches!(it, Arrived::Write { .. }));
+    assert_eq!(writes.count(), 0);
+
+    copy.disks[0].change(|bytes| bytes[4096 + 100] ^= 1);
+    let failure = site.start_test(&vm(), &served(&copy), "test-net").await.unwrap_err();
+    assert_eq!(failure.code, Code::ReplicaDidNotStart);
+    assert!(failure.provider.contains("block 1 of disk 0"), "{}", failure.provider);
 }

@@ -2,6 +2,7 @@
 //! workload, its recovery points proven to be prefixes of the writes.
 
 mod copying;
+mod failback;
 mod failing_over;
 mod failures;
 mod giving_up;
@@ -22,12 +23,13 @@ use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Vm, Wake, Work,
+    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm, Wake, Work,
 };
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::clock::Clock;
-use lifeboat::ports::replication::{Compared, Replication};
+use lifeboat::ports::files::{Files, Open};
+use lifeboat::ports::replication::{Compared, Replication, Restore};
 use lifeboat::replica::segment::SegmentHash;
 use lifeboat::replica::{DeltaHeader, DiskImage, RecoveryPointRecord, Vault, VaultError};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
@@ -92,6 +94,8 @@ struct Rig {
     copied: u64,
     /// What comparisons of disks came to.
     compared: Vec<(u64, u64)>,
+    /// What the restoring of disks came to.
+    restored: Vec<(u64, u64)>,
     /// How far the work under way said that it is.
     progresses: Progresses,
     folder: TempDir,
@@ -100,6 +104,11 @@ struct Rig {
 impl Rig {
     /// A VM that has been discovered and has written its install.
     fn new() -> Self {
+        Self::on(Arc::new(RealFiles))
+    }
+
+    /// The same with its host's files here.
+    fn on(files: Arc<dyn Files>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -113,7 +122,7 @@ impl Rig {
         runtime.block_on(proof.establish()).unwrap();
         // In memory where that is possible: what a sync costs is no matter here.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let host = LabFiles::new(Arc::new(RealFiles), "host-1");
+        let host = LabFiles::new(files, "host-1");
         let spec = |(index, size): (usize, &u64)| {
             let path = folder.path().join(format!("disk{index}.img"));
             let device = Arc::new(RawDisk::create(&host, &path, *size).unwrap());
@@ -130,7 +139,7 @@ impl Rig {
         let engine = engine(&runtime, &vault, &sources, &exports, &folder, &clock);
         let workload = Workload::new(11, SIZES.to_vec(), MIB / 2).unwrap();
         let (vm, written, copied) = (Vm::default(), 0, 0);
-        let (compared, progresses) = (Vec::new(), Progresses::default());
+        let (compared, restored, progresses) = (Vec::new(), Vec::new(), Progresses::default());
         let mut rig = Self {
             runtime,
             tap,
@@ -149,6 +158,7 @@ impl Rig {
             written,
             copied,
             compared,
+            restored,
             progresses,
             folder,
         };
@@ -164,7 +174,11 @@ impl Rig {
     }
 
     fn protected() -> Self {
-        let mut rig = Self::new();
+        Self::new().being_protected()
+    }
+
+    fn being_protected(self) -> Self {
+        let mut rig = self;
         rig.enable();
         rig.work_off().unwrap();
         assert_eq!(rig.vm.phase, Phase::Protected);
@@ -172,8 +186,12 @@ impl Rig {
     }
 
     fn enable(&mut self) {
+        self.enable_as(1);
+    }
+
+    fn enable_as(&mut self, nth: u128) {
         let policy = Policy { recovery_point_retention_h: 24, ..Policy::default() };
-        self.tell(&Command::EnableProtection { job: job(1), vault: VAULT, policy });
+        self.tell(&Command::EnableProtection { job: job(nth), vault: VAULT, policy });
     }
 
     /// The service starts again: nothing but what is on disks and in the vault is known.
@@ -188,6 +206,20 @@ impl Rig {
             &self.folder,
             &self.clock,
         );
+    }
+
+    /// The host's agent starts again, in this run of its machine.
+    fn reopen_host(&mut self, files: Arc<dyn Files>, boot: BootId) {
+        self.host = LabFiles::new(files, "host-1");
+        let spec = |index| {
+            let path = self.folder.path().join(format!("disk{index}.img"));
+            let device = Arc::new(RawDisk::open(&self.host, &path, Open::Write).unwrap());
+            DiskSpec { id: disk_id(index), name: format!("disk{index}"), device }
+        };
+        let (specs, host) = ((0..SIZES.len()).map(spec).collect(), Arc::new(self.host.clone()));
+        let tracker = Tracker::open(host, self.folder.path(), specs, boot, self.clock.clone());
+        self.tracker = tracker.unwrap();
+        self.restart_engine();
     }
 
     fn tell(&mut self, command: &Command) {
@@ -229,6 +261,10 @@ impl Rig {
                 outcome: Outcome::Compared { compared_bytes, different_bytes, .. },
                 ..
             } => self.compared.push((compared_bytes, different_bytes)),
+            Command::ReportDone {
+                outcome: Outcome::Restored { compared_bytes, different_bytes, .. },
+                ..
+            } => self.restored.push((compared_bytes, different_bytes)),
             _ => {}
         }
         self.tell(&command);
@@ -430,6 +466,14 @@ async fn perform(
     work: Work,
     told: &Progresses,
 ) -> Result<Command, Failure> {
+    let chosen = || vm.failover_point().unwrap();
+    let at_source = match work {
+        Work::Task { step, .. } => step.is_at_source(),
+        Work::Snapshot { .. } | Work::Ship { .. } => true,
+    };
+    if vm.source == Side::Recovery && at_source {
+        engine.serve(vm, chosen()).await?;
+    }
     let (job, task, step) = match work {
         Work::Task { job, task, step } => (job, task, step),
         Work::Snapshot { cycle } => {
@@ -442,12 +486,11 @@ async fn perform(
             return Ok(Command::ReportShipped { cycle, shipped_bytes });
         }
     };
-    let chosen = || vm.failover_point().unwrap();
     let mut outcome = Outcome::Done;
     match step {
         Step::CheckEnableProtection => engine.check_source(vm).await?,
-        Step::IdentifyTarget => engine.check_vault(vm).await?,
-        Step::CheckPlannedFailover => {
+        Step::IdentifyTarget | Step::CheckFailback => engine.check_vault(vm).await?,
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
             engine.check_source(vm).await?;
             engine.check_vault(vm).await?;
         }
@@ -471,17 +514,54 @@ async fn perform(
         }
         Step::VerifyReplica => engine.verify(vm, vm.latest_point().unwrap()).await?,
         Step::CheckUnplannedFailover | Step::CheckCommit => engine.verify(vm, chosen()).await?,
-        Step::FenceSource => outcome = Outcome::Fenced { found: engine.fence(vm).await? },
+        Step::FenceSource | Step::FenceReplica => {
+            outcome = Outcome::Fenced { found: engine.fence(vm).await? }
+        }
         Step::StartFailover => {
             engine.verify(vm, chosen()).await?;
             engine.serve(vm, chosen()).await?;
         }
         Step::StartReplica => _ = engine.serve(vm, chosen()).await?,
         Step::DropOtherPoints => engine.keep_only(vm, chosen()).await?,
-        Step::StartInitialReplication | Step::UpdateProviderState | Step::ShutDownSource => {}
-        _ => unreachable!("not in this rig"),
+        Step::DeleteReplicaDisks => engine.stop_serving(vm).await?,
+        Step::RestoreDisk(disk) => outcome = restore(engine, vm, disk, told).await?,
+        Step::TrackRestored => engine.track_restored(vm).await?,
+        Step::StopTracking => engine.stop_tracking(vm).await?,
+        Step::DeleteReplica => engine.delete_replica(vm).await?,
+        Step::StartInitialReplication
+        | Step::UpdateProviderState
+        | Step::ShutDownSource
+        | Step::ShutDownReplica
+        | Step::AttachSource
+        | Step::StartSource => {}
+        Step::CheckTestFailover
+        | Step::PrepareTest
+        | Step::StartTest
+        | Step::StopTest
+        | Step::DeleteTest => unreachable!("the job of a test is not the VM's own work"),
     }
     Ok(Command::ReportDone { job, task, outcome })
+}
+
+async fn restore(
+    engine: &Engine,
+    vm: &Vm,
+    disk: DiskId,
+    told: &Progresses,
+) -> Result<Outcome, Failure> {
+    let before = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
+    let failback = vm.failback.as_ref().unwrap();
+    let restore = Restore {
+        disk,
+        point: vm.latest_point().unwrap(),
+        from: failback.restored,
+        in_full: failback.in_full,
+        done_bytes: before.map_or(0, |(done_bytes, _)| done_bytes),
+    };
+    let progress = |done, total| told.lock().unwrap().push((done, total));
+    let restored = engine.restore_disk(vm, restore, &progress).await?;
+    let Compared { compared_bytes, different_bytes } = restored;
+    Ok(Outcome::Restored { disk, compared_bytes, different_bytes })
 }
 
 /// A recovery point's disk, to be read.

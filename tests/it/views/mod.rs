@@ -1,5 +1,7 @@
 //! What people and programs read: views made of states and of the log.
 
+mod alerts;
+mod compliance;
 mod jobs;
 mod site;
 
