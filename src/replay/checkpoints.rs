@@ -9,9 +9,9 @@
 //! |---:|------:|------|
 //! |  0 |     4 | magic `LBP1` |
 //! |  4 |     4 | CRC32 of all that follows |
-//! |  8 |     8 | schemas of the states of VMs, hosts, clouds and vaults, 2 bytes each |
-//! | 16 |     4 | bytes of the states before compression |
-//! | 20 |     … | the states in bincode, compressed by zstd |
+//! |  8 |     4 | CRC32 of the schemas of the states of every kind, 2 bytes each |
+//! | 12 |     4 | bytes of the states before compression |
+//! | 16 |     … | the states in bincode, compressed by zstd |
 //!
 //! Integers are little-endian. The name is the position and the latest time of a commit so far.
 
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 const EVERY: u64 = 100_000;
 
 const MAGIC: [u8; 4] = *b"LBP1";
-const HEADER_BYTES: usize = 20;
+const HEADER_BYTES: usize = 16;
 const ENDING: &str = "past";
 
 /// The largest states that are kept: those of some thousand VMs with all their recovery points.
@@ -115,12 +115,10 @@ fn checksum(commit: &Commit) -> u32 {
     crc32fast::hash(&serde_json::to_vec(commit).expect("a commit always has a JSON form"))
 }
 
-fn schemas() -> [u8; 8] {
-    let mut schemas = [0; 8];
-    for (place, kind) in schemas.chunks_exact_mut(2).zip(Kind::ALL) {
-        place.copy_from_slice(&snapshot_schema(kind).to_le_bytes());
-    }
-    schemas
+fn schemas() -> [u8; 4] {
+    let all: Vec<u8> =
+        Kind::ALL.iter().flat_map(|kind| snapshot_schema(*kind).to_le_bytes()).collect();
+    crc32fast::hash(&all).to_le_bytes()
 }
 
 fn encode(kept: &Checkpoint) -> io::Result<Vec<u8>> {
@@ -142,10 +140,10 @@ fn encode(kept: &Checkpoint) -> io::Result<Vec<u8>> {
 fn decode(bytes: &[u8]) -> Option<Checkpoint> {
     let (header, compressed) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let crc = u32::from_le_bytes(*header[4..].first_chunk()?);
-    if header[..4] != MAGIC || crc32fast::hash(&bytes[8..]) != crc || header[8..16] != schemas() {
+    if header[..4] != MAGIC || crc32fast::hash(&bytes[8..]) != crc || header[8..12] != schemas() {
         return None;
     }
-    let length = u32::from_le_bytes(*header[16..].first_chunk()?) as usize;
+    let length = u32::from_le_bytes(*header[12..].first_chunk()?) as usize;
     if STATES_BYTES_MAX < length {
         return None;
     }
