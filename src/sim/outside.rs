@@ -18,7 +18,7 @@ use crate::disk::tracker::{BootId, DiskSpec, TrackError, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{CloudId, DiskId, HostId, VaultId, VmId};
-use crate::domain::vm::Disk;
+use crate::domain::vm::{Disk, Side, Vm};
 use crate::drivers::lab::{LabFiles, Workload};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
@@ -743,11 +743,16 @@ impl Outside {
         }
     }
 
-    /// Notes that the guest's disks may be cut at this moment.
-    pub(super) fn may_be_cut(&self, id: VmId) {
-        let Machine { acked, torn, .. } = self.machine(id);
+    /// Notes that the guest's disks may be cut at this moment, on the side that is replicated.
+    pub(super) fn may_be_cut(&self, vm: &Vm) {
+        let Machine { acked, torn, away, .. } = self.machine(vm.id);
         let second = self.clock.now().as_millis().div_euclid(1_000);
-        self.ghost.may_be_cut(id, second, CutState { acked, torn });
+        let state = match vm.source {
+            Side::Primary => CutState { acked, torn },
+            // There it only reads.
+            Side::Recovery => CutState { acked: away.unwrap_or(0), torn: false },
+        };
+        self.ghost.may_be_cut(vm.id, second, state);
     }
 
     /// Notes something that must never be.

@@ -265,7 +265,7 @@ impl Replication for DataPlane {
         let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
         self.carry(Place::at_source(vm, "cut"), move |engine| {
             let vm = own.clone();
-            outside.may_be_cut(vm.id);
+            outside.may_be_cut(&vm);
             Box::pin(async move { engine.snapshot(&vm, cycle).await })
         })
         .await
@@ -293,7 +293,7 @@ impl Replication for DataPlane {
         let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
         self.carry(Place::at_source(vm, "ship everything"), move |engine| {
             let vm = own.clone();
-            outside.may_be_cut(vm.id);
+            outside.may_be_cut(&vm);
             Box::pin(async move { engine.ship_through(&vm, last_cycle).await })
         })
         .await

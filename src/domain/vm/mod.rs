@@ -901,7 +901,8 @@ impl Entity for Vm {
         if let (Phase::CommitPending(_), Some((due, _))) = (&self.phase, self.decision) {
             effects.push(Effect::WakeAt { due, wake: Wake::Decision });
         }
-        if let (Stage::Waiting { due }, None) = (self.delta.stage, self.work()) {
+        let job_runs = self.job.as_ref().is_some_and(|job| job.ended.is_none());
+        if let (Stage::Waiting { due }, false) = (self.delta.stage, job_runs) {
             effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
         }
         if let (Phase::Resynchronizing(_), Some(Opening::At(due))) =

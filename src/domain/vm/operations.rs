@@ -24,7 +24,9 @@ pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
     let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
     if vm.held.is_some() {
         operations.push("ReleaseStart");
-    } else if operations.iter().any(|operation| starts.contains(operation)) {
+    } else if !matches!(vm.phase, Phase::FailingOver(_))
+        && operations.iter().any(|operation| starts.contains(operation))
+    {
         operations.push("HoldStart");
     }
     if vm.test.is_some() {

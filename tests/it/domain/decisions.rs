@@ -147,13 +147,13 @@ unprotected, check failed: EnableProtection
 enabling: DisableProtection
 enabling, retry due: DisableProtection
 initial replication: DisableProtection
-finalizing: UnplannedFailover TestFailover DisableProtection
-protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication
-protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication
-protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication
-protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication
+finalizing: UnplannedFailover TestFailover DisableProtection HoldStart
+protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
+protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
+protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
+protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
 resynchronizing, no point: DisableProtection PauseReplication
-resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication
+resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication HoldStart
 planned failover: UnplannedFailover CancelFailover
 planned failover, retry due: UnplannedFailover CancelFailover
 planned failover, administrator: UnplannedFailover CancelFailover
@@ -161,19 +161,19 @@ unplanned failover: CancelFailover
 planned, commit required: Commit ChangePit CancelFailover
 unplanned, commit pending: Commit ChangePit CancelFailover
 committing: 
-planned, committed: Failback TestFailover
-unplanned, committed: Failback TestFailover
-protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication
-protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication TestFailoverCleanup
-cancelling a failover: UnplannedFailover
+planned, committed: Failback TestFailover HoldStart
+unplanned, committed: Failback TestFailover HoldStart
+protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
+protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication HoldStart TestFailoverCleanup
+cancelling a failover: UnplannedFailover HoldStart
 changing the point: CancelFailover
 failing back: CancelFailback
 failing back, tracking starts: 
-ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication
-failback, commit required: Commit UnplannedFailover TestFailover
+ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication HoldStart
+failback, commit required: Commit UnplannedFailover TestFailover HoldStart
 committing a failback: 
-failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection
-reversing: UnplannedFailover TestFailover DisableProtection
+failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection HoldStart
+reversing: UnplannedFailover TestFailover DisableProtection HoldStart
 disabling: 
 disabled: EnableProtection
 ";

@@ -240,7 +240,8 @@ fn limits_are_refused_by_name() {
 fn plan_of(story: &Story, kind: RunKind) -> Told {
     let groups = vec![Group { vms: vec![story.vm.id], ..Group::default() }];
     let mut told = Told::defined(Definition { groups, ..Definition::default() });
-    told.tell(Command::Start { job: job_id(50), kind });
+    let job = job_id(50 + kind.name().len() as u128);
+    told.tell(Command::Start { job, kind });
     told
 }
 
