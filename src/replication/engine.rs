@@ -23,6 +23,7 @@ use crate::replica::{
     generation_of_copy,
 };
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -183,6 +184,30 @@ impl Engine {
     /// An engine.
     pub fn new(parts: EngineParts) -> Self {
         Self { parts: Arc::new(parts), upkeep: Arc::default() }
+    }
+
+    /// Waits until the VM's changes are not tracked any more, and it is time to say so: `vault_answers` is
+    /// asked whether the vault does.
+    pub(crate) async fn loss<'a>(
+        &self,
+        vm: &Vm,
+        vault_answers: &(dyn Fn() -> BoxFuture<'a, bool> + Send + Sync),
+    ) -> ResyncReason {
+        loop {
+            if let Ok(source) = self.source(vm, vm.source)
+                && let Some(broken) = source.tracker.status().broken
+            {
+                // A chain that began while the vault is away would grow as large as this one. Until it
+                // is back, what may differ is remembered by the chunk, and nothing else is needed.
+                let is_large = matches!(broken, Broken::LogsTooLarge { .. });
+                if !is_large || vault_answers().await {
+                    return reason(&broken);
+                }
+                tokio::time::sleep(VAULT_LOOK).await;
+            } else {
+                tokio::time::sleep(TRACKING_LOOK).await;
+            }
+        }
     }
 
     /// Lets go of what is served, in an orderly way.
@@ -708,20 +733,7 @@ impl Replication for Engine {
     }
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
-        loop {
-            if let Ok(source) = self.source(vm, vm.source)
-                && let Some(broken) = source.tracker.status().broken
-            {
-                // A chain that began while the vault is away would grow as large as this one. Until it
-                // is back, what may differ is remembered by the chunk, and nothing else is needed.
-                let is_large = matches!(broken, Broken::LogsTooLarge { .. });
-                if !is_large || self.probe_vault(vm.vault).await.is_ok() {
-                    return reason(&broken);
-                }
-                tokio::time::sleep(VAULT_LOOK).await;
-            } else {
-                tokio::time::sleep(TRACKING_LOOK).await;
-            }
-        }
+        let vault = vm.vault;
+        self.loss(vm, &|| Box::pin(async move { self.probe_vault(vault).await.is_ok() })).await
     }
 }

@@ -420,7 +420,12 @@ impl Replication for DataPlane {
     }
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
-        self.engine.tracking_lost(vm).await
+        // The vault is asked over the simulated network, in virtual time.
+        let vault = vm.vault;
+        let answers = || -> BoxFuture<'_, bool> {
+            Box::pin(async move { self.probe_vault(vault).await.is_ok() })
+        };
+        self.engine.loss(vm, &answers).await
     }
 }
 

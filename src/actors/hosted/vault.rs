@@ -8,7 +8,12 @@ use actix::Addr;
 use futures_util::future::LocalBoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// The longest pause between two looks at a vault that answers now and then: each change is an event, and
+/// has everything tried at once that waits for the vault.
+const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
 impl Hosted for Vault {
     const WORKER: &'static str = "monitor";
@@ -27,12 +32,19 @@ impl Hosted for Vault {
         let vault = self.id;
         let Effect::Watch = effect;
         Box::pin(async move {
+            let (mut pause, mut answered) = (world.watch_interval, None);
             loop {
-                reporter.report(match world.replication.probe_vault(vault).await {
+                let probed = world.replication.probe_vault(vault).await;
+                let answers = probed.is_ok();
+                reporter.report(match probed {
                     Ok(()) => Command::ReportReachable,
                     Err(failure) => Command::ReportUnreachable { failure },
                 });
-                actix::clock::sleep(world.watch_interval).await;
+                let changed = answered.is_some_and(|before| before != answers);
+                pause = if changed { pause * 2 } else { pause / 2 };
+                pause = pause.clamp(world.watch_interval, LONGEST_PAUSE);
+                answered = Some(answers);
+                actix::clock::sleep(pause).await;
             }
         })
     }
