@@ -95,6 +95,10 @@ impl Observer {
         for event in events {
             points.extend(self.note(outside, VmId(id), event, commit.at));
         }
+        // What was in trouble before is done, or something else is.
+        if self.past.vm(id).is_none_or(|vm| vm.trouble.is_none()) {
+            self.figures.entry(id).or_default().trouble_since = None;
+        }
         self.bound_points(outside, id);
         points
     }
@@ -168,7 +172,6 @@ impl Observer {
             Event::TaskFailed { failure, .. } => {
                 figures.failures.insert(crate::domain::catalogue::entry(failure.code).id);
             }
-            Event::TaskCompleted { .. } => figures.trouble_since = None,
             Event::JobStarted {
                 kind: JobKind::PlannedFailover | JobKind::UnplannedFailover,
                 ..
@@ -176,8 +179,8 @@ impl Observer {
                 figures.failover_asked_ms.get_or_insert(now_ms);
                 figures.trouble_since = None;
             }
+            Event::FailoverCancelled => figures.failover_asked_ms = None,
             Event::JobEnded { outcome, .. } => {
-                figures.trouble_since = None;
                 if *outcome == JobOutcome::Failed {
                     figures.failover_asked_ms = None;
                 }
@@ -193,9 +196,6 @@ impl Observer {
                 }
             }
             _ => {}
-        }
-        if matches!(event, Event::SnapshotTaken { .. }) {
-            self.figures.entry(id.0).or_default().trouble_since = None;
         }
         None
     }
