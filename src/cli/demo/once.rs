@@ -1,4 +1,4 @@
-//! `lifeboat demo --once`: the whole life of three VMs, and the proof of its result.
+//! `lifeboat demo --once`: the whole life of three VMs, there and back, and the proof of its result.
 //!
 //! What must be where is known from the guests' workload, in which every byte of every write follows
 //! from a seed and a number: the proof never asks the product what it believes it did.
@@ -8,7 +8,7 @@ use crate::cli::{Answer, CommandError, Output, print};
 use crate::domain::failure::in_full;
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Command, FailoverKind, Health, Phase, PointChoice, Vm};
+use crate::domain::vm::{Command, FailoverKind, Health, Phase, PointChoice, RecoveryPoint, Vm};
 use crate::drivers::lab::{AfterBoot, Fault, LastWrite, check};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
@@ -19,6 +19,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use steps::StepResult;
+
+mod steps;
 
 /// Recovery points that each VM has before something happens to it.
 const POINTS_BEFORE: usize = 3;
@@ -50,6 +53,7 @@ struct VmResult {
 #[derive(Clone, Debug, Serialize)]
 struct Outcome {
     vms: Vec<VmResult>,
+    steps: Vec<StepResult>,
     events: u64,
     verified: bool,
 }
@@ -111,6 +115,10 @@ fn in_words(outcome: &Outcome) -> String {
             vm.lost_bytes
         );
     }
+    text.push('\n');
+    for step in &outcome.steps {
+        let _ = writeln!(text, "{step}");
+    }
     let all = if outcome.verified { "all verified" } else { "NOT VERIFIED" };
     text + &format!("{} events in the log, {all}", outcome.events)
 }
@@ -125,9 +133,9 @@ async fn live_through(config: &Config, output: Output) -> Result<Outcome, Comman
     }
     let events = count_events(&*service.store)?;
     service.stop().await;
-    let vms = result?;
-    let verified = vms.iter().all(|vm| vm.verified);
-    Ok(Outcome { vms, events, verified })
+    let (vms, steps) = result?;
+    let verified = vms.iter().all(|vm| vm.verified) && steps.iter().all(|step| step.verified);
+    Ok(Outcome { vms, steps, events, verified })
 }
 
 fn count_events(store: &dyn EventStore) -> Result<u64, CommandError> {
@@ -154,7 +162,7 @@ struct Sample {
 }
 
 impl Scene<'_> {
-    async fn play(&self) -> Result<Vec<VmResult>, CommandError> {
+    async fn play(&self) -> Result<(Vec<VmResult>, Vec<StepResult>), CommandError> {
         let [web, db, app] = &self.service.vms[..] else {
             return Err("the demo's site must have three VMs".into());
         };
@@ -176,7 +184,12 @@ impl Scene<'_> {
             self.commit(vm).await?;
         }
         let app_result = self.converge(app).await?;
-        Ok(vec![web_result, db_result, app_result])
+        let steps = vec![
+            self.test_failover(app).await?,
+            self.failback(web).await?,
+            self.recovery_plan([app, web]).await?,
+        ];
+        Ok((vec![web_result, db_result, app_result], steps))
     }
 
     fn say(&self, text: &str) {
@@ -202,8 +215,7 @@ impl Scene<'_> {
         what: &str,
         reached: impl Fn(&Vm) -> bool,
     ) -> Result<Vm, CommandError> {
-        let looks = PATIENCE.as_millis() / LOOK.as_millis();
-        for _ in 0..looks {
+        for _ in 0..looks() {
             let state = self.state(vm).await?;
             if reached(&state) {
                 return Ok(state);
@@ -278,17 +290,7 @@ impl Scene<'_> {
     /// The host is killed in the middle of writes; the replica must be the VM as it was at its point.
     async fn unplanned(&self, vm: &ProtectedVm) -> Result<VmResult, CommandError> {
         self.say(&format!("the host of {} is killed in the middle of writes", vm.name));
-        let mut samples = Vec::new();
-        // Only a recovery point that was begun while the guest was watched can be placed.
-        loop {
-            samples.extend(self.sample(vm));
-            let watched_since = samples.first().ok_or("the VM has no guest")?.at;
-            let state = self.state(vm).await?;
-            if state.latest_point().is_some_and(|point| watched_since <= point.at) {
-                break;
-            }
-            actix::clock::sleep(LOOK).await;
-        }
+        let mut samples = self.watch(vm).await?;
         self.service.kill_host(vm.host);
         let killed_at = SystemClock.now();
         let last = self.sample(vm).ok_or("the VM has no guest")?;
@@ -307,6 +309,23 @@ impl Scene<'_> {
             last.acknowledged
         ));
         Ok(result(vm, &state, "unplanned", lost_bytes, in_place, Some(killed_at)))
+    }
+
+    /// Watches the guest until there is a recovery point that was begun meanwhile: only such a one can
+    /// be placed among its writes.
+    async fn watch(&self, vm: &ProtectedVm) -> Result<Vec<Sample>, CommandError> {
+        let mut samples = Vec::new();
+        for _ in 0..looks() {
+            samples.extend(self.sample(vm));
+            let watched_since = samples.first().ok_or("the VM has no guest")?.at;
+            let state = self.state(vm).await?;
+            if state.latest_point().is_some_and(|point| watched_since <= point.at) {
+                return Ok(samples);
+            }
+            actix::clock::sleep(LOOK).await;
+        }
+        let waited = PATIENCE.as_secs();
+        Err(format!("{} has no recovery point of the last {waited} s", vm.name).into())
     }
 
     async fn commit(&self, vm: &ProtectedVm) -> Result<(), CommandError> {
@@ -329,6 +348,23 @@ impl Scene<'_> {
                 && state.health(SystemClock.now()) == Health::Normal
         })
         .await?;
+        let (point, acknowledged, same) = self.stop_and_compare(vm).await?;
+        self.say(&format!(
+            "  all {acknowledged} writes are in recovery point {}; bytes equal: {same}",
+            point.cycle
+        ));
+        let state = self.state(vm).await?;
+        let mut result = result(vm, &state, "none", 0, same, None);
+        result.rpo_seconds = state.rpo(SystemClock.now()).map(|rpo| rpo.as_secs_f64());
+        Ok(result)
+    }
+
+    /// Shuts the guest at the primary site down and waits for a recovery point after that; answers the
+    /// point, the guest's last write, and whether every byte of the two is the same.
+    async fn stop_and_compare(
+        &self,
+        vm: &ProtectedVm,
+    ) -> Result<(RecoveryPoint, u64, bool), CommandError> {
         let site = self.service.primary().clone();
         let id = vm.id;
         tokio::task::spawn_blocking(move || site.stop(id)).await??;
@@ -342,13 +378,7 @@ impl Scene<'_> {
         let acknowledged = guest.map_or(0, |guest| guest.acknowledged);
         let point = state.latest_point().ok_or("no recovery point")?;
         let same = self.compare_vault_with_images(vm, point.cycle).await?;
-        self.say(&format!(
-            "  all {acknowledged} writes are in recovery point {}; bytes equal: {same}",
-            point.cycle
-        ));
-        let mut result = result(vm, &state, "none", 0, same, None);
-        result.rpo_seconds = state.rpo(SystemClock.now()).map(|rpo| rpo.as_secs_f64());
-        Ok(result)
+        Ok((point, acknowledged, same))
     }
 
     /// Reads the replica through its exports and proves it against the workload; answers the last
@@ -415,6 +445,11 @@ impl Scene<'_> {
         }
         Ok(true)
     }
+}
+
+/// Looks until the patience is over.
+fn looks() -> u128 {
+    PATIENCE.as_millis() / LOOK.as_millis()
 }
 
 fn result(

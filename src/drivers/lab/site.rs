@@ -134,6 +134,16 @@ impl LabSite {
         vms.insert(id, Slot { vm, guest, test });
     }
 
+    /// From its next boot on a VM does this once it has booted.
+    ///
+    /// # Errors
+    /// `NoSuchVm`.
+    pub fn set_after_boot(&self, vm: VmId, after_boot: AfterBoot) -> Result<(), LabError> {
+        let mut vms = self.vms();
+        vms.get_mut(&vm).ok_or(LabError::NoSuchVm { vm })?.vm.after_boot = after_boot;
+        Ok(())
+    }
+
     /// Switches a VM on, on the disks at `uris`, and blocks until it has booted. One that boots or
     /// runs on them goes on; one that runs on others is killed first. A write that is partly there is
     /// accepted at the end of the disks and made whole, as after the loss of a host.
