@@ -89,6 +89,7 @@ const OWNED: &[Owned] = &[
             ("drivers/lab/faults.rs", "the latency of a simulated link"),
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
             ("cli/replay/play.rs", "plays a log at a pace that a person follows"),
+            ("cli/plan.rs", "looks at a run that is waited for again"),
             ("sim/", "lets virtual time pass"),
         ],
     },
@@ -148,6 +149,7 @@ const OWNED: &[Owned] = &[
         names: &["env::var", "env::var_os", "env::vars", "env::args", "env::temp_dir"],
         owners: &[
             ("service/logging.rs", "NO_COLOR"),
+            ("service/control.rs", "PATH, in which the programs of recovery plans are looked for"),
             ("service/storage.rs", "credentials, which no file needs to hold"),
             ("cli/", "what the caller's shell says"),
         ],

@@ -19,6 +19,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+mod plan;
+
+pub use plan::{PlanAccepted, PlanDetails};
+
 /// Commits in one answer, at most.
 const EVENTS_MAX: usize = 1_000;
 
@@ -26,6 +30,9 @@ const EVENTS_MAX: usize = 1_000;
 pub trait Outside: Send + Sync {
     /// Bytes of the logs of a VM that are in no recovery point yet; `None` while its host is away.
     fn log_bytes(&self, vm: VmId) -> Option<u64>;
+
+    /// Why a program cannot be run here, if it cannot.
+    fn program_missing(&self, program: &str) -> Option<String>;
 
     /// A resync window as people write it, at this site.
     ///
@@ -267,7 +274,7 @@ impl PolicyChange {
 }
 
 /// A VM by its name or its id.
-fn vm_named<'a>(site: &'a Site, name: &str) -> Result<&'a Vm, Problem> {
+pub(super) fn vm_named<'a>(site: &'a Site, name: &str) -> Result<&'a Vm, Problem> {
     let found = site.vms.values().find(|vm| is_named(name, &vm.name, vm.id.0));
     found.ok_or_else(|| Problem::unknown("VM", name))
 }

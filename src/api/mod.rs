@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  GET  /lifeboat/v1/status  vms  vms/{vm}  vms/{vm}/recovery-points  jobs  jobs/{id}
-//!                    hosts  clouds  vaults  policy  events?after=N
+//!                    hosts  clouds  vaults  policy  events?after=N  plans  plans/{plan}
 //!  POST /lifeboat/v1/vms/{vm}/{operation}   jobs/{id}/cancel   clouds/{cloud}/policy   ?dry_run=true
+//!       plans/{plan}/{run|continue|retry|cancel|check}
+//!  PUT, DELETE /lifeboat/v1/plans/{plan}
 //! ```
 //!
 //! Every request carries the token of the service. Reads are views of the live states and of the log. A
@@ -12,6 +14,7 @@
 //! after a restart. Errors are entries of the catalogue, as `application/problem+json`.
 
 mod control;
+mod draft;
 mod history;
 mod live;
 mod operation;
@@ -20,11 +23,12 @@ mod problem;
 mod routes;
 mod token;
 
-pub use control::{Control, ControlParts, Outside};
+pub use control::{Control, ControlParts, Outside, PlanAccepted, PlanDetails};
+pub use draft::{ActionDraft, GroupDraft, PlanDraft};
 pub use history::{History, follow};
 pub use live::Live;
 pub use operation::{Operation, operation, point_choice};
-pub use outlook::{Check, Outlook};
+pub use outlook::{Check, Outlook, PlanOutlook};
 pub use problem::{Details, Problem};
 pub use routes::{ACTOR_HEADER, Accepted, EventsView, PREFIX, REQUEST_ID_HEADER, configure};
 pub use token::Token;

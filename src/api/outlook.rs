@@ -1,12 +1,16 @@
 //! What an operation would do if it were asked for: allowed or not, the checks, and the consequence.
 
+use super::control::Outside;
 use super::operation::{Asked, Needs, Operation};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
+use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
-use crate::views::PointView;
+use crate::domain::vm::{self, Vm};
+use crate::views::{PointView, Site};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The answer to `?dry_run=true`. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,7 +68,7 @@ impl Outlook {
         let recovery_point = point.map(|point| PointView::new(point, asked.vm, asked.now));
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
-        checks.extend(outside_checks(operation.needs, asked));
+        checks.extend(outside_checks(operation.needs, asked.site, asked.vm));
         Ok(Self {
             operation: operation.path.to_owned(),
             vm: asked.vm.name.clone(),
@@ -82,19 +86,181 @@ impl Outlook {
 }
 
 /// Whether those answer that the operation needs.
-fn outside_checks(needs: Needs, asked: &Asked<'_>) -> Vec<Check> {
+fn outside_checks(needs: Needs, site: &Site, vm: &Vm) -> Vec<Check> {
     let because = |failed: &Option<(Timestamp, Failure)>| {
         failed.as_ref().map(|(since, failure)| format!("{failure}, since {since}"))
     };
     let mut checks = Vec::new();
-    let host = asked.site.hosts.get(&asked.vm.host);
+    let host = site.hosts.get(&vm.host);
     if let (Needs::HostAndVault, Some(host)) = (needs, host) {
         checks.push(Check::of(format!("host {} answers", host.name), because(&host.silent)));
     }
-    let vault = asked.site.vaults.get(&asked.vm.vault);
+    let vault = site.vaults.get(&vm.vault);
     if let (Needs::HostAndVault | Needs::Vault, Some(vault)) = (needs, vault) {
         let name = format!("vault {} can be reached", vault.name);
         checks.push(Check::of(name, because(&vault.unreachable)));
     }
     checks
+}
+
+/// What an operation on a recovery plan would do; for a run, what would fail. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanOutlook {
+    /// What was asked.
+    pub operation: String,
+    /// Of which plan.
+    pub plan: String,
+    /// Whether the state of the plan allows it.
+    pub allowed: bool,
+    /// Whether it changes anything.
+    pub changes: bool,
+    /// Whether each VM, script, host and vault is ready as well.
+    pub ready: bool,
+    /// Each thing that was looked at.
+    pub checks: Vec<Check>,
+    /// What it would do, in plain words.
+    pub consequence: String,
+    /// Why the state does not allow it.
+    pub problem: Option<Problem>,
+}
+
+impl PlanOutlook {
+    /// Looks at an operation. The state machines themselves are asked: on states that are thrown away.
+    pub(super) fn new(
+        operation: &str,
+        command: &Command,
+        plan: &Plan,
+        site: &Site,
+        outside: &dyn Outside,
+        now: Timestamp,
+    ) -> Self {
+        // One that is to be defined has its name already, which its state may not.
+        let known = site.plans.get(&plan.id).cloned().unwrap_or_default();
+        let decided = known.decide(command, now);
+        let changes = decided.as_ref().is_ok_and(|events| !events.is_empty());
+        let mut begun = known;
+        decided.iter().flatten().for_each(|event| begun.apply(event, now));
+        let problem = decided.err().map(Problem::from);
+        let refused = problem.as_ref().map(|problem| problem.detail.clone());
+        let mut checks = vec![Check::of("the state of the plan allows it".to_owned(), refused)];
+        if let (None, Command::Start { .. }, Some(run)) = (&problem, command, &begun.run) {
+            checks.extend(vm_checks(&begun, run, site, now));
+            checks.extend(script_checks(&begun, run, outside));
+        }
+        Self {
+            operation: operation.to_owned(),
+            plan: plan.name.clone(),
+            allowed: problem.is_none(),
+            changes,
+            ready: checks.iter().all(|check| check.ok),
+            checks,
+            consequence: consequence(command, plan),
+            problem,
+        }
+    }
+}
+
+/// Whether each VM can do what the run is for, and whether those answer that it needs.
+fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> {
+    let mut run = run.clone();
+    let is_for_all = |task: &Task| matches!(task, Task::FailOver | Task::All);
+    let step = run.steps.iter().zip(0..).find(|(step, _)| is_for_all(&step.task));
+    run.current = step.map_or(0, |(_, number)| number);
+    let needs = match run.kind {
+        RunKind::Planned | RunKind::Reverse => Needs::HostAndVault,
+        RunKind::Test { .. } | RunKind::Unplanned | RunKind::Commit => Needs::Vault,
+        RunKind::CleanUp => Needs::Nothing,
+    };
+    let (mut checks, mut around) = (Vec::new(), Vec::new());
+    for id in plan.definition.vms() {
+        let Some(vm) = site.vms.get(&id).filter(|vm| !vm.name.is_empty()) else {
+            checks.push(Check::of(format!("VM {id}"), Some("it does not exist".to_owned())));
+            continue;
+        };
+        checks.push(Check::of(format!("VM {}", vm.name), hindrance(plan, &run, vm, now)));
+        for check in outside_checks(needs, site, vm) {
+            if !around.contains(&check) {
+                around.push(check);
+            }
+        }
+    }
+    checks.append(&mut around);
+    checks
+}
+
+/// Why a VM could not do its part of the current step, if it could not.
+fn hindrance(plan: &Plan, run: &Run, vm: &Vm, now: Timestamp) -> Option<String> {
+    let mut vm = vm.clone();
+    loop {
+        let command = match next_move(plan, run, &vm) {
+            Move::Tell(command) => command,
+            Move::Fail(why) => return Some(why),
+            Move::Wait | Move::Done => return None,
+        };
+        let events = match vm.decide(&command, now) {
+            Ok(events) => events,
+            Err(rejection) => return Some(rejection.to_string()),
+        };
+        // That its start is held is only the beginning of its part.
+        if events.is_empty() || !matches!(*command, vm::Command::HoldStart { .. }) {
+            return None;
+        }
+        for event in &events {
+            vm.apply(event, now);
+        }
+    }
+}
+
+/// Whether the programs are there that the run would start.
+fn script_checks(plan: &Plan, run: &Run, outside: &dyn Outside) -> Vec<Check> {
+    if !run.kind.fails_over() {
+        return vec![];
+    }
+    let commands = plan.definition.actions().filter_map(|action| match &action.kind {
+        ActionKind::Script { command, .. }
+        | ActionKind::Gate { probe: Probe::Script { command }, .. } => {
+            Some((&action.name, command.first()?))
+        }
+        ActionKind::Gate { .. } | ActionKind::Manual { .. } => None,
+    });
+    let commands: BTreeSet<_> = commands.collect();
+    let check = |(name, program): (&String, &String)| {
+        Check::of(format!("script of {name}"), outside.program_missing(program))
+    };
+    commands.into_iter().map(check).collect()
+}
+
+fn consequence(command: &Command, plan: &Plan) -> String {
+    let (name, vms) = (&plan.name, plan.definition.vms().count());
+    match command {
+        Command::Define { definition, .. } => {
+            let (vms, groups) = (definition.vms().count(), definition.groups.len());
+            format!("{name} fails over {vms} VMs in {groups} groups. No VM is touched.")
+        }
+        Command::Delete => format!("The plan {name} is deleted. Its {vms} VMs stay as they are."),
+        Command::Start { kind, .. } => match kind {
+            RunKind::Test { network } => format!(
+                "Copies of the {vms} VMs of {name} start in {network}, group by group. Replication goes on."
+            ),
+            RunKind::Planned => format!(
+                "The {vms} VMs of {name} are shut down, their last changes are sent, and they start at \
+                 the recovery site, group by group. Nothing is lost; they do not run meanwhile."
+            ),
+            RunKind::Unplanned => format!(
+                "The {vms} VMs of {name} start at the recovery site from their latest recovery points, \
+                 group by group. What was written since then is lost."
+            ),
+            RunKind::CleanUp => format!("The test copies of the {vms} VMs of {name} are deleted."),
+            RunKind::Commit => format!(
+                "The failover of the {vms} VMs of {name} becomes final: other recovery points are deleted."
+            ),
+            RunKind::Reverse => format!("The {vms} VMs of {name} are replicated again."),
+        },
+        Command::Continue { .. } => format!("The run of {name} goes on with the next step."),
+        Command::Retry { .. } => format!("The step of {name} that failed is tried once more."),
+        Command::Cancel => {
+            format!("The run of {name} ends. What was failed over stays so.")
+        }
+        Command::ReportAction { .. } | Command::ReportVm { .. } => String::new(),
+    }
 }

@@ -86,6 +86,11 @@ pub fn configure(app: &mut web::ServiceConfig, control: web::Data<Control>) {
         .route("/clouds/{cloud}/policy", web::post().to(associate_policy))
         .route("/vaults", web::get().to(vaults))
         .route("/policy", web::get().to(policy))
+        .route("/plans", web::get().to(plans))
+        .route("/plans/{plan}", web::get().to(plan))
+        .route("/plans/{plan}", web::put().to(define_plan))
+        .route("/plans/{plan}", web::delete().to(delete_plan))
+        .route("/plans/{plan}/{operation}", web::post().to(operate_plan))
         .route("/events", web::get().to(events))
         .default_service(web::to(nowhere));
     app.service(scope);
@@ -233,6 +238,64 @@ async fn associate_policy(
 ) -> Answer {
     let body = body.map_err(|error| unread(&error))?;
     accepted(&control.associate_policy(&name, &body, asked(&request)?).await?)
+}
+
+async fn plans(control: web::Data<Control>) -> Answer {
+    ok(&control.plans().await?)
+}
+
+async fn plan(control: web::Data<Control>, name: web::Path<String>) -> Answer {
+    ok(&control.plan(&name).await?)
+}
+
+type Body = Result<web::Bytes, actix_web::Error>;
+
+async fn define_plan(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    tell_plan(&control, &name, "define", &request, body).await
+}
+
+async fn delete_plan(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    tell_plan(&control, &name, "delete", &request, body).await
+}
+
+async fn operate_plan(
+    control: web::Data<Control>,
+    path: web::Path<(String, String)>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    let (name, operation) = path.into_inner();
+    if matches!(operation.as_str(), "define" | "delete") {
+        return nowhere(request).await;
+    }
+    tell_plan(&control, &name, &operation, &request, body).await
+}
+
+async fn tell_plan(
+    control: &Control,
+    name: &str,
+    operation: &str,
+    request: &HttpRequest,
+    body: Body,
+) -> Answer {
+    let CommandQuery { dry_run } = query(request)?;
+    let body = body.map_err(|error| unread(&error))?;
+    if dry_run || operation == "check" {
+        return ok(&control.plan_outlook(operation, name, &body).await?);
+    }
+    let accepted = control.operate_plan(operation, name, &body, asked(request)?).await?;
+    let runs = accepted.plan.run.as_ref().is_some_and(|run| run.ended_at.is_none());
+    json(if runs { StatusCode::ACCEPTED } else { StatusCode::OK }, &accepted)
 }
 
 /// A body that could not be read: too large, or cut off.

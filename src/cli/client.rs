@@ -90,7 +90,19 @@ impl Client {
         body: &Value,
         request_id: Option<&str>,
     ) -> Result<Value, CommandError> {
-        self.run(self.send(Method::POST, path, query, Some(body), request_id))
+        self.tell(Method::POST, path, query, body, request_id)
+    }
+
+    /// The same by another method.
+    pub(super) fn tell(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: &Value,
+        request_id: Option<&str>,
+    ) -> Result<Value, CommandError> {
+        self.run(self.send(method, path, query, Some(body), request_id))
     }
 
     async fn send(

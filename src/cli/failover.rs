@@ -56,6 +56,8 @@ enum Command {
         #[command(flatten)]
         order: OrderArgs,
     },
+    /// Start a VM that waits for its recovery plan at once
+    Release(OrderOneArgs),
     /// Start a copy of the VM in a network apart; replication goes on
     Test {
         /// The VM, by name or id
@@ -117,6 +119,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         Command::Commit(one) => give(&one.order, &one.vm, "commit", &nothing(), Confirm::First),
         Command::Cancel(one) => {
             give(&one.order, &one.vm, "cancel-failover", &nothing(), Confirm::First)
+        }
+        Command::Release(one) => {
+            give(&one.order, &one.vm, "release-start", &nothing(), Confirm::First)
         }
         Command::ChangePoint { vm, point, order } => {
             give(order, vm, "change-point", &json!({ "point": point }), Confirm::First)

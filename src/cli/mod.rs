@@ -15,6 +15,7 @@ mod grid;
 mod hrl;
 mod job;
 mod order;
+mod plan;
 mod replay;
 mod serve;
 mod simulate;
@@ -51,6 +52,8 @@ enum Command {
     Failover(failover::Args),
     /// Bring VMs back to the primary site
     Failback(failback::Args),
+    /// Recovery plans: many VMs failed over in an order
+    Plan(plan::Args),
     /// The jobs of a running service
     Job(job::Args),
     /// The replication policies of a running service
@@ -105,6 +108,7 @@ pub fn run() -> ExitCode {
         Command::Vm(args) => vm::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Failback(args) => failback::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Job(args) => job::run(&args),
         Command::Policy(args) => site::policies(&args),
         Command::Host(args) => site::hosts(&args),

@@ -4,7 +4,7 @@ use super::client::{Client, ServiceArgs, read};
 use super::ending::{FAILED, JOB_FAILED, JOB_WAITS, Refusal, STILL_RUNNING, USAGE, WRONG_STATE};
 use super::grid::{Format, show};
 use super::{Answer, CommandError};
-use crate::api::{Accepted, Outlook};
+use crate::api::{Accepted, Check, Outlook};
 use crate::sim::Span;
 use crate::views::{JobView, VmView};
 use serde_json::{Value, json};
@@ -75,7 +75,13 @@ pub(super) fn give(
         match outlook.problem {
             Some(problem) if args.request_id.is_none() => return Err(Refusal::from(problem).into()),
             Some(_) => {}
-            None => confirmed(args, &outlook)?,
+            None => confirmed(
+                args,
+                &outlook.operation,
+                &outlook.vm,
+                &outlook.consequence,
+                &outlook.checks,
+            )?,
         }
     }
     let answer = client.post(&path, &[], body, args.request_id.as_deref())?;
@@ -113,22 +119,28 @@ fn follow_on(
 }
 
 /// Says what the order would do, and has it confirmed.
-fn confirmed(args: &OrderArgs, outlook: &Outlook) -> Result<(), CommandError> {
-    tell(&outlook.consequence);
-    for check in outlook.checks.iter().filter(|check| !check.ok) {
+pub(super) fn confirmed(
+    args: &OrderArgs,
+    operation: &str,
+    target: &str,
+    consequence: &str,
+    checks: &[Check],
+) -> Result<(), CommandError> {
+    tell(consequence);
+    for check in checks.iter().filter(|check| !check.ok) {
         tell(&format!("but not: {}: {}", check.name, check.because.as_deref().unwrap_or("-")));
     }
     if args.yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        let text = format!("{} was not confirmed: give -y to confirm it", outlook.operation);
+        let text = format!("{operation} was not confirmed: give -y to confirm it");
         return Err(Refusal::new(USAGE, text).into());
     }
-    ask(&format!("Type {} to go on: ", outlook.vm));
+    ask(&format!("Type {target} to go on: "));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
-    if line.trim() == outlook.vm {
+    if line.trim() == target {
         return Ok(());
     }
     Err(Refusal::new(FAILED, "not confirmed: nothing was done").into())
@@ -225,19 +237,31 @@ fn accepted_in_words(accepted: &Accepted) -> String {
 }
 
 fn in_words(outlook: &Outlook) -> String {
-    let verdict = match (outlook.allowed, outlook.changes) {
+    let verdict = verdict(outlook.allowed, outlook.changes);
+    let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.vm);
+    text.push_str(&checks_in_words(&outlook.checks));
+    if outlook.allowed {
+        text.push_str(&outlook.consequence);
+    }
+    text
+}
+
+/// Whether something is allowed, and would do anything.
+pub(super) const fn verdict(allowed: bool, changes: bool) -> &'static str {
+    match (allowed, changes) {
         (false, _) => "not allowed",
         (true, false) => "allowed; nothing to do",
         (true, true) => "allowed",
-    };
-    let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.vm);
-    for check in &outlook.checks {
+    }
+}
+
+/// Each thing that was looked at, a line each.
+pub(super) fn checks_in_words(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
         let mark = if check.ok { "ok" } else { "NO" };
         let because = check.because.as_ref().map_or_else(String::new, |it| format!(": {it}"));
         let _ = writeln!(text, "  {mark}  {}{because}", check.name);
-    }
-    if outlook.allowed {
-        text.push_str(&outlook.consequence);
     }
     text
 }
@@ -268,7 +292,7 @@ pub(super) fn duration(seconds: f64) -> String {
 }
 
 /// Talk goes to standard error: standard output is for results.
-fn tell(line: &str) {
+pub(super) fn tell(line: &str) {
     // Nobody listening is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

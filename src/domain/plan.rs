@@ -155,7 +155,8 @@ impl Definition {
         self.groups.iter().flat_map(|group| group.vms.iter().copied())
     }
 
-    fn actions(&self) -> impl Iterator<Item = &Action> {
+    /// Every action.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
         let of_groups =
             self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
         self.before.iter().chain(&self.after_failover).chain(of_groups)

@@ -25,6 +25,9 @@ pub const ENDPOINT_FILE: &str = "endpoint.json";
 /// Permissions of everybody but the owner.
 const OTHERS: u32 = 0o077;
 
+/// Permission to run a file, of anybody.
+const EXECUTE: u32 = 0o111;
+
 /// Where a running service can be operated: the content of `endpoint.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointFile {
@@ -43,6 +46,19 @@ impl Outside for Here {
     fn log_bytes(&self, vm: VmId) -> Option<u64> {
         let status = self.sources.find(vm).ok()?.tracker.status();
         Some(status.disks.iter().map(|disk| disk.active_bytes + disk.transit_bytes).sum())
+    }
+
+    fn program_missing(&self, program: &str) -> Option<String> {
+        let runs = |path: &Path| {
+            fs::metadata(path).is_ok_and(|about| about.is_file() && about.mode() & EXECUTE != 0)
+        };
+        let found = if program.contains('/') {
+            runs(Path::new(program))
+        } else {
+            let folders = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&folders).any(|folder| runs(&folder.join(program)))
+        };
+        (!found).then(|| format!("there is no program {program} that this service can run"))
     }
 
     fn resync_window(&self, text: &str) -> Result<ResyncWindow, String> {

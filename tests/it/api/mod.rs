@@ -4,6 +4,7 @@ mod alerts;
 mod commands;
 mod endpoint;
 mod life;
+mod plan;
 mod refusals;
 mod views;
 
@@ -54,7 +55,13 @@ impl Asked {
     async fn start_with(folder: &TempDir, listen: &str, more: &str) -> Self {
         let data = folder.path().join("data");
         let text = format!("data = '{}'\nlisten = \"{listen}\"\n{more}{VM}", data.display());
-        let config = Config::parse(&text, Path::new("test.toml")).unwrap();
+        Self::start_of(folder, &text).await
+    }
+
+    /// A service of this configuration, whose data is in a folder.
+    async fn start_of(folder: &TempDir, text: &str) -> Self {
+        let data = folder.path().join("data");
+        let config = Config::parse(text, Path::new("test.toml")).unwrap();
         let service = Service::start(&config, AfterBoot::Idle).await.unwrap();
         let token = std::fs::read_to_string(data.join("control.token")).unwrap_or_default();
         let _ = rustls::crypto::ring::default_provider().install_default();

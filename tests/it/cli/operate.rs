@@ -194,3 +194,43 @@ fn whoever_stops_reading_gets_no_panic() {
     let _ = std::io::stderr().flush();
     assert!(!text(&output.stderr).contains("panic"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn a_recovery_plan_is_applied_checked_and_run_from_the_command_line() {
+    let operated = Operated::new();
+    let file = operated.place.file("shop.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let apply = ["plan", "apply", "-f", &file];
+    write("[[group]]\nvms = [\"web-01\"]\n[[group.after]]\nname = \"x\"\n");
+    let (_, talk) = operated.ends(&apply, 2);
+    assert!(talk.contains("line 3") && talk.contains("exactly one of"), "{talk}");
+    write("[[group]]\nvms = [\n  \"web-09\",\n]\n");
+    let (_, talk) = operated.ends(&apply, 3);
+    assert!(talk.contains("line 3: there is no VM web-09"), "{talk}");
+
+    write("[[group]]\nvms = [\"web-01\"]\n[[group.after]]\nname = \"look\"\nmanual = \"see\"\n");
+    assert!(operated.done(&apply).contains("define of shop: done"));
+    assert!(operated.done(&apply).contains("nothing to do"));
+    assert!(operated.done(&["plan", "list"]).contains("shop"));
+    let shown = operated.done(&["plan", "show", "shop"]);
+    assert!(shown.contains("manual = \"see\""), "{shown}");
+    let check = operated.done(&["plan", "check", "shop", "--kind", "test", "--network", "lab"]);
+    assert!(check.contains("ok  VM web-01"), "{check}");
+    let (commit, _) = operated.ends(&["plan", "check", "shop", "--kind", "commit"], 5);
+    assert!(commit.contains("NO  VM web-01"), "{commit}");
+    operated.ends(&["plan", "run", "shop", "--kind", "test"], 2);
+    operated.ends(&["plan", "run", "shop", "--kind", "planned"], 2);
+
+    let test = ["plan", "run", "shop", "--kind", "test", "--network", "lab", "--wait"];
+    let (result, talk) = operated.ends(&test, 7);
+    assert!(result.contains("test run of shop: WaitingForManualAction"), "{result}");
+    assert!(talk.contains("[2/3] Start of group 1: Succeeded"), "{talk}");
+    let went_on = operated.done(&["plan", "continue", "shop", "--notes", "fine", "--wait"]);
+    assert!(went_on.contains("test run of shop: Succeeded"), "{went_on}");
+    operated.done(&["plan", "run", "shop", "--kind", "clean-up", "--wait"]);
+    operated.ends(&["plan", "run", "shop", "--kind", "commit", "--wait", "-y"], 6);
+    operated.ends(&["plan", "retry", "shop"], 5);
+    operated.ends(&["failover", "release", "web-01", "-y"], 5);
+    operated.done(&["plan", "delete", "shop", "-y"]);
+    operated.ends(&["plan", "show", "shop"], 3);
+}

@@ -1,0 +1,184 @@
+//! Recovery plans: defined, checked and run over the VMs of a real service.
+
+use super::{Answer, Asked, LOOK, LOOKS, answer, nothing};
+use serde_json::{Value, json};
+use std::net::TcpListener;
+
+/// Another VM, beside that of every test.
+const SECOND_VM: &str = r#"
+[[host]]
+name = "host-0"
+[[host.vm]]
+name = "db-01"
+disk = [{ name = "os", path = "disks/db-01.img", create_mib = 4 }]
+"#;
+
+/// Runs a test against a service whose two VMs are protected.
+fn with_two_vms(test: impl AsyncFnOnce(&Asked)) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "data = '{}'\nlisten = \"127.0.0.1:0\"\n{}{SECOND_VM}",
+        folder.path().join("data").display(),
+        super::VM
+    );
+    actix::System::new().block_on(async {
+        let asked = Asked::start_of(&folder, &config).await;
+        asked.until("Protected").await;
+        asked.until_true("vms/db-01", |vm| vm["state"] == "Protected").await;
+        test(&asked).await;
+        asked.service.stop().await;
+    });
+}
+
+impl Asked {
+    async fn until_true(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        for _ in 0..LOOKS {
+            last = self.get(path).await.body;
+            if is_so(&last) {
+                return last;
+            }
+            actix::clock::sleep(LOOK).await;
+        }
+        panic!("{path} did not come to it: {last:#}");
+    }
+
+    async fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = self.request("PUT", path).bearer_auth(&self.token);
+        answer(request.body(body.to_string())).await
+    }
+
+    /// Waits until the last run of the plan `shop` is in a state.
+    async fn until_run(&self, state: &str) -> Value {
+        self.until_true("plans/shop", |plan| plan["run"]["state"] == state).await
+    }
+}
+
+/// The database, then what uses it, once the gate at this address is open.
+fn shop(gate: &str) -> Value {
+    let gate = json!({ "name": "the database listens", "tcp": gate, "within_s": 1 });
+    json!({ "group": [
+        { "vms": ["db-01"], "after": [gate] },
+        { "vms": ["web-01"], "after": [{ "name": "look at it", "manual": "open the shop" }] },
+    ]})
+}
+
+/// An address at which nobody listens, as far as one can know.
+fn closed_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_plan_is_checked_tested_through_a_shut_gate_and_cleaned_up() {
+    with_two_vms(async |asked| {
+        let address = closed_address();
+        let defined = asked.put("plans/shop", &shop(&address)).await;
+        assert_eq!((defined.status, &defined.body["changed"]), (200, &true.into()), "{defined:#?}");
+        let again = asked.put("plans/shop", &shop(&address)).await;
+        assert_eq!((again.status, &again.body["changed"]), (200, &false.into()), "{again:#?}");
+        let plan = asked.get("plans/shop").await.body;
+        assert_eq!(plan["groups"], json!([["db-01"], ["web-01"]]), "{plan:#}");
+        assert_eq!(plan["definition"], shop(&address), "it is told as it was written");
+        assert_eq!(asked.get("plans").await.body[0]["name"], "shop");
+
+        let test = json!({ "kind": "test", "network": "lab" });
+        let check = asked.post("plans/shop/check", &test).await.body;
+        let names: Vec<_> =
+            check["checks"].as_array().unwrap().iter().map(|check| &check["name"]).collect();
+        let wanted = ["the state of the plan allows it", "VM db-01", "VM web-01"];
+        assert_eq!(&names[..3], wanted, "{check:#}");
+        assert_eq!(check["ready"], true, "{check:#}");
+        let dry = asked.post("plans/shop/run?dry_run=true", &test).await.body;
+        assert_eq!(dry["checks"], check["checks"]);
+        assert!(asked.get("plans/shop").await.body["run"].is_null(), "nothing was done");
+
+        let run = asked.post_as("r1", "plans/shop/run", &test).await;
+        assert_eq!(run.status, 202, "{run:#?}");
+        let repeated = asked.post_as("r1", "plans/shop/run", &test).await.body;
+        assert_eq!(repeated["repeated"], true, "{repeated:#}");
+        assert_eq!(repeated["plan"]["run"]["id"], run.body["plan"]["run"]["id"]);
+        let blocked = asked.until_run("Waiting").await;
+        let step = &blocked["run"]["steps"][2];
+        assert_eq!(
+            (&step["name"], &step["state"]),
+            (&"the database listens".into(), &"Blocked".into())
+        );
+        let waits = &asked.get("vms/web-01").await.body["test_failover"]["started_at"];
+        assert!(waits.is_null(), "its group has not begun");
+
+        let _listens = TcpListener::bind(&address).unwrap();
+        let retry = asked.post("plans/shop/retry", &nothing()).await;
+        assert_eq!(retry.status, 202, "{retry:#?}");
+        asked.until_run("WaitingForManualAction").await;
+        asked.post("plans/shop/continue", &json!({ "notes": "it sells" })).await;
+        let done = asked.until_run("Succeeded").await;
+        assert_eq!(done["run"]["steps"][4]["notes"], "it sells", "{done:#}");
+
+        let check = asked.post("plans/shop/check", &test).await.body;
+        let because = check["checks"][1]["because"].as_str().unwrap();
+        assert!(because.contains("not cleaned up"), "both VMs are told: {check:#}");
+        assert_eq!((&check["ready"], &check["checks"][2]["ok"]), (&false.into(), &false.into()));
+        let clean_up = asked.post("plans/shop/run", &json!({ "kind": "clean-up" })).await;
+        assert_eq!(clean_up.status, 202, "{clean_up:#?}");
+        asked
+            .until_true("plans/shop", |plan| {
+                plan["run"]["kind"] == "clean-up" && plan["run"]["state"] == "Succeeded"
+            })
+            .await;
+        for vm in ["vms/db-01", "vms/web-01"] {
+            let vm = asked.get(vm).await.body;
+            assert_eq!(vm["last_test_failover"]["succeeded"], true, "{vm:#}");
+        }
+        let delete = asked.request("DELETE", "plans/shop").bearer_auth(&asked.token);
+        assert_eq!(answer(delete).await.status, 200);
+        assert_eq!(asked.get("plans/shop").await.status, 404);
+        assert_eq!(asked.get("plans").await.body, json!([]));
+    });
+}
+
+#[test]
+fn a_plan_that_cannot_be_is_refused_and_says_why() {
+    with_two_vms(async |asked| {
+        for (plan, status, says) in [
+            (json!({}), 400, "1 to 7"),
+            (json!({ "group": [{ "vms": ["mail-01"] }] }), 404, "VM mail-01"),
+            (json!({ "group": [{ "vms": ["db-01", "db-01"] }] }), 400, "one place"),
+            (json!({ "group": [{ "vms": ["db-01"] }], "befor": [] }), 400, "unknown field"),
+            (json!({ "name": "x", "group": [{ "vms": ["db-01"] }] }), 400, "`name`"),
+            (
+                json!({ "group": [{ "vms": ["db-01"], "after": [{ "name": "g" }] }] }),
+                400,
+                "exactly one of",
+            ),
+        ] {
+            let answer = asked.put("plans/shop", &plan).await;
+            assert_eq!(answer.status, status, "{answer:#?}");
+            assert!(answer.body["detail"].as_str().unwrap().contains(says), "{answer:#?}");
+        }
+        assert_eq!(asked.get("plans").await.body, json!([]), "none of them was taken");
+        assert_eq!(asked.post("plans/shop/cancel", &nothing()).await.status, 404);
+
+        let script = json!({ "name": "tell", "script": ["/nowhere/tell"], "timeout_s": 5 });
+        let plan = json!({ "before": [script], "group": [{ "vms": ["db-01"] }] });
+        assert_eq!(asked.put("plans/shop?dry_run=true", &plan).await.body["allowed"], true);
+        assert_eq!(asked.get("plans/shop").await.status, 404, "a dry run defines nothing");
+        assert_eq!(asked.put("plans/shop", &plan).await.status, 200);
+        let check = asked.post("plans/shop/check", &json!({ "kind": "commit" })).await.body;
+        assert!(check["checks"][1]["because"].as_str().unwrap().contains("Commit"), "{check:#}");
+        let check = asked.post("plans/shop/check", &json!({ "kind": "planned" })).await.body;
+        let script = check["checks"].as_array().unwrap().last().unwrap();
+        assert!(script["because"].as_str().unwrap().contains("/nowhere/tell"), "{check:#}");
+        for (operation, body, status) in [
+            ("run", json!({ "kind": "test" }), 400),
+            ("run", json!({ "kind": "sideways" }), 400),
+            ("continue", nothing(), 409),
+            ("retry", nothing(), 409),
+            ("cancel", nothing(), 409),
+            ("define", nothing(), 404),
+            ("explode", nothing(), 404),
+        ] {
+            let answer = asked.post(&format!("plans/shop/{operation}"), &body).await;
+            assert_eq!(answer.status, status, "{operation}: {answer:#?}");
+        }
+    });
+}
