@@ -180,10 +180,8 @@ impl Observer {
                 figures.trouble_since = None;
             }
             Event::FailoverCancelled => figures.failover_asked_ms = None,
-            Event::JobEnded { outcome, .. } => {
-                if *outcome == JobOutcome::Failed {
-                    figures.failover_asked_ms = None;
-                }
+            Event::JobEnded { outcome: JobOutcome::Failed, .. } => {
+                figures.failover_asked_ms = None;
             }
             Event::ReplicaStarted => {
                 if let Some(asked) = figures.failover_asked_ms.take() {

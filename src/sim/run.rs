@@ -425,15 +425,12 @@ impl Run {
         let Some(name) = step.plan.as_ref().map(|name| name.get_ref().clone()) else { return };
         let id = plan_id(&name);
         let known = self.journal.observer().past.site.plans.get(&id).cloned().unwrap_or_default();
-        let command = match (step.r#do.get_ref(), step.kind) {
-            (Deed::RunPlan, Some(word)) => {
-                let job = JobId::derived(id.0, known.runs);
-                plan::Command::Start { job, kind: run_kind(word) }
-            }
-            _ => {
-                let step = known.running().map_or(0, |run| run.current);
-                plan::Command::Continue { step, notes: "by the scenario".to_owned() }
-            }
+        let command = if let (Deed::RunPlan, Some(word)) = (step.r#do.get_ref(), step.kind) {
+            let job = JobId::derived(id.0, known.runs);
+            plan::Command::Start { job, kind: run_kind(word) }
+        } else {
+            let step = known.running().map_or(0, |run| run.current);
+            plan::Command::Continue { step, notes: "by the scenario".to_owned() }
         };
         let run = self.clone();
         spawn_local(async move {

@@ -129,7 +129,7 @@ async fn perform_step(
     match step {
         Step::CheckEnableProtection => replication.check_source(vm).await?,
         // A source that is shut down for a vault that takes nothing would be down for nothing.
-        Step::CheckPlannedFailover => {
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
             replication.check_source(vm).await?;
             replication.check_vault(vm).await?;
         }
@@ -205,10 +205,6 @@ async fn perform_step(
         }
         Step::CheckFailback => {
             world.primary.heartbeat(vm.host).await?;
-            replication.check_vault(vm).await?;
-        }
-        Step::CheckReverseReplicate => {
-            replication.check_source(vm).await?;
             replication.check_vault(vm).await?;
         }
         Step::FenceReplica => {

@@ -4,7 +4,7 @@ use super::testbed::*;
 use lifeboat::actors::Origin;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
-    Action, ActionKind, Command, Definition, Group, Plan, Probe, RunKind, RunOutcome,
+    Action, ActionKind, Command, Definition, Group, Plan, Probe, Run, RunKind, RunOutcome,
 };
 use lifeboat::domain::vm::{Phase, Vm};
 use std::time::Duration;
@@ -73,7 +73,7 @@ fn a_run_waits_at_a_shut_gate_over_restarts_and_then_goes_on() {
     });
     // The service dies while VMs are being failed over, and again at the gate.
     bed.run(async |service: Running| {
-        until(&service, |plan| plan.running().is_some_and(|run| run.waits_for_somebody())).await;
+        until(&service, |plan| plan.running().is_some_and(Run::waits_for_somebody)).await;
         let first = service.site.state::<Vm>(vms[0].0).await.expect("it is there");
         let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
         assert!(matches!(first.phase, Phase::CommitPending(_)), "{}", first.phase);

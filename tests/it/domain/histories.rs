@@ -233,8 +233,8 @@ fn is_report(command: &Command) -> bool {
         | Command::TakeRecoveryPoint { .. }
         | Command::CancelJob { .. }
         | Command::HoldStart { .. }
+        | Command::ReleaseStart
         | Command::Retry { .. } => false,
-        Command::ReleaseStart => false,
     }
 }
 
@@ -243,7 +243,9 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
     match kind {
         JobKind::EnableProtection => *phase == Phase::Enabling,
         JobKind::InitialReplication => *phase == Phase::InitialReplication,
-        JobKind::FinalizeProtection => *phase == Phase::Finalizing,
+        JobKind::FinalizeProtection | JobKind::ReverseReplicate | JobKind::ResumeReplication => {
+            *phase == Phase::Finalizing
+        }
         JobKind::Resynchronize | JobKind::ResynchronizeDifferences => {
             matches!(phase, Phase::Resynchronizing(_))
         }
@@ -254,7 +256,6 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::CancelFailover => *phase == Phase::CancellingFailover,
         JobKind::Failback | JobKind::CompleteFailback => *phase == Phase::FailingBack,
         JobKind::CommitFailback => *phase == Phase::FailbackCommitPending,
-        JobKind::ReverseReplicate | JobKind::ResumeReplication => *phase == Phase::Finalizing,
         JobKind::DisableProtection | JobKind::RemoveProtection => *phase == Phase::Disabling,
         // They are the test's own.
         JobKind::TestFailover | JobKind::TestFailoverCleanup => false,

@@ -5,7 +5,7 @@ use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::failure::Failure;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
-    Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, RunKind,
+    Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, Run, RunKind,
     RunOutcome, StepState, Task, next_move,
 };
 use lifeboat::domain::vm::{Command as VmCommand, Phase};
@@ -62,6 +62,7 @@ impl Told {
     }
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "commands are made where they are told")]
     fn tell(&mut self, command: Command) -> Vec<Event> {
         let events = self.plan.decide(&command, BEGINNING).expect("the state allows it");
         for event in &events {
@@ -113,7 +114,7 @@ fn all_vms_fail_over_at_once_and_the_groups_start_one_after_the_other() {
     told.tell(Command::ReportAction { job, step, output: "told".to_owned(), failure: None });
     assert_eq!(told.plan.pending().len(), 3, "all VMs at once");
     told.go_on(|_| None);
-    assert!(told.plan.running().is_some_and(|run| run.waits_for_somebody()));
+    assert!(told.plan.running().is_some_and(Run::waits_for_somebody));
     let step = told.plan.running().expect("it runs").current;
     told.tell(Command::Continue { step, notes: "looked".to_owned() });
     assert_eq!(told.plan.pending().len(), 2);
@@ -182,7 +183,7 @@ fn a_gate_that_stays_shut_waits_for_somebody_in_every_kind_of_run() {
         let Effect::Act { job, step } = told.plan.pending()[0] else { panic!("no gate") };
         let failure = Some(gate("db answers").failure("connection refused"));
         told.tell(Command::ReportAction { job, step, output: String::new(), failure });
-        assert!(told.plan.running().is_some_and(|run| run.waits_for_somebody()));
+        assert!(told.plan.running().is_some_and(Run::waits_for_somebody));
         assert_eq!(told.plan.pending(), []);
         let too_early = told.plan.decide(&Command::Retry { step: step + 1 }, BEGINNING);
         assert!(matches!(too_early, Err(Rejection::Unknown { .. })));

@@ -396,7 +396,9 @@ impl Story {
                 format!("{word} {}", self.step_of(*job, *task))
             }
             Event::JobEnded { outcome, .. } => format!("{word} {outcome:?}"),
-            Event::TrackingStarted { first_cycle } => format!("{word} from {first_cycle}"),
+            Event::TrackingStarted { first_cycle } | Event::RestoredTracked { first_cycle } => {
+                format!("{word} from {first_cycle}")
+            }
             Event::CycleStarted { cycle }
             | Event::SnapshotTaken { cycle, .. }
             | Event::ApplicationConsistencyRequested { cycle }
@@ -425,7 +427,6 @@ impl Story {
                 Opening::At(due) => format!("{word} at {}", seconds(*due)),
                 Opening::ByHand => format!("{word} by hand"),
             },
-            Event::RestoredTracked { first_cycle } => format!("{word} from {first_cycle}"),
             Event::DisksRestored { point } => format!("{word} to {}", point.cycle),
             Event::TestFailoverRequested { point, .. } => format!("{word} at {}", point.cycle),
             Event::TestCleanUpPutOff { due, .. } => format!("{word} to {}", seconds(*due)),
