@@ -42,7 +42,7 @@ impl Hosted for Vault {
                 });
                 let changed = answered.is_some_and(|before| before != answers);
                 pause = if changed { pause * 2 } else { pause / 2 };
-                pause = pause.clamp(world.watch_interval, LONGEST_PAUSE);
+                pause = pause.min(LONGEST_PAUSE).max(world.watch_interval);
                 answered = Some(answers);
                 actix::clock::sleep(pause).await;
             }
