@@ -18,7 +18,7 @@ pub enum Plant {
     ForgedEvent,
     /// The log keeps an event that the command does not lead to.
     UndecidedEvent,
-    /// The vault's watch reports back and forth without an end.
+    /// The watch of a host reports back and forth without an end.
     Chatter,
     /// Failed work is tried again off the schedule.
     HastyTimer,

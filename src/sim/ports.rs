@@ -182,9 +182,6 @@ impl Replication for DataPlane {
 
     async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
         let place = Place { vm: "", what: "probe", host: None, vault };
-        if self.outside.plant == Some(Plant::Chatter) && self.outside.dice.happens("chatter", 50) {
-            return Err(Failure::new(Code::LinkDown, Cause::Vault(vault), "planted"));
-        }
         self.carry(place, move |engine| Box::pin(async move { engine.probe_vault(vault).await }))
             .await
     }
@@ -449,7 +446,8 @@ impl Hypervisor for PrimarySite {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
         let name = format!("heartbeat {}", self.0.host_name(host));
         pause(&self.0, &name, (1, 20)).await;
-        if self.0.answers(host) {
+        let chatters = self.0.plant == Some(Plant::Chatter) && self.0.dice.happens("chatter", 50);
+        if self.0.answers(host) && !chatters {
             return Ok(());
         }
         pause(&self.0, &name, NO_ANSWER_MS).await;

@@ -235,7 +235,9 @@ pub(super) fn judge_failover(outside: &Outside, vm: &Vm, served: u64, source: &M
     }
     let lost = source.workload.written_bytes(served, source.acked.max(served));
     outside.ghost.lost(vm.id, lost);
-    if failover.kind == FailoverKind::Planned && served < source.acked {
+    // An operator who chose an older point asked for the loss.
+    let is_latest = Some(failover.point) == vm.latest_point();
+    if failover.kind == FailoverKind::Planned && is_latest && served < source.acked {
         let what = format!(
             "{} was moved with the writes up to {served}, and {} had been acknowledged",
             vm.name, source.acked

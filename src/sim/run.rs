@@ -553,7 +553,8 @@ impl Run {
     /// A job that runs in the end must have a reason that people can read.
     fn judge_job(&self, vm: &Vm) {
         let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return };
-        let says_why = vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
+        let says_why = vm.waits_for_plan()
+            || vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
         if !says_why {
             let what = format!("{} of {} neither ends nor waits", job.kind.title(), vm.name);
             self.broken(Invariant::JobsEnd, what);
