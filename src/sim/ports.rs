@@ -446,8 +446,10 @@ impl Hypervisor for PrimarySite {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
         let name = format!("heartbeat {}", self.0.host_name(host));
         pause(&self.0, &name, (1, 20)).await;
-        let chatters = self.0.plant == Some(Plant::Chatter) && self.0.dice.happens("chatter", 50);
-        if self.0.answers(host) && !chatters {
+        if self.0.plant == Some(Plant::Chatter) && self.0.dice.happens("chatter", 50) {
+            return Err(host_lost(&self.0, host));
+        }
+        if self.0.answers(host) {
             return Ok(());
         }
         pause(&self.0, &name, NO_ANSWER_MS).await;
