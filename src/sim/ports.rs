@@ -128,6 +128,36 @@ impl DataPlane {
         result
     }
 
+    /// Carries what is done for a VM, as the VM is now.
+    async fn carry_of<T: Send + 'static>(
+        &self,
+        place: Place<'_>,
+        vm: &Vm,
+        call: impl Fn(Engine, Vm) -> BoxFuture<'static, Result<T, Failure>> + Send + Sync + 'static,
+    ) -> Result<T, Failure> {
+        let own = vm.clone();
+        self.carry(place, move |engine| call(engine, own.clone())).await
+    }
+
+    /// The same for what tells how far it is.
+    async fn carry_telling<T: Send + 'static>(
+        &self,
+        place: Place<'_>,
+        vm: &Vm,
+        progress: Progress<'_>,
+        call: impl Fn(Engine, Vm, Told) -> BoxFuture<'static, Result<T, Failure>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<T, Failure> {
+        let told = Told::default();
+        let telling = told.clone();
+        let done = self.carry_of(place, vm, move |engine, vm| call(engine, vm, telling.clone()));
+        let done = done.await;
+        told.pass_on(progress);
+        done
+    }
+
     fn host_lost(&self, host: HostId) -> Failure {
         host_lost(&self.outside, host)
     }
@@ -172,9 +202,7 @@ impl Told {
 #[async_trait]
 impl Replication for DataPlane {
     async fn check_source(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_source(vm, "check the source"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_source(vm, "check the source"), vm, |engine, vm| {
             Box::pin(async move { engine.check_source(&vm).await })
         })
         .await
@@ -187,18 +215,14 @@ impl Replication for DataPlane {
     }
 
     async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "check the vault"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "check the vault"), vm, |engine, vm| {
             Box::pin(async move { engine.check_vault(&vm).await })
         })
         .await
     }
 
     async fn start_tracking(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_source(vm, "start tracking"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_source(vm, "start tracking"), vm, |engine, vm| {
             Box::pin(async move { engine.start_tracking(&vm).await })
         })
         .await
@@ -213,18 +237,13 @@ impl Replication for DataPlane {
         if self.outside.plant == Some(Plant::HangingCopy) {
             std::future::pending::<()>().await;
         }
-        let told = Told::default();
-        let (own, telling) = (vm.clone(), told.clone());
-        let copied = self
-            .carry(Place::at_source(vm, "copy a disk"), move |engine| {
-                let (vm, told) = (own.clone(), telling.clone());
-                Box::pin(async move {
-                    engine.copy_disk(&vm, disk, &|done, total| told.note(done, total)).await
-                })
+        let place = Place::at_source(vm, "copy a disk");
+        self.carry_telling(place, vm, progress, move |engine, vm, told| {
+            Box::pin(async move {
+                engine.copy_disk(&vm, disk, &|done, total| told.note(done, total)).await
             })
-            .await;
-        told.pass_on(progress);
-        copied
+        })
+        .await
     }
 
     async fn compare_disk(
@@ -234,34 +253,26 @@ impl Replication for DataPlane {
         done_bytes: u64,
         progress: Progress<'_>,
     ) -> Result<Compared, Failure> {
-        let told = Told::default();
-        let (own, telling) = (vm.clone(), told.clone());
-        let compared = self
-            .carry(Place::at_source(vm, "compare a disk"), move |engine| {
-                let (vm, told) = (own.clone(), telling.clone());
-                Box::pin(async move {
-                    let note = |done: u64, total: u64| told.note(done, total);
-                    engine.compare_disk(&vm, disk, done_bytes, &note).await
-                })
+        let place = Place::at_source(vm, "compare a disk");
+        self.carry_telling(place, vm, progress, move |engine, vm, told| {
+            Box::pin(async move {
+                let note = |done: u64, total: u64| told.note(done, total);
+                engine.compare_disk(&vm, disk, done_bytes, &note).await
             })
-            .await;
-        told.pass_on(progress);
-        compared
+        })
+        .await
     }
 
     async fn complete_copy(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "complete the copy"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "complete the copy"), vm, |engine, vm| {
             Box::pin(async move { engine.complete_copy(&vm).await })
         })
         .await
     }
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
-        let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
-        self.carry(Place::at_source(vm, "cut"), move |engine| {
-            let vm = own.clone();
+        let outside = Arc::clone(&self.outside);
+        self.carry_of(Place::at_source(vm, "cut"), vm, move |engine, vm| {
             outside.may_be_cut(&vm);
             Box::pin(async move { engine.snapshot(&vm, cycle).await })
         })
@@ -273,10 +284,8 @@ impl Replication for DataPlane {
         if late && self.outside.plant == Some(Plant::HangingShip) {
             std::future::pending::<()>().await;
         }
-        let own = vm.clone();
         let shipped = self
-            .carry(Place::at_source(vm, "ship"), move |engine| {
-                let vm = own.clone();
+            .carry_of(Place::at_source(vm, "ship"), vm, move |engine, vm| {
                 Box::pin(async move { engine.ship(&vm, cycle, at).await })
             })
             .await;
@@ -287,9 +296,8 @@ impl Replication for DataPlane {
     }
 
     async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
-        let (own, outside) = (vm.clone(), Arc::clone(&self.outside));
-        self.carry(Place::at_source(vm, "ship everything"), move |engine| {
-            let vm = own.clone();
+        let outside = Arc::clone(&self.outside);
+        self.carry_of(Place::at_source(vm, "ship everything"), vm, move |engine, vm| {
             outside.may_be_cut(&vm);
             Box::pin(async move { engine.ship_through(&vm, last_cycle).await })
         })
@@ -297,54 +305,42 @@ impl Replication for DataPlane {
     }
 
     async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "verify"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "verify"), vm, move |engine, vm| {
             Box::pin(async move { engine.verify(&vm, point).await })
         })
         .await
     }
 
     async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "fence"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "fence"), vm, |engine, vm| {
             Box::pin(async move { engine.fence(&vm).await })
         })
         .await
     }
 
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "serve"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "serve"), vm, move |engine, vm| {
             Box::pin(async move { engine.serve(&vm, point).await })
         })
         .await
     }
 
     async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "stop serving"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "stop serving"), vm, |engine, vm| {
             Box::pin(async move { engine.stop_serving(&vm).await })
         })
         .await
     }
 
     async fn serve_test(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "serve a test"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "serve a test"), vm, move |engine, vm| {
             Box::pin(async move { engine.serve_test(&vm, point).await })
         })
         .await
     }
 
     async fn end_test(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "end a test"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "end a test"), vm, |engine, vm| {
             Box::pin(async move { engine.end_test(&vm).await })
         })
         .await
@@ -356,61 +352,46 @@ impl Replication for DataPlane {
         restore: Restore,
         progress: Progress<'_>,
     ) -> Result<Compared, Failure> {
-        let told = Told::default();
-        let (own, telling) = (vm.clone(), told.clone());
-        let restored = self
-            .carry(Place::at_host(vm, "restore a disk"), move |engine| {
-                let (vm, told) = (own.clone(), telling.clone());
-                Box::pin(async move {
-                    let note = |done: u64, total: u64| told.note(done, total);
-                    engine.restore_disk(&vm, restore, &note).await
-                })
+        let place = Place::at_host(vm, "restore a disk");
+        self.carry_telling(place, vm, progress, move |engine, vm, told| {
+            Box::pin(async move {
+                let note = |done: u64, total: u64| told.note(done, total);
+                engine.restore_disk(&vm, restore, &note).await
             })
-            .await;
-        told.pass_on(progress);
-        restored
+        })
+        .await
     }
 
     async fn track_restored(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_host(vm, "track restored disks"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_host(vm, "track restored disks"), vm, |engine, vm| {
             Box::pin(async move { engine.track_restored(&vm).await })
         })
         .await
     }
 
     async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_source(vm, "stop tracking"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_source(vm, "stop tracking"), vm, |engine, vm| {
             Box::pin(async move { engine.stop_tracking(&vm).await })
         })
         .await
     }
 
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "delete the replica"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "delete the replica"), vm, |engine, vm| {
             Box::pin(async move { engine.delete_replica(&vm).await })
         })
         .await
     }
 
     async fn keep_only(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "drop points"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "drop points"), vm, move |engine, vm| {
             Box::pin(async move { engine.keep_only(&vm, point).await })
         })
         .await
     }
 
     async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
-        let own = vm.clone();
-        self.carry(Place::at_service(vm, "reclaim space"), move |engine| {
-            let vm = own.clone();
+        self.carry_of(Place::at_service(vm, "reclaim space"), vm, |engine, vm| {
             Box::pin(async move { engine.reclaim_space(&vm).await })
         })
         .await
