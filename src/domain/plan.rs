@@ -24,7 +24,7 @@ mod moves;
 mod run;
 
 pub use moves::{Move, next_move};
-pub use run::{Run, RunOutcome, Step, StepState, Task, VmState};
+pub use run::{Run, RunOutcome, Step, StepState, Task, VmState, step_failure};
 
 /// Groups of a plan, at most. Source: Site Recovery's limit.
 pub const GROUPS_MAX: usize = 7;
@@ -433,9 +433,7 @@ impl Entity for Plan {
                 let Some(run) = self.running().filter(|run| run.current == *step) else {
                     return Err(not_waiting(*step));
                 };
-                let mut events = vec![Event::StepContinued { step: *step, notes: notes.clone() }];
-                events.extend(run.next(None));
-                Ok(events)
+                Ok(run.going_on(vec![Event::StepContinued { step: *step, notes: notes.clone() }]))
             }
             Command::Retry { step } => {
                 self.allow("Retry")?;

@@ -8,6 +8,7 @@ use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, VmId};
 use crate::domain::plan::{
     Action, ActionKind, Command, Effect, Move, Plan, Probe, Run, RunKind, Task, next_move,
+    step_failure,
 };
 use crate::domain::vm::{PointChoice, Vm};
 use crate::ports::actions::Ended;
@@ -76,8 +77,7 @@ fn vm_failed(plan: &Plan, why: &str) -> Failure {
         Some(Task::Boot { group }) => format!("start of group {group}"),
         _ => plan.running().map_or_else(String::new, |run| run.kind.name().to_owned()),
     };
-    let action = Action { name, kind: ActionKind::Manual { instructions: String::new() } };
-    action.failure(why)
+    step_failure(&name, why)
 }
 
 /// Tells a VM what comes next for it until it has done its part of the step.

@@ -153,8 +153,7 @@ async fn perform_step(
             let progress = |done_bytes, total_bytes| {
                 reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
             };
-            let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
-            let done_bytes = told.map_or(0, |(done_bytes, _)| done_bytes);
+            let done_bytes = done_bytes(vm);
             let Compared { compared_bytes, different_bytes } =
                 replication.compare_disk(vm, disk, done_bytes, &progress).await?;
             return Ok(Outcome::Compared { disk, compared_bytes, different_bytes });
@@ -163,14 +162,13 @@ async fn perform_step(
             let progress = |done_bytes, total_bytes| {
                 reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
             };
-            let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
             let failback = vm.failback.as_ref();
             let restore = Restore {
                 disk,
                 point: latest(vm)?,
                 from: failback.and_then(|failback| failback.restored),
                 in_full: failback.is_some_and(|failback| failback.in_full),
-                done_bytes: told.map_or(0, |(done_bytes, _)| done_bytes),
+                done_bytes: done_bytes(vm),
             };
             let Compared { compared_bytes, different_bytes } =
                 replication.restore_disk(vm, restore, &progress).await?;
@@ -234,6 +232,12 @@ async fn perform_step(
         Step::DropOtherPoints => replication.keep_only(vm, chosen(vm)?).await?,
     }
     Ok(Outcome::Done)
+}
+
+/// What the current task was told last to be done of its disk.
+fn done_bytes(vm: &Vm) -> u64 {
+    let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
+    told.map_or(0, |(done_bytes, _)| done_bytes)
 }
 
 /// The disks of a VM that is replicated from the recovery site are those of its failover: after a restart

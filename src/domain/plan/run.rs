@@ -186,16 +186,22 @@ impl Run {
         }
     }
 
-    /// What follows a step that ended, in which perhaps this VM failed last. A group of which no VM is
-    /// left is passed over.
-    pub(super) fn next(&self, failed: Option<VmId>) -> Vec<Event> {
-        let left = |state: &VmState| Some(state.vm) != failed && !self.is_left_out(state.vm);
-        let rest = self.steps.iter().zip(0..).skip(self.current as usize + 1);
-        let next = rest
-            .filter(|(step, _)| step.vms.is_empty() || step.vms.iter().any(left))
-            .map(|(_, step)| step)
-            .next();
-        if let Some(step) = next {
+    /// What is decided of the current step, and what follows from the run as it then is.
+    pub(super) fn going_on(&self, mut events: Vec<Event>) -> Vec<Event> {
+        let mut run = self.clone();
+        for event in &events {
+            run.apply(event, run.started_at);
+        }
+        events.extend(run.next());
+        events
+    }
+
+    /// What follows the current step, which has ended. A group of which no VM is left is passed over.
+    fn next(&self) -> Vec<Event> {
+        let left = |state: &VmState| !self.is_left_out(state.vm);
+        let mut rest = self.steps.iter().zip(0..).skip(self.current as usize + 1);
+        let next = rest.find(|(step, _)| step.vms.is_empty() || step.vms.iter().any(left));
+        if let Some((_, step)) = next {
             return vec![Event::StepStarted { step }];
         }
         let failed = |step: &Step| {
@@ -225,34 +231,20 @@ impl Run {
             return vec![];
         };
         let Some(failure) = failure.cloned() else {
-            let mut events = vec![Event::StepCompleted { step, output }];
-            events.extend(self.next(None));
-            return events;
+            return self.going_on(vec![Event::StepCompleted { step, output }]);
         };
         if let ActionKind::Gate { .. } = action.kind {
             return vec![Event::StepBlocked { step, output, failure }];
         }
-        self.step_failed(step, output, failure, None)
+        self.step_failed(vec![Event::StepFailed { step, output, failure }])
     }
 
     /// A step failed: a planned run ends, others go on to their end.
-    fn step_failed(
-        &self,
-        step: u32,
-        output: String,
-        failure: Failure,
-        of: Option<VmId>,
-    ) -> Vec<Event> {
-        let mut events = vec![Event::StepFailed { step, output, failure }];
-        if self.kind == RunKind::Planned {
-            events.push(Event::RunEnded { outcome: RunOutcome::Failed });
-            return events;
+    fn step_failed(&self, mut events: Vec<Event>) -> Vec<Event> {
+        if self.kind != RunKind::Planned {
+            return self.going_on(events);
         }
-        let next = self.next(of).into_iter().map(|event| match event {
-            Event::RunEnded { .. } => Event::RunEnded { outcome: RunOutcome::PartiallySucceeded },
-            other => other,
-        });
-        events.extend(next);
+        events.push(Event::RunEnded { outcome: RunOutcome::Failed });
         events
     }
 
@@ -268,17 +260,13 @@ impl Run {
             return events;
         }
         let earlier = current.vms.iter().find_map(|state| state.done.clone().flatten());
-        match failure.cloned().or(earlier) {
-            None => {
-                events.push(Event::StepCompleted { step, output: String::new() });
-                events.extend(self.next(None));
-            }
-            Some(reason) => {
-                let of = failure.map(|_| vm);
-                events.extend(self.step_failed(step, String::new(), reason, of));
-            }
+        let output = String::new();
+        if let Some(failure) = failure.cloned().or(earlier) {
+            events.push(Event::StepFailed { step, output, failure });
+            return self.step_failed(events);
         }
-        events
+        events.push(Event::StepCompleted { step, output });
+        self.going_on(events)
     }
 
     pub(super) fn apply(&mut self, event: &Event, at: Timestamp) {
@@ -346,6 +334,11 @@ impl Action {
 
     /// The failure of one that did not do what it should.
     pub fn failure(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::new(Code::ActionFailed, Cause::Itself, why).with("action", &self.name)
+        step_failure(&self.name, why)
     }
+}
+
+/// The failure of the step that is called so.
+pub fn step_failure(name: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::ActionFailed, Cause::Itself, why).with("action", name)
 }

@@ -193,6 +193,23 @@ fn a_gate_that_stays_shut_waits_for_somebody_in_every_kind_of_run() {
 }
 
 #[test]
+fn a_run_whose_last_gate_was_passed_over_did_not_wholly_succeed() {
+    let groups =
+        vec![Group { vms: vec![vm(1)], after: vec![gate("db answers")], ..Group::default() }];
+    let mut told = Told::defined(Definition { groups, ..Definition::default() });
+    told.tell(Command::Start { job: job_id(1), kind: RunKind::Unplanned });
+    for _ in 0..2 {
+        let Effect::Move { job, step, vm } = told.plan.pending()[0] else { panic!("no VM") };
+        told.tell(Command::ReportVm { job, step, vm, failure: None });
+    }
+    let Effect::Act { job, step } = told.plan.pending()[0] else { panic!("no gate") };
+    let failure = Some(gate("db answers").failure("connection refused"));
+    told.tell(Command::ReportAction { job, step, output: String::new(), failure });
+    told.tell(Command::Continue { step, notes: "it is slow".to_owned() });
+    assert_eq!(told.outcome(), Some(RunOutcome::PartiallySucceeded));
+}
+
+#[test]
 fn a_run_that_is_cancelled_or_late_reports_change_nothing() {
     let mut told = Told::running(RunKind::Unplanned);
     let late = told.plan.pending()[0];
