@@ -138,7 +138,6 @@ impl Observer {
                 figures.aged(now_ms);
                 let cut = figures.cut_ms.remove(&point.cycle).unwrap_or(now_ms);
                 figures.newest_cut_ms = figures.newest_cut_ms.max(Some(cut));
-                figures.trouble_since = None;
                 let chosen = outside.dice.next("prove").is_multiple_of(PROVE_ONE_IN);
                 return chosen.then_some((id, point.cycle));
             }
@@ -167,6 +166,8 @@ impl Observer {
             Event::RetryStarted { .. } => figures.retries += 1,
             Event::AdministratorNeeded { because, .. } => {
                 figures.failures.insert(crate::domain::catalogue::entry(because.code).id);
+                // Attempts after an administrator's are on the schedule of the first failure.
+                figures.trouble_since.get_or_insert(at);
                 figures.administrator += 1;
             }
             Event::TaskFailed { failure, .. } => {
@@ -177,7 +178,6 @@ impl Observer {
                 ..
             } => {
                 figures.failover_asked_ms.get_or_insert(now_ms);
-                figures.trouble_since = None;
             }
             Event::FailoverCancelled => figures.failover_asked_ms = None,
             Event::JobEnded { outcome: JobOutcome::Failed, .. } => {
