@@ -743,6 +743,18 @@ impl Outside {
         }
     }
 
+    /// Boots a guest that is off, from its disks as they are; answers whether it runs.
+    pub(super) fn boot_again(&self, id: VmId) -> bool {
+        if let Some(machine) = self.state().vms.get_mut(&id) {
+            machine.switched_off = false;
+            machine.away = None;
+        }
+        if !self.machine(id).runs {
+            self.boot(id);
+        }
+        self.machine(id).runs
+    }
+
     /// Notes that the guest's disks may be cut at this moment, on the side that is replicated.
     pub(super) fn may_be_cut(&self, vm: &Vm) {
         let Machine { acked, torn, away, .. } = self.machine(vm.id);

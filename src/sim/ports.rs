@@ -459,6 +459,13 @@ impl Hypervisor for PrimarySite {
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
         let outside = &self.0;
         self.reach(vm, &format!("boot {}", vm.name), BOOT_MS).await?;
+        // After a failover that was cancelled its disks are those that it left, perhaps by a power loss.
+        if vm.failback.is_none() {
+            let boots = outside.boot_again(vm.id);
+            return boots
+                .then_some(())
+                .ok_or_else(|| did_not_start(vm, "its disks take no writes"));
+        }
         let restored =
             proof::restored_prefix(outside, vm).map_err(|why| did_not_start(vm, &why))?;
         outside.start_restored(vm.id, restored);
