@@ -260,7 +260,9 @@ impl Vm {
                 since: Some(test.job.started_at),
             })
         });
-        let background = missed.chain(&self.space).map(|(since, failure)| HealthCause {
+        // Where nothing is to be freed, what kept it from being is no concern.
+        let space = self.space.iter().filter(|_| self.reclaims_space());
+        let background = missed.chain(space).map(|(since, failure)| HealthCause {
             level: Health::Warning,
             because: failure.to_string(),
             next: catalogue::entry(failure.code).next.to_owned(),

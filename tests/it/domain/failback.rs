@@ -364,3 +364,13 @@ fn a_point_can_be_taken_at_once() {
     story.work_off();
     assert!(story.vm.application_consistent.contains(&cycle));
 }
+
+#[test]
+fn space_that_could_not_be_freed_is_no_concern_while_nothing_is_to_be_freed() {
+    let mut story = Story::failed_over();
+    story.tell(Command::ReportSpace { failure: Some(link_down()) });
+    assert_eq!(story.vm.health(story.now), Health::Warning);
+    story.tell(failback());
+    story.work_off();
+    assert_eq!(story.vm.health(story.now), Health::Normal);
+}
