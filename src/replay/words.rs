@@ -214,7 +214,7 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             format!("{who} asked for the resynchronization of {name}")
         }
         Command::ChangeResyncWindow { window } => {
-            format!("{who} had {name} resynchronize by itself {}", window_in_words(window))
+            format!("{who} had {name} resynchronize by itself {}", window_in_words(*window))
         }
         Command::ReportSpace { failure: None } => {
             format!("{who} freed what the replica of {name} does not need any more")
@@ -342,7 +342,7 @@ const fn decided(then: AfterFailover) -> &'static str {
 }
 
 /// When, after "by itself".
-fn window_in_words(window: &ResyncWindow) -> String {
+fn window_in_words(window: ResyncWindow) -> String {
     match window {
         ResyncWindow::Always => "at any time".to_owned(),
         ResyncWindow::Manual => "never".to_owned(),
@@ -447,7 +447,7 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
         Event::ResyncWindowChanged { window } => {
-            format!("it resynchronizes by itself {}", window_in_words(window))
+            format!("it resynchronizes by itself {}", window_in_words(*window))
         }
         Event::ResyncScheduled { opening: Opening::At(moment) } => {
             format!("its resynchronization begins at {moment}")
