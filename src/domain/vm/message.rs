@@ -2,7 +2,7 @@
 
 use super::{
     AfterFailover, Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason,
-    ResyncWindow,
+    ResyncWindow, StatisticsSchedule,
 };
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
@@ -231,6 +231,11 @@ pub enum Command {
     CancelJob {
         /// Which.
         job: JobId,
+    },
+    /// Measure replication in these intervals.
+    ChangeStatisticsSchedule {
+        /// When they begin, and how long they are.
+        schedule: StatisticsSchedule,
     },
 }
 
@@ -671,4 +676,9 @@ pub enum Event {
     },
     /// It may start.
     StartReleased,
+    /// The intervals in which replication is measured changed.
+    StatisticsScheduleChanged {
+        /// To these.
+        schedule: StatisticsSchedule,
+    },
 }
