@@ -1,7 +1,7 @@
 //! How the steps of a recovery plan are done.
 
 use super::{Hosted, Reporter, World};
-use crate::actors::entity_actor::{EntityActor, TellError, load_entity};
+use crate::actors::entity_actor::{EntityActor, TellError, catch_up, load_entity};
 use crate::actors::supervisor::Shelves;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
@@ -89,9 +89,11 @@ async fn bring_along(
 ) -> Result<(), String> {
     let Some(run) = plan.running() else { return Ok(()) };
     let stream = StreamId { kind: Kind::Vm, id: id.0 };
+    let store = &*world.store;
+    let (mut vm, mut seq) = load_entity::<Vm>(store, stream).map_err(|error| error.to_string())?;
     for _ in 0..LOOKS_MAX {
-        let (vm, _) =
-            load_entity::<Vm>(&*world.store, stream).map_err(|error| error.to_string())?;
+        // Only what is new is read.
+        catch_up(store, stream, &mut vm, &mut seq).map_err(|error| error.to_string())?;
         if vm.name.is_empty() {
             return Err(format!("there is no VM {id}"));
         }

@@ -218,6 +218,9 @@ async fn perform_step(
         Step::StartFailover => {
             let point = chosen(vm)?;
             replication.verify(vm, point).await?;
+            // An earlier failover, of which this one took the place, may have come so far that its VM
+            // runs: on disks that are another point's from here on.
+            world.recovery.shut_down(vm).await?;
             replication.serve(vm, point).await?;
         }
         Step::StartReplica => {

@@ -239,6 +239,32 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The same once more, as another job; `None` for a command that starts none.
+    #[must_use]
+    pub fn as_job(&self, id: JobId) -> Option<Self> {
+        let mut again = self.clone();
+        let (Self::EnableProtection { job, .. }
+        | Self::PlannedFailover { job }
+        | Self::UnplannedFailover { job, .. }
+        | Self::CommitFailover { job }
+        | Self::Resynchronize { job }
+        | Self::TestFailover { job, .. }
+        | Self::CleanUpTestFailover { job, .. }
+        | Self::ChangeRecoveryPoint { job, .. }
+        | Self::CancelFailover { job }
+        | Self::Failback { job, .. }
+        | Self::CompleteFailback { job }
+        | Self::ReverseReplicate { job }
+        | Self::DisableProtection { job, .. }) = &mut again
+        else {
+            return None;
+        };
+        *job = id;
+        Some(again)
+    }
+}
+
 /// What came of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {

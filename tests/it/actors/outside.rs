@@ -121,7 +121,9 @@ impl Op {
                 Self::StopTracking => step == Step::StopTracking,
                 Self::DeleteReplica => step == Step::DeleteReplica,
                 Self::Attach => matches!(step, Step::AttachSource | Step::StartSource),
-                Self::ShutDownReplica => step == Step::ShutDownReplica,
+                Self::ShutDownReplica => {
+                    matches!(step, Step::ShutDownReplica | Step::StartFailover)
+                }
                 Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
                 Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
@@ -552,8 +554,12 @@ fn ship_through(
     let before = facts.cuts.contains_key(&last);
     cut(vm, facts, last, at, now);
     let all = facts.contents(vm.source, now);
-    // An earlier attempt made that cut, and the guest has written since.
-    let last = if before && facts.disks.cuts.get(&last) != Some(&all) {
+    let runs = match vm.source {
+        Side::Primary => facts.runs_at_primary,
+        Side::Recovery => facts.runs_at_recovery,
+    };
+    // An earlier attempt made that cut, and the guest has written since and writes no more.
+    let last = if before && !runs && facts.disks.cuts.get(&last) != Some(&all) {
         cut(vm, facts, last + 1, at, now);
         last + 1
     } else {
@@ -655,7 +661,8 @@ impl Replication for Outside {
             });
             self.expect(is_cut, "a delta is sent that was not cut");
             self.expect(copy_complete, "a delta is sent without a copy");
-            self.expect(!fenced, "a delta is sent past the fence");
+            let closed = fenced && vm.source == Side::Primary;
+            self.expect(!closed, "a delta is sent past the fence");
             self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
         };
         self.call(vm.id.0, Op::Ship, effect).await
@@ -886,7 +893,16 @@ impl Hypervisor for Guests {
     }
 
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.outside.with(vm, |facts, _| facts.attached = true);
+        let now = self.outside.clock.elapsed();
+        let effect = || {
+            self.outside.with(vm, |facts, _| {
+                facts.attached = true;
+                // Whoever still uses the disks is cut off.
+                if vm.source == Side::Recovery {
+                    facts.switch(Side::Primary, false, now);
+                }
+            });
+        };
         self.outside.call(vm.id.0, Op::Attach, effect).await
     }
 
