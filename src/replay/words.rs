@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::{
     AfterFailover, Command, Event, FailoverKind, Opening, Outcome, PointChoice, ResyncWindow,
-    RetryReason, Wake, Work,
+    RetryReason, StatisticsSchedule, Wake, Work,
 };
 use std::fmt::Debug;
 use std::time::Duration;
@@ -183,6 +183,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
         Command::Resynchronize { .. } => {
             format!("{who} asked for the resynchronization of {name}")
         }
+        Command::ChangeStatisticsSchedule { schedule } => {
+            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
+        }
         Command::ChangeResyncWindow { window } => {
             format!("{who} had {name} resynchronize by itself {}", window_in_words(window))
         }
@@ -265,7 +268,11 @@ fn came_of(outcome: &Outcome) -> String {
             found.len()
         ),
         Outcome::Compared { compared_bytes, different_bytes, .. } => {
-            format!(": of {} compared, {} differed", bytes(*compared_bytes), bytes(*different_bytes))
+            format!(
+                ": of {} compared, {} differed",
+                bytes(*compared_bytes),
+                bytes(*different_bytes)
+            )
         }
         Outcome::Restored { compared_bytes, different_bytes, .. } => format!(
             ": of {} looked at, {} were written",
@@ -276,7 +283,8 @@ fn came_of(outcome: &Outcome) -> String {
 }
 
 fn policy_in_words(policy: &Policy) -> String {
-    let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } = policy;
+    let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
+        policy;
     let consistent = match app_consistent_frequency_h {
         0 => String::new(),
         hours => format!(", an application-consistent one every {hours} h"),
@@ -304,6 +312,11 @@ const fn decided(then: AfterFailover) -> &'static str {
         AfterFailover::Commit => "committed",
         AfterFailover::Cancel => "cancelled",
     }
+}
+
+fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+    let StatisticsSchedule { hours, start_minute, .. } = schedule;
+    format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
 }
 
 /// When, after "by itself".
@@ -406,6 +419,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
         ),
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
+        Event::StatisticsScheduleChanged { schedule } => {
+            format!("it is measured in {}", schedule_in_words(schedule))
+        }
         Event::ResyncWindowChanged { window } => {
             format!("it resynchronizes by itself {}", window_in_words(window))
         }

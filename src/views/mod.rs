@@ -16,6 +16,7 @@ mod jobs;
 mod moment;
 mod plan;
 mod site;
+mod statistics;
 mod vault;
 mod vm;
 
@@ -26,10 +27,11 @@ pub use failure::FailureView;
 pub use health::{CauseView, HealthSummary, IssueView, Readiness, Verdict};
 pub use host::HostView;
 pub use job::{JobView, TaskView};
-pub use jobs::{Answered, Jobs};
+pub use jobs::{Again, Answered, Jobs};
 pub use moment::{Moment, seconds};
 pub use plan::{PlanView, RunView, StepView, StepVmView};
 pub use site::{Site, StatusView};
+pub use statistics::{IntervalView, StatisticsView};
 pub use vault::VaultView;
 pub use vm::{
     DecisionView, DiskView, FailbackView, FailoverView, PointView, ResyncView, TestResultView,

@@ -5,6 +5,7 @@ use super::failure::FailureView;
 use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
 use super::site::Site;
+use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
 use crate::domain::time::Timestamp;
@@ -76,6 +77,8 @@ pub struct VmView {
     pub failback: Option<FailbackView>,
     /// Since when replication is paused.
     pub paused_since: Option<Moment>,
+    /// What replication did lately, once it has begun.
+    pub statistics: Option<StatisticsView>,
     /// Resynchronization.
     pub resync: ResyncView,
     /// How it is replicated.
@@ -284,6 +287,7 @@ impl VmView {
                 Stage::Paused { since } => Some(since.into()),
                 _ => None,
             },
+            statistics: StatisticsView::of(vm, now),
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
             disks: vm.disks.iter().map(DiskView::new).collect(),
