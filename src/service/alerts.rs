@@ -51,7 +51,7 @@ impl AlertsConfig {
         let webhook = self.webhook.as_ref().and_then(|url| {
             let http = reqwest::Client::builder().timeout(PATIENCE).build();
             let failed =
-                |error: &_| tracing::error!(error = %in_full(error), "make the client for alerts");
+                |error: &reqwest::Error| tracing::error!(error = %in_full(error), "make the client for alerts");
             Some(Channel::Webhook { http: http.inspect_err(failed).ok()?, url: url.clone() })
         });
         let mail = self.mail.as_ref().and_then(|mail| {
