@@ -114,7 +114,7 @@ fn converse(
     mails: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(client.try_clone()?).lines();
-    let mut say = |text: &str| write!(&client, "{text}\r\n");
+    let say = |text: &str| write!(&client, "{text}\r\n");
     say("220 sink")?;
     while let Some(line) = lines.next().transpose()? {
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
