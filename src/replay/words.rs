@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::{
     AfterFailover, Command, Event, FailoverKind, Opening, Outcome, PointChoice, ResyncWindow,
-    RetryReason, Wake, Work,
+    RetryReason, StatisticsSchedule, Wake, Work,
 };
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -213,6 +213,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::Resynchronize { .. } => {
             format!("{who} asked for the resynchronization of {name}")
         }
+        Command::ChangeStatisticsSchedule { schedule } => {
+            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
+        }
         Command::ChangeResyncWindow { window } => {
             format!("{who} had {name} resynchronize by itself {}", window_in_words(*window))
         }
@@ -341,6 +344,11 @@ const fn decided(then: AfterFailover) -> &'static str {
     }
 }
 
+fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+    let StatisticsSchedule { hours, start_minute, .. } = schedule;
+    format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
+}
+
 /// When, after "by itself".
 fn window_in_words(window: ResyncWindow) -> String {
     match window {
@@ -446,6 +454,9 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         ),
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
+        Event::StatisticsScheduleChanged { schedule } => {
+            format!("it is measured in {}", schedule_in_words(schedule))
+        }
         Event::ResyncWindowChanged { window } => {
             format!("it resynchronizes by itself {}", window_in_words(*window))
         }
