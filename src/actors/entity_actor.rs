@@ -287,10 +287,11 @@ pub fn load_entity<E: Hosted>(
     Ok((state, seq))
 }
 
-/// Folds into a state what came after the commit of this sequence number, and moves the number on.
+/// Brings the state of an entity, as it was after commit `seq`, to the end of its stream.
 ///
 /// # Errors
-/// What the store answers; what was folded until then stays.
+///
+/// The store cannot be read.
 pub(super) fn catch_up<E: Hosted>(
     store: &dyn EventStore,
     stream: StreamId,
@@ -301,7 +302,9 @@ pub(super) fn catch_up<E: Hosted>(
         let commits = store.read_stream(stream, *seq + 1, LOAD_BATCH)?;
         let Some(last) = commits.last() else { return Ok(()) };
         *seq = last.seq;
-        commits.iter().for_each(|commit| fold(state, commit));
+        for commit in &commits {
+            fold(state, commit);
+        }
     }
 }
 

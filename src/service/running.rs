@@ -32,6 +32,7 @@ use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use crate::replica::{self, VaultError};
+use crate::replay::{self, Checkpoints};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
@@ -352,6 +353,7 @@ impl Service {
             alerts: Vec::new(),
             data_plane,
         };
+        service.keep_for_replay(&config.data);
         service.enrol(config, &names).await?;
         service.boot_guests().await?;
         if controlled {
@@ -363,6 +365,13 @@ impl Service {
             service.alerts.push(actix::spawn(watch));
         }
         Ok(service)
+    }
+
+    /// Lets `replay` find any moment of the log at once, also when it is first looked at.
+    fn keep_for_replay(&self, data: &Path) {
+        let log = Arc::clone(&self.store) as Arc<dyn EventStore>;
+        let keep = replay::keep(log, data.join("events"), Checkpoints::of_data(data));
+        self.data_plane.handle().spawn(keep);
     }
 
     /// Tells the entities what the configuration says. Nothing changes where they know it already.

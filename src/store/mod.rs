@@ -5,12 +5,14 @@
 //! typed: [`SledStore`] and [`MemoryStore`] implement the port, [`payload`] turns commits into bytes,
 //! [`jsonl`] into text, [`verify`] finds what is damaged, [`raw`] reads a log that somebody else has open.
 
+mod builds;
 mod committer;
 mod index;
 pub mod jsonl;
 pub mod log;
 mod memory;
 mod opening;
+mod places;
 pub mod payload;
 pub mod raw;
 pub mod record;
@@ -21,5 +23,6 @@ pub mod state;
 pub mod verify;
 mod watermark;
 
+pub use builds::this_build;
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;

@@ -89,11 +89,9 @@ async fn bring_along(
 ) -> Result<(), String> {
     let Some(run) = plan.running() else { return Ok(()) };
     let stream = StreamId { kind: Kind::Vm, id: id.0 };
-    let store = &*world.store;
-    let (mut vm, mut seq) = load_entity::<Vm>(store, stream).map_err(|error| error.to_string())?;
+    let (mut vm, mut seq) = load_entity::<Vm>(&*world.store, stream).map_err(in_words)?;
     for _ in 0..LOOKS_MAX {
-        // Only what is new is read.
-        catch_up(store, stream, &mut vm, &mut seq).map_err(|error| error.to_string())?;
+        catch_up(&*world.store, stream, &mut vm, &mut seq).map_err(in_words)?;
         if vm.name.is_empty() {
             return Err(format!("there is no VM {id}"));
         }
@@ -111,6 +109,10 @@ async fn bring_along(
         actix::clock::sleep(LOOK).await;
     }
     Err(format!("it did not get on for {} minutes", LOOK.as_secs() * u64::from(LOOKS_MAX) / 60))
+}
+
+fn in_words(error: impl std::error::Error) -> String {
+    error.to_string()
 }
 
 /// Does an action; answers what it printed, and why it failed.

@@ -10,8 +10,8 @@ use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
-    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side,
-    TestFailover, Vm, Wake, Work,
+    Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
+    ResyncWindow, Side, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -34,7 +34,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 5;
+    const STATE_SCHEMA: u16 = 6;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -226,6 +226,10 @@ async fn perform_step(
         Step::StartReplica => {
             let point = chosen(vm)?;
             let disks = replication.serve(vm, point).await?;
+            if vm.phase == Phase::FailingOver(FailoverKind::Unplanned) {
+                // Since the fence it may have come back into reach, all the more if a plan held the start.
+                stop_source(vm, world).await;
+            }
             if let Err(failure) = world.recovery.start(vm, &disks).await {
                 // Damaged data is the better reason: no retry mends it.
                 replication.serve(vm, point).await?;

@@ -126,7 +126,9 @@ impl Op {
                 }
                 Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
-                Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
+                Self::ShutDown => {
+                    matches!(step, Step::ShutDownSource | Step::FenceSource | Step::StartReplica)
+                }
                 _ => false,
             },
             _ => false,
