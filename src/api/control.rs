@@ -12,7 +12,7 @@ use crate::domain::cloud::{self, Cloud};
 use crate::domain::id::{JobId, VmId};
 use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
-use crate::views::{JobView, PointView, PolicyView, Site, StatusView, VmView};
+use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,8 @@ const EVENTS_MAX: usize = 1_000;
 
 /// What only the service that runs can say.
 pub trait Outside: Send + Sync {
-    /// Bytes of the logs of a VM that are in no recovery point yet; `None` while its host is away.
-    fn log_bytes(&self, vm: VmId) -> Option<u64>;
+    /// The logs of a VM, of what is in no recovery point yet; `None` while its host is away.
+    fn logs(&self, vm: VmId) -> Option<LogsView>;
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;
@@ -109,7 +109,8 @@ impl Control {
 
     /// Adds what its state does not say.
     fn add_measures(&self, vm: &mut VmView) {
-        vm.log_bytes = self.parts.outside.log_bytes(vm.id);
+        vm.logs = self.parts.outside.logs(vm.id);
+        vm.log_bytes = vm.logs.as_ref().map(|logs| logs.bytes);
         vm.compliance = self.parts.history.compliance(vm.id, self.parts.live.now());
     }
 

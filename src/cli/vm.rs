@@ -4,7 +4,7 @@ use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
 use super::order::{Confirm, OrderArgs, duration, give, nothing};
 use super::{Answer, CommandError};
-use crate::views::{IntervalView, PointView, VmView};
+use crate::views::{IntervalView, LogsView, PointView, VmView};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -203,6 +203,9 @@ fn in_words(vm: &VmView) -> String {
     let newest = newest.map(|point| format!("#{} of {}", point.cycle, moment(point.at)));
     line("recovery points", &format!("{}, newest {}", vm.recovery_points, or_dash(newest)));
     line("logs, disks", &format!("{} of {} bytes", or_dash(vm.log_bytes), vm.disk_bytes));
+    for warning in vm.logs.iter().flat_map(LogsView::warnings) {
+        line("", &warning);
+    }
     line("allowed", &vm.allowed_operations.join(", "));
     for (name, verdict) in [
         ("planned", &vm.readiness.planned_failover),

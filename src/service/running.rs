@@ -15,7 +15,7 @@ use crate::actors::{Origin, Site, TellError, World, load_entity};
 use crate::api::{History, Live, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
-use crate::disk::tracker::{BootId, DiskStatus};
+use crate::disk::tracker::BootId;
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
@@ -31,11 +31,12 @@ use crate::drivers::lab::{
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
-use crate::replica::{self, VaultError};
 use crate::replay::{self, Checkpoints};
+use crate::replica::{self, VaultError};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
+use crate::views::LogsView;
 use actix_web::dev::ServerHandle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -488,9 +489,9 @@ impl Service {
         self.site.failed()
     }
 
-    /// What the logs of a VM's disks take, in the order of its disks; nothing while its host is away.
-    pub fn log_status(&self, vm: VmId) -> Vec<DiskStatus> {
-        self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
+    /// What the logs of a VM's disks take; `None` while its host is away.
+    pub fn logs(&self, vm: VmId) -> Option<LogsView> {
+        control::logs(&self.sources, vm)
     }
 
     /// Why the disks of a VM cannot be used, if that is so.

@@ -4,6 +4,7 @@ use super::compliance::ComplianceView;
 use super::failure::FailureView;
 use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
+use super::logs::LogsView;
 use super::site::Site;
 use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
@@ -59,6 +60,8 @@ pub struct VmView {
     pub next_delta_at: Option<Moment>,
     /// Bytes of the logs of what is in no recovery point yet, where the host's agent can be asked.
     pub log_bytes: Option<u64>,
+    /// More of these logs.
+    pub logs: Option<LogsView>,
     /// What can be done, by the names of the API.
     pub allowed_operations: Vec<String>,
     /// The running job, or the last one.
@@ -259,6 +262,7 @@ impl VmView {
                 _ => None,
             },
             log_bytes: None,
+            logs: None,
             allowed_operations: vm.allowed_operations().into_iter().map(str::to_owned).collect(),
             job: vm.job.as_ref().map(|job| JobView::new(job, vm, None, &[], now)),
             trouble: vm.trouble.as_ref().map(TroubleView::new),

@@ -10,7 +10,6 @@ use crate::domain::entity::Rejection;
 use crate::domain::job::JobKind;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -45,15 +44,6 @@ impl Default for StatisticsSchedule {
     /// 12 hours, from 09:00, at a site whose clocks show UTC.
     fn default() -> Self {
         Self { hours: 12, start_minute: 9 * 60, utc_offset_minutes: 0 }
-    }
-}
-
-impl fmt::Display for StatisticsSchedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let clock = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
-        let sign = if self.utc_offset_minutes < 0 { '-' } else { '+' };
-        let offset = clock(self.utc_offset_minutes.unsigned_abs());
-        write!(f, "{} h from {} (UTC{sign}{offset})", self.hours, clock(self.start_minute))
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) enum Op {
     TrackingLost,
     Heartbeat,
     ShutDown,
+    SwitchOff,
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
@@ -129,6 +130,7 @@ impl Op {
                 Self::ShutDown => {
                     matches!(step, Step::ShutDownSource | Step::FenceSource | Step::StartReplica)
                 }
+                Self::SwitchOff => matches!(step, Step::FenceSource | Step::StartReplica),
                 _ => false,
             },
             _ => false,
@@ -862,6 +864,13 @@ impl Hypervisor for Guests {
             Side::Primary if vm.pending().contains(&Effect::RunReplica) => Op::KeepOff,
             Side::Primary => Op::ShutDown,
         };
+        self.outside.call(vm.id.0, op, effect).await
+    }
+
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        let keeps_off = vm.pending().contains(&Effect::RunReplica);
+        let op = if keeps_off { Op::KeepOff } else { Op::SwitchOff };
+        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
         self.outside.call(vm.id.0, op, effect).await
     }
 
