@@ -90,7 +90,7 @@ impl MailServer {
                 let client = client.unwrap();
                 // A client that goes silent in the middle is no reason to wait for it.
                 client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
-                let _ = converse(client, &mut put_off, &taken);
+                let _ = converse(&client, &mut put_off, &taken);
             }
         });
         Self { port, mails }
@@ -111,12 +111,15 @@ impl MailServer {
 
 /// One conversation of SMTP (RFC 5321, 4.1).
 fn converse(
-    client: TcpStream,
+    client: &TcpStream,
     put_off: &mut bool,
     mails: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(client.try_clone()?).lines();
-    let say = |text: &str| write!(&client, "{text}\r\n");
+    let say = |text: &str| {
+        let mut client = client;
+        write!(client, "{text}\r\n")
+    };
     say("220 sink")?;
     while let Some(line) = lines.next().transpose()? {
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
