@@ -214,7 +214,7 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             format!("{who} asked for the resynchronization of {name}")
         }
         Command::ChangeStatisticsSchedule { schedule } => {
-            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
+            format!("{who} had {name} measured in {}", schedule_in_words(*schedule))
         }
         Command::ChangeResyncWindow { window } => {
             format!("{who} had {name} resynchronize by itself {}", window_in_words(*window))
@@ -344,7 +344,7 @@ const fn decided(then: AfterFailover) -> &'static str {
     }
 }
 
-fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+fn schedule_in_words(schedule: StatisticsSchedule) -> String {
     let StatisticsSchedule { hours, start_minute, .. } = schedule;
     format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
 }
@@ -455,7 +455,7 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
         Event::StatisticsScheduleChanged { schedule } => {
-            format!("it is measured in {}", schedule_in_words(schedule))
+            format!("it is measured in {}", schedule_in_words(*schedule))
         }
         Event::ResyncWindowChanged { window } => {
             format!("it resynchronizes by itself {}", window_in_words(*window))
