@@ -142,7 +142,9 @@ impl History {
     pub fn written_by(&self) -> Vec<WrittenBy> {
         match self {
             Self::Folder(log) => log.written_by(),
-            Self::File(file, _) => file.header().map_or_else(|_| vec![], |it| it.written_by.clone()),
+            Self::File(file, _) => {
+                file.header().map_or_else(|_| vec![], |it| it.written_by.clone())
+            }
             Self::Commits(_) => Vec::new(),
         }
     }

@@ -54,7 +54,8 @@ fn last_kept(store: &dyn EventStore, kept: &Checkpoints) -> Result<Past, StoreEr
 /// Writes down where the commits lie. Away from the executor: what changed of the file is searched.
 async fn keep_places(folder: &Path, kept: &Checkpoints) {
     let (folder, kept) = (folder.to_path_buf(), kept.clone());
-    let searched = tokio::task::spawn_blocking(move || History::of_store_kept(&folder, &kept)).await;
+    let searched =
+        tokio::task::spawn_blocking(move || History::of_store_kept(&folder, &kept)).await;
     match searched {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "keep where commits lie"),

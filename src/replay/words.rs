@@ -265,7 +265,11 @@ fn came_of(outcome: &Outcome) -> String {
             found.len()
         ),
         Outcome::Compared { compared_bytes, different_bytes, .. } => {
-            format!(": of {} compared, {} differed", bytes(*compared_bytes), bytes(*different_bytes))
+            format!(
+                ": of {} compared, {} differed",
+                bytes(*compared_bytes),
+                bytes(*different_bytes)
+            )
         }
         Outcome::Restored { compared_bytes, different_bytes, .. } => format!(
             ": of {} looked at, {} were written",
@@ -276,7 +280,8 @@ fn came_of(outcome: &Outcome) -> String {
 }
 
 fn policy_in_words(policy: &Policy) -> String {
-    let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } = policy;
+    let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
+        policy;
     let consistent = match app_consistent_frequency_h {
         0 => String::new(),
         hours => format!(", an application-consistent one every {hours} h"),

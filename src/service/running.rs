@@ -31,8 +31,8 @@ use crate::drivers::lab::{
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
-use crate::replica::{self, VaultError};
 use crate::replay::{self, Checkpoints};
+use crate::replica::{self, VaultError};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;

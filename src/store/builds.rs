@@ -71,7 +71,8 @@ pub(crate) fn forget(folder: &Path) {
 }
 
 fn checksum(builds: &[WrittenBy]) -> String {
-    let text = serde_json::to_vec(builds).expect("plain data with text keys always has a JSON form");
+    let text =
+        serde_json::to_vec(builds).expect("plain data with text keys always has a JSON form");
     format!("{:08x}", crc32fast::hash(&text))
 }
 

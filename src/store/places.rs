@@ -246,7 +246,8 @@ impl Kept {
 
     fn read_page(&self, nth: usize) -> Option<Vec<u8>> {
         let head = HEAD_BYTES + 8 * self.lsns.len() + 4 * self.page_crcs.len();
-        let mut page = vec![0; PAGE_BYTES.min((self.last as usize - nth * PAGE_SLOTS) * SLOT_BYTES)];
+        let mut page =
+            vec![0; PAGE_BYTES.min((self.last as usize - nth * PAGE_SLOTS) * SLOT_BYTES)];
         let read = read_up_to(&self.file, &mut page, (head + nth * PAGE_BYTES) as u64).ok()?;
         (read == page.len() && crc32fast::hash(&page) == *self.page_crcs.get(nth)?).then_some(page)
     }
