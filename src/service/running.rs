@@ -178,7 +178,7 @@ pub struct Service {
     recovery_server: Server,
     health: ServerHandle,
     data: PathBuf,
-    alerts: Option<JoinHandle<()>>,
+    alerts: Vec<JoinHandle<()>>,
     data_plane: DataPlane,
 }
 
@@ -351,7 +351,7 @@ impl Service {
             recovery_server,
             health,
             data: config.data.clone(),
-            alerts: None,
+            alerts: Vec::new(),
             data_plane,
         };
         service.keep_for_replay(&config.data);
@@ -361,9 +361,9 @@ impl Service {
             control::announce(&service.data, address)?;
             actix::spawn(follower);
         }
-        if let Some(webhook) = &config.alerts.webhook {
-            let watch = alerts::watch(live, webhook.clone(), config.data.clone());
-            service.alerts = Some(actix::spawn(watch));
+        for channel in config.alerts.channels() {
+            let watch = alerts::watch(live.clone(), channel, config.data.clone());
+            service.alerts.push(actix::spawn(watch));
         }
         Ok(service)
     }
@@ -391,6 +391,7 @@ impl Service {
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
         let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
+        let schedule = config.statistics.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };
@@ -410,6 +411,8 @@ impl Service {
                         enrolled => enrolled?,
                     }
                     let change = vm::Command::ChangeResyncWindow { window };
+                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
+                    let change = vm::Command::ChangeStatisticsSchedule { schedule };
                     self.tell::<Vm>(vm_name, vm.id.0, change).await?;
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;

@@ -6,6 +6,7 @@ use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
 use super::logs::LogsView;
 use super::site::Site;
+use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
 use crate::domain::time::Timestamp;
@@ -79,6 +80,8 @@ pub struct VmView {
     pub failback: Option<FailbackView>,
     /// Since when replication is paused.
     pub paused_since: Option<Moment>,
+    /// What replication did lately, once it has begun.
+    pub statistics: Option<StatisticsView>,
     /// Resynchronization.
     pub resync: ResyncView,
     /// How it is replicated.
@@ -288,6 +291,7 @@ impl VmView {
                 Stage::Paused { since } => Some(since.into()),
                 _ => None,
             },
+            statistics: StatisticsView::of(vm, now),
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
             disks: vm.disks.iter().map(DiskView::new).collect(),
