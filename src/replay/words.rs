@@ -5,6 +5,7 @@
 
 use crate::domain::cloud;
 use crate::domain::entity::{Commit, Entry};
+use crate::domain::fabric;
 use crate::domain::failure::Failure;
 use crate::domain::host;
 use crate::domain::job::{JobOutcome, Step};
@@ -23,6 +24,7 @@ pub(super) fn command_word(entry: &Entry) -> String {
         Entry::Cloud { command, .. } => variant(command),
         Entry::Vault { command, .. } => variant(command),
         Entry::Plan { command, .. } => variant(command),
+        Entry::Fabric { command, .. } => variant(command),
     }
 }
 
@@ -36,6 +38,15 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
             host::Command::ReportHeartbeat => format!("{who} saw that host {name} answers"),
             host::Command::ReportSilence { failure } => {
                 format!("{who} saw that host {name} does not answer: {failure}")
+            }
+            host::Command::RegisterAgent { .. } => {
+                format!("{who} registered the agent of host {name}")
+            }
+            host::Command::JoinCluster { cluster: Some(cluster) } => {
+                format!("{who} saw that host {name} is a member of cluster {cluster}")
+            }
+            host::Command::JoinCluster { cluster: None } => {
+                format!("{who} saw that host {name} is a member of no cluster")
             }
         },
         Entry::Cloud { command, .. } => match command {
@@ -55,6 +66,12 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
             vault::Command::ReportUnreachable { failure } => {
                 format!("{who} saw that vault {name} cannot be reached: {failure}")
             }
+            vault::Command::IssueRegistrationKey { .. } => {
+                format!("{who} had vault {name} issue a registration key")
+            }
+            vault::Command::UseRegistrationKey { name: by, .. } => {
+                format!("{who} had {by} admitted to vault {name}")
+            }
         },
         Entry::Plan { command, .. } => match command {
             plan::Command::Define { .. } => format!("{who} defined recovery plan {name}"),
@@ -73,6 +90,19 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
                 format!("step {step} of recovery plan {name} got on")
             }
         },
+        Entry::Fabric { command, .. } => match command {
+            fabric::Command::Create { .. } => format!("{who} created fabric {name}"),
+            fabric::Command::MapNetwork { network, to } => {
+                format!("{who} mapped network {network} of {name} to {to}")
+            }
+            fabric::Command::ReportHeartbeat => {
+                format!("{who} saw that the provider of {name} answers")
+            }
+            fabric::Command::ReportSilence { failure } => {
+                format!("{who} saw that the provider of {name} does not answer: {failure}")
+            }
+            other => format!("{who} told {name}: {}", told(other)),
+        },
     }
 }
 
@@ -84,6 +114,7 @@ pub fn events_in_words(commit: &Commit) -> Vec<String> {
         Entry::Cloud { events, .. } => events.iter().map(told).collect(),
         Entry::Vault { events, .. } => events.iter().map(vault_event).collect(),
         Entry::Plan { events, .. } => events.iter().map(told).collect(),
+        Entry::Fabric { events, .. } => events.iter().map(told).collect(),
     }
 }
 
@@ -281,6 +312,7 @@ fn host_event(event: &host::Event) -> String {
         host::Event::Registered { name, .. } => format!("host {name} is registered"),
         host::Event::HeartbeatLost { .. } => "its heartbeat is lost".to_owned(),
         host::Event::HeartbeatRestored => "its heartbeat is back".to_owned(),
+        host::Event::AgentRegistered { .. } | host::Event::ClusterChanged { .. } => told(event),
     }
 }
 
@@ -289,6 +321,10 @@ fn vault_event(event: &vault::Event) -> String {
         vault::Event::Created { name, .. } => format!("vault {name} exists"),
         vault::Event::VaultUnreachable { .. } => "it counts as unreachable".to_owned(),
         vault::Event::VaultReachable => "it counts as reachable again".to_owned(),
+        vault::Event::RegistrationKeyIssued { expires, .. } => {
+            format!("a registration key is valid until {expires}")
+        }
+        vault::Event::RegistrationKeyUsed { name, .. } => format!("{name} is admitted"),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::alerts::AlertsConfig;
 use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
+use super::inventory::{self, MachineConfig, NetworkConfig, RecoveryConfig, TraitsConfig};
 use crate::domain::policy::Policy;
 use crate::domain::vm::ResyncWindow;
 use serde::Deserialize;
@@ -71,6 +72,12 @@ pub struct Config {
     /// Who is told of what goes wrong.
     #[serde(default)]
     pub alerts: AlertsConfig,
+    /// The VM networks of the primary site.
+    #[serde(default)]
+    pub network: Vec<NetworkConfig>,
+    /// The recovery site.
+    #[serde(default)]
+    pub recovery: RecoveryConfig,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<HostConfig>,
@@ -173,6 +180,9 @@ pub struct HostConfig {
 pub struct VmConfig {
     /// Its name.
     pub name: String,
+    /// What it is beside its disks.
+    #[serde(default)]
+    pub machine: MachineConfig,
     /// Its disks, in order.
     pub disk: Vec<DiskConfig>,
     /// The lab's guest: writes that the VM does by itself. Without it the VM's disks are written to
@@ -190,6 +200,9 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// Makes the image, sparse, with so many MiB if it does not exist.
     pub create_mib: Option<u64>,
+    /// What it is at its hypervisor.
+    #[serde(default)]
+    pub traits: TraitsConfig,
 }
 
 /// The lab's guest.
@@ -371,6 +384,9 @@ impl Config {
         super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
+        inventory::check_networks("network", &self.network)?;
+        inventory::check_networks("recovery.network", &self.recovery.network)?;
+        inventory::check_sizes(&self.recovery.size)?;
         let mut hosts = BTreeSet::new();
         let mut vms = BTreeSet::new();
         let mut paths = BTreeSet::new();
@@ -389,6 +405,7 @@ impl Config {
                 if vm.disk.is_empty() {
                     return Err((key, "has no disk: give at least one".to_owned()));
                 }
+                inventory::check_machine(&key, &vm.machine, &self.network)?;
                 let mut disks = BTreeSet::new();
                 for disk in &vm.disk {
                     let key = format!("disk {} of {}", disk.name, vm.name);

@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod health;
 mod host_agent;
+mod inventory;
 mod key_file;
 mod logging;
 mod random;
@@ -23,6 +24,9 @@ pub use config::{
 };
 pub use control::{ENDPOINT_FILE, EndpointFile};
 pub use host_agent::AttachedDisk;
+pub use inventory::{
+    MachineConfig, NetworkConfig, NicConfig, RecoveryConfig, SizeConfig, SubnetConfig, TraitsConfig,
+};
 pub use key_file::{KeyFileProblem, create as create_key_file, rotate as rotate_key_file};
 pub use logging::log_to_stderr;
 pub use random::KernelRandom;

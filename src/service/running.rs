@@ -9,6 +9,7 @@ use super::config::{Config, HostConfig, VmConfig};
 use super::control;
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, export_name};
+use super::inventory;
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
 use crate::actors::{Origin, Site, TellError, World, load_entity};
@@ -18,12 +19,13 @@ use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::{BootId, DiskStatus};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
+use crate::domain::fabric::{self, Fabric};
 use crate::domain::failure::Failure;
 use crate::domain::host::{self, Host};
-use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, JobId, VaultId, VmId};
 use crate::domain::policy::Policy;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Disk, FailoverKind, Phase, RetryReason, Vm};
+use crate::domain::vm::{self, FailoverKind, Phase, RetryReason, Side, Vm};
 use crate::drivers::actions::LocalActions;
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
@@ -71,6 +73,10 @@ const GUEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The root of the ids that are derived from names: the same configuration names the same things.
 const NAMES: Uuid = Uuid::from_u128(0x6c69_6665_626f_6174_8000_6e61_6d65_7321);
+
+/// What the two sites are called.
+const PRIMARY_FABRIC: &str = "primary-site";
+const RECOVERY_FABRIC: &str = "recovery-site";
 
 /// Why the service cannot start, or cannot go on.
 #[derive(Debug, Error)]
@@ -380,6 +386,7 @@ impl Service {
         let policy = Policy::from(config.policy);
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
+        self.enrol_fabrics(config).await?;
         let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
@@ -389,8 +396,8 @@ impl Service {
             self.tell::<Cloud>(name, cloud.0, add).await?;
             for vm in &agent.vms {
                 let vm_name = &vm.config.name;
-                if let Some(disks) = agent.inventory(vm) {
-                    match self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await {
+                if agent.inventory(vm).is_some() {
+                    match self.enrol_vm(vm, agent, names, policy).await {
                         // One VM, as with a disk that grew, is no reason to leave the others alone.
                         Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
                             let because = error.source().map(ToString::to_string);
@@ -409,18 +416,41 @@ impl Service {
         Ok(())
     }
 
+    /// Tells the two sites what they have, where the configuration describes them.
+    async fn enrol_fabrics(&self, config: &Config) -> Result<(), ServiceError> {
+        let (networks, recovery) = (&config.network, &config.recovery);
+        if networks.is_empty() && recovery.network.is_empty() && recovery.size.is_empty() {
+            return Ok(());
+        }
+        let sizes = inventory::sizes(&recovery.size);
+        for (name, side, networks, sizes) in [
+            (PRIMARY_FABRIC, Side::Primary, networks, vec![]),
+            (RECOVERY_FABRIC, Side::Recovery, &recovery.network, sizes),
+        ] {
+            let id = FabricId::named(NAMES, name);
+            let create = fabric::Command::Create { id, name: name.to_owned(), side };
+            self.tell::<Fabric>(name, id.0, create).await?;
+            let networks = inventory::networks(networks);
+            let describe = fabric::Command::Describe { networks, sizes };
+            self.tell::<Fabric>(name, id.0, describe).await?;
+        }
+        Ok(())
+    }
+
     async fn enrol_vm(
         &self,
-        id: VmId,
-        name: &str,
-        host: HostId,
+        vm: &AgentVm,
+        agent: &HostAgent,
         names: &Names,
-        disks: Vec<Disk>,
         policy: Policy,
     ) -> Result<(), ServiceError> {
-        let (cloud, vault) = (names.cloud, names.vault);
+        let (cloud, vault, host) = (names.cloud, names.vault, agent.host);
+        let (id, name) = (vm.id, vm.config.name.as_str());
+        let disks = agent.inventory(vm).unwrap_or_default();
         let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
         self.tell::<Vm>(name, id.0, discover).await?;
+        let machine = inventory::machine(id, &vm.config);
+        self.tell::<Vm>(name, id.0, vm::Command::Describe { machine }).await?;
         let known = self.state::<Vm>(name, id.0).await?;
         // One whose protection was disabled stays as it is.
         if known.phase == Phase::Unprotected && known.jobs == 0 {

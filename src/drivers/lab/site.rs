@@ -5,6 +5,7 @@ use super::workload::{Checked, LastWrite, Workload};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{HostId, VmId};
+use crate::domain::placement::Placement;
 use crate::domain::vm::{Side, Vm};
 use crate::ports::block::Connect;
 use crate::ports::hypervisor::Hypervisor;
@@ -111,6 +112,9 @@ struct Slot {
     guest: Option<Guest>,
     /// The guest of the last test.
     test: Option<Guest>,
+    /// Where it was placed when it was started last, and the copy of its last test.
+    placed: Option<Placement>,
+    test_placed: Option<Placement>,
 }
 
 impl LabSite {
@@ -130,8 +134,11 @@ impl LabSite {
     /// Defines a VM, or defines it anew; a guest that runs as it goes on as it was.
     pub fn define(&self, id: VmId, vm: LabVm) {
         let mut vms = self.vms();
-        let (guest, test) = vms.remove(&id).map_or((None, None), |slot| (slot.guest, slot.test));
-        vms.insert(id, Slot { vm, guest, test });
+        let slot = match vms.remove(&id) {
+            Some(slot) => Slot { vm, ..slot },
+            None => Slot { vm, guest: None, test: None, placed: None, test_placed: None },
+        };
+        vms.insert(id, slot);
     }
 
     /// From its next boot on a VM does this once it has booted.
@@ -216,6 +223,30 @@ impl LabSite {
         self.vms().get(&vm)?.test.as_ref().map(Guest::status)
     }
 
+    /// The size, network adapters and addresses with which a VM was started last, where it was told any.
+    pub fn placed(&self, vm: VmId) -> Option<Placement> {
+        self.vms().get(&vm)?.placed.clone()
+    }
+
+    /// The same of the copy that a test made; `None` once it is deleted.
+    pub fn test_placed(&self, vm: VmId) -> Option<Placement> {
+        self.vms().get(&vm)?.test_placed.clone()
+    }
+
+    fn note_placement(&self, vm: &Vm, test: bool) {
+        let placement = match test {
+            true => vm.test.as_ref().and_then(|test| test.placement.clone()),
+            false => vm.placement.clone(),
+        };
+        if let Some(placement) = &placement {
+            let (size, addresses) = (&placement.size, placement.addresses());
+            tracing::info!(vm = %vm.name, test, ?size, ?addresses, "a replica gets its place");
+        }
+        if let Some(slot) = self.vms().get_mut(&vm.id) {
+            *(if test { &mut slot.test_placed } else { &mut slot.placed }) = placement;
+        }
+    }
+
     /// Switches a VM off as its power switch would, if it is on.
     ///
     /// # Errors
@@ -254,6 +285,7 @@ impl LabSite {
             let mut vms = self.vms();
             let Some(slot) = vms.get_mut(&vm) else { return Ok(()) };
             self.reach(slot.vm.host)?;
+            slot.test_placed = None;
             slot.test.take()
         };
         test.iter().for_each(Guest::kill);
@@ -376,6 +408,7 @@ impl Hypervisor for LabSite {
             site.boot_from(id, &uris, last_write)
         })
         .await?;
+        self.note_placement(vm, false);
         Ok(())
     }
 
@@ -400,6 +433,7 @@ impl Hypervisor for LabSite {
         let (uris, id) = (uris(vm, disks), vm.id);
         tracing::info!(vm = %vm.name, network, "a test copy starts; guests of the lab use no network");
         self.work(vm, move |site| site.boot_test(id, &uris?)).await?;
+        self.note_placement(vm, true);
         Ok(())
     }
 
