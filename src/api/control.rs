@@ -9,7 +9,9 @@ use super::routes::{Accepted, EventsView};
 use super::token::Token;
 use crate::actors::{Hosted, Origin};
 use crate::domain::cloud::{self, Cloud};
-use crate::domain::id::{JobId, VmId};
+use crate::domain::failure::Failure;
+use crate::domain::id::{FabricId, HostId, JobId, VmId};
+use crate::domain::vault::Component;
 use crate::domain::vm::{ResyncWindow, Vm};
 use crate::ports::random::Random;
 use crate::views::{JobView, PointView, PolicyView, Site, StatusView, VmView};
@@ -19,9 +21,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+mod cluster;
+mod network;
 mod plan;
+mod registration;
 
 pub use plan::{PlanAccepted, PlanDetails};
+pub use registration::RegistrationKeyView;
 
 /// Commits in one answer, at most.
 const EVENTS_MAX: usize = 1_000;
@@ -33,6 +39,24 @@ pub trait Outside: Send + Sync {
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;
+
+    /// The host of the configuration that is called so.
+    fn host_called(&self, name: &str) -> Option<HostId>;
+
+    /// How fast a host may send, in words.
+    fn bandwidth(&self, host: &str) -> Option<String>;
+
+    /// The fabric whose provider can be registered.
+    fn provider(&self) -> FabricId;
+
+    /// Told once the vault admits somebody, durably.
+    fn admitted(&self, who: Component);
+
+    /// Moves a VM that runs to another member of its cluster. Blocks.
+    ///
+    /// # Errors
+    /// `HostLost`, and why its disks cannot be used there.
+    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure>;
 
     /// A resync window as people write it, at this site.
     ///
@@ -83,13 +107,20 @@ impl Control {
     pub(super) async fn status(&self) -> Result<StatusView, Problem> {
         let mut status = self.parts.live.site().await?.status(self.parts.live.now());
         status.vms.iter_mut().for_each(|vm| self.add_measures(vm));
+        for host in &mut status.hosts {
+            host.bandwidth = self.parts.outside.bandwidth(&host.name);
+        }
         Ok(status)
     }
 
     pub(super) async fn vm(&self, name: &str) -> Result<VmView, Problem> {
         let site = self.parts.live.site().await?;
-        let mut view = VmView::new(vm_named(&site, name)?, &site, self.parts.live.now());
+        let vm = vm_named(&site, name)?;
+        let mut view = VmView::new(vm, &site, self.parts.live.now());
         self.add_measures(&mut view);
+        if let Some(target) = &mut view.target {
+            target.add_clashes(vm, &site.clashes(), &site);
+        }
         Ok(view)
     }
 

@@ -92,6 +92,13 @@ pub struct Host {
     pub cluster: Option<String>,
 }
 
+impl Host {
+    /// Whether its VMs may move to another host.
+    pub fn shares_cluster_with(&self, other: &Self) -> bool {
+        self.cluster.is_some() && self.cluster == other.cluster && self.id != other.id
+    }
+}
+
 impl Entity for Host {
     const KIND: Kind = Kind::Host;
     type Command = Command;

@@ -270,7 +270,7 @@ impl Verdict {
     /// What is not so, with its rule and what to do.
     pub fn refusal(&self) -> Option<String> {
         let found = self.found.as_ref()?;
-        Some(format!("{}: {found}, but {}. {}", self.id, self.rule, self.action))
+        Some(format!("{}: {found}; required: {}. {}", self.id, self.rule, self.action))
     }
 }
 

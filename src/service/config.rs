@@ -122,10 +122,23 @@ pub struct VaultConfig {
     pub keys: Option<PathBuf>,
     /// Whether what is written is compressed.
     pub compress: bool,
+    /// Whom it admits.
+    pub registration: Registration,
     /// Its place in Azure Blob Storage.
     pub azure: Option<AzureConfig>,
     /// Its place in a store that speaks S3.
     pub s3: Option<S3Config>,
+}
+
+/// Whom a vault admits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    /// Every host of the configuration.
+    #[default]
+    Automatic,
+    /// Hosts, and the site's provider, that were registered with a key.
+    Key,
 }
 
 /// A container in Azure Blob Storage.
@@ -169,6 +182,8 @@ pub struct HostConfig {
     pub name: String,
     /// How fast it may send, where that is not what holds for all.
     pub bandwidth: Option<BandwidthConfig>,
+    /// The cluster that it is a member of: its VMs may move to the other members, whose disks are the same.
+    pub cluster: Option<String>,
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmConfig>,
@@ -316,6 +331,7 @@ impl Default for VaultConfig {
             folder: PathBuf::from("vault"),
             keys: None,
             compress: true,
+            registration: Registration::default(),
             azure: None,
             s3: None,
         }
@@ -395,6 +411,9 @@ impl Config {
             let key = format!("host {}", host.name);
             check_name(&key, &host.name)?;
             once(&mut hosts, &host.name, &key, "is there twice")?;
+            if let Some(cluster) = &host.cluster {
+                check_name(&format!("cluster of {key}"), cluster)?;
+            }
             if let Some(bandwidth) = &host.bandwidth {
                 check_bandwidth(&format!("bandwidth of {key}"), bandwidth)?;
             }

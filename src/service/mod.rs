@@ -3,8 +3,10 @@
 mod alerts;
 mod bandwidth;
 mod clock;
+mod cluster;
 mod config;
 mod control;
+mod enrolment;
 mod health;
 mod host_agent;
 mod inventory;
@@ -19,8 +21,8 @@ pub use alerts::AlertsConfig;
 pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{
-    AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, S3Config,
-    VaultConfig, VmConfig,
+    AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig,
+    Registration, S3Config, VaultConfig, VmConfig,
 };
 pub use control::{ENDPOINT_FILE, EndpointFile};
 pub use host_agent::AttachedDisk;

@@ -68,6 +68,10 @@ impl Hypervisor for PrimarySite {
         self.lab.heartbeat(host).await
     }
 
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        self.lab.provider_heartbeat().await
+    }
+
     /// Whoever still has a disk of the VM open is cut off: after this nothing is written to it.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         if self.guests.contains(&vm.id) {

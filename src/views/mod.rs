@@ -14,6 +14,7 @@ mod host;
 mod job;
 mod jobs;
 mod moment;
+mod network;
 mod plan;
 mod site;
 mod vault;
@@ -28,6 +29,10 @@ pub use host::HostView;
 pub use job::{JobView, TaskView};
 pub use jobs::{Answered, Jobs};
 pub use moment::{Moment, seconds};
+pub use network::{
+    FabricView, MappingView, NetworkView, NicView, PlacementView, PrerequisiteView, SizeView,
+    TargetView,
+};
 pub use plan::{PlanView, RunView, StepView, StepVmView};
 pub use site::{Site, StatusView};
 pub use vault::VaultView;

@@ -62,8 +62,8 @@ fn fabrics(world: &World) -> Result<Vec<Fabric>, Failure> {
 }
 
 fn unmet(vm: &Vm, what: &str) -> Failure {
-    Failure::new(Code::PrerequisiteFailed, Cause::Itself, what)
-        .with("check", "a place at the recovery site")
+    Failure::new(Code::PrerequisiteFailed, Cause::Itself, "")
+        .with("check", format!("a place at the recovery site ({what})"))
         .with("vm", &vm.name)
 }
 

@@ -149,8 +149,13 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(if same { vec![] } else { vec![Event::TargetChanged { target: target.clone() }] })
         }
         Command::ReportMoved { host } => {
-            let stays = vm.phase == Phase::Undiscovered || vm.host == *host;
-            Ok(if stays { vec![] } else { vec![Event::Moved { host: *host }] })
+            if vm.phase == Phase::Undiscovered || vm.host == *host {
+                return Ok(vec![]);
+            }
+            let mut events = vec![Event::Moved { host: *host }];
+            // What waited for the host that it left has nothing to wait for.
+            events.extend(retry_early(vm, &RetryReason::CauseEnded(Cause::Host(vm.host))));
+            Ok(events)
         }
         Command::Retry { because } => Ok(retry_early(vm, because)),
         Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake, now)),

@@ -13,6 +13,7 @@ use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
@@ -99,6 +100,7 @@ struct Inside {
     patience: Duration,
     hosts: Mutex<BTreeMap<HostId, LabHost>>,
     vms: Mutex<BTreeMap<VmId, Slot>>,
+    provider_silent: AtomicBool,
 }
 
 struct LabHost {
@@ -122,7 +124,8 @@ impl LabSite {
     /// one back.
     pub fn new(connect: Connect, patience: Duration) -> Self {
         let (hosts, vms) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inside { connect, patience, hosts, vms }))
+        let provider_silent = AtomicBool::new(false);
+        Self(Arc::new(Inside { connect, patience, hosts, vms, provider_silent }))
     }
 
     /// Adds a host that is up.
@@ -195,6 +198,18 @@ impl LabSite {
         if let Some(known) = self.hosts().get_mut(&host) {
             known.up = true;
         }
+    }
+
+    /// A VM is on another host from here on; its guest goes on as it was.
+    pub fn move_vm(&self, vm: VmId, to: HostId) {
+        if let Some(slot) = self.vms().get_mut(&vm) {
+            slot.vm.host = to;
+        }
+    }
+
+    /// Whether the site's provider, its management server, is silent from here on.
+    pub fn silence_provider(&self, silent: bool) {
+        self.0.provider_silent.store(silent, Ordering::Relaxed);
     }
 
     /// Does something with the guest that runs as a VM.
@@ -390,6 +405,13 @@ impl LabSite {
 impl Hypervisor for LabSite {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
         self.reach(host).map_err(|error| self.failure(host, &error))
+    }
+
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        if !self.0.provider_silent.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::ProviderSilent, Cause::Itself, "").with("fabric", "the site"))
     }
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
