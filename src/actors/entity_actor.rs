@@ -283,12 +283,27 @@ pub fn load_entity<E: Hosted>(
     stream: StreamId,
 ) -> Result<(E, u64), StoreError> {
     let (mut state, mut seq) = from_snapshot::<E>(store, stream)?;
+    catch_up(store, stream, &mut state, &mut seq)?;
+    Ok((state, seq))
+}
+
+/// Brings the state of an entity, as it was after commit `seq`, to the end of its stream.
+///
+/// # Errors
+///
+/// The store cannot be read.
+pub(super) fn catch_up<E: Hosted>(
+    store: &dyn EventStore,
+    stream: StreamId,
+    state: &mut E,
+    seq: &mut u64,
+) -> Result<(), StoreError> {
     loop {
-        let commits = store.read_stream(stream, seq + 1, LOAD_BATCH)?;
-        let Some(last) = commits.last() else { return Ok((state, seq)) };
-        seq = last.seq;
+        let commits = store.read_stream(stream, *seq + 1, LOAD_BATCH)?;
+        let Some(last) = commits.last() else { return Ok(()) };
+        *seq = last.seq;
         for commit in &commits {
-            fold(&mut state, commit);
+            fold(state, commit);
         }
     }
 }

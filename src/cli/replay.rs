@@ -162,7 +162,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 impl SourceArg {
     fn open(&self) -> Result<History, CommandError> {
         match (&self.data, &self.log) {
-            (Some(data), _) => open_data(data),
+            (Some(data), _) => open_data(data, &self.checkpoints()),
             (None, Some(log)) => Ok(History::of_file(log)?),
             (None, None) => Err("give --data DIR or --log FILE".into()),
         }
@@ -170,21 +170,23 @@ impl SourceArg {
 
     /// Where the states of a long log are kept: beside it.
     fn checkpoints(&self) -> Checkpoints {
-        let folder = match (&self.data, &self.log) {
-            (Some(data), _) => data.join("replay"),
-            (None, log) => log.clone().unwrap_or_default().with_extension("replay"),
-        };
-        Checkpoints::in_folder(&folder)
+        match (&self.data, &self.log) {
+            (Some(data), _) => Checkpoints::of_data(data),
+            (None, log) => {
+                let log = log.clone().unwrap_or_default();
+                Checkpoints::in_folder(&log.with_extension("replay"))
+            }
+        }
     }
 }
 
-fn open_data(data: &Path) -> Result<History, CommandError> {
+fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, CommandError> {
     let folder = data.join("events");
     if !folder.is_dir() {
         let place = data.display();
         return Err(format!("no event log in {place}: --data names a service's data folder").into());
     }
-    Ok(History::of_store(&folder)?)
+    Ok(History::of_store_kept(&folder, kept)?)
 }
 
 fn why(history: &mut History, question: &Question, output: Output) -> Result<Answer, CommandError> {
@@ -277,7 +279,7 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
 }
 
 fn tell_divergence(diverging: &Diverging) {
-    let Diverging { stream, name, seq, global, at, command, version, divergence } = diverging;
+    let Diverging { stream, name, seq, global, at, command, divergence, .. } = diverging;
     print(&format!(
         "commit {global}, {name} ({stream}) {seq}, {at}: {command} is decided otherwise"
     ));
@@ -293,12 +295,17 @@ fn tell_divergence(diverging: &Diverging) {
             }
         }
     }
-    let version = version.map_or_else(
-        || "an exported log does not tell its payload version".to_owned(),
-        |version| format!("payload version {version}"),
+    print(&format!("  {}; this is build {}", written_by(diverging), env!("CARGO_PKG_VERSION")));
+}
+
+/// Who wrote a commit, as far as the log says so.
+fn written_by(diverging: &Diverging) -> String {
+    let build = diverging.build.as_ref().map_or_else(
+        || "written by an unknown build".to_owned(),
+        |build| format!("written by build {build}"),
     );
-    let build = env!("CARGO_PKG_VERSION");
-    print(&format!("  {version}; which build wrote it is not recorded, this one is {build}"));
+    let version = diverging.version.map(|version| format!(" in payload version {version}"));
+    build + &version.unwrap_or_default()
 }
 
 fn as_json(result: &Verification) -> serde_json::Value {
@@ -309,7 +316,7 @@ fn as_json(result: &Verification) -> serde_json::Value {
             json!({
                 "stream": it.stream.to_string(), "name": it.name, "stream_seq": it.seq,
                 "seq": it.global, "at": it.at.to_string(), "command": it.command,
-                "payload_version": it.version, "fields": it.divergence.fields,
+                "payload_version": it.version, "build": it.build, "fields": it.divergence.fields,
                 "refused": it.divergence.again.as_ref().err(),
             })
         })
@@ -318,7 +325,8 @@ fn as_json(result: &Verification) -> serde_json::Value {
         "sound": result.is_sound(), "commits": result.commits, "decided": result.decided,
         "undecidable": result.undecidable, "diverging": result.diverging, "first": first,
         "damage": result.damage, "snapshots": result.snapshots,
-        "wrong_snapshots": result.wrong_snapshots,
+        "wrong_snapshots": result.wrong_snapshots, "written_by": result.written_by,
+        "this_build": env!("CARGO_PKG_VERSION"),
     })
 }
 
@@ -358,22 +366,24 @@ fn diff(
     logs: &[PathBuf],
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let changes = match (data, logs, moments) {
-        (Some(data), [], [one, other]) => changes(&mut open_data(data)?, *one, *other)?,
-        (None, [log], [one, other]) => changes(&mut History::of_file(log)?, *one, *other)?,
+    let source = match (data, logs, moments) {
+        (data @ Some(_), [], [_, _]) => SourceArg { data: data.map(Path::to_path_buf), log: None },
+        (None, [log], [_, _]) => SourceArg { data: None, log: Some(log.clone()) },
         (None, [one, other], [] | [_]) => {
             let moment = moments.first().copied().unwrap_or(END);
             return diff_logs(one, other, moment, output);
         }
         _ => return Err("give two moments of one log, or --log twice".into()),
     };
+    let changes = changes(&source, moments[0], moments[1])?;
     tell_changes(&changes, output)?;
     Ok(Answer::Done)
 }
 
-fn changes(history: &mut History, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
-    let earlier = history.past(one, None)?;
-    Ok(earlier.changes_to(&history.past(other, None)?))
+fn changes(source: &SourceArg, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
+    let (mut history, kept) = (source.open()?, source.checkpoints());
+    let earlier = history.past(one, Some(&kept))?;
+    Ok(earlier.changes_to(&history.past(other, Some(&kept))?))
 }
 
 fn tell_changes(changes: &[Change], output: Output) -> Result<(), CommandError> {

@@ -170,7 +170,7 @@ fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError>
 
 /// Writes the event log of a run.
 fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
-    let store = MemoryStore::of(outcome.log.clone())?;
+    let store = MemoryStore::of_this_build(outcome.log.clone())?;
     jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
     Ok(())
 }

@@ -29,6 +29,7 @@ use crate::drivers::lab::{
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
+use crate::replay::{self, Checkpoints};
 use crate::replica::{self, VaultError};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
@@ -345,6 +346,7 @@ impl Service {
             alerts: None,
             data_plane,
         };
+        service.keep_for_replay(&config.data);
         service.enrolment.everything(&service.vault).await?;
         service.boot_guests().await?;
         actix::spawn(service.enrolment.clone().admit_all(admitted));
@@ -357,6 +359,13 @@ impl Service {
             service.alerts = Some(actix::spawn(watch));
         }
         Ok(service)
+    }
+
+    /// Lets `replay` find any moment of the log at once, also when it is first looked at.
+    fn keep_for_replay(&self, data: &Path) {
+        let log = Arc::clone(&self.store) as Arc<dyn EventStore>;
+        let keep = replay::keep(log, data.join("events"), Checkpoints::of_data(data));
+        self.data_plane.handle().spawn(keep);
     }
 
     /// Switches the guests on whose VMs may run at the primary site.

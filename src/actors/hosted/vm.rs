@@ -12,8 +12,8 @@ use crate::domain::job::{Job, JobKind, Step};
 use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
-    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side,
-    TestFailover, Vm, Wake, Work,
+    Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
+    ResyncWindow, Side, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -247,6 +247,10 @@ async fn perform_step(
         Step::StartReplica => {
             let point = chosen(vm)?;
             let disks = replication.serve(vm, point).await?;
+            if vm.phase == Phase::FailingOver(FailoverKind::Unplanned) {
+                // Since the fence it may have come back into reach, all the more if a plan held the start.
+                stop_source(vm, world).await;
+            }
             if let Err(failure) = world.recovery.start(vm, &disks).await {
                 // Damaged data is the better reason: no retry mends it.
                 replication.serve(vm, point).await?;

@@ -346,6 +346,8 @@ pub struct Vm {
     pub job: Option<Job>,
     /// How many jobs there have been.
     pub jobs: u64,
+    /// The last job that ended otherwise than completed.
+    pub unsuccessful: Option<JobId>,
     /// Which point the running failover uses.
     chosen: Option<PointChoice>,
     /// Delta replication.
@@ -622,6 +624,9 @@ impl Vm {
         let Some(job) = self.job_mut(id) else { return };
         job.ended = Some((at, outcome));
         let kind = job.kind;
+        if outcome != JobOutcome::Completed {
+            self.unsuccessful = Some(id);
+        }
         if kind.fails_over() {
             self.held = None;
         }

@@ -122,7 +122,9 @@ impl Op {
                 Self::ShutDownReplica => step == Step::ShutDownReplica,
                 Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
-                Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
+                Self::ShutDown => {
+                    matches!(step, Step::ShutDownSource | Step::FenceSource | Step::StartReplica)
+                }
                 _ => false,
             },
             _ => false,

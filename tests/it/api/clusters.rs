@@ -13,14 +13,14 @@ name = "web"
 [[recovery.network]]
 name = "dr"
 [bandwidth]
-work_kbps = 2000
+work_kbps = 800000
 [[host]]
 name = "host-1"
 cluster = "blue"
 [[host.vm]]
 name = "web-01"
-disk = [{ name = "os", path = "disks/web-01.img", create_mib = 8 }]
-guest = { seed = 1, install_mib = 2, writes_per_second = 200 }
+disk = [{ name = "os", path = "disks/web-01.img", create_mib = 64 }]
+guest = { seed = 1, install_mib = 1, writes_per_second = 40 }
 [[host]]
 name = "host-2"
 cluster = "blue"
@@ -72,7 +72,7 @@ fn a_provider_that_is_silent_is_told_and_stops_nothing() {
         let hosts = asked.get("hosts").await.body;
         assert_eq!(
             hosts[0]["bandwidth"],
-            "2000 kbit/s on mon,tue,wed,thu,fri 09:00-18:00, else no limit"
+            "800000 kbit/s on mon,tue,wed,thu,fri 09:00-18:00, else no limit"
         );
         asked.service.primary().silence_provider(true);
         let told = async |wanted: bool| {

@@ -7,9 +7,11 @@
 mod damage;
 mod folders;
 mod incidents;
+mod long;
 mod pseudonyms;
 mod questions;
 mod reports;
+mod sentences;
 
 use lifeboat::domain::entity::Commit;
 use lifeboat::replay::{History, Past, Recorded};

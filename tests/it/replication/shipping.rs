@@ -175,3 +175,22 @@ fn a_planned_failover_loses_nothing_after_one_that_led_back() {
         assert!(!rig.tracker.has_writes());
     }
 }
+
+/// The cut that was under way when it was paused is not the last one.
+#[test]
+fn a_planned_failover_of_a_paused_vm_loses_nothing_wherever_its_sending_breaks_off() {
+    for requests in 0..20 {
+        let mut rig = Rig::protected();
+        Met::InTransit.reach(&mut rig);
+        rig.tell(&Command::PauseReplication);
+        rig.write(3);
+        rig.tell(&Command::PlannedFailover { job: job(2) });
+        rig.work_until(Step::PrepareForFailover);
+        rig.tap.die_after(requests, if requests % 2 == 0 { Death::Before } else { Death::After });
+        let attempt = rig.perform();
+        assert_eq!(attempt.is_err(), rig.tap.revive());
+        rig.restart_engine();
+        rig.work_until(Step::StartFailover);
+        assert_eq!(rig.prove(rig.latest().cycle), rig.written, "after {requests} requests");
+    }
+}
