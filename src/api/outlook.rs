@@ -5,7 +5,7 @@ use super::operation::{Asked, Needs, Operation, test_network};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
-use crate::domain::placement::Purpose;
+use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{self, Vm};
@@ -109,7 +109,7 @@ fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Opti
     };
     let (vm, site) = (asked.vm, asked.site);
     let Some(sites) = site.sites() else { return (None, None) };
-    let placed = sites.place(vm, purpose).unwrap_or_else(|| Ok(Default::default()));
+    let placed = sites.place(vm, purpose).unwrap_or_else(|| Ok(Placement::default()));
     let wrong = sites.admits(purpose).and(placed.map(drop).map_err(|wrong| wrong.join("; ")));
     let mut target = TargetView::new(vm, site, purpose);
     if let (Some(target), false) = (&mut target, matches!(purpose, Purpose::Test(_))) {

@@ -66,6 +66,7 @@ pub enum System {
 
 /// What a disk is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact that one rule asks for")]
 pub struct DiskTraits {
     /// Which disk.
     pub disk: DiskId,

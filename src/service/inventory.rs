@@ -103,6 +103,7 @@ pub struct NicConfig {
 /// What a disk is.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact that one rule asks for")]
 pub struct TraitsConfig {
     /// What it is for; the first disk of a VM is its OS disk unless it is said.
     pub role: Option<DiskRole>,

@@ -249,9 +249,10 @@ impl LabSite {
     }
 
     fn note_placement(&self, vm: &Vm, test: bool) {
-        let placement = match test {
-            true => vm.test.as_ref().and_then(|test| test.placement.clone()),
-            false => vm.placement.clone(),
+        let placement = if test {
+            vm.test.as_ref().and_then(|test| test.placement.clone())
+        } else {
+            vm.placement.clone()
         };
         if let Some(placement) = &placement {
             let (size, addresses) = (&placement.size, placement.addresses());

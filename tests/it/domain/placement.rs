@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 fn tell<E: Entity>(entity: &mut E, command: &E::Command) -> Result<usize, Rejection> {
     let events = entity.decide(command, second(0))?;
-    events.iter().for_each(|event| entity.apply(event, second(0)));
+    for event in &events {
+        entity.apply(event, second(0));
+    }
     Ok(events.len())
 }
 

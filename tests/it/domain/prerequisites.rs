@@ -75,7 +75,7 @@ fn every_check_fails_for_what_it_is_about_and_for_nothing_else() {
             fixed: true,
         });
     });
-    let cases = [
+    let cases = vec![
         (renamed("-web"), "vm-name"),
         (renamed("web 1"), "vm-name"),
         (renamed(&"a".repeat(64)), "vm-name"),
