@@ -287,11 +287,10 @@ pub fn load_entity<E: Hosted>(
     Ok((state, seq))
 }
 
-/// Brings the state of an entity, as it was after commit `seq`, to the end of its stream.
+/// Folds into a state what came after the commit of this sequence number, and moves the number on.
 ///
 /// # Errors
-///
-/// The store cannot be read.
+/// What the store answers; what was folded until then stays.
 pub(super) fn catch_up<E: Hosted>(
     store: &dyn EventStore,
     stream: StreamId,
@@ -302,9 +301,7 @@ pub(super) fn catch_up<E: Hosted>(
         let commits = store.read_stream(stream, *seq + 1, LOAD_BATCH)?;
         let Some(last) = commits.last() else { return Ok(()) };
         *seq = last.seq;
-        for commit in &commits {
-            fold(state, commit);
-        }
+        commits.iter().for_each(|commit| fold(state, commit));
     }
 }
 

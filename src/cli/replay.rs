@@ -9,12 +9,13 @@ use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use crate::replay::{
-    Change, Checkpoints, Diverging, Explanation, History, Moment, Question, Recorded, Verification,
-    explain, snapshot_schema, verify,
+    Change, Checkpoints, Damage, Diverging, Explanation, History, Moment, Past, Question, Recorded,
+    Verification, explain, snapshot_schema, verify,
 };
 use crate::sim::{Scenario, recorded};
 use crate::store::SledStore;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -189,6 +190,34 @@ fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, CommandError> {
     Ok(History::of_store_kept(&folder, kept)?)
 }
 
+/// Why there is no answer, with the damage that may be the cause.
+fn with_damage(what: &str, damage: &[Damage]) -> CommandError {
+    let lines = [what.to_owned()].into_iter().chain(damaged(damage));
+    lines.collect::<Vec<_>>().join("\n  ").into()
+}
+
+/// Damage, a line each.
+fn damaged(damage: &[Damage]) -> Vec<String> {
+    damage.iter().map(|damage| format!("damaged: {damage}")).collect()
+}
+
+/// What is not certain of a moment.
+fn uncertain(past: &Past) -> Vec<String> {
+    let incomplete = past.incomplete.iter().map(|(stream, since)| {
+        let name = past.name(*stream);
+        format!("not certain: commits of {name} are missing before commit {since}")
+    });
+    incomplete.chain(damaged(&past.damage)).collect()
+}
+
+/// Checks that there is something at a moment.
+fn check_not_empty(past: &Past) -> Result<(), CommandError> {
+    if 0 < past.position {
+        return Ok(());
+    }
+    Err(with_damage("the log has nothing at or before this moment", &past.damage))
+}
+
 fn why(history: &mut History, question: &Question, output: Output) -> Result<Answer, CommandError> {
     let explanation = explain(history, question)?;
     match output {
@@ -333,6 +362,10 @@ fn as_json(result: &Verification) -> serde_json::Value {
 fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError> {
     let name = log.file_stem().unwrap_or_default().to_string_lossy();
     let (scenario, remarks) = recorded(&mut History::of_file(log)?, &name)?;
+    if scenario.vm.is_empty() {
+        let remarks = remarks.iter().fold(String::new(), |text, it| format!("{text}\n  {it}"));
+        return Err(format!("the log has no VM that was replicated{remarks}").into());
+    }
     let text = scenario.to_toml()?;
     Scenario::parse(&name, &text)?;
     let notes = remarks.iter().fold(String::new(), |notes, remark| format!("{notes}# {remark}\n"));
@@ -375,26 +408,31 @@ fn diff(
         }
         _ => return Err("give two moments of one log, or --log twice".into()),
     };
-    let changes = changes(&source, moments[0], moments[1])?;
-    tell_changes(&changes, output)?;
+    let (mut history, kept) = (source.open()?, source.checkpoints());
+    // Before the first commit there is nothing, which can be compared too, but not with nothing.
+    let one = history.past(moments[0], Some(&kept))?;
+    let other = history.past(moments[1], Some(&kept))?;
+    if one.position.max(other.position) == 0 {
+        return Err(with_damage("the log has nothing at or before these moments", &other.damage));
+    }
+    tell_changes(&one, &other, output)?;
     Ok(Answer::Done)
 }
 
-fn changes(source: &SourceArg, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
-    let (mut history, kept) = (source.open()?, source.checkpoints());
-    let earlier = history.past(one, Some(&kept))?;
-    Ok(earlier.changes_to(&history.past(other, Some(&kept))?))
-}
-
-fn tell_changes(changes: &[Change], output: Output) -> Result<(), CommandError> {
-    for change in changes {
+fn tell_changes(one: &Past, other: &Past, output: Output) -> Result<(), CommandError> {
+    let changes = one.changes_to(other);
+    for change in &changes {
         match output {
             Output::Json => print(&serde_json::to_string(change)?),
             Output::Table => print(&change.to_string()),
         }
     }
-    if changes.is_empty() && output == Output::Table {
-        print("nothing differs");
+    if output == Output::Table {
+        if changes.is_empty() {
+            print("nothing differs");
+        }
+        let remarks: BTreeSet<String> = [one, other].into_iter().flat_map(uncertain).collect();
+        remarks.iter().for_each(|remark| print(remark));
     }
     Ok(())
 }
@@ -408,11 +446,13 @@ fn diff_logs(
 ) -> Result<Answer, CommandError> {
     let (mut one, mut other) = (History::of_file(one)?, History::of_file(other)?);
     let same = common_commits(&mut one, &mut other)?;
-    let changes = one.past(moment, None)?.changes_to(&other.past(moment, None)?);
+    let (one, other) = (one.past(moment, None)?, other.past(moment, None)?);
+    check_not_empty(&one)?;
+    check_not_empty(&other)?;
     if output == Output::Table {
         print(&format!("the first {same} commits are the same"));
     }
-    tell_changes(&changes, output)?;
+    tell_changes(&one, &other, output)?;
     Ok(Answer::Done)
 }
 

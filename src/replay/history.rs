@@ -200,6 +200,18 @@ impl History {
         moment: Moment,
         kept: Option<&Checkpoints>,
     ) -> Result<Past, HistoryError> {
+        Ok(self.past_or_end(moment, kept)?.0)
+    }
+
+    /// The same, and whether the log ends with it.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn past_or_end(
+        &mut self,
+        moment: Moment,
+        kept: Option<&Checkpoints>,
+    ) -> Result<(Past, bool), HistoryError> {
         let mut past = match kept {
             Some(kept) => self.kept_before(moment, kept)?,
             None => None,
@@ -207,6 +219,7 @@ impl History {
         let begin = past.as_ref().map(|kept| (kept.past.position, kept.place));
         let (position, at) = begin.unzip();
         let mut past = past.take().map_or_else(Past::default, |kept| kept.past);
+        let mut ends = true;
         // The commit that the kept state comes after is read again: in a file, the next one is behind it.
         self.each_from(position.unwrap_or(1), at, |found| {
             match found {
@@ -216,12 +229,15 @@ impl History {
                         kept.inspect(|kept| _ = kept.keep(&past, &recorded));
                     }
                 }
-                Ok(_) => return ControlFlow::Break(()),
+                Ok(_) => {
+                    ends = false;
+                    return ControlFlow::Break(());
+                }
                 Err(damage) => past.met(&damage),
             }
             ControlFlow::Continue(())
         })?;
-        Ok(past)
+        Ok((past, ends))
     }
 
     /// The last kept state before a moment that is one of this log.

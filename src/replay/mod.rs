@@ -36,4 +36,4 @@ pub use redact::{RedactError, Redactor};
 pub use verify::{Diverging, Verification, snapshot_schema, verify};
 pub use what_if::{Comparison, Fate, Schedule, UNKNOWN, what_if};
 pub use why::{Explanation, Link, Question, WhyError, explain};
-pub use words::{bytes, clock, command_in_words, commit_in_words, events_in_words, span};
+pub use words::{Titles, bytes, clock, command_in_words, events_in_words, span};

@@ -3,11 +3,13 @@
 //! Every command and every event has a sentence of its own, with its numbers: one that is added does not
 //! compile without.
 
+use super::past::Past;
 use crate::domain::cloud;
 use crate::domain::entity::{Commit, Entry};
 use crate::domain::fabric;
 use crate::domain::failure::Failure;
 use crate::domain::host;
+use crate::domain::id::JobId;
 use crate::domain::job::JobOutcome;
 use crate::domain::placement::Placement;
 use crate::domain::plan::{self, RunKind, RunOutcome};
@@ -16,10 +18,42 @@ use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::{
     AfterFailover, Command, Event, FailoverKind, Opening, Outcome, PointChoice, ResyncWindow,
-    RetryReason, Wake, Work,
+    RetryReason, StatisticsSchedule, Wake, Work,
 };
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
+
+/// Jobs whose tasks are remembered by what they do; older ones are told by their numbers.
+const JOBS_KNOWN: usize = 10_000;
+
+/// What the tasks of jobs do. Commits say only which number a task has.
+#[derive(Clone, Debug, Default)]
+pub struct Titles {
+    of: BTreeMap<JobId, Vec<&'static str>>,
+}
+
+impl Titles {
+    /// Learns from the state after a commit.
+    pub fn note(&mut self, past: &Past, commit: &Commit) {
+        let Entry::Vm { .. } = &commit.entry else { return };
+        let Some(job) = past.vm(commit.stream.id).and_then(|vm| vm.job.as_ref()) else { return };
+        if self.of.contains_key(&job.id) {
+            return;
+        }
+        if self.of.len() == JOBS_KNOWN {
+            self.of.clear();
+        }
+        self.of.insert(job.id, job.tasks.iter().map(|task| task.step.title()).collect());
+    }
+
+    /// A task by its number, and by what it does if that is known.
+    fn task(&self, job: JobId, task: u32) -> String {
+        let title = self.of.get(&job).and_then(|titles| titles.get(task as usize));
+        let number = task.saturating_add(1);
+        title.map_or(format!("task {number}"), |title| format!("task {number} ({title:?})"))
+    }
+}
 
 /// The name of a commit's command, as in `ReportShipped`.
 pub(super) fn command_word(entry: &Entry) -> String {
@@ -34,10 +68,10 @@ pub(super) fn command_word(entry: &Entry) -> String {
 }
 
 /// Who said what to the entity called `name`: the first half of a sentence.
-pub fn command_in_words(commit: &Commit, name: &str) -> String {
+pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String {
     let who = who(&commit.actor);
     match &commit.entry {
-        Entry::Vm { command, .. } => vm_command(command, &who, name, commit.at),
+        Entry::Vm { command, .. } => vm_command(command, &who, name, commit.at, titles),
         Entry::Host { command, .. } => match command {
             host::Command::Register { .. } => format!("{who} registered host {name}"),
             host::Command::ReportHeartbeat => format!("{who} saw that host {name} answers"),
@@ -84,21 +118,17 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
 }
 
 /// What became true, one sentence an event.
-pub fn events_in_words(commit: &Commit) -> Vec<String> {
+pub fn events_in_words(commit: &Commit, titles: &Titles) -> Vec<String> {
     match &commit.entry {
-        Entry::Vm { events, .. } => events.iter().map(|it| vm_event(it, commit.at)).collect(),
+        Entry::Vm { events, .. } => {
+            events.iter().map(|it| vm_event(it, commit.at, titles)).collect()
+        }
         Entry::Host { events, .. } => events.iter().map(host_event).collect(),
         Entry::Cloud { events, .. } => events.iter().map(cloud_event).collect(),
         Entry::Vault { events, .. } => events.iter().map(vault_event).collect(),
         Entry::Plan { events, .. } => events.iter().map(plan_event).collect(),
         Entry::Fabric { events, .. } => events.iter().map(fabric_event).collect(),
     }
-}
-
-/// A whole commit as one sentence.
-pub fn commit_in_words(commit: &Commit, name: &str) -> String {
-    let events = events_in_words(commit).join("; ");
-    format!("{}: {events}", command_in_words(commit, name))
 }
 
 /// A length of time as people say it.
@@ -143,7 +173,7 @@ fn who(actor: &str) -> String {
 }
 
 #[expect(clippy::too_many_lines, reason = "one sentence for each command")]
-fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String {
+fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &Titles) -> String {
     match command {
         Command::Discover { .. } => format!("{who} made {name} known"),
         Command::EnableProtection { policy, .. } => {
@@ -174,12 +204,12 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
             };
             format!("{}{late}", wake_in_words(*wake, name))
         }
-        Command::ReportDone { task, outcome, .. } => {
-            format!("{who} did task {} for {name}{}", task + 1, came_of(outcome))
+        Command::ReportDone { job, task, outcome } => {
+            format!("{who} did {} for {name}{}", titles.task(*job, *task), came_of(outcome))
         }
-        Command::ReportProgress { task, done_bytes, total_bytes, .. } => format!(
-            "{who} goes on with task {} for {name}: {} of {}",
-            task + 1,
+        Command::ReportProgress { job, task, done_bytes, total_bytes } => format!(
+            "{who} goes on with {} for {name}: {} of {}",
+            titles.task(*job, *task),
             bytes(*done_bytes),
             bytes(*total_bytes)
         ),
@@ -202,6 +232,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
         }
         Command::Resynchronize { .. } => {
             format!("{who} asked for the resynchronization of {name}")
+        }
+        Command::ChangeStatisticsSchedule { schedule } => {
+            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
         }
         Command::ChangeResyncWindow { window } => {
             format!("{who} had {name} resynchronize by itself {}", window_in_words(window))
@@ -266,7 +299,7 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
 fn wake_in_words(wake: Wake, name: &str) -> String {
     match wake {
         Wake::Cycle(cycle) => format!("delta {cycle} of {name} was due"),
-        Wake::Retry(attempt) => format!("attempt {} of {name} was due", attempt + 1),
+        Wake::Retry(attempt) => format!("attempt {} of {name} was due", attempt.saturating_add(1)),
         Wake::Resync => format!("the resync window of {name} opened"),
         Wake::TestLease => format!("the time of the test failover of {name} was up"),
         Wake::Decision => format!("the failover of {name} was to be decided"),
@@ -344,6 +377,11 @@ const fn decided(then: AfterFailover) -> &'static str {
     }
 }
 
+fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+    let StatisticsSchedule { hours, start_minute, .. } = schedule;
+    format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
+}
+
 /// When, after "by itself".
 fn window_in_words(window: &ResyncWindow) -> String {
     match window {
@@ -368,18 +406,23 @@ fn work_in_words(work: Work) -> String {
 }
 
 #[expect(clippy::too_many_lines, reason = "one sentence for each event")]
-fn vm_event(event: &Event, at: Timestamp) -> String {
+fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
     match event {
         Event::Discovered { name, disks, .. } => {
             format!("{name} is known, with {} disks", disks.len())
         }
         Event::JobStarted { kind, .. } => format!("job {:?} began", kind.title()),
-        Event::TaskStarted { task, .. } => format!("task {} began", task + 1),
-        Event::TaskProgressed { task, done_bytes, total_bytes, .. } => {
-            format!("task {} is at {} of {}", task + 1, bytes(*done_bytes), bytes(*total_bytes))
+        Event::TaskStarted { job, task } => format!("{} began", titles.task(*job, *task)),
+        Event::TaskProgressed { job, task, done_bytes, total_bytes } => format!(
+            "{} is at {} of {}",
+            titles.task(*job, *task),
+            bytes(*done_bytes),
+            bytes(*total_bytes)
+        ),
+        Event::TaskCompleted { job, task } => format!("{} is done", titles.task(*job, *task)),
+        Event::TaskFailed { job, task, failure } => {
+            format!("{} failed: {failure}", titles.task(*job, *task))
         }
-        Event::TaskCompleted { task, .. } => format!("task {} is done", task + 1),
-        Event::TaskFailed { task, failure, .. } => format!("task {} failed: {failure}", task + 1),
         Event::JobEnded { outcome, .. } => match outcome {
             JobOutcome::Completed => "the job is done".to_owned(),
             JobOutcome::Failed => "the job failed".to_owned(),
@@ -419,10 +462,10 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
             code(because)
         ),
         Event::RetryStarted { attempt, early: None } => {
-            format!("attempt {} began", attempt + 1)
+            format!("attempt {} began", attempt.saturating_add(1))
         }
         Event::RetryStarted { attempt, early: Some(_) } => {
-            format!("attempt {} began before its time", attempt + 1)
+            format!("attempt {} began before its time", attempt.saturating_add(1))
         }
         Event::AdministratorNeeded { because, .. } => {
             format!("an administrator must act ({})", code(because))
@@ -444,6 +487,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
         ),
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
+        Event::StatisticsScheduleChanged { schedule } => {
+            format!("it is measured in {}", schedule_in_words(schedule))
+        }
         Event::ResyncWindowChanged { window } => {
             format!("it resynchronizes by itself {}", window_in_words(window))
         }
@@ -554,23 +600,29 @@ fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
         plan::Command::Delete => format!("{who} deleted {plan}"),
         plan::Command::Start { kind, .. } => format!("{who} began {} of {plan}", run(kind)),
         plan::Command::Continue { step, notes } => {
-            format!("{who} had {plan} go on after step {}{}", step + 1, quoted(notes))
+            format!("{who} had {plan} go on after step {}{}", step.saturating_add(1), quoted(notes))
         }
         plan::Command::Retry { step } => {
-            format!("{who} had step {} of {plan} tried again", step + 1)
+            format!("{who} had step {} of {plan} tried again", step.saturating_add(1))
         }
         plan::Command::Cancel => format!("{who} ended the run of {plan}"),
         plan::Command::ReportAction { step, failure: None, .. } => {
-            format!("{who} did the action of step {} of {plan}", step + 1)
+            format!("{who} did the action of step {} of {plan}", step.saturating_add(1))
         }
         plan::Command::ReportAction { step, failure: Some(failure), .. } => {
-            format!("{who} could not do the action of step {} of {plan}: {failure}", step + 1)
+            format!(
+                "{who} could not do the action of step {} of {plan}: {failure}",
+                step.saturating_add(1)
+            )
         }
         plan::Command::ReportVm { step, failure: None, .. } => {
-            format!("{who} saw that a VM did its part of step {} of {plan}", step + 1)
+            format!("{who} saw that a VM did its part of step {} of {plan}", step.saturating_add(1))
         }
         plan::Command::ReportVm { step, failure: Some(failure), .. } => {
-            format!("{who} saw that a VM failed in step {} of {plan}: {failure}", step + 1)
+            format!(
+                "{who} saw that a VM failed in step {} of {plan}: {failure}",
+                step.saturating_add(1)
+            )
         }
     }
 }
@@ -590,23 +642,25 @@ fn plan_event(event: &plan::Event) -> String {
         ),
         plan::Event::Deleted => "it is not wanted any more".to_owned(),
         plan::Event::RunStarted { kind, .. } => format!("{} began", run(kind)),
-        plan::Event::StepStarted { step } => format!("step {} began", step + 1),
+        plan::Event::StepStarted { step } => format!("step {} began", step.saturating_add(1)),
         plan::Event::VmDone { step, failure: None, .. } => {
-            format!("a VM did its part of step {}", step + 1)
+            format!("a VM did its part of step {}", step.saturating_add(1))
         }
         plan::Event::VmDone { step, failure: Some(failure), .. } => {
-            format!("a VM failed in step {}: {failure}", step + 1)
+            format!("a VM failed in step {}: {failure}", step.saturating_add(1))
         }
-        plan::Event::StepCompleted { step, .. } => format!("step {} is done", step + 1),
+        plan::Event::StepCompleted { step, .. } => {
+            format!("step {} is done", step.saturating_add(1))
+        }
         plan::Event::StepFailed { step, failure, .. } => {
-            format!("step {} failed: {failure}", step + 1)
+            format!("step {} failed: {failure}", step.saturating_add(1))
         }
         plan::Event::StepBlocked { step, failure, .. } => format!(
             "step {} failed, and the run waits for somebody to say what to do: {failure}",
-            step + 1
+            step.saturating_add(1)
         ),
         plan::Event::StepContinued { step, notes } => {
-            format!("step {} was confirmed or passed over{}", step + 1, quoted(notes))
+            format!("step {} was confirmed or passed over{}", step.saturating_add(1), quoted(notes))
         }
         plan::Event::RunEnded { outcome } => match outcome {
             RunOutcome::Completed => "the run is done".to_owned(),

@@ -140,6 +140,9 @@ impl Enrolment {
             let window = window.at_site(SystemClock::utc_offset_minutes());
             let change = vm::Command::ChangeResyncWindow { window };
             self.tell::<Vm>(vm_name, vm.id.0, change).await?;
+            let schedule = self.config.statistics.at_site(SystemClock::utc_offset_minutes());
+            let change = vm::Command::ChangeStatisticsSchedule { schedule };
+            self.tell::<Vm>(vm_name, vm.id.0, change).await?;
             let add = cloud::Command::AddVm { vm: vm.id };
             self.tell::<Cloud>(cloud_name, cloud.0, add).await?;
         }

@@ -12,6 +12,7 @@ mod host_agent;
 mod inventory;
 mod key_file;
 mod logging;
+mod mail;
 mod random;
 mod running;
 mod sites;
@@ -31,6 +32,7 @@ pub use inventory::{
 };
 pub use key_file::{KeyFileProblem, create as create_key_file, rotate as rotate_key_file};
 pub use logging::log_to_stderr;
+pub use mail::MailConfig;
 pub use random::KernelRandom;
 pub use running::{ProtectedVm, Service, ServiceError, vault_id};
 pub use storage::{StorageError, open_folder, open_storage, open_vault, with_keys};

@@ -17,7 +17,7 @@ use crate::actors::{Site, TellError, World, load_entity};
 use crate::api::{History, Live, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
-use crate::disk::tracker::{BootId, DiskStatus};
+use crate::disk::tracker::BootId;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::{HostId, VaultId, VmId};
@@ -34,6 +34,7 @@ use crate::replica::{self, VaultError};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
+use crate::views::LogsView;
 use actix_web::dev::ServerHandle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -175,7 +176,7 @@ pub struct Service {
     recovery_server: Server,
     health: ServerHandle,
     data: PathBuf,
-    alerts: Option<JoinHandle<()>>,
+    alerts: Vec<JoinHandle<()>>,
     data_plane: DataPlane,
 }
 
@@ -343,7 +344,7 @@ impl Service {
             recovery_server,
             health,
             data: config.data.clone(),
-            alerts: None,
+            alerts: Vec::new(),
             data_plane,
         };
         service.keep_for_replay(&config.data);
@@ -354,9 +355,9 @@ impl Service {
             control::announce(&service.data, address)?;
             actix::spawn(follower);
         }
-        if let Some(webhook) = &config.alerts.webhook {
-            let watch = alerts::watch(live, webhook.clone(), config.data.clone());
-            service.alerts = Some(actix::spawn(watch));
+        for channel in config.alerts.channels() {
+            let watch = alerts::watch(live.clone(), channel, config.data.clone());
+            service.alerts.push(actix::spawn(watch));
         }
         Ok(service)
     }
@@ -395,9 +396,9 @@ impl Service {
         self.site.failed()
     }
 
-    /// What the logs of a VM's disks take, in the order of its disks; nothing while its host is away.
-    pub fn log_status(&self, vm: VmId) -> Vec<DiskStatus> {
-        self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
+    /// What the logs of a VM's disks take; `None` while its host is away.
+    pub fn logs(&self, vm: VmId) -> Option<LogsView> {
+        control::logs(&self.sources, vm)
     }
 
     /// Why the disks of a VM cannot be used, if that is so.

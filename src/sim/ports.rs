@@ -455,6 +455,12 @@ impl Hypervisor for PrimarySite {
         })
     }
 
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        self.reach(vm, &format!("switch off {}", vm.name), (1, 20)).await?;
+        self.0.switch_off(vm.id);
+        Ok(())
+    }
+
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
         let outside = &self.0;
         self.reach(vm, &format!("boot {}", vm.name), BOOT_MS).await?;
@@ -507,6 +513,10 @@ impl Hypervisor for RecoveryHypervisors {
     }
 
     async fn shut_down(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn switch_off(&self, _: &Vm) -> Result<(), Failure> {
         Ok(())
     }
 

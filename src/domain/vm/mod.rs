@@ -40,12 +40,14 @@ mod health;
 mod message;
 mod operations;
 mod rules;
+mod statistics;
 mod test_failover;
 mod window;
 
 pub use failback::{AfterFailover, Failback};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
 
@@ -380,6 +382,8 @@ pub struct Vm {
     pub quiescence: Quiescence,
     /// Since when the replica's space in the vault cannot be freed, and why.
     pub space: Option<(Timestamp, Failure)>,
+    /// What replication did lately.
+    pub statistics: Statistics,
     /// What its hypervisor says that it is.
     pub machine: Option<Machine>,
     /// What was chosen for its replica.
@@ -681,6 +685,7 @@ impl Entity for Vm {
     }
 
     fn apply(&mut self, event: &Event, at: Timestamp) {
+        statistics::apply(self, event, at);
         match event {
             Event::Discovered { id, name, host, cloud, disks } => {
                 self.id = *id;
@@ -735,7 +740,9 @@ impl Entity for Vm {
                 self.delta.cycle = *first_cycle;
                 self.resync.lost = None;
             }
-            Event::DiskCopied { .. } | Event::SourceShutDown => {}
+            Event::DiskCopied { .. }
+            | Event::SourceShutDown
+            | Event::StatisticsScheduleChanged { .. } => {}
             Event::PolicyChanged { policy } => {
                 self.policy = *policy;
                 if let Stage::Waiting { .. } = self.delta.stage {

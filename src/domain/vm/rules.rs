@@ -223,6 +223,12 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             window.check()?;
             Ok(change_window(vm, *window, now))
         }
+        Command::ChangeStatisticsSchedule { schedule } => {
+            schedule.check()?;
+            let known = vm.phase != Phase::Undiscovered && vm.statistics.schedule != *schedule;
+            let changed = Event::StatisticsScheduleChanged { schedule: *schedule };
+            Ok(if known { vec![changed] } else { vec![] })
+        }
     }
 }
 

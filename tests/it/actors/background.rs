@@ -158,3 +158,20 @@ fn a_source_that_came_back_after_the_fence_is_shut_down_before_its_replica_start
     });
     bed.outside.check();
 }
+
+#[test]
+fn a_source_that_cannot_be_shut_down_is_switched_off_by_an_unplanned_failover() {
+    let bed = Testbed::new();
+    bed.run(async |service: Running| {
+        let vm = service.protected(1, every_30_s()).await;
+        let failure = Failure::new(Code::SourceDidNotStop, Cause::Host(host_id()), "a disk fails");
+        bed.outside.always(vm.0, Op::ShutDown, Answer::Fail(failure));
+        let point = PointChoice::Latest;
+        service.tell_vm(vm, Command::UnplannedFailover { job: job_id(2), point }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        let off = bed.outside.calls_of(vm.0, Op::SwitchOff)[0].ended.unwrap();
+        assert!(off.0 <= bed.outside.began(vm.0, Op::Fence)[0]);
+        assert!(!bed.outside.facts(vm).runs_at_primary);
+    });
+    bed.outside.check();
+}

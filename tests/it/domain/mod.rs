@@ -15,6 +15,7 @@ mod prerequisites;
 mod resync;
 mod retention;
 mod retries;
+mod statistics;
 pub(crate) mod story;
 mod test_failover;
 mod tracking;

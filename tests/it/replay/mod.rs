@@ -4,10 +4,12 @@
 //! The incidents under `tests/fixtures/incidents/` are logs that `lifeboat simulate --log` wrote from the
 //! scenarios beside them, with seed 7. They are frozen: a build that decides otherwise has to say so.
 
+mod browser;
 mod damage;
 mod folders;
 mod incidents;
 mod long;
+mod odd;
 mod pseudonyms;
 mod questions;
 mod reports;

@@ -5,7 +5,7 @@ use lifeboat::domain::entity::{Commit, Entry, StreamId};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::Event;
 use lifeboat::ports::event_store::{EventStore, WrittenBy};
-use lifeboat::replay::{History, command_in_words, commit_in_words, events_in_words, verify};
+use lifeboat::replay::{History, Past, Titles, command_in_words, events_in_words, verify};
 use lifeboat::store::{SledStore, jsonl, this_build};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -67,15 +67,18 @@ fn every_command_and_event_has_a_sentence_of_its_own() {
         let told = sentence.starts_with(&format!("{generic} (")) || sentence == generic;
         assert!(!told || generic == "protected", "{variant}: {sentence}");
         assert!(9 < sentence.len(), "{variant}: {sentence:?}");
-        let of = sentences.entry(sentence.clone()).or_insert_with(|| variant.clone());
+        let kind = variant.split(' ').next().unwrap();
+        let of = sentences.entry(format!("{kind}: {sentence}")).or_insert_with(|| variant.clone());
         assert_eq!(*of, variant, "two have the same sentence: {sentence}");
     };
     let mut commands = 0;
     for commit in samples() {
         let (command, events) = variants(&commit.entry);
-        check(command, command_in_words(&commit, "db-1"));
+        check(command, command_in_words(&commit, "db-1", &Titles::default()));
         commands += 1;
-        for (event, sentence) in events.into_iter().zip(events_in_words(&commit)) {
+        for (event, sentence) in
+            events.into_iter().zip(events_in_words(&commit, &Titles::default()))
+        {
             check(event, sentence);
         }
     }
@@ -83,11 +86,25 @@ fn every_command_and_event_has_a_sentence_of_its_own() {
 }
 
 #[test]
-fn a_recorded_incident_is_told_without_a_field_name() {
+fn tasks_are_told_by_what_they_do() {
+    let (mut past, mut titles) = (Past::default(), Titles::default());
+    let mut told = Vec::new();
     for commit in commits(&mut log("host_killed_in_failover")) {
-        let told = commit_in_words(&commit, "sql");
-        assert!(!told.contains(['{', '_']) || told.contains("SR-"), "{told}");
+        past.apply(&commit);
+        titles.note(&past, &commit);
+        told.push(command_in_words(&commit, "sql", &titles));
+        told.extend(events_in_words(&commit, &titles));
     }
+    let told = told.join("\n");
+    for sentence in [
+        "the agent did task 1 (\"Prerequisites check for planned failover\") for sql",
+        "task 2 (\"Shut down the virtual machine\") began",
+        // The last task of a job is told in the commit that begins the next job.
+        "task 5 (\"Updating the provider states\") is done",
+    ] {
+        assert!(told.contains(sentence), "{sentence}: {told}");
+    }
+    assert!(!told.contains(['{', '_']), "{told}");
 }
 
 /// An incident in which one event is not what was decided, written by these builds.
