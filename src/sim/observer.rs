@@ -212,7 +212,7 @@ impl Observer {
                 let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
                 COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
             }
-            Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan => COMMITS_OF_OTHERS,
+            Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan | Kind::Fabric => COMMITS_OF_OTHERS,
         };
         if lately.1 == allowed + 1 {
             let what = format!("{} made more than {allowed} commits in 10 minutes", commit.stream);
