@@ -27,7 +27,7 @@ pub use checkpoints::Checkpoints;
 pub use difference::{Change, between};
 pub use history::{Damage, Found, History, HistoryError, Recorded};
 pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};
-pub use page::page;
+pub use page::{Table, page, page_with};
 pub use past::{Divergence, Moment, Past};
 pub use pseudonyms::Unveilable;
 pub use redact::{RedactError, Redactor};
