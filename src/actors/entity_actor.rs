@@ -283,13 +283,25 @@ pub fn load_entity<E: Hosted>(
     stream: StreamId,
 ) -> Result<(E, u64), StoreError> {
     let (mut state, mut seq) = from_snapshot::<E>(store, stream)?;
+    catch_up(store, stream, &mut state, &mut seq)?;
+    Ok((state, seq))
+}
+
+/// Folds into a state what came after the commit of this sequence number, and moves the number on.
+///
+/// # Errors
+/// What the store answers; what was folded until then stays.
+pub(super) fn catch_up<E: Hosted>(
+    store: &dyn EventStore,
+    stream: StreamId,
+    state: &mut E,
+    seq: &mut u64,
+) -> Result<(), StoreError> {
     loop {
-        let commits = store.read_stream(stream, seq + 1, LOAD_BATCH)?;
-        let Some(last) = commits.last() else { return Ok((state, seq)) };
-        seq = last.seq;
-        for commit in &commits {
-            fold(&mut state, commit);
-        }
+        let commits = store.read_stream(stream, *seq + 1, LOAD_BATCH)?;
+        let Some(last) = commits.last() else { return Ok(()) };
+        *seq = last.seq;
+        commits.iter().for_each(|commit| fold(state, commit));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::history::History;
 use super::live::Live;
-use super::operation::{Asked, CANCEL_JOB, Operation, read_body};
+use super::operation::{Asked, Operation, read_body};
 use super::outlook::Outlook;
 use super::problem::Problem;
 use super::routes::{Accepted, EventsView};
@@ -10,15 +10,16 @@ use super::token::Token;
 use crate::actors::{Hosted, Origin};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::id::{JobId, VmId};
-use crate::domain::vm::{ResyncWindow, Vm};
+use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
-use crate::views::{JobView, PointView, PolicyView, Site, StatusView, VmView};
+use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+mod job;
 mod plan;
 
 pub use plan::{PlanAccepted, PlanDetails};
@@ -28,8 +29,8 @@ const EVENTS_MAX: usize = 1_000;
 
 /// What only the service that runs can say.
 pub trait Outside: Send + Sync {
-    /// Bytes of the logs of a VM that are in no recovery point yet; `None` while its host is away.
-    fn log_bytes(&self, vm: VmId) -> Option<u64>;
+    /// The logs of a VM, of what is in no recovery point yet; `None` while its host is away.
+    fn logs(&self, vm: VmId) -> Option<LogsView>;
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;
@@ -87,20 +88,34 @@ impl Control {
     }
 
     pub(super) async fn vm(&self, name: &str) -> Result<VmView, Problem> {
-        let site = self.parts.live.site().await?;
+        let (site, _) = self.site_of(name).await?;
         let mut view = VmView::new(vm_named(&site, name)?, &site, self.parts.live.now());
         self.add_measures(&mut view);
         Ok(view)
     }
 
+    /// A VM, with what belongs to it of the site.
+    async fn site_of(&self, name: &str) -> Result<(Site, VmId), Problem> {
+        let live = &self.parts.live;
+        let id = name.parse::<Uuid>().ok().map(VmId).or_else(|| self.parts.history.vm_named(name));
+        if let Some(id) = id {
+            return Ok((live.site_of(id).await?, id));
+        }
+        // One that the history has not read of yet.
+        let site = live.site().await?;
+        let id = vm_named(&site, name)?.id;
+        Ok((site, id))
+    }
+
     /// Adds what its state does not say.
     fn add_measures(&self, vm: &mut VmView) {
-        vm.log_bytes = self.parts.outside.log_bytes(vm.id);
+        vm.logs = self.parts.outside.logs(vm.id);
+        vm.log_bytes = vm.logs.as_ref().map(|logs| logs.bytes);
         vm.compliance = self.parts.history.compliance(vm.id, self.parts.live.now());
     }
 
     pub(super) async fn points(&self, name: &str) -> Result<Vec<PointView>, Problem> {
-        let site = self.parts.live.site().await?;
+        let (site, _) = self.site_of(name).await?;
         Ok(PointView::all(vm_named(&site, name)?, self.parts.live.now()))
     }
 
@@ -143,7 +158,7 @@ impl Control {
         name: &str,
         body: &[u8],
     ) -> Result<Outlook, Problem> {
-        let site = self.parts.live.site().await?;
+        let (site, _) = self.site_of(name).await?;
         let vm = vm_named(&site, name)?;
         Outlook::new(operation, &self.asked(&site, vm, JobId::default(), body))
     }
@@ -160,19 +175,32 @@ impl Control {
         body: &[u8],
         request: Request,
     ) -> Result<Accepted, Problem> {
+        let give = |asked: &Asked<'_>| (operation.command)(asked);
+        self.order(operation.path, name, body, request, give).await
+    }
+
+    /// Gives a VM the command that is made of its state, unless this very request gave it before.
+    async fn order(
+        &self,
+        operation: &str,
+        name: &str,
+        body: &[u8],
+        request: Request,
+        command: impl FnOnce(&Asked<'_>) -> Result<vm::Command, Problem>,
+    ) -> Result<Accepted, Problem> {
         let _turn = self.commands.lock().await;
-        let site = self.parts.live.site().await?;
+        let (site, id) = self.site_of(name).await?;
         let vm = vm_named(&site, name)?;
-        let (id, target) = (vm.id.0, vm.name.clone());
-        let job = self.job_of(id, operation.path, &request);
+        let target = vm.name.clone();
+        let job = self.job_of(id.0, operation, &request);
         let repeated = self.answered(job, &request).await?;
         let commit = if repeated.is_some() {
             repeated
         } else {
-            let command = (operation.command)(&self.asked(&site, vm, job, body))?;
-            self.tell::<Vm>(id, command, job, &request).await?
+            let command = command(&self.asked(&site, vm, job, body))?;
+            self.tell::<Vm>(id.0, command, job, &request).await?
         };
-        let vm: Vm = self.parts.live.state(id).await?;
+        let vm: Vm = self.parts.live.state(id.0).await?;
         let own = vm.job.as_ref().filter(|own| own.id == job);
         let job = match own {
             Some(own) => {
@@ -180,17 +208,9 @@ impl Control {
             }
             None => self.parts.history.job(job, self.parts.live.now()),
         };
-        let operation = operation.path.to_owned();
+        let operation = operation.to_owned();
         let repeated = repeated.is_some();
         Ok(Accepted { operation, target, changed: commit.is_some(), commit, repeated, job })
-    }
-
-    /// Gives a job up.
-    pub(super) async fn cancel_job(&self, id: &str, request: Request) -> Result<Accepted, Problem> {
-        let job = self.job(id, None, Duration::ZERO).await?;
-        let body = serde_json::json!({ "job": job.id }).to_string();
-        let target = job.target_id.to_string();
-        self.operate(&CANCEL_JOB, &target, body.as_bytes(), request).await
     }
 
     /// Changes the policy of a cloud, which is that of its VMs.

@@ -5,7 +5,7 @@ use crate::domain::entity::Commit;
 use crate::domain::id::{JobId, VmId};
 use crate::domain::time::Timestamp;
 use crate::ports::event_store::EventStore;
-use crate::views::{Answered, ComplianceView, JobView, Jobs};
+use crate::views::{Again, Answered, ComplianceView, JobView, Jobs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -91,6 +91,16 @@ impl History {
     /// The job whose id begins like this, if it is the only one.
     pub(super) fn find(&self, beginning: &str) -> Option<JobId> {
         self.jobs().find(beginning)
+    }
+
+    /// How a job is begun again, as another.
+    pub(super) fn again(&self, id: JobId, as_job: JobId) -> Option<Again> {
+        self.jobs().again(id, as_job)
+    }
+
+    /// The VM of a name, as far as the log is read.
+    pub(super) fn vm_named(&self, name: &str) -> Option<VmId> {
+        self.jobs().vm_named(name)
     }
 
     pub(super) fn list(

@@ -55,6 +55,34 @@ impl Live {
         Ok(site)
     }
 
+    /// A VM with what belongs to it: its host and cloud, and the vaults, of which there are few.
+    ///
+    /// # Errors
+    /// As of [`Live::site`].
+    pub async fn site_of(&self, vm: VmId) -> Result<Site, Problem> {
+        let streams = self.store.streams()?;
+        let is_there =
+            |kind, id| streams.iter().any(|(stream, _)| *stream == StreamId { kind, id });
+        let mut site = Site::default();
+        // Whoever asks for the actor of a stranger makes one.
+        if !is_there(Kind::Vm, vm.0) {
+            return Ok(site);
+        }
+        let state = self.state::<Vm>(vm.0).await?;
+        let (host, cloud) = (state.host, state.cloud);
+        site.vms.insert(vm, state);
+        if is_there(Kind::Host, host.0) {
+            site.hosts.insert(host, self.state(host.0).await?);
+        }
+        if is_there(Kind::Cloud, cloud.0) {
+            site.clouds.insert(cloud, self.state(cloud.0).await?);
+        }
+        for (StreamId { id, .. }, _) in streams.iter().filter(|(it, _)| it.kind == Kind::Vault) {
+            site.vaults.insert(VaultId(*id), self.state(*id).await?);
+        }
+        Ok(site)
+    }
+
     /// The state of an entity; from the log while its actor is being built anew.
     pub(super) async fn state<E: Hosted>(&self, id: Uuid) -> Result<E, Problem> {
         if let Ok(state) = self.site.state::<E>(id).await {

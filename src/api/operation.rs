@@ -508,7 +508,7 @@ impl Asked<'_> {
 
     /// Bytes of logs that no recovery point holds yet.
     pub(super) fn log_bytes(&self) -> Option<u64> {
-        self.outside.log_bytes(self.vm.id)
+        self.outside.logs(self.vm.id).map(|logs| logs.bytes)
     }
 
     /// What an unplanned failover would lose.

@@ -1,7 +1,7 @@
 //! The routes, and what they answer.
 
 use super::control::{Control, Request};
-use super::operation::{operation, paths};
+use super::operation::{operation, paths, read_body};
 use super::problem::Problem;
 use crate::domain::entity::Commit;
 use crate::views::JobView;
@@ -80,7 +80,7 @@ pub fn configure(app: &mut web::ServiceConfig, control: web::Data<Control>) {
         .route("/vms/{vm}/{operation}", web::post().to(operate))
         .route("/jobs", web::get().to(jobs))
         .route("/jobs/{job}", web::get().to(job))
-        .route("/jobs/{job}/cancel", web::post().to(cancel_job))
+        .route("/jobs/{job}/{action}", web::post().to(act_on_job))
         .route("/hosts", web::get().to(hosts))
         .route("/clouds", web::get().to(clouds))
         .route("/clouds/{cloud}/policy", web::post().to(associate_policy))
@@ -186,12 +186,23 @@ async fn job(control: web::Data<Control>, id: web::Path<String>, request: HttpRe
     ok(&control.job(&id, after, wait).await?)
 }
 
-async fn cancel_job(
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct JobBody {
+    /// What is to be kept of it, of a run that goes on.
+    notes: String,
+}
+
+async fn act_on_job(
     control: web::Data<Control>,
-    id: web::Path<String>,
+    path: web::Path<(String, String)>,
     request: HttpRequest,
+    body: Body,
 ) -> Answer {
-    accepted(&control.cancel_job(&id, asked(&request)?).await?)
+    let (id, action) = path.into_inner();
+    let body = body.map_err(|error| unread(&error))?;
+    let JobBody { notes } = read_body(&body)?;
+    accepted(&control.act_on_job(&id, &action, &notes, asked(&request)?).await?)
 }
 
 #[derive(Deserialize)]

@@ -202,7 +202,7 @@ fn export_redacted(store: &SledStore, out: &mut dyn Write) -> Result<Header, Com
             Ok(true)
         })
     };
-    jsonl::write_redacted::<CommandError>(redacted, out)
+    jsonl::write_redacted::<CommandError>(store.written_by(), redacted, out)
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {

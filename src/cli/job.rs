@@ -2,10 +2,12 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{answer_of, duration, nothing, sentence, span, watch};
+use super::order::{answer_of, duration, nothing, sentence, span, tell, watch};
 use super::{Answer, CommandError, print};
+use crate::api::Accepted;
 use crate::sim::Span;
 use crate::views::JobView;
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// The jobs of a running service.
@@ -19,7 +21,7 @@ pub(super) struct Args {
 enum Command {
     /// The last jobs, the newest first
     List {
-        /// Only those of this VM, by name or id
+        /// Only those of this VM or recovery plan, by name or id
         #[arg(long)]
         vm: Option<String>,
         /// Only those in this state, as `InProgress` or `Failed`
@@ -57,6 +59,23 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Let a job go on that waits for somebody: what failed is tried again, a step of a plan was done
+    Resume {
+        /// The job; the beginning of its id is enough
+        job: String,
+        /// What is to be kept of it, of a run of a recovery plan
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        notes: String,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+    /// Begin a job again that failed or was cancelled, as another job
+    Restart {
+        /// The job; the beginning of its id is enough
+        job: String,
+        #[command(flatten)]
+        act: ActArgs,
+    },
     /// Show the tasks of a job as they are done, until it ends or waits for somebody
     Watch {
         /// The job; the beginning of its id is enough
@@ -67,6 +86,25 @@ enum Command {
         #[command(flatten)]
         service: ServiceArgs,
     },
+}
+
+/// How something is done with a job.
+#[derive(Debug, clap::Args)]
+struct ActArgs {
+    /// An id of your own: the same order given twice under it is done once
+    #[arg(long, value_name = "KEY")]
+    request_id: Option<String>,
+    /// Wait until the job has ended, or waits for somebody
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: so long at most, as 90s or 10m; exit code 8 if the job runs still
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = span)]
+    timeout: Option<Span>,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
 }
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
@@ -92,6 +130,11 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             show(*output, &answer, || Ok(format!("job {job} is given up")))?;
             Ok(Answer::Done)
         }
+        Command::Resume { job, notes, act } => {
+            let body = if notes.is_empty() { nothing() } else { json!({ "notes": notes }) };
+            act_on(job, "resume", &body, act)
+        }
+        Command::Restart { job, act } => act_on(job, "restart", &nothing(), act),
         Command::Watch { job, timeout, service } => {
             let client = Client::find(service)?;
             let job: JobView = read(&client.get(&["jobs", job])?)?;
@@ -100,6 +143,26 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             Ok(answer_of(&last))
         }
     }
+}
+
+/// Does something with a job, and waits for what it starts if that is wanted.
+fn act_on(job: &str, action: &str, body: &Value, act: &ActArgs) -> Result<Answer, CommandError> {
+    let client = Client::find(&act.service)?;
+    let answer = client.post(&["jobs", job, action], &[], body, act.request_id.as_deref())?;
+    let accepted: Accepted = read(&answer)?;
+    let begun = match &accepted.job {
+        Some(job) => job.clone(),
+        None => read(&client.get(&["jobs", job])?)?,
+    };
+    if act.wait {
+        let last = watch(&client, &begun, act.timeout, &mut |line| tell(line))?;
+        let answer = serde_json::to_value(&last)?;
+        show(act.output, &answer, || Ok(sentence(&last)))?;
+        return Ok(answer_of(&last));
+    }
+    let (name, of) = (&begun.friendly_name, &begun.target_name);
+    show(act.output, &answer, || Ok(format!("{name} of {of}: {action}, job {}", begun.id)))?;
+    Ok(Answer::Done)
 }
 
 fn list(jobs: &[JobView]) -> String {
@@ -117,7 +180,7 @@ fn list(jobs: &[JobView]) -> String {
             ]
         })
         .collect();
-    columns(&["ID", "JOB", "VM", "STATE", "STARTED", "TOOK", "ASKED BY"], &rows)
+    columns(&["ID", "JOB", "OF", "STATE", "STARTED", "TOOK", "ASKED BY"], &rows)
 }
 
 fn in_words(job: &JobView) -> String {

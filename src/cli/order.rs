@@ -202,7 +202,7 @@ fn steps(job: &JobView, told: &mut BTreeSet<String>, tell: &mut dyn FnMut(&str))
 pub(super) fn answer_of(job: &JobView) -> Answer {
     match job.state.as_str() {
         "Succeeded" => Answer::Done,
-        "Failed" | "Cancelled" => Answer::Code(JOB_FAILED),
+        "PartiallySucceeded" | "Failed" | "Cancelled" => Answer::Code(JOB_FAILED),
         state if state.starts_with("Waiting") => Answer::Code(JOB_WAITS),
         _ => Answer::Code(STILL_RUNNING),
     }

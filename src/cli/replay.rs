@@ -9,12 +9,13 @@ use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use crate::replay::{
-    Change, Checkpoints, Diverging, Explanation, History, Moment, Question, Recorded, Verification,
-    explain, snapshot_schema, verify,
+    Change, Checkpoints, Damage, Diverging, Explanation, History, Moment, Past, Question, Recorded,
+    Verification, explain, snapshot_schema, verify,
 };
 use crate::sim::{Scenario, recorded};
 use crate::store::SledStore;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -167,7 +168,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 impl SourceArg {
     fn open(&self) -> Result<History, CommandError> {
         match (&self.data, &self.log) {
-            (Some(data), _) => open_data(data),
+            (Some(data), _) => open_data(data, &self.checkpoints()),
             (None, Some(log)) => Ok(History::of_file(log)?),
             (None, None) => Err("give --data DIR or --log FILE".into()),
         }
@@ -175,21 +176,51 @@ impl SourceArg {
 
     /// Where the states of a long log are kept: beside it.
     fn checkpoints(&self) -> Checkpoints {
-        let folder = match (&self.data, &self.log) {
-            (Some(data), _) => data.join("replay"),
-            (None, log) => log.clone().unwrap_or_default().with_extension("replay"),
-        };
-        Checkpoints::in_folder(&folder)
+        match (&self.data, &self.log) {
+            (Some(data), _) => Checkpoints::of_data(data),
+            (None, log) => {
+                let log = log.clone().unwrap_or_default();
+                Checkpoints::in_folder(&log.with_extension("replay"))
+            }
+        }
     }
 }
 
-fn open_data(data: &Path) -> Result<History, CommandError> {
+fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, CommandError> {
     let folder = data.join("events");
     if !folder.is_dir() {
         let place = data.display();
         return Err(format!("no event log in {place}: --data names a service's data folder").into());
     }
-    Ok(History::of_store(&folder)?)
+    Ok(History::of_store_kept(&folder, kept)?)
+}
+
+/// Why there is no answer, with the damage that may be the cause.
+fn with_damage(what: &str, damage: &[Damage]) -> CommandError {
+    let lines = [what.to_owned()].into_iter().chain(damaged(damage));
+    lines.collect::<Vec<_>>().join("\n  ").into()
+}
+
+/// Damage, a line each.
+fn damaged(damage: &[Damage]) -> Vec<String> {
+    damage.iter().map(|damage| format!("damaged: {damage}")).collect()
+}
+
+/// What is not certain of a moment.
+fn uncertain(past: &Past) -> Vec<String> {
+    let incomplete = past.incomplete.iter().map(|(stream, since)| {
+        let name = past.name(*stream);
+        format!("not certain: commits of {name} are missing before commit {since}")
+    });
+    incomplete.chain(damaged(&past.damage)).collect()
+}
+
+/// Checks that there is something at a moment.
+fn check_not_empty(past: &Past) -> Result<(), CommandError> {
+    if 0 < past.position {
+        return Ok(());
+    }
+    Err(with_damage("the log has nothing at or before this moment", &past.damage))
 }
 
 fn why(history: &mut History, question: &Question, output: Output) -> Result<Answer, CommandError> {
@@ -282,7 +313,7 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
 }
 
 fn tell_divergence(diverging: &Diverging) {
-    let Diverging { stream, name, seq, global, at, command, version, divergence } = diverging;
+    let Diverging { stream, name, seq, global, at, command, divergence, .. } = diverging;
     print(&format!(
         "commit {global}, {name} ({stream}) {seq}, {at}: {command} is decided otherwise"
     ));
@@ -298,12 +329,17 @@ fn tell_divergence(diverging: &Diverging) {
             }
         }
     }
-    let version = version.map_or_else(
-        || "an exported log does not tell its payload version".to_owned(),
-        |version| format!("payload version {version}"),
+    print(&format!("  {}; this is build {}", written_by(diverging), env!("CARGO_PKG_VERSION")));
+}
+
+/// Who wrote a commit, as far as the log says so.
+fn written_by(diverging: &Diverging) -> String {
+    let build = diverging.build.as_ref().map_or_else(
+        || "written by an unknown build".to_owned(),
+        |build| format!("written by build {build}"),
     );
-    let build = env!("CARGO_PKG_VERSION");
-    print(&format!("  {version}; which build wrote it is not recorded, this one is {build}"));
+    let version = diverging.version.map(|version| format!(" in payload version {version}"));
+    build + &version.unwrap_or_default()
 }
 
 fn as_json(result: &Verification) -> serde_json::Value {
@@ -314,7 +350,7 @@ fn as_json(result: &Verification) -> serde_json::Value {
             json!({
                 "stream": it.stream.to_string(), "name": it.name, "stream_seq": it.seq,
                 "seq": it.global, "at": it.at.to_string(), "command": it.command,
-                "payload_version": it.version, "fields": it.divergence.fields,
+                "payload_version": it.version, "build": it.build, "fields": it.divergence.fields,
                 "refused": it.divergence.again.as_ref().err(),
             })
         })
@@ -323,13 +359,18 @@ fn as_json(result: &Verification) -> serde_json::Value {
         "sound": result.is_sound(), "commits": result.commits, "decided": result.decided,
         "undecidable": result.undecidable, "diverging": result.diverging, "first": first,
         "damage": result.damage, "snapshots": result.snapshots,
-        "wrong_snapshots": result.wrong_snapshots,
+        "wrong_snapshots": result.wrong_snapshots, "written_by": result.written_by,
+        "this_build": env!("CARGO_PKG_VERSION"),
     })
 }
 
 fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError> {
     let name = log.file_stem().unwrap_or_default().to_string_lossy();
     let (scenario, remarks) = recorded(&mut History::of_file(log)?, &name)?;
+    if scenario.vm.is_empty() {
+        let remarks = remarks.iter().fold(String::new(), |text, it| format!("{text}\n  {it}"));
+        return Err(format!("the log has no VM that was replicated{remarks}").into());
+    }
     let text = scenario.to_toml()?;
     Scenario::parse(&name, &text)?;
     let notes = remarks.iter().fold(String::new(), |notes, remark| format!("{notes}# {remark}\n"));
@@ -363,33 +404,40 @@ fn diff(
     logs: &[PathBuf],
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let changes = match (data, logs, moments) {
-        (Some(data), [], [one, other]) => changes(&mut open_data(data)?, *one, *other)?,
-        (None, [log], [one, other]) => changes(&mut History::of_file(log)?, *one, *other)?,
+    let source = match (data, logs, moments) {
+        (data @ Some(_), [], [_, _]) => SourceArg { data: data.map(Path::to_path_buf), log: None },
+        (None, [log], [_, _]) => SourceArg { data: None, log: Some(log.clone()) },
         (None, [one, other], [] | [_]) => {
             let moment = moments.first().copied().unwrap_or(END);
             return diff_logs(one, other, moment, output);
         }
         _ => return Err("give two moments of one log, or --log twice".into()),
     };
-    tell_changes(&changes, output)?;
+    let (mut history, kept) = (source.open()?, source.checkpoints());
+    // Before the first commit there is nothing, which can be compared too, but not with nothing.
+    let one = history.past(moments[0], Some(&kept))?;
+    let other = history.past(moments[1], Some(&kept))?;
+    if one.position.max(other.position) == 0 {
+        return Err(with_damage("the log has nothing at or before these moments", &other.damage));
+    }
+    tell_changes(&one, &other, output)?;
     Ok(Answer::Done)
 }
 
-fn changes(history: &mut History, one: Moment, other: Moment) -> Result<Vec<Change>, CommandError> {
-    let earlier = history.past(one, None)?;
-    Ok(earlier.changes_to(&history.past(other, None)?))
-}
-
-fn tell_changes(changes: &[Change], output: Output) -> Result<(), CommandError> {
-    for change in changes {
+fn tell_changes(one: &Past, other: &Past, output: Output) -> Result<(), CommandError> {
+    let changes = one.changes_to(other);
+    for change in &changes {
         match output {
             Output::Json => print(&serde_json::to_string(change)?),
             Output::Table => print(&change.to_string()),
         }
     }
-    if changes.is_empty() && output == Output::Table {
-        print("nothing differs");
+    if output == Output::Table {
+        if changes.is_empty() {
+            print("nothing differs");
+        }
+        let remarks: BTreeSet<String> = [one, other].into_iter().flat_map(uncertain).collect();
+        remarks.iter().for_each(|remark| print(remark));
     }
     Ok(())
 }
@@ -403,11 +451,13 @@ fn diff_logs(
 ) -> Result<Answer, CommandError> {
     let (mut one, mut other) = (History::of_file(one)?, History::of_file(other)?);
     let same = common_commits(&mut one, &mut other)?;
-    let changes = one.past(moment, None)?.changes_to(&other.past(moment, None)?);
+    let (one, other) = (one.past(moment, None)?, other.past(moment, None)?);
+    check_not_empty(&one)?;
+    check_not_empty(&other)?;
     if output == Output::Table {
         print(&format!("the first {same} commits are the same"));
     }
-    tell_changes(&changes, output)?;
+    tell_changes(&one, &other, output)?;
     Ok(Answer::Done)
 }
 

@@ -211,7 +211,7 @@ fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
         let text = "write the log refused: it is too long to be kept; shorten the scenario";
         return Err(text.into());
     }
-    let store = MemoryStore::of(outcome.log.clone())?;
+    let store = MemoryStore::of_this_build(outcome.log.clone())?;
     jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::grid::{Format, columns, moment, show};
 use super::order::duration;
 use super::{Answer, CommandError};
 use crate::domain::vm::Health;
-use crate::views::{IssueView, StatusView, VmView};
+use crate::views::{IssueView, LogsView, StatusView, VmView};
 use std::fmt::Write;
 
 /// How a running service and its VMs are.
@@ -44,6 +44,11 @@ fn in_words(status: &StatusView) -> String {
         status.running_jobs.len()
     );
     text.push_str(&vms(&status.vms));
+    for vm in &status.vms {
+        for warning in vm.logs.iter().flat_map(LogsView::warnings) {
+            let _ = writeln!(text, "\n{}: {warning}", vm.name);
+        }
+    }
     for issue in &status.issues {
         text.push('\n');
         text.push_str(&issue_in_words(issue));
@@ -53,7 +58,7 @@ fn in_words(status: &StatusView) -> String {
 
 /// VMs, a line each.
 pub(super) fn vms(vms: &[VmView]) -> String {
-    let heads = ["VM", "STATE", "HEALTH", "RPO", "LAST RECOVERY POINT", "POINTS", "JOB"];
+    let heads = ["VM", "STATE", "HEALTH", "RPO", "LOG", "LAST RECOVERY POINT", "POINTS", "JOB"];
     let rows: Vec<_> = vms.iter().map(row).collect();
     columns(&heads, &rows)
 }
@@ -69,10 +74,17 @@ fn row(vm: &VmView) -> Vec<String> {
         vm.state_description.clone(),
         vm.health.to_string(),
         vm.rpo_seconds.map_or_else(|| "-".to_owned(), duration),
+        share(vm),
         point.unwrap_or_else(|| "-".to_owned()),
         vm.recovery_points.to_string(),
         job.map_or_else(|| "-".to_owned(), |job| job.friendly_name.clone()),
     ]
+}
+
+/// What its logs take of a disk, where the host can be asked.
+fn share(vm: &VmView) -> String {
+    let logs = vm.logs.as_ref();
+    logs.map_or_else(|| "-".to_owned(), |logs| format!("{:.1} %", logs.share * 100.0))
 }
 
 fn issue_in_words(issue: &IssueView) -> String {

@@ -6,6 +6,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Health, Phase, Vm};
 use crate::drivers::lab::{State, Status};
 use crate::service::{ProtectedVm, Service};
+use crate::views::LogsView;
 use std::fmt::Write;
 
 /// Columns of a progress bar.
@@ -17,8 +18,8 @@ pub(super) struct Row {
     vm: Vm,
     /// Why its disks cannot be used. A VM that was never protected has no other place for it.
     refused: Option<Failure>,
-    /// Bytes of its logs, in transit included, and bytes of its disks.
-    logs: (u64, u64),
+    /// Its logs, while its host can be asked.
+    logs: Option<LogsView>,
     /// Its guest, and whether that is at the recovery site.
     guest: Option<(Status, bool)>,
 }
@@ -36,10 +37,7 @@ pub(super) async fn look(service: &Service) -> Vec<Row> {
 }
 
 fn row(service: &Service, known: &ProtectedVm, vm: Vm) -> Row {
-    let disks = service.log_status(known.id);
-    let logs = disks.iter().fold((0, 0), |(logs, size), disk| {
-        (logs + disk.active_bytes + disk.transit_bytes, size + disk.size_bytes)
-    });
+    let logs = service.logs(known.id);
     let at_recovery = service.recovery().guest(known.id);
     let guest = at_recovery
         .map(|guest| (guest, true))
@@ -62,6 +60,9 @@ pub(super) fn render(rows: &[Row], now: Timestamp, colour: bool) -> String {
         }
     }
     for row in rows {
+        for warning in row.logs.iter().flat_map(LogsView::warnings) {
+            let _ = writeln!(out, "  {}: {warning}", row.name);
+        }
         for cause in row.vm.health_causes(now) {
             let _ = writeln!(out, "  {}: {}; {}", row.name, cause.because, cause.next);
         }
@@ -77,10 +78,8 @@ fn line(out: &mut String, row: &Row, now: Timestamp, colour: bool) {
     let health = vm.health(now);
     let (begin, end) = paint(health, colour);
     let rpo = vm.rpo(now).map_or("-".to_owned(), |rpo| format!("{} s", rpo.as_secs()));
-    let hrl = match row.logs {
-        (_, 0) => "-".to_owned(),
-        (logs, size) => format!("{:.1} %", logs as f64 * 100.0 / size as f64),
-    };
+    let hrl = row.logs.as_ref();
+    let hrl = hrl.map_or_else(|| "-".to_owned(), |logs| format!("{:.1} %", logs.share * 100.0));
     let point = vm.latest_point().map_or("-".to_owned(), |point| {
         let at = point.at.to_string();
         format!("#{} {}", point.cycle, at.get(11..19).unwrap_or(&at))

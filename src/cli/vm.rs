@@ -4,7 +4,7 @@ use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
 use super::order::{Confirm, OrderArgs, duration, give, nothing};
 use super::{Answer, CommandError};
-use crate::views::{PointView, VmView};
+use crate::views::{IntervalView, LogsView, PointView, VmView};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -151,6 +151,21 @@ fn points(points: &[PointView]) -> String {
     columns(&["POINT", "AT", "AGE", "CONSISTENT", "STORED BYTES"], &rows)
 }
 
+fn interval_in_words(interval: &IntervalView) -> String {
+    let latency = interval.average_latency_seconds.map(|seconds| format!("{seconds:.1} s"));
+    format!(
+        "{}: {} of {} cycles, {} missed, {} on average, {} bytes each, {} at most, {} errors",
+        moment(interval.since),
+        interval.successful_cycles,
+        interval.total_cycles,
+        interval.missed_cycles,
+        or_dash(latency),
+        or_dash(interval.average_bytes),
+        interval.largest_bytes,
+        interval.errors,
+    )
+}
+
 fn in_words(vm: &VmView) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -174,10 +189,23 @@ fn in_words(vm: &VmView) -> String {
         let month = percent(compliance.month_ratio);
         line("within RPO", &format!("{day} of 24 h, {week} of 7 d, {month} of 30 d"));
     }
+    if let Some(statistics) = &vm.statistics {
+        line("since", &interval_in_words(&statistics.current));
+        if let Some(previous) = &statistics.previous {
+            line("before", &interval_in_words(previous));
+        }
+        line(
+            "not sent",
+            &format!("{} bytes", or_dash(vm.log_bytes.or(Some(statistics.cut_bytes)))),
+        );
+    }
     let newest = vm.latest_recovery_point.as_ref();
     let newest = newest.map(|point| format!("#{} of {}", point.cycle, moment(point.at)));
     line("recovery points", &format!("{}, newest {}", vm.recovery_points, or_dash(newest)));
     line("logs, disks", &format!("{} of {} bytes", or_dash(vm.log_bytes), vm.disk_bytes));
+    for warning in vm.logs.iter().flat_map(LogsView::warnings) {
+        line("", &warning);
+    }
     line("allowed", &vm.allowed_operations.join(", "));
     for (name, verdict) in [
         ("planned", &vm.readiness.planned_failover),

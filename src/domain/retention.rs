@@ -4,7 +4,6 @@
 //! windows that do not move; once a whole window is older than its level begins, one point of it is left.
 
 use super::time::Timestamp;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// From this age on, one point is kept of each window of this length.
@@ -38,24 +37,27 @@ pub struct Candidate {
 /// The cycles that the levels let go at `now`, ascending. Of a window its application-consistent points
 /// are left, or else its newest.
 pub fn thinned_out(points: &[Candidate], now: Timestamp) -> Vec<u64> {
-    let mut windows: BTreeMap<(Duration, i64), Vec<Candidate>> = BTreeMap::new();
-    for point in points {
-        if let Some(level) = LEVELS.iter().rev().find(|level| level.is_over(point.at, now)) {
-            windows.entry((level.window, level.number(point.at))).or_default().push(*point);
-        }
-    }
-    let mut let_go: Vec<u64> = windows.into_values().flat_map(let_go_of_window).collect();
+    let window = |point: &Candidate| {
+        let level = LEVELS.iter().rev().find(|level| level.is_over(point.at, now))?;
+        Some(((level.window, level.number(point.at)), *point))
+    };
+    let mut windows: Vec<_> = points.iter().filter_map(window).collect();
+    // As good as sorted already: points come in the order of their making.
+    windows.sort_by_key(|(window, _)| *window);
+    let windows = windows.chunk_by(|(one, _), (other, _)| one == other);
+    let mut let_go: Vec<u64> = windows.flat_map(let_go_of_window).collect();
     let_go.sort_unstable();
     let_go
 }
 
-fn let_go_of_window(points: Vec<Candidate>) -> Vec<u64> {
-    let newest = points.iter().map(|point| point.cycle).max();
-    let any_consistent = points.iter().any(|point| point.application_consistent);
-    let is_left = |point: &Candidate| {
+fn let_go_of_window<W>(points: &[(W, Candidate)]) -> impl Iterator<Item = u64> {
+    let newest = points.iter().map(|(_, point)| point.cycle).max();
+    let any_consistent = points.iter().any(|(_, point)| point.application_consistent);
+    let is_left = move |point: &Candidate| {
         if any_consistent { point.application_consistent } else { Some(point.cycle) == newest }
     };
-    points.into_iter().filter(|point| !is_left(point)).map(|point| point.cycle).collect()
+    let points = points.iter().map(|(_, point)| point);
+    points.filter(move |point| !is_left(point)).map(|point| point.cycle)
 }
 
 impl Level {
@@ -66,6 +68,9 @@ impl Level {
 
     /// Whether all of the window that a moment lies in is as old as the level.
     fn is_over(self, at: Timestamp, now: Timestamp) -> bool {
+        if now.since(at) < self.from {
+            return false;
+        }
         let end = self.number(at).saturating_add(1).saturating_mul(self.window.as_millis() as i64);
         Timestamp::from_millis(end) <= now && self.from <= now.since(Timestamp::from_millis(end))
     }

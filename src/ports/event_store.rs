@@ -4,6 +4,7 @@ use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, Kind, NewCommit, StreamId};
 use crate::domain::failure::Classified;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
@@ -64,6 +65,12 @@ pub trait EventStore: Send + Sync + Debug {
     /// [`StoreError::Stopped`] once the store stopped and everything durable is at or before `global`.
     async fn durable_after(&self, global: u64) -> Result<u64, StoreError>;
 
+    /// Which builds wrote the log, in the order of their positions. What lies before the first is of a
+    /// build that is not known.
+    fn written_by(&self) -> Vec<WrittenBy> {
+        Vec::new()
+    }
+
     /// Stores a state snapshot; the last two of a stream are kept. Not durable on return: a lost one
     /// only costs replay.
     ///
@@ -78,6 +85,17 @@ pub trait EventStore: Send + Sync + Debug {
     /// # Errors
     /// [`StoreError::Stopped`] if the store was closed.
     fn snapshot(&self, stream: StreamId, schema: u16) -> Result<Option<Snapshot>, StoreError>;
+}
+
+/// Who wrote the commits from a position on, up to the next of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenBy {
+    /// The first global position.
+    pub from: u64,
+    /// The build's version.
+    pub build: String,
+    /// The payload version that it wrote.
+    pub payload_version: u16,
 }
 
 /// The state of an entity after a commit, kept so that loading it need not replay its whole stream.

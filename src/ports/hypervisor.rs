@@ -23,6 +23,13 @@ pub trait Hypervisor: Send + Sync {
     /// `SourceDidNotStop`, `HostLost`, `VmNotFound`.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure>;
 
+    /// Cuts the power of a VM that cannot be shut down in an orderly way, as one whose disk takes no
+    /// writes, and returns when it is off. What its guest had not flushed is lost.
+    ///
+    /// # Errors
+    /// `HostLost`, `VmNotFound`.
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure>;
+
     /// Starts a VM on these disks and returns when it runs. A VM that runs on them goes on running. None
     /// are named at the primary site: there they are those of the VM's host, tracked.
     ///

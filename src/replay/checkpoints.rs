@@ -61,6 +61,16 @@ impl Checkpoints {
         Self { folder: folder.to_path_buf() }
     }
 
+    /// Keeps the states of a service's log, whose data lie in this folder.
+    pub fn of_data(data: &Path) -> Self {
+        Self::in_folder(&data.join("replay"))
+    }
+
+    /// The file with where the commits of a service's log lie.
+    pub(super) fn places(&self) -> PathBuf {
+        self.folder.join("places")
+    }
+
     /// The kept states at or before a moment, the last first.
     pub(super) fn before(&self, moment: Moment) -> impl Iterator<Item = Checkpoint> {
         let mut names = self.names();
@@ -75,18 +85,20 @@ impl Checkpoints {
         })
     }
 
-    /// Keeps a state, if it is one that is to be kept, and is not there yet.
-    pub(super) fn keep(&self, past: &Past, recorded: &Recorded) {
+    /// Keeps a state, if it is one that is to be kept, and is not there yet; whether it was.
+    pub(super) fn keep(&self, past: &Past, recorded: &Recorded) -> bool {
         let wanted = past.position.is_multiple_of(EVERY) && past.damage.is_empty();
         let path = self.path(past.position, past.latest.as_millis());
         if !wanted || path.exists() {
-            return;
+            return false;
         }
         let crc = checksum(&recorded.commit);
         let kept = Checkpoint { past: past.clone(), place: recorded.place, crc };
-        if let Err(error) = self.write(&path, &kept) {
+        let written = self.write(&path, &kept);
+        if let Err(error) = &written {
             tracing::warn!(path = %path.display(), %error, "keep the states of a moment");
         }
+        written.is_ok()
     }
 
     fn write(&self, path: &Path, kept: &Checkpoint) -> io::Result<()> {

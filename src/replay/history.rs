@@ -5,7 +5,7 @@ use super::past::{Moment, Past};
 use crate::domain::catalogue::Code;
 use crate::domain::entity::Commit;
 use crate::domain::failure::Classified;
-use crate::ports::event_store::StoreError;
+use crate::ports::event_store::{StoreError, WrittenBy};
 use crate::store::jsonl::{BadLine, LogFile};
 use crate::store::raw::RawLog;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,13 @@ pub struct Recorded {
     pub version: Option<u16>,
     /// Where it was found.
     pub(super) place: Place,
+}
+
+impl Recorded {
+    /// A commit that a store answered.
+    pub(super) fn of_store(commit: Commit) -> Self {
+        Self { commit, version: None, place: Place::default() }
+    }
 }
 
 /// Where in a file a line begins: the lines before it, and their bytes. Nowhere in particular for a log
@@ -112,6 +119,14 @@ impl History {
         Ok(Self::Folder(RawLog::open(folder)?))
     }
 
+    /// The same, with what an earlier reading kept of where its commits lie.
+    ///
+    /// # Errors
+    /// As [`History::of_store`].
+    pub fn of_store_kept(folder: &Path, kept: &Checkpoints) -> Result<Self, HistoryError> {
+        Ok(Self::Folder(RawLog::open_kept(folder, &kept.places())?))
+    }
+
     /// An exported log.
     ///
     /// # Errors
@@ -121,6 +136,17 @@ impl History {
         let file = LogFile::open(path).map_err(io)?;
         let start = file.place();
         Ok(Self::File(Box::new(file), start))
+    }
+
+    /// Which builds wrote the log; of what lies before the first, that is not known.
+    pub fn written_by(&self) -> Vec<WrittenBy> {
+        match self {
+            Self::Folder(log) => log.written_by(),
+            Self::File(file, _) => {
+                file.header().map_or_else(|_| vec![], |it| it.written_by.clone())
+            }
+            Self::Commits(_) => Vec::new(),
+        }
     }
 
     /// Hands everything from the beginning on to `take`, in order, until it breaks.
@@ -138,19 +164,20 @@ impl History {
         at: Option<Place>,
         mut take: impl FnMut(Found) -> ControlFlow<()>,
     ) -> Result<(), HistoryError> {
-        let place = Place::default();
         match self {
             Self::Commits(commits) => {
                 let found = commits.iter().filter(|commit| from <= commit.global);
-                let mut found =
-                    found.map(|commit| Recorded { commit: commit.clone(), version: None, place });
+                let mut found = found.map(|commit| Recorded::of_store(commit.clone()));
                 let _ = found.try_for_each(|recorded| take(Ok(recorded)));
                 Ok(())
             }
             Self::Folder(log) => Ok(log.read(from, u64::MAX, |global, found| {
                 take(
                     found
-                        .map(|(commit, version)| Recorded { commit, version: Some(version), place })
+                        .map(|(commit, version)| Recorded {
+                            version: Some(version),
+                            ..Recorded::of_store(commit)
+                        })
                         .map_err(|error| damaged_commit(global, error)),
                 )
             })?),
@@ -173,6 +200,18 @@ impl History {
         moment: Moment,
         kept: Option<&Checkpoints>,
     ) -> Result<Past, HistoryError> {
+        Ok(self.past_or_end(moment, kept)?.0)
+    }
+
+    /// The same, and whether the log ends with it.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn past_or_end(
+        &mut self,
+        moment: Moment,
+        kept: Option<&Checkpoints>,
+    ) -> Result<(Past, bool), HistoryError> {
         let mut past = match kept {
             Some(kept) => self.kept_before(moment, kept)?,
             None => None,
@@ -180,21 +219,25 @@ impl History {
         let begin = past.as_ref().map(|kept| (kept.past.position, kept.place));
         let (position, at) = begin.unzip();
         let mut past = past.take().map_or_else(Past::default, |kept| kept.past);
+        let mut ends = true;
         // The commit that the kept state comes after is read again: in a file, the next one is behind it.
         self.each_from(position.unwrap_or(1), at, |found| {
             match found {
                 Ok(recorded) if moment.includes(&recorded.commit) => {
                     if past.position < recorded.commit.global {
                         past.apply(&recorded.commit);
-                        kept.inspect(|kept| kept.keep(&past, &recorded));
+                        kept.inspect(|kept| _ = kept.keep(&past, &recorded));
                     }
                 }
-                Ok(_) => return ControlFlow::Break(()),
+                Ok(_) => {
+                    ends = false;
+                    return ControlFlow::Break(());
+                }
                 Err(damage) => past.met(&damage),
             }
             ControlFlow::Continue(())
         })?;
-        Ok(past)
+        Ok((past, ends))
     }
 
     /// The last kept state before a moment that is one of this log.

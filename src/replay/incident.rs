@@ -2,7 +2,7 @@
 
 use super::history::{Damage, History, HistoryError, Recorded};
 use super::past::{Moment, Past};
-use super::words::{command_in_words, events_in_words};
+use super::words::{Titles, command_in_words, events_in_words};
 use crate::domain::catalogue;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Failure;
@@ -56,6 +56,8 @@ pub struct Incident {
 pub struct Track {
     /// Its name.
     pub name: String,
+    /// Its host and its vault, as in [`Away::what`].
+    pub depends_on: Vec<String>,
     /// What the policy asks for, in the end.
     pub rpo_target_seconds: f64,
     /// The greatest age of its newest recovery point.
@@ -196,6 +198,7 @@ struct Reading {
     from: Timestamp,
     to: Timestamp,
     past: Past,
+    titles: Titles,
     commits: u64,
     tracks: BTreeMap<VmId, Track>,
     away: Vec<(StreamId, Away)>,
@@ -214,6 +217,7 @@ impl Reading {
             from,
             to,
             past: Past::default(),
+            titles: Titles::default(),
             commits: 0,
             tracks: BTreeMap::new(),
             away: Vec::new(),
@@ -236,6 +240,7 @@ impl Reading {
             self.look(commit);
         }
         self.past.apply(commit);
+        self.titles.note(&self.past, commit);
         self.note_away(commit);
         self.note_vm(commit, shown);
         if shown {
@@ -277,7 +282,7 @@ impl Reading {
     }
 
     fn left(&mut self, stream: StreamId, from: i64, because: &Failure) {
-        let what = format!("{} {}", stream.kind.name(), self.past.name(stream));
+        let what = called(&self.past, stream);
         let away = Away { what, from, until: None, because: because.to_string() };
         self.away.push((stream, away));
     }
@@ -343,8 +348,8 @@ impl Reading {
         self.timeline.push(Line {
             seq: commit.global,
             at: commit.at.into(),
-            command: command_in_words(commit, &self.past.name(commit.stream)),
-            events: events_in_words(commit),
+            command: command_in_words(commit, &self.past.name(commit.stream), &self.titles),
+            events: events_in_words(commit, &self.titles),
         });
     }
 
@@ -359,6 +364,9 @@ impl Reading {
         for (id, mut track) in self.tracks {
             let Some(vm) = self.past.site.vms.get(&id) else { continue };
             track.name.clone_from(&vm.name);
+            let host = StreamId { kind: Kind::Host, id: vm.host.0 };
+            let vault = StreamId { kind: Kind::Vault, id: vm.vault.0 };
+            track.depends_on = [host, vault].map(|stream| called(&self.past, stream)).to_vec();
             track.rpo_target_seconds = views::seconds(vm.policy.copy_frequency());
             track.critical_seconds = critical_seconds(&track.health, to_ms);
             track.rpo = thinned(track.rpo);
@@ -382,6 +390,11 @@ impl Reading {
     }
 }
 
+/// A thing by its kind and name.
+fn called(past: &Past, stream: StreamId) -> String {
+    format!("{} {}", stream.kind.name(), past.name(stream))
+}
+
 /// Notes how a VM is at a moment.
 fn observe(track: &mut Track, vm: &Vm, at: Timestamp) {
     let level = vm.health(at);
@@ -391,6 +404,10 @@ fn observe(track: &mut Track, vm: &Vm, at: Timestamp) {
     if let Some(rpo) = vm.rpo(at).map(views::seconds) {
         track.rpo_max_seconds = track.rpo_max_seconds.max(rpo);
         track.rpo.push((at.as_millis(), rpo));
+        // However long the log is, a curve takes no more room.
+        if 4 * SAMPLES_MAX < track.rpo.len() {
+            track.rpo = thinned(std::mem::take(&mut track.rpo));
+        }
     }
 }
 

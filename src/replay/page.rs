@@ -25,6 +25,9 @@ const TICKS: usize = 6;
 const STEPS: [i64; 15] =
     [1, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800];
 
+const CURVE_KEY: &str = "<p class=\"key\">Dashed: what the policy asks for. Shaded: its host or its vault \
+     was away. Below: bytes of the logs whenever they were cut.</p>\n";
+
 const STYLE: &str = include_str!("page.css");
 
 /// The page. `explained` says of VMs why they became what they were; `title` is what the page is called.
@@ -72,7 +75,7 @@ pub fn page_with(
     tables.iter().for_each(|table| out.push_str(&table.drawn()));
     out.push_str(&summary(incident));
     let _ = write!(out, "<h2>What happened</h2>\n{}", lanes(incident, &axis));
-    let _ = writeln!(out, "<h2>Age of the newest recovery point</h2>");
+    let _ = write!(out, "<h2>Age of the newest recovery point</h2>\n{CURVE_KEY}");
     for vm in &incident.vms {
         out.push_str(&curve(vm, incident, &axis));
     }
@@ -174,7 +177,8 @@ impl Axis {
 
 fn svg(height: f64, label: &str, body: &str) -> String {
     format!(
-        "<svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {WIDTH} {:.0}\">{body}</svg>\n",
+        "<div class=\"wide\"><svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {WIDTH} {:.0}\">{body}\
+         </svg></div>\n",
         escaped(label),
         height + 18.0
     )
@@ -203,7 +207,7 @@ fn damage(incident: &Incident) -> String {
 
 fn summary(incident: &Incident) -> String {
     let mut out = String::from(
-        "<table>\n<thead><tr><th>VM</th><th>Worst health</th><th>Time Critical</th>\
+        "<div class=\"wide\"><table>\n<thead><tr><th>VM</th><th>Worst health</th><th>Critical for</th>\
          <th>Greatest RPO</th><th>Asked for</th><th>Failed attempts</th>\
          <th>Resynchronizations</th><th>Failures</th></tr></thead>\n<tbody>\n",
     );
@@ -225,7 +229,7 @@ fn summary(incident: &Incident) -> String {
             escaped(&failures.join(", ")),
         );
     }
-    out.push_str("</tbody>\n</table>\n");
+    out.push_str("</tbody>\n</table></div>\n");
     out
 }
 
@@ -287,8 +291,11 @@ fn says(away: &Away) -> String {
 
 fn health_strip(vm: &Track, axis: &Axis, y: f64) -> String {
     let ends = vm.health.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);
+    let mut spells: Vec<_> = vm.health.iter().zip(ends).collect();
+    // The worst last: a short one is not hidden by what follows it.
+    spells.sort_by_key(|((_, level), _)| *level);
     let mut out = String::new();
-    for ((from, level), until) in vm.health.iter().zip(ends) {
+    for ((from, level), until) in spells {
         let says = format!("{} {level} from {}", vm.name, time(Timestamp::from_millis(*from)));
         out.push_str(&axis.bar(class(*level), *from, until, y + 4.0, LANE - 8.0, &says));
     }
@@ -320,7 +327,7 @@ fn curve(vm: &Track, incident: &Incident, axis: &Axis) -> String {
     let highest = vm.rpo_max_seconds.max(vm.rpo_target_seconds * 1.5).max(1.0);
     let y = |rpo: f64| CURVE - 4.0 - rpo / highest * (CURVE - 16.0);
     let mut body = String::new();
-    for away in &incident.away {
+    for away in incident.away.iter().filter(|away| vm.depends_on.contains(&away.what)) {
         body.push_str(&axis.bar("behind", away.from, away.until, 0.0, CURVE, &says(away)));
     }
     body.push_str(&axis.drawn(CURVE));
@@ -339,9 +346,23 @@ fn curve(vm: &Track, incident: &Incident, axis: &Axis) -> String {
     let points: Vec<String> =
         vm.rpo.iter().map(|(at, rpo)| format!("{:.1},{:.1}", axis.x(*at), y(*rpo))).collect();
     let _ = write!(body, "<polyline class=\"rpo\" points=\"{}\"/>", points.join(" "));
+    body.push_str(&not_replicated(vm, axis));
     body.push_str(&name_at(CURVE / 2.0, &vm.name));
     body.push_str(&log_bars(vm, axis));
     svg(CURVE + 40.0, &format!("RPO and logs of {}", vm.name), &body)
+}
+
+/// Says so where the curve ends, as after a failover, unless there is no room for it.
+fn not_replicated(vm: &Track, axis: &Axis) -> String {
+    let end = vm.rpo.last().map_or(LEFT, |(at, _)| axis.x(*at));
+    if WIDTH - end < 130.0 {
+        return String::new();
+    }
+    format!(
+        "<text class=\"tick left\" x=\"{:.1}\" y=\"{:.1}\">not replicated</text>",
+        end + 8.0,
+        CURVE - 8.0
+    )
 }
 
 /// Bytes of the logs whenever they were cut.
@@ -391,7 +412,7 @@ fn causes(explained: &[(String, Explanation)]) -> String {
                 events.join("; ")
             );
             if let Some(origin) = &link.origin {
-                let _ = write!(out, "<br>since {}", escaped(origin));
+                let _ = write!(out, "<br>because {}", escaped(origin));
             }
             out.push_str("</li>\n");
         }
@@ -408,7 +429,7 @@ fn jobs(incident: &Incident) -> String {
         return String::new();
     }
     let mut out = String::from(
-        "<h2>Jobs</h2>\n<table>\n<thead><tr><th>VM</th><th>Job</th><th>Asked for by</th>\
+        "<h2>Jobs</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>VM</th><th>Job</th><th>Asked for by</th>\
          <th>From</th><th>Took</th><th>Ended</th></tr></thead>\n<tbody>\n",
     );
     for job in &incident.jobs {
@@ -426,13 +447,13 @@ fn jobs(incident: &Incident) -> String {
             time(from)
         );
     }
-    out.push_str("</tbody>\n</table>\n");
+    out.push_str("</tbody>\n</table></div>\n");
     out
 }
 
 fn timeline(incident: &Incident) -> String {
     let mut out = String::from(
-        "<h2>Timeline</h2>\n<p>Deltas that went well are left out.</p>\n<table class=\"timeline\">\n\
+        "<h2>Timeline</h2>\n<p>Deltas that went well are left out.</p>\n<div class=\"wide\"><table class=\"timeline\">\n\
          <thead><tr><th>Commit</th><th>Time</th><th>What</th></tr></thead>\n<tbody>\n",
     );
     for Line { seq, at, command, events } in &incident.timeline {
@@ -444,7 +465,7 @@ fn timeline(incident: &Incident) -> String {
             escaped(command)
         );
     }
-    out.push_str("</tbody>\n</table>\n");
+    out.push_str("</tbody>\n</table></div>\n");
     if incident.cut_short {
         out.push_str("<p class=\"warning\">There were more: choose a shorter time.</p>\n");
     }

@@ -13,7 +13,7 @@ use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::Vm;
-use crate::ports::event_store::Snapshot;
+use crate::ports::event_store::{Snapshot, WrittenBy};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -35,8 +35,10 @@ pub struct Diverging {
     pub at: Timestamp,
     /// The command, by its name.
     pub command: String,
-    /// The version of its payload, where that is known. Which build wrote it, a log does not tell.
+    /// The version of its payload, where that is known.
     pub version: Option<u16>,
+    /// The version of the build that wrote it, where that is known.
+    pub build: Option<String>,
     /// What differs.
     pub divergence: Divergence,
 }
@@ -60,6 +62,8 @@ pub struct Verification {
     pub snapshots: u64,
     /// Those that hold something else.
     pub wrong_snapshots: Vec<String>,
+    /// Which builds wrote the log; of what lies before the first, that is not known.
+    pub written_by: Vec<WrittenBy>,
 }
 
 impl Verification {
@@ -81,7 +85,7 @@ pub fn verify(
     let mut snapshots: BTreeMap<(StreamId, u64), Snapshot> =
         snapshots.into_iter().map(|it| ((it.stream, it.seq), it)).collect();
     let mut past = Past::default();
-    let mut result = Verification::default();
+    let mut result = Verification { written_by: history.written_by(), ..Verification::default() };
     history.each(|found| {
         match found {
             Err(damage) => damage.list(&mut result.damage),
@@ -111,6 +115,7 @@ impl Verification {
         let Err(divergence) = past.apply_decided_again(commit) else { return };
         self.diverging += 1;
         if self.first.len() < KEPT {
+            let build = self.written_by.iter().rev().find(|it| it.from <= commit.global);
             self.first.push(Diverging {
                 stream: commit.stream,
                 name: past.name(commit.stream),
@@ -118,7 +123,8 @@ impl Verification {
                 global: commit.global,
                 at: commit.at,
                 command: command_word(&commit.entry),
-                version,
+                version: version.or(build.map(|it| it.payload_version)),
+                build: build.map(|it| it.build.clone()),
                 divergence: *divergence,
             });
         }

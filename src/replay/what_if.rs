@@ -5,7 +5,7 @@
 //! when an attempt is made, whether that falls into an outage, and how long a delta takes. The same model is
 //! run with what was in force, and stands beside the record, so that one sees how far to trust it.
 
-use super::history::{History, HistoryError, Recorded};
+use super::history::{Damage, History, HistoryError, Recorded};
 use super::incident::thinned;
 use super::past::Past;
 use crate::domain::entity::{Commit, Entry, StreamId};
@@ -127,11 +127,13 @@ pub fn what_if(
     history: &mut History,
     policy: Option<Policy>,
     schedule: Option<&Schedule>,
-) -> Result<Vec<Comparison>, HistoryError> {
+) -> Result<(Vec<Comparison>, Vec<Damage>), HistoryError> {
     let mut reading = Reading::default();
+    let mut damage = Vec::new();
     history.each(|found| {
-        if let Ok(Recorded { commit, .. }) = found {
-            reading.take(&commit);
+        match found {
+            Ok(Recorded { commit, .. }) => reading.take(&commit),
+            Err(met) => met.list(&mut damage),
         }
         ControlFlow::Continue(())
     })?;
@@ -151,7 +153,7 @@ pub fn what_if(
         })
         .collect();
     comparisons.sort_by(|one, other| one.vm.cmp(&other.vm));
-    Ok(comparisons)
+    Ok((comparisons, damage))
 }
 
 /// A time in which a VM's work failed.

@@ -6,7 +6,7 @@
 
 use super::history::{History, HistoryError, Recorded};
 use super::past::{Moment, Past};
-use super::words::{clock, command_in_words, events_in_words, span};
+use super::words::{Titles, clock, command_in_words, events_in_words, span};
 use crate::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host;
@@ -53,7 +53,7 @@ pub enum WhyError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The log has no such commit.
-    #[error("find commit {position}: the log has positions 1 to {last}")]
+    #[error("find commit {position}: the log {}", positions(*.last))]
     NoCommit {
         /// What was asked for.
         position: u64,
@@ -169,6 +169,7 @@ struct Read {
 struct Walk {
     question: Question,
     past: Past,
+    titles: Titles,
     /// By position: the commit that led to it, or 0.
     parents: Vec<u64>,
     /// Which commit called for the work that a VM does.
@@ -185,6 +186,7 @@ impl Walk {
         Self {
             question: question.clone(),
             past: Past::default(),
+            titles: Titles::default(),
             parents: Vec::new(),
             called: BTreeMap::new(),
             last: BTreeMap::new(),
@@ -198,7 +200,9 @@ impl Walk {
         match &self.question {
             // What follows at once belongs to it: a vault is suspected because a VM could not reach it.
             Question::Commit(position) => {
-                commit.global <= *position || commit.at <= self.past.at.after(NEARBY)
+                let is_none = *position == 0;
+                let is_near = commit.at <= self.past.at.after(NEARBY);
+                is_none || commit.global <= *position || is_near
             }
             Question::Vm { until, .. } => until.includes(commit),
         }
@@ -209,6 +213,7 @@ impl Walk {
         self.parents.resize(commit.global as usize + 1, 0);
         self.parents[commit.global as usize] = parent;
         self.past.apply(commit);
+        self.titles.note(&self.past, commit);
         self.note_spells(commit);
         if commit.stream.kind == Kind::Vm {
             self.note_calls(commit);
@@ -376,8 +381,8 @@ impl Walk {
             links.push(Link {
                 seq: *position,
                 at: commit.at.to_string(),
-                command: command_in_words(commit, &self.past.name(commit.stream)),
-                events: events_in_words(commit),
+                command: command_in_words(commit, &self.past.name(commit.stream), &self.titles),
+                events: events_in_words(commit, &self.titles),
                 origin,
             });
             if ends {
@@ -498,6 +503,10 @@ fn reported_on(command: &Command, vm: &Vm) -> Option<Effect> {
         Command::ReportSpace { .. } => Some(Effect::ReclaimSpace),
         _ => None,
     }
+}
+
+fn positions(last: u64) -> String {
+    if last == 0 { "has no commits".to_owned() } else { format!("has positions 1 to {last}") }
 }
 
 fn list(names: &[String]) -> String {

@@ -1,19 +1,57 @@
 //! Commits in words: who did what, and what became true.
 //!
-//! What matters in an incident has a sentence with its numbers. Everything else is told by its name and
-//! fields, so that an event which is added later is never left out.
+//! Every command and every event has a sentence of its own, with its numbers: one that is added does not
+//! compile without.
 
+use super::past::Past;
 use crate::domain::cloud;
 use crate::domain::entity::{Commit, Entry};
 use crate::domain::failure::Failure;
 use crate::domain::host;
-use crate::domain::job::{JobOutcome, Step};
-use crate::domain::plan;
+use crate::domain::id::JobId;
+use crate::domain::job::JobOutcome;
+use crate::domain::plan::{self, RunKind, RunOutcome};
+use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::domain::vault;
-use crate::domain::vm::{Command, Event, Opening, RetryReason, Wake, Work};
+use crate::domain::vm::{
+    AfterFailover, Command, Event, FailoverKind, Opening, Outcome, PointChoice, ResyncWindow,
+    RetryReason, StatisticsSchedule, Wake, Work,
+};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
+
+/// Jobs whose tasks are remembered by what they do; older ones are told by their numbers.
+const JOBS_KNOWN: usize = 10_000;
+
+/// What the tasks of jobs do. Commits say only which number a task has.
+#[derive(Clone, Debug, Default)]
+pub struct Titles {
+    of: BTreeMap<JobId, Vec<&'static str>>,
+}
+
+impl Titles {
+    /// Learns from the state after a commit.
+    pub fn note(&mut self, past: &Past, commit: &Commit) {
+        let Entry::Vm { .. } = &commit.entry else { return };
+        let Some(job) = past.vm(commit.stream.id).and_then(|vm| vm.job.as_ref()) else { return };
+        if self.of.contains_key(&job.id) {
+            return;
+        }
+        if self.of.len() == JOBS_KNOWN {
+            self.of.clear();
+        }
+        self.of.insert(job.id, job.tasks.iter().map(|task| task.step.title()).collect());
+    }
+
+    /// A task by its number, and by what it does if that is known.
+    fn task(&self, job: JobId, task: u32) -> String {
+        let title = self.of.get(&job).and_then(|titles| titles.get(task as usize));
+        let number = task.saturating_add(1);
+        title.map_or(format!("task {number}"), |title| format!("task {number} ({title:?})"))
+    }
+}
 
 /// The name of a commit's command, as in `ReportShipped`.
 pub(super) fn command_word(entry: &Entry) -> String {
@@ -27,10 +65,10 @@ pub(super) fn command_word(entry: &Entry) -> String {
 }
 
 /// Who said what to the entity called `name`: the first half of a sentence.
-pub fn command_in_words(commit: &Commit, name: &str) -> String {
+pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String {
     let who = who(&commit.actor);
     match &commit.entry {
-        Entry::Vm { command, .. } => vm_command(command, &who, name, commit.at),
+        Entry::Vm { command, .. } => vm_command(command, &who, name, commit.at, titles),
         Entry::Host { command, .. } => match command {
             host::Command::Register { .. } => format!("{who} registered host {name}"),
             host::Command::ReportHeartbeat => format!("{who} saw that host {name} answers"),
@@ -42,11 +80,11 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
             cloud::Command::Create { .. } => format!("{who} created cloud {name}"),
             cloud::Command::AddHost { .. } => format!("{who} added a host to cloud {name}"),
             cloud::Command::AddVm { .. } => format!("{who} added a VM to cloud {name}"),
-            cloud::Command::AssociatePolicy { .. } => {
-                format!("{who} gave cloud {name} its policy")
+            cloud::Command::AssociatePolicy { policy } => {
+                format!("{who} gave cloud {name} a policy: {}", policy_in_words(policy))
             }
-            cloud::Command::ReportPolicyTaken { .. } => {
-                format!("{who} told cloud {name} that a VM took over its policy")
+            cloud::Command::ReportPolicyTaken { revision, .. } => {
+                format!("{who} told cloud {name} that a VM took over policy {revision}")
             }
         },
         Entry::Vault { command, .. } => match command {
@@ -56,41 +94,21 @@ pub fn command_in_words(commit: &Commit, name: &str) -> String {
                 format!("{who} saw that vault {name} cannot be reached: {failure}")
             }
         },
-        Entry::Plan { command, .. } => match command {
-            plan::Command::Define { .. } => format!("{who} defined recovery plan {name}"),
-            plan::Command::Delete => format!("{who} deleted recovery plan {name}"),
-            plan::Command::Start { kind, .. } => {
-                format!("{who} began a {} run of recovery plan {name}", kind.name())
-            }
-            plan::Command::Continue { step, .. } => {
-                format!("{who} had recovery plan {name} go on after step {step}")
-            }
-            plan::Command::Retry { step } => {
-                format!("{who} had step {step} of recovery plan {name} tried again")
-            }
-            plan::Command::Cancel => format!("{who} ended the run of recovery plan {name}"),
-            plan::Command::ReportAction { step, .. } | plan::Command::ReportVm { step, .. } => {
-                format!("step {step} of recovery plan {name} got on")
-            }
-        },
+        Entry::Plan { command, .. } => plan_command(command, &who, name),
     }
 }
 
 /// What became true, one sentence an event.
-pub fn events_in_words(commit: &Commit) -> Vec<String> {
+pub fn events_in_words(commit: &Commit, titles: &Titles) -> Vec<String> {
     match &commit.entry {
-        Entry::Vm { events, .. } => events.iter().map(|it| vm_event(it, commit.at)).collect(),
+        Entry::Vm { events, .. } => {
+            events.iter().map(|it| vm_event(it, commit.at, titles)).collect()
+        }
         Entry::Host { events, .. } => events.iter().map(host_event).collect(),
-        Entry::Cloud { events, .. } => events.iter().map(told).collect(),
+        Entry::Cloud { events, .. } => events.iter().map(cloud_event).collect(),
         Entry::Vault { events, .. } => events.iter().map(vault_event).collect(),
-        Entry::Plan { events, .. } => events.iter().map(told).collect(),
+        Entry::Plan { events, .. } => events.iter().map(plan_event).collect(),
     }
-}
-
-/// A whole commit as one sentence.
-pub fn commit_in_words(commit: &Commit, name: &str) -> String {
-    let events = events_in_words(commit).join("; ");
-    format!("{}: {events}", command_in_words(commit, name))
 }
 
 /// A length of time as people say it.
@@ -134,16 +152,19 @@ fn who(actor: &str) -> String {
     }
 }
 
-fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String {
+#[expect(clippy::too_many_lines, reason = "one sentence for each command")]
+fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &Titles) -> String {
     match command {
         Command::Discover { .. } => format!("{who} made {name} known"),
-        Command::EnableProtection { .. } => format!("{who} asked for the protection of {name}"),
+        Command::EnableProtection { policy, .. } => {
+            format!("{who} asked for the protection of {name}, with {}", policy_in_words(policy))
+        }
         Command::ChangePolicy { policy } => {
-            format!("{who} gave {name} a policy: a delta every {} s", policy.copy_frequency_s)
+            format!("{who} gave {name} another policy: {}", policy_in_words(policy))
         }
         Command::PlannedFailover { .. } => format!("{who} asked for a planned failover of {name}"),
-        Command::UnplannedFailover { .. } => {
-            format!("{who} asked for an unplanned failover of {name}")
+        Command::UnplannedFailover { point, .. } => {
+            format!("{who} asked for an unplanned failover of {name} from {}", chosen(*point))
         }
         Command::CommitFailover { .. } => format!("{who} committed the failover of {name}"),
         Command::Retry { because: RetryReason::CauseEnded(_) } => {
@@ -161,23 +182,27 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
             } else {
                 format!(", {} late", span(late))
             };
-            match wake {
-                Wake::Cycle(cycle) => format!("delta {cycle} of {name} was due{late}"),
-                Wake::Retry(attempt) => {
-                    format!("attempt {} of {name} was due{late}", attempt + 1)
-                }
-                Wake::Resync => format!("the resync window of {name} opened{late}"),
-                Wake::TestLease => {
-                    format!("the time of the test failover of {name} was up{late}")
-                }
-                Wake::Decision => format!("the failover of {name} was to be decided{late}"),
-            }
+            format!("{}{late}", wake_in_words(*wake, name))
         }
-        Command::ReportDone { .. } => format!("{who} did a task for {name}"),
-        Command::ReportProgress { .. } => format!("{who} goes on with a task for {name}"),
-        Command::ReportSnapshot { cycle, .. } | Command::ReportQuiescedSnapshot { cycle, .. } => {
+        Command::ReportDone { job, task, outcome } => {
+            format!("{who} did {} for {name}{}", titles.task(*job, *task), came_of(outcome))
+        }
+        Command::ReportProgress { job, task, done_bytes, total_bytes } => format!(
+            "{who} goes on with {} for {name}: {} of {}",
+            titles.task(*job, *task),
+            bytes(*done_bytes),
+            bytes(*total_bytes)
+        ),
+        Command::ReportSnapshot { cycle, .. } => {
             format!("{who} cut the logs of {name} for delta {cycle}")
         }
+        Command::ReportQuiescedSnapshot { cycle, missed: None, .. } => {
+            format!("{who} cut the logs of {name} for delta {cycle} while its guest was at rest")
+        }
+        Command::ReportQuiescedSnapshot { cycle, missed: Some(failure), .. } => format!(
+            "{who} cut the logs of {name} for delta {cycle}, but its guest was not at rest: \
+             {failure}"
+        ),
         Command::ReportShipped { cycle, .. } => format!("{who} sent delta {cycle} of {name}"),
         Command::ReportFailure { work, failure } => {
             format!("{who} could not {} for {name}: {failure}", work_in_words(*work))
@@ -188,43 +213,198 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp) -> String
         Command::Resynchronize { .. } => {
             format!("{who} asked for the resynchronization of {name}")
         }
-        other => format!("{who} told {name}: {}", told(other)),
+        Command::ChangeStatisticsSchedule { schedule } => {
+            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
+        }
+        Command::ChangeResyncWindow { window } => {
+            format!("{who} had {name} resynchronize by itself {}", window_in_words(window))
+        }
+        Command::ReportSpace { failure: None } => {
+            format!("{who} freed what the replica of {name} does not need any more")
+        }
+        Command::ReportSpace { failure: Some(failure) } => {
+            format!("{who} could not free what the replica of {name} does not need: {failure}")
+        }
+        Command::TestFailover { point, network, lease_h, .. } => format!(
+            "{who} asked for a test failover of {name} from {} in network {network}, for {lease_h} h",
+            chosen(*point)
+        ),
+        Command::CleanUpTestFailover { notes, .. } => {
+            format!("{who} had the test failover of {name} cleaned up{}", quoted(notes))
+        }
+        Command::ChangeRecoveryPoint { point, .. } => {
+            format!("{who} had the failover of {name} run from {}", chosen(*point))
+        }
+        Command::CancelFailover { .. } => format!("{who} cancelled the failover of {name}"),
+        Command::DecideFailover { due, then } => format!(
+            "{who} had the failover of {name} {} at {due}, unless somebody decides before",
+            decided(*then)
+        ),
+        Command::Failback { in_full: false, .. } => {
+            format!("{who} asked for the failback of {name}, by what differs")
+        }
+        Command::Failback { in_full: true, .. } => {
+            format!("{who} asked for the failback of {name}, by downloading everything")
+        }
+        Command::CompleteFailback { .. } => format!("{who} completed the failback of {name}"),
+        Command::CancelFailback => format!("{who} gave up the failback of {name}"),
+        Command::ReverseReplicate { .. } => {
+            format!("{who} had {name} replicated from the primary site again")
+        }
+        Command::DisableProtection { source_gone: false, .. } => {
+            format!("{who} ended the protection of {name}")
+        }
+        Command::DisableProtection { source_gone: true, .. } => {
+            format!("{who} ended the protection of {name}, and left its host as it is")
+        }
+        Command::PauseReplication => format!("{who} paused the replication of {name}"),
+        Command::ResumeReplication => format!("{who} resumed the replication of {name}"),
+        Command::TakeRecoveryPoint { application_consistent: false } => {
+            format!("{who} asked for a recovery point of {name} at once")
+        }
+        Command::TakeRecoveryPoint { application_consistent: true } => {
+            format!("{who} asked for an application-consistent recovery point of {name} at once")
+        }
+        Command::HoldStart { .. } => {
+            format!("{who} had {name} wait before it starts, for a recovery plan")
+        }
+        Command::ReleaseStart => format!("{who} let {name} start"),
+        Command::CancelJob { .. } => format!("{who} gave up the running job of {name}"),
     }
+}
+
+fn wake_in_words(wake: Wake, name: &str) -> String {
+    match wake {
+        Wake::Cycle(cycle) => format!("delta {cycle} of {name} was due"),
+        Wake::Retry(attempt) => format!("attempt {} of {name} was due", attempt.saturating_add(1)),
+        Wake::Resync => format!("the resync window of {name} opened"),
+        Wake::TestLease => format!("the time of the test failover of {name} was up"),
+        Wake::Decision => format!("the failover of {name} was to be decided"),
+    }
+}
+
+/// What came of a task, behind it.
+fn came_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done => String::new(),
+        Outcome::Copied { bytes: sent, .. } => format!(": {} were sent", bytes(*sent)),
+        Outcome::Shipped { points } => format!(": {} deltas were sent", points.len()),
+        Outcome::Fenced { found } if found.is_empty() => {
+            ": the replica is closed to the primary site".to_owned()
+        }
+        Outcome::Fenced { found } => format!(
+            ": the replica is closed to the primary site; {} recovery points were found in it that \
+             had not been reported",
+            found.len()
+        ),
+        Outcome::Compared { compared_bytes, different_bytes, .. } => {
+            format!(
+                ": of {} compared, {} differed",
+                bytes(*compared_bytes),
+                bytes(*different_bytes)
+            )
+        }
+        Outcome::Restored { compared_bytes, different_bytes, .. } => format!(
+            ": of {} looked at, {} were written",
+            bytes(*compared_bytes),
+            bytes(*different_bytes)
+        ),
+    }
+}
+
+fn policy_in_words(policy: &Policy) -> String {
+    let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
+        policy;
+    let consistent = match app_consistent_frequency_h {
+        0 => String::new(),
+        hours => format!(", an application-consistent one every {hours} h"),
+    };
+    format!(
+        "a delta every {copy_frequency_s} s, recovery points kept for {recovery_point_retention_h} h\
+         {consistent}"
+    )
+}
+
+/// Which point, after "from".
+fn chosen(point: PointChoice) -> String {
+    match point {
+        PointChoice::Latest => "the latest recovery point".to_owned(),
+        PointChoice::Cycle(cycle) => format!("recovery point {cycle}"),
+        PointChoice::LatestProcessed => "the latest known recovery point".to_owned(),
+        PointChoice::LatestApplicationConsistent => {
+            "the latest application-consistent recovery point".to_owned()
+        }
+    }
+}
+
+const fn decided(then: AfterFailover) -> &'static str {
+    match then {
+        AfterFailover::Commit => "committed",
+        AfterFailover::Cancel => "cancelled",
+    }
+}
+
+fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+    let StatisticsSchedule { hours, start_minute, .. } = schedule;
+    format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
+}
+
+/// When, after "by itself".
+fn window_in_words(window: &ResyncWindow) -> String {
+    match window {
+        ResyncWindow::Always => "at any time".to_owned(),
+        ResyncWindow::Manual => "never".to_owned(),
+        ResyncWindow::Daily { .. } => format!("from {window}"),
+    }
+}
+
+/// What a person wrote, behind a sentence.
+fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text:?}") }
 }
 
 /// What the work is, after "could not".
 fn work_in_words(work: Work) -> String {
     match work {
-        Work::Task { step, .. } => format!("do {:?}", task(step)),
+        Work::Task { step, .. } => format!("do {:?}", step.title()),
         Work::Snapshot { cycle } => format!("cut the logs of delta {cycle}"),
         Work::Ship { cycle, .. } => format!("send delta {cycle}"),
     }
 }
 
-fn task(step: Step) -> &'static str {
-    step.title()
-}
-
-fn vm_event(event: &Event, at: Timestamp) -> String {
+#[expect(clippy::too_many_lines, reason = "one sentence for each event")]
+fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
     match event {
         Event::Discovered { name, disks, .. } => {
             format!("{name} is known, with {} disks", disks.len())
         }
         Event::JobStarted { kind, .. } => format!("job {:?} began", kind.title()),
-        Event::TaskStarted { task, .. } => format!("task {} began", task + 1),
-        Event::TaskProgressed { task, done_bytes, total_bytes, .. } => {
-            format!("task {} is at {} of {}", task + 1, bytes(*done_bytes), bytes(*total_bytes))
+        Event::TaskStarted { job, task } => format!("{} began", titles.task(*job, *task)),
+        Event::TaskProgressed { job, task, done_bytes, total_bytes } => format!(
+            "{} is at {} of {}",
+            titles.task(*job, *task),
+            bytes(*done_bytes),
+            bytes(*total_bytes)
+        ),
+        Event::TaskCompleted { job, task } => format!("{} is done", titles.task(*job, *task)),
+        Event::TaskFailed { job, task, failure } => {
+            format!("{} failed: {failure}", titles.task(*job, *task))
         }
-        Event::TaskCompleted { task, .. } => format!("task {} is done", task + 1),
-        Event::TaskFailed { task, failure, .. } => format!("task {} failed: {failure}", task + 1),
         Event::JobEnded { outcome, .. } => match outcome {
             JobOutcome::Completed => "the job is done".to_owned(),
             JobOutcome::Failed => "the job failed".to_owned(),
-            JobOutcome::Cancelled => "the job gave way to another".to_owned(),
+            JobOutcome::Cancelled => "the job gave way to another, or was given up".to_owned(),
         },
+        Event::ProtectionEnabled { policy, .. } => {
+            format!("it is to be replicated, with {}", policy_in_words(policy))
+        }
+        Event::TrackingStarted { first_cycle } => {
+            format!("its writes are tracked, in logs from delta {first_cycle} on")
+        }
         Event::DiskCopied { bytes: sent, .. } => {
             format!("a disk was copied, {} sent", bytes(*sent))
         }
+        Event::PolicyChanged { policy } => format!("its policy is {}", policy_in_words(policy)),
         Event::Protected => "it is protected".to_owned(),
         Event::CycleStarted { cycle } => format!("delta {cycle} began"),
         Event::SnapshotTaken { cycle, log_bytes, .. } => {
@@ -236,6 +416,9 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
             span(at.since(point.at)),
             bytes(point.bytes)
         ),
+        Event::RecoveryPointsExpired { kept_from_cycle } => {
+            format!("recovery points before {kept_from_cycle} are past their retention")
+        }
         Event::MarkedForResync { reason } => {
             format!("it is marked for resynchronization: {reason}")
         }
@@ -246,33 +429,212 @@ fn vm_event(event: &Event, at: Timestamp) -> String {
             code(because)
         ),
         Event::RetryStarted { attempt, early: None } => {
-            format!("attempt {} began", attempt + 1)
+            format!("attempt {} began", attempt.saturating_add(1))
         }
         Event::RetryStarted { attempt, early: Some(_) } => {
-            format!("attempt {} began before its time", attempt + 1)
+            format!("attempt {} began before its time", attempt.saturating_add(1))
         }
         Event::AdministratorNeeded { because, .. } => {
             format!("an administrator must act ({})", code(because))
+        }
+        Event::FailoverRequested { point } => {
+            format!("it is to be failed over from {}", chosen(*point))
         }
         Event::SourceShutDown => "the source is shut down".to_owned(),
         Event::SourceFenced { epoch } => {
             format!("the replica is closed to the primary site, epoch {epoch}")
         }
-        Event::FailedOver { point, .. } => {
-            format!("the disks of recovery point {} are served", point.cycle)
+        Event::FailedOver { kind: FailoverKind::Planned, point } => {
+            format!("the disks of recovery point {} are served; nothing is lost", point.cycle)
         }
+        Event::FailedOver { kind: FailoverKind::Unplanned, point } => format!(
+            "the disks of recovery point {} are served, which is of {} ago",
+            point.cycle,
+            span(at.since(point.at))
+        ),
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
+        Event::StatisticsScheduleChanged { schedule } => {
+            format!("it is measured in {}", schedule_in_words(schedule))
+        }
+        Event::ResyncWindowChanged { window } => {
+            format!("it resynchronizes by itself {}", window_in_words(window))
+        }
         Event::ResyncScheduled { opening: Opening::At(moment) } => {
             format!("its resynchronization begins at {moment}")
         }
         Event::ResyncScheduled { opening: Opening::ByHand } => {
             "its resynchronization waits to be begun by hand".to_owned()
         }
+        Event::DiskCompared { compared_bytes, different_bytes, .. } => format!(
+            "a disk was compared: of {}, {} differed",
+            bytes(*compared_bytes),
+            bytes(*different_bytes)
+        ),
+        Event::RecoveryPointsDropped { kept_from_cycle, because } => {
+            format!("recovery points before {kept_from_cycle} were dropped: {because}")
+        }
         Event::RecoveryPointsThinned { cycles } => {
             format!("{} recovery points were let go", cycles.len())
         }
-        other => told(other),
+        Event::ApplicationConsistencyRequested { cycle } => {
+            format!("the guest is to be at rest while the logs of delta {cycle} are cut")
+        }
+        Event::ApplicationConsistent { cycle } => {
+            format!("recovery point {cycle} will be application-consistent")
+        }
+        Event::ApplicationConsistencyMissed { cycle, because } => format!(
+            "recovery point {cycle} will be crash-consistent, since the guest was not at rest: \
+             {because}"
+        ),
+        Event::SpaceNotReclaimed { because } => {
+            format!("what its replica does not need cannot be freed: {because}")
+        }
+        Event::SpaceReclaimed => "what its replica does not need was freed".to_owned(),
+        Event::TestFailoverRequested { point, network, lease_ends } => format!(
+            "recovery point {} is to be tested in network {network}, until {lease_ends} at most",
+            point.cycle
+        ),
+        Event::TestStarted => "the copy of the test runs".to_owned(),
+        Event::TestCleanUpRequested { notes } => {
+            format!("the test is to be cleaned up{}", quoted(notes))
+        }
+        Event::TestCleanUpPutOff { due, because } => {
+            format!("the test could not be cleaned up, which is tried again at {due}: {because}")
+        }
+        Event::TestCleanedUp { notes } => {
+            format!("the test is over and its copy deleted{}", quoted(notes))
+        }
+        Event::ReplicaShutDown => "the replica is shut down".to_owned(),
+        Event::FailoverCancelled => {
+            "the failover is undone; what the replica wrote is lost".to_owned()
+        }
+        Event::FailoverDecisionScheduled { due, then } => {
+            format!("the failover is {} at {due} unless somebody decides before", decided(*then))
+        }
+        Event::FailbackRequested { in_full: false } => {
+            "what differs is to be brought to the primary site".to_owned()
+        }
+        Event::FailbackRequested { in_full: true } => {
+            "everything is to be downloaded to the primary site".to_owned()
+        }
+        Event::DiskRestored { compared_bytes, different_bytes, .. } => format!(
+            "a disk of the primary site was brought up to date: of {} looked at, {} were written",
+            bytes(*compared_bytes),
+            bytes(*different_bytes)
+        ),
+        Event::DisksRestored { point } => {
+            format!("the disks of the primary site are recovery point {}", point.cycle)
+        }
+        Event::FailbackReady => {
+            "the primary site is in step: the failback can be completed".to_owned()
+        }
+        Event::FailbackCancelled => {
+            "the failback is given up; it stays at the recovery site".to_owned()
+        }
+        Event::RestoredTracked { first_cycle } => format!(
+            "writes at the primary site are tracked again, in logs from delta {first_cycle} on"
+        ),
+        Event::FailedBack => "it runs at the primary site again".to_owned(),
+        Event::FailbackCommitted => "the failback is final".to_owned(),
+        Event::TrackingLost { reason } => format!("its changes are not tracked any more: {reason}"),
+        Event::ProtectionDisabled => "it is not protected any more".to_owned(),
+        Event::ReplicationPaused => "nothing is sent until somebody resumes it".to_owned(),
+        Event::ReplicationResumed => "its replication goes on".to_owned(),
+        Event::StartHeld { .. } => "it waits before it starts, for a recovery plan".to_owned(),
+        Event::StartReleased => "it may start".to_owned(),
+    }
+}
+
+fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
+    let plan = format!("recovery plan {name}");
+    match command {
+        plan::Command::Define { .. } => format!("{who} defined {plan}"),
+        plan::Command::Delete => format!("{who} deleted {plan}"),
+        plan::Command::Start { kind, .. } => format!("{who} began {} of {plan}", run(kind)),
+        plan::Command::Continue { step, notes } => {
+            format!("{who} had {plan} go on after step {}{}", step.saturating_add(1), quoted(notes))
+        }
+        plan::Command::Retry { step } => {
+            format!("{who} had step {} of {plan} tried again", step.saturating_add(1))
+        }
+        plan::Command::Cancel => format!("{who} ended the run of {plan}"),
+        plan::Command::ReportAction { step, failure: None, .. } => {
+            format!("{who} did the action of step {} of {plan}", step.saturating_add(1))
+        }
+        plan::Command::ReportAction { step, failure: Some(failure), .. } => {
+            format!(
+                "{who} could not do the action of step {} of {plan}: {failure}",
+                step.saturating_add(1)
+            )
+        }
+        plan::Command::ReportVm { step, failure: None, .. } => {
+            format!("{who} saw that a VM did its part of step {} of {plan}", step.saturating_add(1))
+        }
+        plan::Command::ReportVm { step, failure: Some(failure), .. } => {
+            format!(
+                "{who} saw that a VM failed in step {} of {plan}: {failure}",
+                step.saturating_add(1)
+            )
+        }
+    }
+}
+
+/// A run, with its article.
+fn run(kind: &RunKind) -> String {
+    let article = if *kind == RunKind::Unplanned { "an" } else { "a" };
+    format!("{article} {} run", kind.name())
+}
+
+fn plan_event(event: &plan::Event) -> String {
+    match event {
+        plan::Event::Defined { name, definition, .. } => format!(
+            "recovery plan {name} has {} groups with {} VMs",
+            definition.groups.len(),
+            definition.vms().count()
+        ),
+        plan::Event::Deleted => "it is not wanted any more".to_owned(),
+        plan::Event::RunStarted { kind, .. } => format!("{} began", run(kind)),
+        plan::Event::StepStarted { step } => format!("step {} began", step.saturating_add(1)),
+        plan::Event::VmDone { step, failure: None, .. } => {
+            format!("a VM did its part of step {}", step.saturating_add(1))
+        }
+        plan::Event::VmDone { step, failure: Some(failure), .. } => {
+            format!("a VM failed in step {}: {failure}", step.saturating_add(1))
+        }
+        plan::Event::StepCompleted { step, .. } => {
+            format!("step {} is done", step.saturating_add(1))
+        }
+        plan::Event::StepFailed { step, failure, .. } => {
+            format!("step {} failed: {failure}", step.saturating_add(1))
+        }
+        plan::Event::StepBlocked { step, failure, .. } => format!(
+            "step {} failed, and the run waits for somebody to say what to do: {failure}",
+            step.saturating_add(1)
+        ),
+        plan::Event::StepContinued { step, notes } => {
+            format!("step {} was confirmed or passed over{}", step.saturating_add(1), quoted(notes))
+        }
+        plan::Event::RunEnded { outcome } => match outcome {
+            RunOutcome::Completed => "the run is done".to_owned(),
+            RunOutcome::PartiallySucceeded => "the run is done, but some steps failed".to_owned(),
+            RunOutcome::Failed => "the run failed".to_owned(),
+            RunOutcome::Cancelled => "the run was ended by hand".to_owned(),
+        },
+    }
+}
+
+fn cloud_event(event: &cloud::Event) -> String {
+    match event {
+        cloud::Event::Created { name, .. } => format!("cloud {name} exists"),
+        cloud::Event::HostAdded { .. } => "a host belongs to it".to_owned(),
+        cloud::Event::VmAdded { .. } => "a VM of it is replicated".to_owned(),
+        cloud::Event::PolicyAssociated { policy } => {
+            format!("its policy is {}", policy_in_words(policy))
+        }
+        cloud::Event::PolicyTaken { revision, .. } => {
+            format!("a VM took over policy {revision}")
+        }
     }
 }
 
@@ -296,24 +658,6 @@ fn code(failure: &Failure) -> &'static str {
     crate::domain::catalogue::entry(failure.code).id
 }
 
-/// What has no sentence of its own: `RecoveryPointsExpired { kept_from_cycle: 3 }` becomes
-/// `recovery points expired (kept_from_cycle: 3)`.
-fn told(what: &impl Debug) -> String {
-    let name = variant(what);
-    let words = name.char_indices().fold(String::new(), |mut words, (at, letter)| {
-        if letter.is_uppercase() && 0 < at {
-            words.push(' ');
-        }
-        words.extend(letter.to_lowercase());
-        words
-    });
-    let text = format!("{what:?}");
-    let fields = text[name.len()..].trim();
-    let fields = fields.strip_prefix(['{', '(']).unwrap_or(fields);
-    let fields = fields.strip_suffix(['}', ')']).unwrap_or(fields).trim();
-    if fields.is_empty() { words } else { format!("{words} ({fields})") }
-}
-
 fn variant(what: &impl Debug) -> String {
     let text = format!("{what:?}");
     text.chars().take_while(char::is_ascii_alphanumeric).collect()
@@ -322,13 +666,6 @@ fn variant(what: &impl Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_has_no_sentence_is_told_by_its_name_and_fields() {
-        let event = Event::RecoveryPointsExpired { kept_from_cycle: 3 };
-        assert_eq!(told(&event), "recovery points expired (kept_from_cycle: 3)");
-        assert_eq!(told(&Event::SpaceReclaimed), "space reclaimed");
-    }
 
     #[test]
     fn spans_and_sizes_are_said_as_people_say_them() {

@@ -4,11 +4,15 @@
 //! object under it is read once, which proves the data. A damaged frame counts against the points that
 //! show it: where a later write lies over it, the point is as good as before.
 //!
+//! The checksums by which a resynchronization compares are proved too, against the data. Damaged ones are
+//! told apart: they cost that resynchronization the reading of the data, and no recovery point.
+//!
 //! At most [`CHECKS`] objects are read at a time, 4 MiB of each. A storage that does not answer is no
 //! damage: it ends the audit.
 
 use super::error::VaultError;
 use super::extent_map::Piece;
+use super::fingerprint::RegionSums;
 use super::image::{DiskImage, LogContent, Object, newest_usable, region_object};
 use super::keys::KeyId;
 use super::point::{Names, RecoveryPointRecord};
@@ -17,11 +21,13 @@ use super::segment::{Content, REGION_BYTES, Row};
 use super::vault::{Vault, in_object};
 use crate::domain::id::{DiskId, VaultId, VmId};
 use crate::domain::time::Timestamp;
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Objects that are read at one time.
@@ -46,6 +52,8 @@ pub struct Audit {
     pub vms: Vec<VmAudit>,
     /// What is wrong, each once.
     pub findings: Vec<String>,
+    /// Checksums of blocks that cannot be used: the data is read instead, and every point is as good.
+    pub bad_checksums: Vec<String>,
     /// The objects whose data keys are wrapped by keys that are not the active one.
     pub old_keys: BTreeMap<KeyId, BTreeSet<String>>,
     /// Bytes of frames that were read and found good.
@@ -86,6 +94,7 @@ struct Auditor<'a> {
     done_bytes: AtomicU64,
     progress: Progress<'a>,
     findings: Vec<String>,
+    bad_checksums: Vec<String>,
     old_keys: BTreeMap<KeyId, BTreeSet<String>>,
     checked_bytes: u64,
     /// What was wrong with the frames of objects that were read, with their ranges of the disk.
@@ -104,6 +113,17 @@ struct Frames {
     path: Path,
     opener: FrameOpener,
     rows: Vec<Row>,
+    /// Of the base region that they belong to.
+    sums: Option<Arc<RegionSums>>,
+}
+
+/// What came of reading the frames of an object.
+#[derive(Default)]
+struct Checked {
+    good_bytes: u64,
+    wrong: Vec<(Range<u64>, VaultError)>,
+    /// Which checksums are not those of the data.
+    bad_checksums: Option<String>,
 }
 
 /// The vaults in a storage.
@@ -142,6 +162,7 @@ impl Vault {
             done_bytes: AtomicU64::new(0),
             progress,
             findings: Vec::new(),
+            bad_checksums: Vec::new(),
             old_keys: BTreeMap::new(),
             checked_bytes: 0,
             checked: BTreeMap::new(),
@@ -150,8 +171,8 @@ impl Vault {
         for vm in self.vms().await? {
             vms.push(auditor.vm(vm).await?);
         }
-        let Auditor { findings, old_keys, checked_bytes, .. } = auditor;
-        Ok(Audit { vms, findings, old_keys, checked_bytes })
+        let Auditor { findings, bad_checksums, old_keys, checked_bytes, .. } = auditor;
+        Ok(Audit { vms, findings, bad_checksums, old_keys, checked_bytes })
     }
 
     /// Bytes of all objects of disks: what an audit reads at most.
@@ -269,7 +290,12 @@ impl Auditor<'_> {
                 Ok((index, opener)) => {
                     let object_of = |part| region_object(&index, region, part);
                     let found = self.objects(image, &index.rows, &opener, object_of, bad).await?;
-                    objects.extend(found);
+                    let sums = self.sums(image, region).await?;
+                    objects.extend(
+                        found.into_iter().map(|(object, frames)| {
+                            (object, Frames { sums: sums.clone(), ..frames })
+                        }),
+                    );
                 }
                 Err(error) => {
                     let range = region * REGION_BYTES..(region + 1) * REGION_BYTES;
@@ -282,6 +308,25 @@ impl Auditor<'_> {
             }
         }
         self.check(objects, bad).await
+    }
+
+    /// The checksums of a region, if it has good ones.
+    async fn sums(
+        &mut self,
+        image: &DiskImage,
+        region: u64,
+    ) -> Result<Option<Arc<RegionSums>>, VaultError> {
+        match damage_or(image.region_sums(region).await)? {
+            Ok(sums) => {
+                let bytes = sums.as_ref().map_or(0, RegionSums::bytes);
+                (self.progress)(self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                Ok(sums.map(Arc::new))
+            }
+            Err(error) => {
+                self.note_bad_checksums(error.to_string());
+                Ok(None)
+            }
+        }
     }
 
     /// Checks the segments from the `from`th that the image stands on.
@@ -337,7 +382,7 @@ impl Auditor<'_> {
                 _ => damage_or(image.opener(object, &path).await)?,
             };
             match opened {
-                Ok(opener) => objects.push((object, Frames { path, opener, rows })),
+                Ok(opener) => objects.push((object, Frames { path, opener, rows, sums: None })),
                 Err(error) => {
                     let (object, finding) = (object_of(0), self.finding(&error.to_string()));
                     let all =
@@ -377,8 +422,11 @@ impl Auditor<'_> {
             .try_collect()
             .await?;
         for (object, path, found) in results {
-            if let Some((good_bytes, wrong)) = found {
+            if let Some(Checked { good_bytes, wrong, bad_checksums }) = found {
                 self.checked_bytes += good_bytes;
+                if let Some(text) = bad_checksums {
+                    self.note_bad_checksums(text);
+                }
                 let wrong = wrong.into_iter();
                 let wrong = wrong.map(|(range, error)| (range, self.finding(&error.to_string())));
                 let wrong: Vec<_> = wrong.collect();
@@ -405,6 +453,12 @@ impl Auditor<'_> {
         self.findings.len() - 1
     }
 
+    fn note_bad_checksums(&mut self, text: String) {
+        if !self.bad_checksums.contains(&text) {
+            self.bad_checksums.push(text);
+        }
+    }
+
     fn note_key(&mut self, key: Option<KeyId>, path: &Path) {
         let active = self.vault.sealing().keys.as_ref().map(|keys| keys.active());
         if let Some(key) = key.filter(|key| Some(*key) != active) {
@@ -419,15 +473,12 @@ impl Frames {
     }
 }
 
-/// Reads and opens every frame; answers the bytes that are good, and what is wrong with the others.
-async fn check_frames(
-    vault: Vault,
-    frames: Frames,
-) -> Result<(u64, Vec<(Range<u64>, VaultError)>), VaultError> {
-    let Frames { path, opener, mut rows } = frames;
-    rows.retain(|row| frame_of(row).is_some());
+/// Reads and opens every frame.
+async fn check_frames(vault: Vault, frames: Frames) -> Result<Checked, VaultError> {
+    let mut rows: Vec<Row> =
+        frames.rows.iter().filter(|row| frame_of(row).is_some()).copied().collect();
     rows.sort_unstable_by_key(|row| frame_of(row).map(|frame| frame.start));
-    let (mut good_bytes, mut wrong) = (0, Vec::new());
+    let mut checked = Checked::default();
     let mut rest = &rows[..];
     while let Some(start) = rest.first().and_then(frame_of).map(|frame| frame.start) {
         let fits = |row: &Row| frame_of(row).is_some_and(|it| it.end - start <= REQUEST_BYTES);
@@ -435,37 +486,48 @@ async fn check_frames(
         let (request, after) = rest.split_at(count);
         rest = after;
         let end = request.iter().filter_map(frame_of).map(|it| it.end).max().unwrap_or(start);
-        let bytes = match damage_or(vault.read(&path, start..end).await)? {
-            Ok((bytes, _)) => bytes,
+        match damage_or(vault.read(&frames.path, start..end).await)? {
+            Ok((bytes, _)) => {
+                for row in request {
+                    let frame = frame_of(row).unwrap_or(start..start);
+                    let place = (frame.start - start) as usize..(frame.end - start) as usize;
+                    checked.add(&frames, row, &bytes.slice(place));
+                }
+            }
             // One by one: what is there may still be good.
             Err(_) if 1 < count => {
                 for row in request {
                     let frame = frame_of(row).unwrap_or(start..start);
-                    match damage_or(vault.read(&path, frame).await)? {
-                        Ok((bytes, _)) => match opener.open(row, &bytes) {
-                            Ok(_) => good_bytes += row.length,
-                            Err(damage) => wrong.push((row.range(), in_object(&path)(damage))),
-                        },
-                        Err(error) => wrong.push((row.range(), error)),
+                    match damage_or(vault.read(&frames.path, frame).await)? {
+                        Ok((bytes, _)) => checked.add(&frames, row, &bytes),
+                        Err(error) => checked.wrong.push((row.range(), error)),
                     }
                 }
-                continue;
             }
-            Err(error) => {
-                wrong.extend(request.first().map(|row| (row.range(), error)));
-                continue;
-            }
-        };
-        for row in request {
-            let frame = frame_of(row).unwrap_or(start..start);
-            let stored = bytes.slice((frame.start - start) as usize..(frame.end - start) as usize);
-            match opener.open(row, &stored) {
-                Ok(_) => good_bytes += row.length,
-                Err(damage) => wrong.push((row.range(), in_object(&path)(damage))),
-            }
+            Err(error) => checked.wrong.extend(request.first().map(|row| (row.range(), error))),
         }
     }
-    Ok((good_bytes, wrong))
+    Ok(checked)
+}
+
+impl Checked {
+    /// Opens the frame of a row and compares it with its checksums.
+    fn add(&mut self, frames: &Frames, row: &Row, stored: &Bytes) {
+        let data = match frames.opener.open(row, stored) {
+            Ok(data) => data,
+            Err(damage) => {
+                return self.wrong.push((row.range(), in_object(&frames.path)(damage)));
+            }
+        };
+        self.good_bytes += row.length;
+        let Some(sums) = &frames.sums else { return };
+        if self.bad_checksums.is_none() && !sums.fit(row.offset, &data) {
+            let (object, offset) = (sums.path(), row.offset);
+            self.bad_checksums = Some(format!(
+                "object {object}: its checksums are not those of the data at byte {offset} of the disk"
+            ));
+        }
+    }
 }
 
 /// Where the frame of a row lies in its object.

@@ -74,6 +74,14 @@ impl<T: Clone> ExtentMap<T> {
         }
     }
 
+    /// Forgets the upper half of the extents; answers where it began. Nothing if there are fewer than two.
+    pub fn halve(&mut self) -> Option<u64> {
+        let middle = self.extents.len() / 2;
+        let (&from, _) = self.extents.iter().nth(middle).filter(|_| 0 < middle)?;
+        self.extents.split_off(&from);
+        Some(from)
+    }
+
     /// How many extents there are.
     pub fn len(&self) -> usize {
         self.extents.len()

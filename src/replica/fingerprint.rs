@@ -19,14 +19,18 @@
 //!
 //! There is one record for each chunk of the region that is not all zeroes, in their order. The name
 //! binds the object to the region as it was written: a region that was read again later, after its
-//! checksums had been sent, has another hash and so no checksums. Where they are missing or damaged the
-//! data is read instead: they are worth nothing but time.
+//! checksums had been sent, has another hash and so no checksums. Where they are missing or damaged, or
+//! find nothing in a chunk that differs, the data is read instead: they are worth nothing but time.
+//!
+//! A segment of the log has no such object. Its frames are as long as what was written: where one lies
+//! within a block, its hash says whether the block differs, and where one spans several, whether none of
+//! them does; what a hash leaves open is read, and nothing of the base around it.
 
 use super::error::VaultError;
 use super::image::{DiskImage, Known, KnownPiece};
 use super::keys::HashKey;
-use super::segment::{FRAME_BYTES, REGION_BYTES, SegmentHash};
-use super::vault::{PARALLEL, Vault};
+use super::segment::{FRAME_BYTES, Flaw, REGION_BYTES, SegmentHash, damage, same};
+use super::vault::{PARALLEL, Vault, damaged, in_object};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -50,9 +54,6 @@ const RECORD_BYTES: usize = 4 + BLOCKS * HASH_BYTES;
 /// about the size of a request's own headers.
 const GAP_RECORDS: u64 = 4;
 
-/// Most bytes of data that are asked for at one time where there are no checksums.
-const RUN_BYTES: u64 = 4 * 1024 * 1024;
-
 /// What is known of one region of a disk without reading it.
 #[derive(Debug)]
 pub struct Fingerprint {
@@ -73,15 +74,31 @@ pub enum Verdict {
     Unknown,
 }
 
-/// What the blocks of a chunk are compared with.
+/// The checksums of a base region, read and checked.
 #[derive(Debug)]
-pub enum Blocks {
-    /// All of it is zero.
-    Zeroes,
-    /// The hash of each block.
-    Sums(Bytes),
-    /// The data.
-    Data(Vec<u8>),
+pub(super) struct RegionSums {
+    path: Path,
+    key: HashKey,
+    /// Those of each chunk, by its offset on the disk.
+    chunks: BTreeMap<u64, Bytes>,
+}
+
+/// Blocks of a chunk, by their numbers in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocks(u16);
+
+/// A chunk whose blocks are compared.
+struct Comparison<'a> {
+    offset: u64,
+    data: &'a [u8],
+    /// What differs for certain.
+    different: Blocks,
+    /// What lies in the base alone, and is told apart by its checksums.
+    of_base: Blocks,
+    /// What only the data tells.
+    open: Blocks,
+    /// Whether all of it lies in the base, and differs.
+    differs_as_a_whole: bool,
 }
 
 /// The record of a chunk that begins with `data` and is zero after it.
@@ -164,31 +181,125 @@ impl Fingerprint {
         let rest = &self.pieces[first..];
         &rest[..rest.partition_point(|piece| piece.range.start < range.end)]
     }
-
-    fn is_of_base(&self, range: &Range<u64>) -> bool {
-        self.pieces_in(range).iter().all(|piece| !piece.of_log)
-    }
-
-    fn chunk(&self, offset: u64) -> Range<u64> {
-        offset..(offset + CHUNK_BYTES).min(self.range.end)
-    }
 }
 
 impl Blocks {
-    /// Whether the block with this number differs from `block`, the same part of the disk.
-    pub fn differs(&self, image: &DiskImage, nth: usize, block: &[u8]) -> bool {
-        match self {
-            Self::Zeroes => !is_zero(block),
-            Self::Sums(sums) => {
-                let hash = padded_hash(&image.vault().hash_key(), block);
-                sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES] != hash
+    /// Whether the block with this number is among them.
+    pub fn contains(self, nth: usize) -> bool {
+        self.0 & (1 << nth) != 0
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Those that `range` touches, as bytes of the chunk.
+    fn touched(range: &Range<usize>) -> Self {
+        let block = BLOCK_BYTES as usize;
+        (range.start / block..range.end.div_ceil(block)).collect()
+    }
+
+    fn numbers(self) -> impl Iterator<Item = usize> {
+        (0..BLOCKS).filter(move |nth| self.contains(*nth))
+    }
+
+    fn add(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
+    fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+}
+
+impl FromIterator<usize> for Blocks {
+    fn from_iter<I: IntoIterator<Item = usize>>(numbers: I) -> Self {
+        Self(numbers.into_iter().fold(0, |set, nth| set | 1 << nth))
+    }
+}
+
+impl<'a> Comparison<'a> {
+    /// What is known of a chunk's blocks without asking for more.
+    fn begin(fingerprint: &Fingerprint, image: &DiskImage, offset: u64, data: &'a [u8]) -> Self {
+        let [mut different, mut of_base, mut open, mut of_log] = [Blocks::default(); 4];
+        let mut differs_as_a_whole = false;
+        for piece in fingerprint.pieces_in(&(offset..offset + data.len() as u64)) {
+            let start = piece.range.start.max(offset) - offset;
+            let end = piece.range.end - offset;
+            let part = start as usize..data.len().min(end as usize);
+            let blocks = Blocks::touched(&part);
+            if piece.of_log {
+                of_log.add(blocks);
             }
-            Self::Data(data) => {
-                let at = nth * BLOCK_BYTES as usize;
-                data[at..at + block.len()] != *block
+            let same = match &piece.known {
+                Known::Zeroes => {
+                    different.add(nonzero(data, &part));
+                    continue;
+                }
+                Known::Hash(hash) => image.vault().data_hash(&data[part.clone()]) == *hash,
+                Known::Data => false,
+            };
+            let is_certain = matches!(piece.known, Known::Hash(_));
+            match (same, piece.of_log) {
+                (true, _) => {}
+                (false, _) if is_certain && blocks.0.is_power_of_two() => different.add(blocks),
+                (false, true) => open.add(blocks),
+                (false, false) => {
+                    differs_as_a_whole |= is_certain && part.len() == data.len();
+                    of_base.add(blocks);
+                }
             }
         }
+        // A checksum is of a whole block of the base.
+        open.add(Blocks(of_base.0 & of_log.0));
+        let of_base = of_base.without(of_log).without(different);
+        let open = open.without(different);
+        Self { offset, data, different, of_base, open, differs_as_a_whole }
     }
+
+    /// Compares what lies in the base with its checksums; `None` leaves it open.
+    fn compare_sums(&mut self, image: &DiskImage, sums: Option<&Bytes>) {
+        let key = image.vault().hash_key();
+        let differs = |nth: &usize| {
+            let sum = sums.map(|sums| &sums[nth * HASH_BYTES..(nth + 1) * HASH_BYTES]);
+            sum.is_none_or(|sum| *sum != padded_hash(&key, self.block(*nth)))
+        };
+        let found: Blocks = self.of_base.numbers().filter(differs).collect();
+        if sums.is_none() || self.differs_as_a_whole && found.is_empty() {
+            self.open.add(self.of_base);
+        } else {
+            self.different.add(found);
+        }
+    }
+
+    /// Compares the open blocks with the replica's data, which `data` holds for each.
+    fn compare_data<'d>(&mut self, data: impl Iterator<Item = &'d [u8]>) {
+        let open = self.open.numbers().zip(data);
+        let found = open.filter(|(nth, data)| self.block(*nth) != *data);
+        let found: Blocks = found.map(|(nth, _)| nth).collect();
+        self.different.add(found);
+    }
+
+    fn block(&self, nth: usize) -> &[u8] {
+        let start = nth * BLOCK_BYTES as usize;
+        &self.data[start..self.data.len().min(start + BLOCK_BYTES as usize)]
+    }
+
+    /// The open blocks as ranges of the disk.
+    fn open_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.open.numbers().map(|nth| {
+            let start = self.offset + nth as u64 * BLOCK_BYTES;
+            start..start + self.block(nth).len() as u64
+        })
+    }
+}
+
+/// The blocks of a chunk that are not zero in `part` of it.
+fn nonzero(chunk: &[u8], part: &Range<usize>) -> Blocks {
+    let block = BLOCK_BYTES as usize;
+    let of_block = |nth: &usize| part.start.max(nth * block)..part.end.min((nth + 1) * block);
+    let touched = Blocks::touched(part);
+    touched.numbers().filter(|nth| !is_zero(&chunk[of_block(nth)])).collect()
 }
 
 impl DiskImage {
@@ -203,48 +314,36 @@ impl DiskImage {
         Ok(Fingerprint { region, range, pieces })
     }
 
-    /// What to compare the blocks of chunks with, which begin at `offsets`, ascending. Checksums where
-    /// the vault has them, else the data: memory is that of the chunks at most.
+    /// Which blocks of chunks differ from the replica, for chunks with what the disk holds there, by
+    /// their offsets and ascending. Reads checksums where the vault has them, else the data of the blocks
+    /// that are in question; memory is that of the chunks at most.
     ///
     /// # Errors
     /// As [`DiskImage::read_at`].
-    pub async fn blocks(
+    pub async fn differing_blocks(
         &self,
         fingerprint: &Fingerprint,
-        offsets: &[u64],
-    ) -> Result<Vec<(u64, Blocks)>, VaultError> {
-        let mut found = BTreeMap::new();
-        let (mut of_base, mut to_read) = (Vec::new(), Vec::new());
-        for &offset in offsets {
-            let chunk = fingerprint.chunk(offset);
-            if fingerprint.is_zero(&chunk) {
-                found.insert(offset, Blocks::Zeroes);
-            } else if fingerprint.is_of_base(&chunk) {
-                of_base.push(offset);
-            } else {
-                to_read.push(offset);
-            }
-        }
+        chunks: &[(u64, &[u8])],
+    ) -> Result<Vec<Blocks>, VaultError> {
+        let mut chunks: Vec<Comparison<'_>> = chunks
+            .iter()
+            .map(|&(offset, data)| Comparison::begin(fingerprint, self, offset, data))
+            .collect();
+        let of_base = chunks.iter().filter(|chunk| !chunk.of_base.is_empty());
+        let of_base: Vec<u64> = of_base.map(|chunk| chunk.offset).collect();
         if !of_base.is_empty() {
-            let mut sums = self.sums(fingerprint, &of_base).await?;
-            for offset in of_base {
-                match sums.remove(&offset) {
-                    Some(sums) => _ = found.insert(offset, Blocks::Sums(sums)),
-                    None => to_read.push(offset),
-                }
-            }
-            to_read.sort_unstable();
-        }
-        for run in runs(&to_read, CHUNK_BYTES, RUN_BYTES) {
-            let range = run.start..run.end.min(fingerprint.range.end);
-            let mut data = vec![0; (range.end - range.start) as usize];
-            self.read_at(range.start, &mut data).await?;
-            for (nth, chunk) in data.chunks(CHUNK_BYTES as usize).enumerate() {
-                let offset = range.start + nth as u64 * CHUNK_BYTES;
-                found.insert(offset, Blocks::Data(chunk.to_vec()));
+            let sums = self.sums(fingerprint, &of_base).await?;
+            for chunk in &mut chunks {
+                chunk.compare_sums(self, sums.get(&chunk.offset));
             }
         }
-        Ok(found.into_iter().collect())
+        let open: Vec<Range<u64>> = chunks.iter().flat_map(Comparison::open_ranges).collect();
+        let data = self.read_each(&open).await?;
+        let mut data = data.iter().map(Vec::as_slice);
+        for chunk in &mut chunks {
+            chunk.compare_data(&mut data);
+        }
+        Ok(chunks.into_iter().map(|chunk| chunk.different).collect())
     }
 
     /// The checksums of chunks of the base, as far as they are there and undamaged.
@@ -279,6 +378,36 @@ impl DiskImage {
         Ok(found.map(|(rank, sums)| (chunks[rank as usize] * CHUNK_BYTES, sums)).collect())
     }
 
+    /// All checksums of a region of the base; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`VaultError::Damaged`] if they cannot all be used; [`VaultError::Store`].
+    pub(super) async fn region_sums(&self, region: u64) -> Result<Option<RegionSums>, VaultError> {
+        let Some(region) = self.base_region(region).await? else { return Ok(None) };
+        let (path, numbers) = (region.sums.clone(), region.chunks());
+        let length = (HEADER_BYTES + numbers.len() * RECORD_BYTES) as u64;
+        let (bytes, found) = match self.vault().read(&path, 0..length).await {
+            Err(VaultError::Missing { .. }) => return Ok(None),
+            read => read?,
+        };
+        same(found, "length of the object", found, length).map_err(in_object(&path))?;
+        let (header, records) = bytes.split_at(HEADER_BYTES);
+        if !is_header_of(header, region.hash, numbers.len()) {
+            return Err(damaged(&path, damage(0, Flaw::Checksum("header"))));
+        }
+        let mut chunks = BTreeMap::new();
+        for (nth, (number, record)) in
+            numbers.iter().zip(records.chunks_exact(RECORD_BYTES)).enumerate()
+        {
+            let sums = checked_record(record).ok_or_else(|| {
+                let at = HEADER_BYTES + nth * RECORD_BYTES;
+                damaged(&path, damage(at as u64, Flaw::Checksum("record")))
+            })?;
+            chunks.insert(number * CHUNK_BYTES, bytes.slice_ref(sums));
+        }
+        Ok(Some(RegionSums { path, key: self.vault().hash_key(), chunks }))
+    }
+
     /// Records by their numbers; those that are damaged are left out.
     async fn read_records(
         &self,
@@ -292,11 +421,34 @@ impl DiskImage {
             Err(error) => return Err(error),
         };
         let whole = records.zip(bytes.chunks_exact(RECORD_BYTES)).filter_map(|(nth, record)| {
-            let (checksum, sums) = record.split_at(4);
-            (checksum == crc32fast::hash(sums).to_le_bytes()).then(|| (nth, bytes.slice_ref(sums)))
+            checked_record(record).map(|sums| (nth, bytes.slice_ref(sums)))
         });
         Ok(whole.collect())
     }
+}
+
+impl RegionSums {
+    /// Where they are.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether those of the chunk at `offset` are those of its data.
+    pub(super) fn fit(&self, offset: u64, data: &[u8]) -> bool {
+        let made = sum_record(&self.key, data);
+        self.chunks.get(&offset).is_some_and(|sums| *sums == made[4..])
+    }
+
+    /// Length of the object.
+    pub(super) fn bytes(&self) -> u64 {
+        (HEADER_BYTES + self.chunks.len() * RECORD_BYTES) as u64
+    }
+}
+
+/// The checksums in a record, unless it is damaged.
+fn checked_record(record: &[u8]) -> Option<&[u8]> {
+    let (checksum, sums) = record.split_at(4);
+    (checksum == crc32fast::hash(sums).to_le_bytes()).then_some(sums)
 }
 
 fn is_header_of(header: &[u8], region: SegmentHash, records: usize) -> bool {
@@ -327,19 +479,6 @@ fn joined(ranks: &[u64]) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Ascending offsets of pieces of `length` as ranges of at most `most`.
-fn runs(offsets: &[u64], length: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
-    let mut offsets = offsets.iter().copied().peekable();
-    std::iter::from_fn(move || {
-        let start = offsets.next()?;
-        let mut end = start + length;
-        while offsets.next_if(|next| *next == end && end - start < most).is_some() {
-            end += length;
-        }
-        Some(start..end)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,8 +491,13 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_of_neighbours_and_bounded() {
-        let got: Vec<_> = runs(&[0, 1, 2, 3, 7], 1, 3).collect();
-        assert_eq!(got, [0..3, 3..4, 7..8]);
+    fn blocks_are_those_that_a_range_touches_and_zeroes_are_looked_for_in_it_only() {
+        let block = BLOCK_BYTES as usize;
+        let touched = Blocks::touched(&(block - 1..2 * block + 1));
+        assert_eq!(touched, [0, 1, 2].into_iter().collect());
+        assert!(touched.contains(2) && !touched.contains(3));
+        let mut chunk = vec![0; 4 * block];
+        (chunk[0], chunk[2 * block]) = (1, 1);
+        assert_eq!(nonzero(&chunk, &(1..4 * block)), [2].into_iter().collect());
     }
 }

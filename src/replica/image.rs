@@ -317,8 +317,38 @@ impl DiskImage {
     /// then.
     pub async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), VaultError> {
         let range = self.checked(offset..offset.saturating_add(buffer.len() as u64))?;
-        buffer.fill(0);
         let wanted = self.wanted(range).await?;
+        self.fill(buffer, wanted).await
+    }
+
+    /// The data of several ranges, gathered into as few requests as there can be.
+    pub(super) async fn read_each(
+        &self,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Vec<u8>>, VaultError> {
+        let (mut wanted, mut length) = (Vec::new(), 0);
+        for range in ranges {
+            let mut of_range = self.wanted(self.checked(range.clone())?).await?;
+            for wanted in &mut of_range {
+                let Range { start, end } = wanted.target;
+                wanted.target = length + start..length + end;
+            }
+            wanted.append(&mut of_range);
+            length += (range.end - range.start) as usize;
+        }
+        let mut data = vec![0; length];
+        self.fill(&mut data, wanted).await?;
+        let mut rest = &data[..];
+        let mut take = |range: &Range<u64>| {
+            let (head, tail) = rest.split_at((range.end - range.start) as usize);
+            rest = tail;
+            head.to_vec()
+        };
+        Ok(ranges.iter().map(&mut take).collect())
+    }
+
+    async fn fill(&self, buffer: &mut [u8], wanted: Vec<Wanted>) -> Result<(), VaultError> {
+        buffer.fill(0);
         let mut answers = stream::iter(requests(wanted))
             .map(|request| self.fetch(request))
             .buffer_unordered(REQUESTS);

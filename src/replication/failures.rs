@@ -77,6 +77,7 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
             TrackError::Log(error) => file_of(error),
             TrackError::Broken(broken) => file_of(broken),
             TrackError::Disk { .. }
+            | TrackError::NotDurable { .. }
             | TrackError::DiskName { .. }
             | TrackError::NotTracking
             | TrackError::InTransit { .. }
@@ -105,7 +106,7 @@ fn file_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Path> {
 /// The disk that an error is about, or else all of the VM's.
 fn disk_of<'a>(vm: &'a Vm, error: &(dyn Error + 'static)) -> &'a str {
     let id = match error.downcast_ref() {
-        Some(TrackError::Disk { disk, .. }) => Some(*disk),
+        Some(TrackError::Disk { disk, .. } | TrackError::NotDurable { disk, .. }) => Some(*disk),
         _ => None,
     };
     let disk = vm.disks.iter().find(|disk| Some(disk.id) == id);

@@ -20,6 +20,7 @@ mod copy;
 mod differences;
 mod engine;
 mod failures;
+mod last_writes;
 pub mod pace;
 mod recovery;
 mod restore;

@@ -180,21 +180,25 @@ impl Comparison<'_> {
         chunks: &[u64],
     ) -> Result<(), Failure> {
         let Differences { image, device, .. } = &self.differences;
-        let blocks = image.blocks(fingerprint, chunks);
-        let blocks = self.work.vault_call(OPERATION, blocks)?;
-        let mut buffer = vec![0; CHUNK_BYTES as usize];
-        for (offset, blocks) in blocks {
-            let length = (self.size - offset).min(CHUNK_BYTES) as usize;
-            let chunk = &mut buffer[..length];
-            self.work.disk_call(OPERATION, device.read_at(chunk, offset))?;
-            for (nth, block) in chunk.chunks(BLOCK_BYTES as usize).enumerate() {
-                if blocks.differs(image, nth, block) {
-                    let at = offset + nth as u64 * BLOCK_BYTES;
-                    let mut writer = self.writer(stretch)?;
-                    self.work.vault_call(OPERATION, writer.data(at, block))?;
-                    stretch.writer = Some(writer);
-                    stretch.different_bytes += block.len() as u64;
-                }
+        let length = |offset: u64| (self.size - offset).min(CHUNK_BYTES) as usize;
+        let mut buffer = vec![0; chunks.iter().map(|offset| length(*offset)).sum()];
+        let (mut found, mut rest) = (Vec::with_capacity(chunks.len()), &mut buffer[..]);
+        for offset in chunks {
+            let (chunk, after) = rest.split_at_mut(length(*offset));
+            self.work.disk_call(OPERATION, device.read_at(chunk, *offset))?;
+            found.push((*offset, &*chunk));
+            rest = after;
+        }
+        let differing = image.differing_blocks(fingerprint, &found);
+        let differing = self.work.vault_call(OPERATION, differing)?;
+        for ((offset, chunk), differing) in found.into_iter().zip(differing) {
+            let blocks = chunk.chunks(BLOCK_BYTES as usize).enumerate();
+            for (nth, block) in blocks.filter(|(nth, _)| differing.contains(*nth)) {
+                let at = offset + nth as u64 * BLOCK_BYTES;
+                let mut writer = self.writer(stretch)?;
+                self.work.vault_call(OPERATION, writer.data(at, block))?;
+                stretch.writer = Some(writer);
+                stretch.different_bytes += block.len() as u64;
             }
         }
         Ok(())

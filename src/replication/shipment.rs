@@ -2,6 +2,7 @@
 
 use super::engine::Work;
 use super::failures::invalid;
+use super::last_writes::{EXTENTS_MAX, LastWrites};
 use super::source::{Head, Source};
 use crate::disk::hrl::{HeaderTrust, LogReader, LoggedWrite};
 use crate::disk::tracker::{Cut, TransitLog};
@@ -10,7 +11,6 @@ use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, Vm};
 use crate::ports::files::Files;
-use crate::replica::extent_map::ExtentMap;
 use crate::replica::segment::Kind;
 use crate::replica::{
     Consistency, DeltaHeader, DeltaWriter, DiskPoint, Names, RecoveryPointRecord,
@@ -30,6 +30,10 @@ pub(super) fn ship(
     cut: &Cut,
     last_cycle: Option<u64>,
 ) -> Result<RecoveryPoint, Failure> {
+    // Where the vault is away this is tried again and again, and only the active logs grow.
+    if let Err(error) = source.tracker.compact_large() {
+        tracing::warn!(vm = work.vm.name, %error, "cannot compact a log");
+    }
     let mut heads = BTreeMap::new();
     let mut disks = BTreeMap::new();
     let mut stored_bytes = 0;
@@ -78,18 +82,15 @@ fn ship_log(
     let operation = "reading a replication log";
     let reader = LogReader::open(files, &log.path, HeaderTrust::Verified);
     let reader = work.checked_at_host(operation, reader)?;
-    // For each range of the disk, the write that it was written by last.
-    let mut writes: ExtentMap<LoggedWrite> = ExtentMap::new();
-    for write in reader.entries() {
-        let write = work.checked_at_host(operation, write)?;
-        writes.insert(write.offset..write.offset + u64::from(write.length), write);
-    }
+    let mut writes = LastWrites::of(&reader, EXTENTS_MAX);
     let mut sender = Sender::new(work, log.disk, before, cut_at)?;
-    for extent in writes.iter() {
-        if sender.writer.is_full() {
-            sender = sender.commit()?;
+    while let Some(part) = work.checked_at_host(operation, writes.next())? {
+        for extent in part.iter() {
+            if sender.writer.is_full() {
+                sender = sender.commit()?;
+            }
+            sender.send(&reader, &extent.range, extent.value)?;
         }
-        sender.send(&reader, &extent.range, extent.value)?;
     }
     let sender = sender.commit()?;
     Ok((sender.head, sender.stored_bytes))

@@ -4,7 +4,7 @@ use super::alerts::AlertsConfig;
 use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use crate::domain::policy::Policy;
-use crate::domain::vm::ResyncWindow;
+use crate::domain::vm::{ResyncWindow, StatisticsSchedule};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -68,6 +68,9 @@ pub struct Config {
     /// How fast each host may send.
     #[serde(default)]
     pub bandwidth: BandwidthConfig,
+    /// The intervals in which replication is measured.
+    #[serde(default)]
+    pub statistics: StatisticsConfig,
     /// Who is told of what goes wrong.
     #[serde(default)]
     pub alerts: AlertsConfig,
@@ -88,6 +91,43 @@ pub struct PolicyConfig {
     pub app_consistent_frequency_h: u32,
     /// When resynchronizations begin by themselves.
     pub resync_window: WindowConfig,
+}
+
+/// The intervals in which replication is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StatisticsConfig {
+    /// Hours of an interval, 1 to 168.
+    pub interval_h: u16,
+    /// A local time of the day at which one begins, as `09:00`.
+    pub start: String,
+}
+
+impl Default for StatisticsConfig {
+    /// 12 hours from 09:00, as Hyper-V Replica's default.
+    fn default() -> Self {
+        Self { interval_h: 12, start: "09:00".to_owned() }
+    }
+}
+
+impl StatisticsConfig {
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |name: &str, problem| Err((format!("statistics.{name}"), problem));
+        if minute_of_day(&self.start).is_none() {
+            let problem = format!("is {:?}, but must be a time as in \"09:00\"", self.start);
+            return wrong("start", problem);
+        }
+        match self.at_site(0).check() {
+            Ok(()) => Ok(()),
+            Err(rejection) => wrong("interval_h", rejection.to_string()),
+        }
+    }
+
+    /// The intervals at a site whose local time is ahead of UTC by so many minutes.
+    pub fn at_site(&self, utc_offset_minutes: i16) -> StatisticsSchedule {
+        let start_minute = minute_of_day(&self.start).unwrap_or_default();
+        StatisticsSchedule { hours: self.interval_h, start_minute, utc_offset_minutes }
+    }
 }
 
 /// A window of resynchronizations: `always`, `manual`, or local times of the day as `18:30-06:00`.
@@ -368,6 +408,7 @@ impl Config {
         }
         check_bandwidth("bandwidth", &self.bandwidth)?;
         self.alerts.check()?;
+        self.statistics.check()?;
         super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;

@@ -5,9 +5,12 @@ use super::config::{Config, WindowConfig};
 use super::random::KernelRandom;
 use super::running::ServiceError;
 use crate::api::{Control, ControlParts, History, Live, Outside, Token};
+use crate::disk::tracker::DiskStatus;
 use crate::domain::id::VmId;
 use crate::domain::vm::ResyncWindow;
+use crate::ports::clock::Clock;
 use crate::replication::Sources;
+use crate::views::LogsView;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -37,15 +40,27 @@ pub struct EndpointFile {
     pub token_file: PathBuf,
 }
 
+/// What the logs of a VM take, and when that is too much; `None` while its host is away.
+pub(super) fn logs(sources: &Sources, vm: VmId) -> Option<LogsView> {
+    let status = sources.find(vm).ok()?.tracker.status();
+    let now = SystemClock.now();
+    let half_full_at = status.disks.iter().filter_map(|disk| disk.full_at).min();
+    Some(LogsView {
+        bytes: status.disks.iter().map(|disk| disk.active_bytes + disk.transit_bytes).sum(),
+        share: status.disks.iter().map(DiskStatus::log_share).fold(0.0, f64::max),
+        half_full_in_seconds: half_full_at.map(|at| at.since(now).as_secs_f64()),
+        low_space: status.low_space.map(|low| low.to_string()),
+    })
+}
+
 /// What the API asks of this service.
 struct Here {
     sources: Sources,
 }
 
 impl Outside for Here {
-    fn log_bytes(&self, vm: VmId) -> Option<u64> {
-        let status = self.sources.find(vm).ok()?.tracker.status();
-        Some(status.disks.iter().map(|disk| disk.active_bytes + disk.transit_bytes).sum())
+    fn logs(&self, vm: VmId) -> Option<LogsView> {
+        logs(&self.sources, vm)
     }
 
     fn program_missing(&self, program: &str) -> Option<String> {

@@ -15,7 +15,7 @@ use crate::actors::{Origin, Site, TellError, World, load_entity};
 use crate::api::{History, Live, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
-use crate::disk::tracker::{BootId, DiskStatus};
+use crate::disk::tracker::BootId;
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
@@ -31,10 +31,12 @@ use crate::drivers::lab::{
 use crate::ports::block::Connect;
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
+use crate::replay::{self, Checkpoints};
 use crate::replica::{self, VaultError};
 use crate::replication::pace::Pace;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use crate::store::SledStore;
+use crate::views::LogsView;
 use actix_web::dev::ServerHandle;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -176,7 +178,7 @@ pub struct Service {
     recovery_server: Server,
     health: ServerHandle,
     data: PathBuf,
-    alerts: Option<JoinHandle<()>>,
+    alerts: Vec<JoinHandle<()>>,
     data_plane: DataPlane,
 }
 
@@ -349,20 +351,28 @@ impl Service {
             recovery_server,
             health,
             data: config.data.clone(),
-            alerts: None,
+            alerts: Vec::new(),
             data_plane,
         };
+        service.keep_for_replay(&config.data);
         service.enrol(config, &names).await?;
         service.boot_guests().await?;
         if controlled {
             control::announce(&service.data, address)?;
             actix::spawn(follower);
         }
-        if let Some(webhook) = &config.alerts.webhook {
-            let watch = alerts::watch(live, webhook.clone(), config.data.clone());
-            service.alerts = Some(actix::spawn(watch));
+        for channel in config.alerts.channels() {
+            let watch = alerts::watch(live.clone(), channel, config.data.clone());
+            service.alerts.push(actix::spawn(watch));
         }
         Ok(service)
+    }
+
+    /// Lets `replay` find any moment of the log at once, also when it is first looked at.
+    fn keep_for_replay(&self, data: &Path) {
+        let log = Arc::clone(&self.store) as Arc<dyn EventStore>;
+        let keep = replay::keep(log, data.join("events"), Checkpoints::of_data(data));
+        self.data_plane.handle().spawn(keep);
     }
 
     /// Tells the entities what the configuration says. Nothing changes where they know it already.
@@ -381,6 +391,7 @@ impl Service {
         let associate = cloud::Command::AssociatePolicy { policy };
         self.tell::<Cloud>(name, cloud.0, associate).await?;
         let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
+        let schedule = config.statistics.at_site(SystemClock::utc_offset_minutes());
         for agent in &self.agents {
             let (id, host_name) = (agent.host, agent.name.clone());
             let register = host::Command::Register { id, name: host_name.clone(), cloud };
@@ -400,6 +411,8 @@ impl Service {
                         enrolled => enrolled?,
                     }
                     let change = vm::Command::ChangeResyncWindow { window };
+                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
+                    let change = vm::Command::ChangeStatisticsSchedule { schedule };
                     self.tell::<Vm>(vm_name, vm.id.0, change).await?;
                     let add = cloud::Command::AddVm { vm: vm.id };
                     self.tell::<Cloud>(name, cloud.0, add).await?;
@@ -476,9 +489,9 @@ impl Service {
         self.site.failed()
     }
 
-    /// What the logs of a VM's disks take, in the order of its disks; nothing while its host is away.
-    pub fn log_status(&self, vm: VmId) -> Vec<DiskStatus> {
-        self.sources.find(vm).map(|source| source.tracker.status().disks).unwrap_or_default()
+    /// What the logs of a VM's disks take; `None` while its host is away.
+    pub fn logs(&self, vm: VmId) -> Option<LogsView> {
+        control::logs(&self.sources, vm)
     }
 
     /// Why the disks of a VM cannot be used, if that is so.

@@ -45,6 +45,13 @@ impl PrimarySite {
         Err(Failure::new(Code::ReplicaDidNotStart, Cause::Itself, because).with("vm", &vm.name))
     }
 
+    /// Whoever still has a disk of the VM open is cut off: after this nothing is written to it.
+    fn cut_off(&self, vm: &Vm) {
+        for agent in self.agents.iter().filter(|agent| agent.host == vm.host) {
+            agent.withdraw(vm);
+        }
+    }
+
     /// Does something at the agent of the VM's host, away from the executor.
     async fn at_agent<T: Default + Send + 'static>(
         &self,
@@ -68,16 +75,23 @@ impl Hypervisor for PrimarySite {
         self.lab.heartbeat(host).await
     }
 
-    /// Whoever still has a disk of the VM open is cut off: after this nothing is written to it.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         if self.guests.contains(&vm.id) {
             self.lab.shut_down(vm).await?;
         } else {
             self.lab.heartbeat(vm.host).await?;
         }
-        for agent in self.agents.iter().filter(|agent| agent.host == vm.host) {
-            agent.withdraw(vm);
+        self.cut_off(vm);
+        Ok(())
+    }
+
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            Hypervisor::switch_off(&self.lab, vm).await?;
+        } else {
+            self.lab.heartbeat(vm.host).await?;
         }
+        self.cut_off(vm);
         Ok(())
     }
 
@@ -148,20 +162,34 @@ impl Hypervisor for PrimarySite {
     }
 }
 
+impl RecoveryGuests {
+    /// As at the primary site: after this nothing is written to its disks.
+    fn cut_off(&self, vm: &Vm) {
+        for disk in &vm.disks {
+            self.exports.remove(&export_name(&vm.name, &disk.name));
+        }
+    }
+}
+
 #[async_trait]
 impl Hypervisor for RecoveryGuests {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
         self.lab.heartbeat(host).await
     }
 
-    /// As at the primary site: after this nothing is written to its disks.
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         if self.guests.contains(&vm.id) {
             self.lab.shut_down(vm).await?;
         }
-        for disk in &vm.disks {
-            self.exports.remove(&export_name(&vm.name, &disk.name));
+        self.cut_off(vm);
+        Ok(())
+    }
+
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.guests.contains(&vm.id) {
+            Hypervisor::switch_off(&self.lab, vm).await?;
         }
+        self.cut_off(vm);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::outside::Outside;
 use super::plant::Plant;
 use crate::domain::entity::{Commit, Entry, NewCommit, StreamId};
 use crate::domain::vm;
-use crate::ports::event_store::{EventStore, Snapshot, StoreError};
+use crate::ports::event_store::{EventStore, Snapshot, StoreError, WrittenBy};
 use crate::store::{MemoryStore, payload};
 use async_trait::async_trait;
 use std::fmt;
@@ -122,6 +122,10 @@ impl EventStore for Journal {
 
     fn durable(&self) -> u64 {
         self.store.durable()
+    }
+
+    fn written_by(&self) -> Vec<WrittenBy> {
+        self.store.written_by()
     }
 
     async fn durable_after(&self, global: u64) -> Result<u64, StoreError> {

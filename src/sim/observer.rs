@@ -401,6 +401,10 @@ impl Figure {
             Self::Retries => Some(figures.retries),
             Self::Points => Some(vm.points.len() as u64),
             Self::AdministratorNeeded => Some(figures.administrator),
+            Self::MissedCycles => {
+                let intervals = vm.statistics.current.iter().chain(&vm.statistics.previous);
+                Some(intervals.map(|interval| interval.missed).sum())
+            }
             Self::RetryMinutes
             | Self::Failures
             | Self::Health

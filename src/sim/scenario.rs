@@ -536,6 +536,8 @@ pub enum Figure {
     Points,
     /// How often it needed an administrator: a number.
     AdministratorNeeded,
+    /// Cycles that did not begin in time, in the last interval and the one before: a number.
+    MissedCycles,
 }
 
 /// How the value of a figure is written.
@@ -565,6 +567,7 @@ impl Figure {
             Self::Phase => "phase",
             Self::Points => "points",
             Self::AdministratorNeeded => "administrator_needed",
+            Self::MissedCycles => "missed_cycles",
         }
     }
 
@@ -572,9 +575,11 @@ impl Figure {
         match self {
             Self::RpoMax | Self::RtoMax => Unit::Time,
             Self::Lost => Unit::Size,
-            Self::Resyncs | Self::Retries | Self::Points | Self::AdministratorNeeded => {
-                Unit::Number
-            }
+            Self::Resyncs
+            | Self::Retries
+            | Self::Points
+            | Self::AdministratorNeeded
+            | Self::MissedCycles => Unit::Number,
             Self::Health | Self::WorstHealth | Self::Phase => Unit::Text,
             Self::RetryMinutes => Unit::Numbers,
             Self::Failures => Unit::Texts,

@@ -1,6 +1,6 @@
 //! A log as JSON Lines: readable, portable, and as well protected as the store.
 //!
-//! The first line is `{"format":"lifeboat events","version":1,"count":…,"first":…,"last":…,"chain":"…"}`,
+//! The first line is `{"format":"lifeboat events","version":1,"count":…,"first":…,"last":…,"chain":"…","written_by":[…]}`,
 //! every other one `{"crc":"…","commit":{…}}`. `crc` is the CRC32 of the commit's JSON, `chain` runs
 //! over all of them. An imported log exports to the same bytes. [`LogFile`] reads on behind damage.
 
@@ -9,7 +9,7 @@ use super::sled_store::SledStore;
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, NewCommit, StreamId};
 use crate::domain::failure::Classified;
-use crate::ports::event_store::{EventStore, StoreError};
+use crate::ports::event_store::{EventStore, StoreError, WrittenBy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,10 +44,13 @@ pub struct Header {
     /// Whether names and texts were replaced by pseudonyms.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
+    /// Which builds wrote the commits; of those before the first, that is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written_by: Vec<WrittenBy>,
 }
 
 impl Header {
-    fn new(count: u64, chain: u32, redacted: bool) -> Self {
+    fn new(count: u64, chain: u32, written_by: Vec<WrittenBy>) -> Self {
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -55,7 +58,8 @@ impl Header {
             first: count.min(1),
             last: count,
             chain: format!("{chain:08x}"),
-            redacted,
+            redacted: false,
+            written_by: written_by.into_iter().filter(|it| it.from <= count).collect(),
         }
     }
 }
@@ -113,7 +117,7 @@ pub fn export(store: &dyn EventStore, out: &mut dyn Write) -> Result<Header, Tra
         running = chain(running, crc);
         Ok(())
     })?;
-    let header = Header::new(last, running, false);
+    let header = Header::new(last, running, store.written_by());
     writeln!(out, "{}", json(&header))?;
     each_line(store, last, |crc, commit| Ok(write_line(out, crc, commit)?))?;
     out.flush()?;
@@ -142,6 +146,7 @@ pub async fn import(path: &Path, store: &SledStore) -> Result<Header, TransferEr
         }
     }
     store.append_in_order(batch).await?;
+    store.note_written_by(lines.header.written_by.clone());
     Ok(lines.header)
 }
 
@@ -151,6 +156,7 @@ pub async fn import(path: &Path, store: &SledStore) -> Result<Header, TransferEr
 /// # Errors
 /// What `each` answers; the file system's.
 pub fn write_redacted<E: From<io::Error>>(
+    written_by: Vec<WrittenBy>,
     mut each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
     out: &mut dyn Write,
 ) -> Result<Header, E> {
@@ -160,7 +166,7 @@ pub fn write_redacted<E: From<io::Error>>(
         running = chain(running, crc32fast::hash(json(commit).as_bytes()));
         Ok(())
     })?;
-    let header = Header::new(count, running, true);
+    let header = Header { redacted: true, ..Header::new(count, running, written_by) };
     writeln!(out, "{}", json(&header))?;
     each(&mut |commit| {
         let text = json(commit);
@@ -237,7 +243,7 @@ struct Lines {
 impl Lines {
     fn open(path: &Path) -> Result<Self, TransferError> {
         let reader = BufReader::new(File::open(path)?);
-        let header = Header::new(0, 0, false);
+        let header = Header::new(0, 0, Vec::new());
         let seqs = BTreeMap::new();
         let mut lines = Self { path: path.to_path_buf(), reader, header, line: 0, chain: 0, seqs };
         let text = lines.next_line()?.ok_or_else(|| lines.damaged("the file is empty"))?;

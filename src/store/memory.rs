@@ -1,11 +1,12 @@
 //! An event store in RAM that behaves as the one on disk does, for tests and simulations.
 
+use super::builds::this_build;
 use super::payload;
 use super::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use super::sled_store::{check_kind, placed};
 use super::state::STATE_BYTES_MAX;
 use crate::domain::entity::{Commit, NewCommit, StreamId};
-use crate::ports::event_store::{EventStore, Snapshot, StoreError};
+use crate::ports::event_store::{EventStore, Snapshot, StoreError, WrittenBy};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ const STATES_KEPT: usize = 2;
 pub struct MemoryStore {
     log: Mutex<Contents>,
     durable: watch::Sender<u64>,
+    /// Whether this process wrote what it holds.
+    is_own: bool,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +34,7 @@ struct Contents {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { log: Mutex::default(), durable: watch::Sender::new(0) }
+        Self { log: Mutex::default(), durable: watch::Sender::new(0), is_own: true }
     }
 }
 
@@ -41,11 +44,19 @@ impl MemoryStore {
     /// # Errors
     /// [`StoreError::Damaged`] at the first commit whose numbers do not follow.
     pub fn of(commits: Vec<Commit>) -> Result<Self, StoreError> {
-        let store = Self::default();
+        let store = Self { is_own: false, ..Self::default() };
         for commit in commits {
             store.push(commit)?;
         }
         Ok(store)
+    }
+
+    /// The same, for commits that this build made.
+    ///
+    /// # Errors
+    /// As [`MemoryStore::of`].
+    pub fn of_this_build(commits: Vec<Commit>) -> Result<Self, StoreError> {
+        Ok(Self { is_own: true, ..Self::of(commits)? })
     }
 
     fn push(&self, commit: Commit) -> Result<(), StoreError> {
@@ -139,6 +150,10 @@ impl EventStore for MemoryStore {
         reached
             .map(|durable| *durable)
             .map_err(|_| StoreError::Stopped { because: "it was dropped".to_owned() })
+    }
+
+    fn written_by(&self) -> Vec<WrittenBy> {
+        if self.is_own { vec![this_build(1)] } else { Vec::new() }
     }
 
     fn save_snapshot(&self, snapshot: Snapshot) -> Result<(), StoreError> {

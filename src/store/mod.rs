@@ -5,6 +5,7 @@
 //! typed: [`SledStore`] and [`MemoryStore`] implement the port, [`payload`] turns commits into bytes,
 //! [`jsonl`] into text, [`verify`] finds what is damaged, [`raw`] reads a log that somebody else has open.
 
+mod builds;
 mod committer;
 mod index;
 pub mod jsonl;
@@ -12,6 +13,7 @@ pub mod log;
 mod memory;
 mod opening;
 pub mod payload;
+mod places;
 pub mod raw;
 pub mod record;
 mod segments;
@@ -21,5 +23,6 @@ pub mod state;
 pub mod verify;
 mod watermark;
 
+pub use builds::this_build;
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;

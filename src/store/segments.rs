@@ -135,15 +135,56 @@ pub(crate) fn carve_file_places(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    // Windows overlap, so that each record lies in one of them as a whole.
-    let mut window = vec![0; SEGMENT_BYTES + RECORD_BYTES_MAX];
+    let mut window = Vec::new();
     for base in (0..file.metadata()?.len()).step_by(SEGMENT_BYTES) {
-        let read = read_up_to(&file, &mut window, base)?;
-        record::carve_places(&window[..read])
-            .take_while(|(at, _)| *at < SEGMENT_BYTES)
-            .for_each(|(at, record)| seen(base + at as u64, record));
+        carve_segment(&file, base, &mut window, &mut seen)?;
     }
     Ok(())
+}
+
+/// Calls `seen` with every sound record that begins in the segment at `base`, with where it lies in the
+/// file. `window` is room that is used again for the next one.
+pub(crate) fn carve_segment(
+    file: &File,
+    base: u64,
+    window: &mut Vec<u8>,
+    mut seen: impl FnMut(u64, Record<'_>),
+) -> io::Result<()> {
+    // Windows overlap, so that each record lies in one of them as a whole.
+    window.resize(SEGMENT_BYTES + RECORD_BYTES_MAX, 0);
+    let read = read_up_to(file, window, base)?;
+    record::carve_places(&window[..read])
+        .take_while(|(at, _)| *at < SEGMENT_BYTES)
+        .for_each(|(at, record)| seen(base + at as u64, record));
+    Ok(())
+}
+
+/// A stretch of sled's file that one segment takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// Where it starts in the file.
+    pub(crate) base: u64,
+    /// The sequence number of the segment there, if it is complete: as long as it is there, nothing in
+    /// it changes.
+    pub(crate) settled: Option<i64>,
+}
+
+/// The stretches of sled's file, those with the oldest segments first: of a record that lies in several,
+/// the last is the one that sled keeps.
+pub(crate) fn stretches(file: &File) -> io::Result<Vec<Stretch>> {
+    let sound = segments_from(file, 0)?;
+    let stable_lsn = sound.values().map(|segment| segment.stable_lsn).max().unwrap_or(0);
+    let lsns: BTreeMap<u64, i64> = sound.iter().map(|(lsn, it)| (it.base, *lsn)).collect();
+    let bases = (0..file.metadata()?.len()).step_by(SEGMENT_BYTES);
+    let mut found: Vec<(Option<i64>, Stretch)> = bases
+        .map(|base| {
+            let lsn = lsns.get(&base).copied();
+            let settled = lsn.filter(|lsn| lsn + SEGMENT_LSNS <= stable_lsn);
+            (lsn, Stretch { base, settled })
+        })
+        .collect();
+    found.sort_by_key(|(lsn, _)| *lsn);
+    Ok(found.into_iter().map(|(_, stretch)| stretch).collect())
 }
 
 /// A segment with a sound header.

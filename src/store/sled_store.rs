@@ -1,13 +1,15 @@
 //! The event store of the service: commits as records in a [`Log`].
 
+use super::builds;
 use super::log::{Log, Placed};
 use super::payload;
 use super::record::Record;
 use super::state::StateRecord;
 use crate::domain::entity::{Commit, NewCommit, StreamId};
-use crate::ports::event_store::{EventStore, Snapshot, StoreError};
+use crate::ports::event_store::{EventStore, Snapshot, StoreError, WrittenBy};
 use async_trait::async_trait;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Commits that a single read makes room for at once.
 const READ_AHEAD: usize = 4096;
@@ -17,6 +19,7 @@ const READ_AHEAD: usize = 4096;
 #[derive(Debug)]
 pub struct SledStore {
     log: Log,
+    folder: PathBuf,
 }
 
 impl SledStore {
@@ -25,7 +28,11 @@ impl SledStore {
     /// # Errors
     /// As [`Log::open`].
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        Ok(Self { log: Log::open(folder)? })
+        let log = Log::open(folder)?;
+        let folder = folder.to_path_buf();
+        let store = Self { log, folder };
+        store.set_written_by(builds::note(&store.folder, store.log.durable() + 1));
+        Ok(store)
     }
 
     /// Closes the store in good order. Blocks.
@@ -44,6 +51,19 @@ impl SledStore {
     pub async fn append_in_order(&self, commits: Vec<NewCommit>) -> Result<(), StoreError> {
         commits.iter().try_for_each(check_kind)?;
         self.log.append_in_order(commits.iter().map(payload::draft)).await
+    }
+
+    /// Notes who wrote the commits that were imported.
+    pub(super) fn note_written_by(&self, written_by: Vec<WrittenBy>) {
+        self.set_written_by(builds::write(&self.folder, written_by));
+    }
+
+    /// A log without this note is as good as any other: nothing fails for it.
+    fn set_written_by(&self, noted: io::Result<()>) {
+        if let Err(error) = noted {
+            tracing::warn!(folder = %self.folder.display(), %error, "note which build writes the log");
+            builds::forget(&self.folder);
+        }
     }
 
     /// The log of records under the commits.
@@ -99,6 +119,10 @@ impl EventStore for SledStore {
 
     async fn durable_after(&self, global: u64) -> Result<u64, StoreError> {
         self.log.durable_after(global).await
+    }
+
+    fn written_by(&self) -> Vec<WrittenBy> {
+        builds::read(&self.folder)
     }
 
     fn save_snapshot(&self, snapshot: Snapshot) -> Result<(), StoreError> {

@@ -2,9 +2,9 @@
 //!
 //! An alert belongs to a cause, not to everything that the cause hits, and is told twice: when it begins and
 //! when it has ended. Told are what is Critical (a host that is silent, a vault that is away, a VM that waits
-//! for an administrator are), and failovers that failed.
+//! for an administrator are), failovers that failed, and runs of recovery plans that wait for somebody.
 
-use super::{IssueView, Moment, StatusView, VmView};
+use super::{IssueView, Moment, PlanView, StatusView, VmView};
 use crate::domain::vm::Health;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,7 +71,8 @@ impl Alerts {
 fn alarming(status: &StatusView) -> impl Iterator<Item = IssueView> {
     let critical = status.issues.iter().filter(|issue| issue.cause.level == Health::Critical);
     let failed = status.vms.iter().filter_map(VmView::failed_failover);
-    critical.cloned().chain(failed)
+    let waiting = status.plans.iter().filter_map(PlanView::waits_for_somebody);
+    critical.cloned().chain(failed).chain(waiting)
 }
 
 /// The same for the same cause, whatever its words say of the moment.

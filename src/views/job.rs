@@ -1,14 +1,17 @@
 //! A job with its tasks, under the names that Site Recovery gives them.
 
 use super::failure::FailureView;
+use super::plan::{run_state, step_name, step_state};
 use super::{Moment, seconds};
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
-use crate::domain::id::{JobId, VmId};
-use crate::domain::job::{Job, JobOutcome, Step, Task, TaskState};
+use crate::domain::id::JobId;
+use crate::domain::job::{Job, JobKind, JobOutcome, Step, Task, TaskState};
+use crate::domain::plan::{self, Plan, Run, RunKind, StepState};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Command, NextStep, Trouble, Vm, Work};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,12 +22,15 @@ pub struct JobView {
     pub scenario_name: String,
     /// What people read.
     pub friendly_name: String,
-    /// `InProgress`, `Waiting`, `Succeeded`, `Failed` or `Cancelled`.
+    /// `InProgress`, `Waiting`, `WaitingForManualAction`, `Succeeded`, `PartiallySucceeded`, `Failed` or
+    /// `Cancelled`.
     pub state: String,
     /// For whom or what it waits.
     pub waiting_for: Option<String>,
-    /// The VM that it is of.
-    pub target_id: VmId,
+    /// `ProtectionEntity`, a VM, or `RecoveryPlan`.
+    pub target_type: String,
+    /// The VM or plan that it is of.
+    pub target_id: Uuid,
     /// Its name.
     pub target_name: String,
     /// Who asked for it, where that is known.
@@ -39,7 +45,8 @@ pub struct JobView {
     pub tasks: Vec<TaskView>,
     /// What went wrong, the last last.
     pub errors: Vec<FailureView>,
-    /// What can be done with it: `Cancel`, while it can be given up.
+    /// What can be done with it: `Cancel`, while it can be given up; `Resume`, while it waits for somebody;
+    /// `Restart`, if it was not done and could be begun again.
     pub allowed_actions: Vec<String>,
     /// The global position of the last commit that changed it, where the log was read for it.
     pub last_commit: Option<u64>,
@@ -84,7 +91,8 @@ impl JobView {
             friendly_name: job.kind.title().to_owned(),
             state: state(job, trouble).to_owned(),
             waiting_for: trouble.and_then(waits_for),
-            target_id: vm.id,
+            target_type: "ProtectionEntity".to_owned(),
+            target_id: vm.id.0,
             target_name: vm.name.clone(),
             asked_by: asked_by.map(str::to_owned),
             started_at: job.started_at.into(),
@@ -93,6 +101,36 @@ impl JobView {
             tasks: tasks.collect(),
             errors: errors.iter().map(FailureView::new).collect(),
             allowed_actions: allowed_actions(job, vm, now),
+            last_commit: None,
+        }
+    }
+
+    /// What is to be said of a run of a plan at `now`.
+    pub fn of_run(
+        run: &Run,
+        plan: &Plan,
+        asked_by: Option<&str>,
+        errors: &[Failure],
+        now: Timestamp,
+    ) -> Self {
+        let ended_at = run.ended.map(|(at, _)| at);
+        let kind = job_kind(&run.kind);
+        Self {
+            id: run.job,
+            scenario_name: kind.name().to_owned(),
+            friendly_name: kind.title().to_owned(),
+            state: run_state(run).to_owned(),
+            waiting_for: run_waits_for(run),
+            target_type: "RecoveryPlan".to_owned(),
+            target_id: plan.id.0,
+            target_name: plan.name.clone(),
+            asked_by: asked_by.map(str::to_owned),
+            started_at: run.started_at.into(),
+            ended_at: ended_at.map(Moment),
+            duration_seconds: seconds(ended_at.unwrap_or(now).since(run.started_at)),
+            tasks: run.steps.iter().map(TaskView::of_step).collect(),
+            errors: errors.iter().map(FailureView::new).collect(),
+            allowed_actions: actions_of_run(run, plan, now),
             last_commit: None,
         }
     }
@@ -130,11 +168,73 @@ impl TaskView {
     }
 }
 
+impl TaskView {
+    fn of_step(step: &plan::Step) -> Self {
+        let name = match step.task {
+            plan::Task::Act { .. } => "RecoveryPlanAction",
+            plan::Task::FailOver => "RecoveryPlanFailover",
+            plan::Task::Boot { .. } => "RecoveryPlanBoot",
+            plan::Task::All => "RecoveryPlanAllVms",
+        };
+        Self {
+            name: name.to_owned(),
+            friendly_name: step_name(step),
+            state: step_state(step).0.to_owned(),
+            disk: None,
+            started_at: step.started_at.map(Moment),
+            ended_at: step.ended_at.map(Moment),
+            done_bytes: None,
+            total_bytes: None,
+        }
+    }
+}
+
+/// What a run does with each of its VMs.
+const fn job_kind(kind: &RunKind) -> JobKind {
+    match kind {
+        RunKind::Test { .. } => JobKind::TestFailover,
+        RunKind::Planned => JobKind::PlannedFailover,
+        RunKind::Unplanned => JobKind::UnplannedFailover,
+        RunKind::CleanUp => JobKind::TestFailoverCleanup,
+        RunKind::Commit => JobKind::CommitFailover,
+        RunKind::Reverse => JobKind::ReverseReplicate,
+    }
+}
+
+fn run_waits_for(run: &Run) -> Option<String> {
+    let step = run.step().filter(|_| run.ended.is_none())?;
+    let name = step_name(step);
+    match &step.state {
+        StepState::WaitingForManualAction => Some(format!("somebody who does {name:?}")),
+        StepState::Blocked(failure) => Some(format!("a decision about {name:?}: {failure}")),
+        _ => None,
+    }
+}
+
+fn actions_of_run(run: &Run, plan: &Plan, now: Timestamp) -> Vec<String> {
+    let mut actions = Vec::new();
+    let again = plan::Command::Start { job: JobId::default(), kind: run.kind.clone() };
+    match run.ended {
+        None => {
+            actions.push("Cancel");
+            if run.waits_for_somebody() {
+                actions.push("Resume");
+            }
+        }
+        Some((_, plan::RunOutcome::Completed)) => {}
+        Some(_) if plan.decide(&again, now).is_ok() => actions.push("Restart"),
+        Some(_) => {}
+    }
+    actions.into_iter().map(str::to_owned).collect()
+}
+
 fn allowed_actions(job: &Job, vm: &Vm, now: Timestamp) -> Vec<String> {
     let cancel = Command::CancelJob { job: job.id };
     let running = job.ended.is_none();
     let can = running && vm.decide(&cancel, now).is_ok_and(|events| !events.is_empty());
-    if can { vec!["Cancel".to_owned()] } else { vec![] }
+    let waits = trouble_of(job, vm).is_some_and(|it| it.next == NextStep::Administrator);
+    let actions = [("Cancel", can), ("Resume", waits)];
+    actions.into_iter().filter(|(_, can)| *can).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The trouble that the task of a running job is in.

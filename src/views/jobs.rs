@@ -4,10 +4,11 @@ use super::JobView;
 use super::compliance::{Compliance, ComplianceView};
 use crate::domain::entity::{Commit, Entity, Entry, StreamId};
 use crate::domain::failure::Failure;
-use crate::domain::id::{JobId, VmId};
-use crate::domain::job::Job;
+use crate::domain::id::{JobId, PlanId, VmId};
+use crate::domain::job::{Job, JobKind, JobOutcome};
+use crate::domain::plan::{self, Plan, Run};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Event, Vm};
+use crate::domain::vm::{Command, Event, Vm};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Errors of one job that are kept, the last: a job can fail every half hour for months.
@@ -27,6 +28,7 @@ pub struct Answered {
 pub struct Jobs {
     kept: usize,
     vms: BTreeMap<VmId, Vm>,
+    plans: BTreeMap<PlanId, Plan>,
     compliance: BTreeMap<VmId, Compliance>,
     records: BTreeMap<JobId, Record>,
     order: VecDeque<JobId>,
@@ -37,25 +39,93 @@ pub struct Jobs {
 
 #[derive(Clone, Debug)]
 struct Record {
-    vm: VmId,
-    job: Job,
+    of: Of,
     asked_by: String,
     errors: VecDeque<Failure>,
     last_commit: u64,
 }
 
+/// What a job is of.
+#[derive(Clone, Debug)]
+enum Of {
+    /// A job of a VM, with the command that started it, unless it began by itself.
+    Vm { vm: VmId, job: Job, asked: Option<Command> },
+    /// A run of a recovery plan.
+    Plan { plan: PlanId, run: Run },
+}
+
+/// How a job is begun again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Again {
+    /// By this command to a VM.
+    Vm(VmId, Command),
+    /// By this command to a plan.
+    Plan(PlanId, plan::Command),
+}
+
 impl Record {
+    fn new(of: Of, commit: &Commit) -> Self {
+        let (asked_by, last_commit) = (commit.actor.clone(), commit.global);
+        Self { of, asked_by, errors: VecDeque::new(), last_commit }
+    }
+
     /// Takes what an event made of the job.
-    fn take(&mut self, event: &Event, job: &Job, error: Option<Failure>, commit: u64) {
+    fn take(&mut self, event: &Event, now: &Job, error: Option<Failure>, commit: u64) {
+        let Of::Vm { job, .. } = &mut self.of else { return };
         let tried_again = matches!(event, Event::RetryStarted { .. });
-        if self.job == *job && error.is_none() && !tried_again {
+        if *job == *now && error.is_none() && !tried_again {
             return;
         }
-        self.job.clone_from(job);
+        job.clone_from(now);
+        self.changed(error, commit);
+    }
+
+    /// Takes what an event made of the run.
+    fn take_run(&mut self, event: &plan::Event, now: &Run, commit: u64) {
+        let Of::Plan { run, .. } = &mut self.of else { return };
+        run.clone_from(now);
+        let error = match event {
+            plan::Event::StepFailed { failure, .. } | plan::Event::StepBlocked { failure, .. } => {
+                Some(failure.clone())
+            }
+            plan::Event::VmDone { failure, .. } => failure.clone(),
+            _ => None,
+        };
+        self.changed(error, commit);
+    }
+
+    fn changed(&mut self, error: Option<Failure>, commit: u64) {
         self.last_commit = commit;
         self.errors.extend(error);
         if ERRORS_KEPT < self.errors.len() {
             self.errors.pop_front();
+        }
+    }
+
+    fn ended(&self) -> bool {
+        match &self.of {
+            Of::Vm { job, .. } => job.ended.is_some(),
+            Of::Plan { run, .. } => run.ended.is_some(),
+        }
+    }
+
+    /// How it is begun again as another job, if it has ended and was not done.
+    fn again(&self, id: JobId) -> Option<Again> {
+        match &self.of {
+            Of::Vm { vm, job, asked } => {
+                job.ended.filter(|(_, outcome)| *outcome != JobOutcome::Completed)?;
+                let resyncs =
+                    matches!(job.kind, JobKind::Resynchronize | JobKind::ResynchronizeDifferences);
+                // A resynchronization begins by itself; an operator asks for it all the same.
+                let asked = asked.as_ref().and_then(|asked| asked.as_job(id));
+                let asked = asked.or(resyncs.then_some(Command::Resynchronize { job: id }));
+                Some(Again::Vm(*vm, asked?))
+            }
+            Of::Plan { plan, run } => {
+                run.ended.filter(|(_, outcome)| *outcome != plan::RunOutcome::Completed)?;
+                let again = plan::Command::Start { job: id, kind: run.kind.clone() };
+                Some(Again::Plan(*plan, again))
+            }
         }
     }
 }
@@ -80,6 +150,7 @@ impl Jobs {
         Self {
             kept,
             vms: BTreeMap::new(),
+            plans: BTreeMap::new(),
             compliance: BTreeMap::new(),
             records: BTreeMap::new(),
             order: VecDeque::new(),
@@ -96,9 +167,42 @@ impl Jobs {
             let (commit, stream) = (commit.global, commit.stream);
             self.remember(correlation, Answered { commit, stream });
         }
-        let Entry::Vm { events, .. } = &commit.entry else { return };
+        match &commit.entry {
+            Entry::Vm { command, events } => self.take_vm(commit, command, events),
+            Entry::Plan { events, .. } => self.take_plan(commit, events),
+            Entry::Host { .. } | Entry::Cloud { .. } | Entry::Vault { .. } => return,
+        }
+        while self.kept < self.order.len() {
+            if let Some(oldest) = self.order.pop_front() {
+                self.records.remove(&oldest);
+            }
+        }
+    }
+
+    fn begin(&mut self, id: JobId, record: Record) {
+        self.order.push_back(id);
+        self.records.insert(id, record);
+    }
+
+    fn take_plan(&mut self, commit: &Commit, events: &[plan::Event]) {
+        let id = PlanId(commit.stream.id);
+        for event in events {
+            let plan = self.plans.entry(id).or_default();
+            plan.apply(event, commit.at);
+            let Some(run) = &plan.run else { continue };
+            if let plan::Event::RunStarted { job, .. } = event {
+                let record = Record::new(Of::Plan { plan: id, run: run.clone() }, commit);
+                self.begin(*job, record);
+            } else if let Some(record) = self.records.get_mut(&run.job) {
+                record.take_run(event, run, commit.global);
+            }
+        }
+    }
+
+    fn take_vm(&mut self, commit: &Commit, command: &Command, events: &[Event]) {
         let id = VmId(commit.stream.id);
         for event in events {
+            let mut begun = None;
             let vm = self.vms.entry(id).or_default();
             vm.apply(event, commit.at);
             let tested = vm.test.as_ref().map(|test| &test.job);
@@ -109,23 +213,19 @@ impl Jobs {
                     // It may have been let go of: only the beginning of a job makes a record.
                     None if matches!(event, Event::JobStarted { job: begun, .. } if *begun == job.id) =>
                     {
-                        self.order.push_back(job.id);
-                        let (job, asked_by) = (job.clone(), commit.actor.clone());
-                        let (errors, last_commit) = (VecDeque::new(), commit.global);
-                        let record = Record { vm: id, job, asked_by, errors, last_commit };
-                        self.records.insert(record.job.id, record);
+                        // Of several jobs that a commit starts, the command asked for that of its own id.
+                        let asked = command.as_job(job.id).filter(|it| it == command);
+                        begun = Some(Of::Vm { vm: id, job: job.clone(), asked });
                     }
                     None => {}
                 }
             }
+            if let (Event::JobStarted { job, .. }, Some(of)) = (event, begun) {
+                self.begin(*job, Record::new(of, commit));
+            }
         }
         if let Some(vm) = self.vms.get(&id) {
             self.compliance.entry(id).or_default().look(vm, commit.at);
-        }
-        while self.kept < self.order.len() {
-            if let Some(oldest) = self.order.pop_front() {
-                self.records.remove(&oldest);
-            }
         }
     }
 
@@ -164,7 +264,7 @@ impl Jobs {
 
     /// Whether a job is over.
     pub fn ended(&self, id: JobId) -> bool {
-        self.records.get(&id).is_some_and(|record| record.job.ended.is_some())
+        self.records.get(&id).is_some_and(Record::ended)
     }
 
     /// A job at `now`.
@@ -185,12 +285,37 @@ impl Jobs {
         records.map(move |record| self.view(record, now))
     }
 
+    /// How a job that was not done is begun again, as the job of another id. Whether the state allows it is
+    /// decided then.
+    pub fn again(&self, id: JobId, as_job: JobId) -> Option<Again> {
+        self.records.get(&id)?.again(as_job)
+    }
+
+    /// The VM of a name.
+    pub fn vm_named(&self, name: &str) -> Option<VmId> {
+        self.vms.iter().find(|(_, vm)| vm.name == name).map(|(id, _)| *id)
+    }
+
     fn view(&self, record: &Record, now: Timestamp) -> JobView {
-        let stranger = Vm::default();
-        let vm = self.vms.get(&record.vm).unwrap_or(&stranger);
         let errors: Vec<_> = record.errors.iter().cloned().collect();
-        let last_commit = Some(record.last_commit);
-        let view = JobView::new(&record.job, vm, Some(&record.asked_by), &errors, now);
+        let (asked_by, last_commit) = (Some(&*record.asked_by), Some(record.last_commit));
+        let mut view = match &record.of {
+            Of::Vm { vm, job, .. } => {
+                let stranger = Vm::default();
+                let vm = self.vms.get(vm).unwrap_or(&stranger);
+                JobView::new(job, vm, asked_by, &errors, now)
+            }
+            Of::Plan { plan, run } => {
+                let stranger = Plan::default();
+                let plan = self.plans.get(plan).unwrap_or(&stranger);
+                JobView::of_run(run, plan, asked_by, &errors, now)
+            }
+        };
+        if let Some(Again::Vm(vm, command)) = record.again(JobId::default())
+            && self.vms.get(&vm).is_some_and(|vm| vm.decide(&command, now).is_ok())
+        {
+            view.allowed_actions.push("Restart".to_owned());
+        }
         JobView { last_commit, ..view }
     }
 }

@@ -13,9 +13,11 @@ mod health;
 mod host;
 mod job;
 mod jobs;
+mod logs;
 mod moment;
 mod plan;
 mod site;
+mod statistics;
 mod vault;
 mod vm;
 
@@ -26,10 +28,12 @@ pub use failure::FailureView;
 pub use health::{CauseView, HealthSummary, IssueView, Readiness, Verdict};
 pub use host::HostView;
 pub use job::{JobView, TaskView};
-pub use jobs::{Answered, Jobs};
+pub use jobs::{Again, Answered, Jobs};
+pub use logs::LogsView;
 pub use moment::{Moment, seconds};
 pub use plan::{PlanView, RunView, StepView, StepVmView};
 pub use site::{Site, StatusView};
+pub use statistics::{IntervalView, StatisticsView};
 pub use vault::VaultView;
 pub use vm::{
     DecisionView, DiskView, FailbackView, FailoverView, PointView, ResyncView, TestResultView,

@@ -1,10 +1,12 @@
 //! A recovery plan with its running run, or its last one.
 
 use super::failure::FailureView;
-use super::{Moment, Site, seconds};
+use super::{CauseView, IssueView, Moment, Site, seconds};
+use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, PlanId};
 use crate::domain::plan::{Plan, Run, RunOutcome, Step, StepState, Task};
 use crate::domain::time::Timestamp;
+use crate::domain::vm::Health;
 use serde::{Deserialize, Serialize};
 
 /// A recovery plan.
@@ -90,22 +92,39 @@ impl PlanView {
     }
 }
 
+impl PlanView {
+    /// The step at which the running run waits for somebody.
+    pub(super) fn waits_for_somebody(&self) -> Option<IssueView> {
+        let run = self.run.as_ref().filter(|run| run.state.starts_with("Waiting"))?;
+        let step = run.steps.get(run.current_step as usize)?;
+        let why = match &step.failure {
+            Some(failure) => format!("{:?} failed: {}", step.name, failure.detail),
+            None => format!("{:?} is to be done by somebody", step.name),
+        };
+        let action =
+            format!("Do it, then: lifeboat plan continue {}; or retry, or cancel.", self.name);
+        Some(IssueView {
+            subject: format!("job {} step {}", run.id, run.current_step + 1),
+            cause: CauseView {
+                level: Health::Warning,
+                code: None,
+                because: format!("the {} run of {} waits: {why}", run.kind, self.name),
+                since: step.started_at,
+                next: "The run waits until somebody says how it goes on.".to_owned(),
+                action: Some(action),
+            },
+            affects: self.groups.iter().flatten().cloned().collect(),
+        })
+    }
+}
+
 impl RunView {
     fn new(run: &Run, site: &Site, now: Timestamp) -> Self {
         let ended_at = run.ended.map(|(at, _)| at);
-        let state = match (run.ended, run.step().map(|step| &step.state)) {
-            (Some((_, RunOutcome::Completed)), _) => "Succeeded",
-            (Some((_, RunOutcome::PartiallySucceeded)), _) => "PartiallySucceeded",
-            (Some((_, RunOutcome::Failed)), _) => "Failed",
-            (Some((_, RunOutcome::Cancelled)), _) => "Cancelled",
-            (None, Some(StepState::WaitingForManualAction)) => "WaitingForManualAction",
-            (None, Some(StepState::Blocked(_))) => "Waiting",
-            (None, _) => "InProgress",
-        };
         Self {
             id: run.job,
             kind: run.kind.name().to_owned(),
-            state: state.to_owned(),
+            state: run_state(run).to_owned(),
             current_step: run.current,
             started_at: run.started_at.into(),
             ended_at: ended_at.map(Moment),
@@ -115,23 +134,45 @@ impl RunView {
     }
 }
 
+/// Where a run stands, as one word.
+pub(super) fn run_state(run: &Run) -> &'static str {
+    match (run.ended, run.step().map(|step| &step.state)) {
+        (Some((_, RunOutcome::Completed)), _) => "Succeeded",
+        (Some((_, RunOutcome::PartiallySucceeded)), _) => "PartiallySucceeded",
+        (Some((_, RunOutcome::Failed)), _) => "Failed",
+        (Some((_, RunOutcome::Cancelled)), _) => "Cancelled",
+        (None, Some(StepState::WaitingForManualAction)) => "WaitingForManualAction",
+        (None, Some(StepState::Blocked(_))) => "Waiting",
+        (None, _) => "InProgress",
+    }
+}
+
+/// What a step does, for people.
+pub(super) fn step_name(step: &Step) -> String {
+    match &step.task {
+        Task::Act { action, .. } => action.name.clone(),
+        Task::FailOver => "Failover of all VMs".to_owned(),
+        Task::Boot { group } => format!("Start of group {group}"),
+        Task::All => "All VMs".to_owned(),
+    }
+}
+
+/// Where a step stands, as one word, and why it failed.
+pub(super) fn step_state(step: &Step) -> (&'static str, Option<&Failure>) {
+    match &step.state {
+        StepState::NotStarted => ("NotStarted", None),
+        StepState::InProgress => ("InProgress", None),
+        StepState::WaitingForManualAction => ("WaitingForManualAction", None),
+        StepState::Blocked(failure) => ("Blocked", Some(failure)),
+        StepState::Completed => ("Succeeded", None),
+        StepState::Failed(failure) => ("Failed", Some(failure)),
+        StepState::Skipped(failure) => ("Skipped", Some(failure)),
+    }
+}
+
 impl StepView {
     fn new(step: &Step, site: &Site) -> Self {
-        let name = match &step.task {
-            Task::Act { action, .. } => action.name.clone(),
-            Task::FailOver => "Failover of all VMs".to_owned(),
-            Task::Boot { group } => format!("Start of group {group}"),
-            Task::All => "All VMs".to_owned(),
-        };
-        let (state, failure) = match &step.state {
-            StepState::NotStarted => ("NotStarted", None),
-            StepState::InProgress => ("InProgress", None),
-            StepState::WaitingForManualAction => ("WaitingForManualAction", None),
-            StepState::Blocked(failure) => ("Blocked", Some(failure)),
-            StepState::Completed => ("Succeeded", None),
-            StepState::Failed(failure) => ("Failed", Some(failure)),
-            StepState::Skipped(failure) => ("Skipped", Some(failure)),
-        };
+        let (state, failure) = step_state(step);
         let vms = step.vms.iter().map(|state| StepVmView {
             name: site.vm_name(state.vm),
             state: match &state.done {
@@ -142,7 +183,7 @@ impl StepView {
             .to_owned(),
         });
         Self {
-            name,
+            name: step_name(step),
             state: state.to_owned(),
             vms: vms.collect(),
             started_at: step.started_at.map(Moment),

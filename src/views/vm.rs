@@ -4,7 +4,9 @@ use super::compliance::ComplianceView;
 use super::failure::FailureView;
 use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
+use super::logs::LogsView;
 use super::site::Site;
+use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
 use crate::domain::time::Timestamp;
@@ -58,6 +60,8 @@ pub struct VmView {
     pub next_delta_at: Option<Moment>,
     /// Bytes of the logs of what is in no recovery point yet, where the host's agent can be asked.
     pub log_bytes: Option<u64>,
+    /// More of these logs.
+    pub logs: Option<LogsView>,
     /// What can be done, by the names of the API.
     pub allowed_operations: Vec<String>,
     /// The running job, or the last one.
@@ -76,6 +80,8 @@ pub struct VmView {
     pub failback: Option<FailbackView>,
     /// Since when replication is paused.
     pub paused_since: Option<Moment>,
+    /// What replication did lately, once it has begun.
+    pub statistics: Option<StatisticsView>,
     /// Resynchronization.
     pub resync: ResyncView,
     /// How it is replicated.
@@ -256,6 +262,7 @@ impl VmView {
                 _ => None,
             },
             log_bytes: None,
+            logs: None,
             allowed_operations: vm.allowed_operations().into_iter().map(str::to_owned).collect(),
             job: vm.job.as_ref().map(|job| JobView::new(job, vm, None, &[], now)),
             trouble: vm.trouble.as_ref().map(TroubleView::new),
@@ -284,6 +291,7 @@ impl VmView {
                 Stage::Paused { since } => Some(since.into()),
                 _ => None,
             },
+            statistics: StatisticsView::of(vm, now),
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
             disks: vm.disks.iter().map(DiskView::new).collect(),

@@ -1,7 +1,7 @@
 //! How the steps of a recovery plan are done.
 
 use super::{Hosted, Reporter, World};
-use crate::actors::entity_actor::{EntityActor, TellError, load_entity};
+use crate::actors::entity_actor::{EntityActor, TellError, catch_up, load_entity};
 use crate::actors::supervisor::Shelves;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
@@ -89,9 +89,9 @@ async fn bring_along(
 ) -> Result<(), String> {
     let Some(run) = plan.running() else { return Ok(()) };
     let stream = StreamId { kind: Kind::Vm, id: id.0 };
+    let (mut vm, mut seq) = load_entity::<Vm>(&*world.store, stream).map_err(in_words)?;
     for _ in 0..LOOKS_MAX {
-        let (vm, _) =
-            load_entity::<Vm>(&*world.store, stream).map_err(|error| error.to_string())?;
+        catch_up(&*world.store, stream, &mut vm, &mut seq).map_err(in_words)?;
         if vm.name.is_empty() {
             return Err(format!("there is no VM {id}"));
         }
@@ -109,6 +109,10 @@ async fn bring_along(
         actix::clock::sleep(LOOK).await;
     }
     Err(format!("it did not get on for {} minutes", LOOK.as_secs() * u64::from(LOOKS_MAX) / 60))
+}
+
+fn in_words(error: impl std::error::Error) -> String {
+    error.to_string()
 }
 
 /// Does an action; answers what it printed, and why it failed.

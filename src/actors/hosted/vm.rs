@@ -10,8 +10,8 @@ use crate::domain::id::{JobId, VmId};
 use crate::domain::job::{Job, Step};
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
-    Command, Effect, LEASE_HOURS, NextStep, Outcome, RecoveryPoint, ResyncWindow, Side,
-    TestFailover, Vm, Wake, Work,
+    Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
+    ResyncWindow, Side, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long an unplanned failover waits for the source VM to shut down, if its host answers at all.
+/// How long an unplanned failover waits for the source VM to shut down before it cuts its power, and then
+/// for that.
 const STOP_SOURCE_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a guest may be at rest while its logs are cut, which takes milliseconds. Source: the time for
@@ -34,7 +35,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 4;
+    const STATE_SCHEMA: u16 = 5;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -218,11 +219,18 @@ async fn perform_step(
         Step::StartFailover => {
             let point = chosen(vm)?;
             replication.verify(vm, point).await?;
+            // An earlier failover, of which this one took the place, may have come so far that its VM
+            // runs: on disks that are another point's from here on.
+            world.recovery.shut_down(vm).await?;
             replication.serve(vm, point).await?;
         }
         Step::StartReplica => {
             let point = chosen(vm)?;
             let disks = replication.serve(vm, point).await?;
+            if vm.phase == Phase::FailingOver(FailoverKind::Unplanned) {
+                // Since the fence it may have come back into reach, all the more if a plan held the start.
+                stop_source(vm, world).await;
+            }
             if let Err(failure) = world.recovery.start(vm, &disks).await {
                 // Damaged data is the better reason: no retry mends it.
                 replication.serve(vm, point).await?;
@@ -301,15 +309,29 @@ async fn reclaim_space(id: VmId, world: &World, reporter: &Reporter<Vm>) -> Comm
     }
 }
 
-/// Shuts the source down if it can still be reached: the site may be cut off rather than lost. The
-/// fence holds either way.
+/// Turns the source off if it can still be reached: the site may be cut off rather than lost. The fence
+/// holds either way.
 async fn stop_source(vm: &Vm, world: &World) {
-    let stop = actix::clock::timeout(STOP_SOURCE_WITHIN, world.primary.shut_down(vm));
-    match stop.await {
-        Ok(Ok(())) => {}
+    if let Err(failure) = turn_source_off(vm, world).await {
+        tracing::warn!(vm = %vm.name, %failure, "turn the source off");
+    }
+}
+
+/// Shuts the source down, or else cuts its power: it may not run beside its replica, whatever keeps it
+/// from ending in an orderly way.
+async fn turn_source_off(vm: &Vm, world: &World) -> Result<(), Failure> {
+    let shut_down = guarded(world.primary.shut_down(vm));
+    match actix::clock::timeout(STOP_SOURCE_WITHIN, shut_down).await {
+        Ok(Ok(())) => return Ok(()),
         Ok(Err(failure)) => tracing::warn!(vm = %vm.name, %failure, "shut the source down"),
         Err(_) => tracing::warn!(vm = %vm.name, "the source did not shut down in time"),
     }
+    let switch_off = guarded(world.primary.switch_off(vm));
+    let in_time = actix::clock::timeout(STOP_SOURCE_WITHIN, switch_off).await;
+    in_time.unwrap_or_else(|_| {
+        let silent = Failure::new(Code::HostLost, Cause::Host(vm.host), "no answer in time");
+        Err(silent.with("vm", &vm.name))
+    })
 }
 
 /// Keeps the replica running and the source off; ends only by being stopped.
@@ -326,10 +348,10 @@ async fn keep_replica_on(vm: &Vm, world: &World) {
     }
 }
 
-/// Shuts the source down, and keeps at it until it is off: a site that was cut off when its VM was failed
-/// over comes back with the VM running, and it may not run at both.
+/// Turns the source off, and keeps at it until it is: a site that was cut off when its VM was failed over
+/// comes back with the VM running, and it may not run at both.
 async fn keep_source_off(vm: &Vm, world: &World) {
-    while let Err(failure) = guarded(world.primary.shut_down(vm)).await {
+    while let Err(failure) = turn_source_off(vm, world).await {
         tracing::debug!(vm = %vm.name, %failure, "keep the source off");
         actix::clock::sleep(world.watch_interval).await;
     }

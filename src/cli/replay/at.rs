@@ -1,6 +1,7 @@
 //! `replay at`: a moment, as a table or a document.
 
 use super::super::{Answer, CommandError, Output, print};
+use super::{check_not_empty, uncertain};
 use crate::domain::time::Timestamp;
 use crate::replay::{Checkpoints, History, Moment, Past, span};
 use crate::views::{CauseView, StatusView, VmView};
@@ -13,24 +14,40 @@ pub(super) fn show(
     moment: Moment,
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let past = history.past(moment, Some(checkpoints))?;
-    if past.position == 0 {
-        return Err("the log has nothing at or before this moment".into());
-    }
+    let (past, ends) = history.past_or_end(moment, Some(checkpoints))?;
+    check_not_empty(&past)?;
+    let beyond = beyond(&past, moment).filter(|_| ends);
     let now = match moment {
         Moment::Time(time) => time,
         Moment::Position(_) => past.at,
     };
     let status = past.site.status(now);
     match output {
-        Output::Json => print(&document(&past, &status)?),
-        Output::Table => table(&past, &status, now).iter().for_each(|line| print(line)),
+        Output::Json => print(&document(&past, &status, beyond.is_some())?),
+        Output::Table => {
+            table(&past, &status, now).iter().for_each(|line| print(line));
+            beyond.iter().for_each(|line| print(line));
+        }
     }
     Ok(Answer::Done)
 }
 
+/// That the log ends before the moment, if it does: what is told is then what would follow from its end.
+fn beyond(past: &Past, moment: Moment) -> Option<String> {
+    let is_beyond = match moment {
+        Moment::Position(wanted) => wanted != u64::MAX && past.position < wanted,
+        Moment::Time(time) => past.at < time,
+    };
+    let (last, at) = (past.position, past.at);
+    is_beyond.then(|| format!("the log ends before, with commit {last} at {at}"))
+}
+
 /// The status as the service answers it, and where in the log it is from.
-fn document(past: &Past, status: &StatusView) -> Result<String, serde_json::Error> {
+fn document(
+    past: &Past,
+    status: &StatusView,
+    is_beyond: bool,
+) -> Result<String, serde_json::Error> {
     let incomplete: Vec<_> = past
         .incomplete
         .iter()
@@ -38,6 +55,7 @@ fn document(past: &Past, status: &StatusView) -> Result<String, serde_json::Erro
         .collect();
     serde_json::to_string(&json!({
         "seq": past.position,
+        "log_ends_before": is_beyond,
         "status": status,
         "damage": past.damage,
         "incomplete": incomplete,
@@ -77,11 +95,7 @@ fn table(past: &Past, status: &StatusView, now: Timestamp) -> Vec<String> {
         lines.push(format!("vault {}: {reachable}, {points} recovery points", vault.name));
         lines.extend(vault.causes.iter().map(cause_line));
     }
-    for (stream, since) in &past.incomplete {
-        let name = past.name(*stream);
-        lines.push(format!("not certain: commits of {name} are missing before commit {since}"));
-    }
-    lines.extend(past.damage.iter().map(|damage| format!("damaged: {damage}")));
+    lines.extend(uncertain(past));
     lines
 }
 

@@ -7,7 +7,7 @@ use crate::domain::job::JobKind;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Health};
 use crate::replay::{
-    Found, Moment, Past, Recorded, clock, command_in_words, events_in_words, span,
+    Found, Moment, Past, Recorded, Titles, WhyError, clock, command_in_words, events_in_words, span,
 };
 use std::fmt;
 use std::io::{BufRead, IsTerminal};
@@ -92,8 +92,14 @@ enum Pause {
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     let mut history = args.source.open()?;
-    let mut play = Play { args, past: Past::default(), shown: None };
+    let mut play = Play { args, past: Past::default(), titles: Titles::default(), shown: None };
     history.each(|found| play.take(found))?;
+    if let Some(name) = &args.vm
+        && play.past.vm_called(name).is_none()
+    {
+        let known = play.past.site.vms.values().map(|vm| vm.name.clone()).collect();
+        return Err(WhyError::NoVm { name: name.clone(), known }.into());
+    }
     if play.shown.is_none() {
         return Err("the log has nothing there".into());
     }
@@ -103,6 +109,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 struct Play<'a> {
     args: &'a Args,
     past: Past,
+    titles: Titles,
     /// When the commit was decided that was shown last.
     shown: Option<Timestamp>,
 }
@@ -122,6 +129,7 @@ impl Play<'_> {
         }
         let before = self.standing(&commit);
         self.past.apply(&commit);
+        self.titles.note(&self.past, &commit);
         let after = self.standing(&commit);
         if self.is_shown(&commit) {
             self.wait_for(commit.at);
@@ -139,8 +147,10 @@ impl Play<'_> {
             Moment::Position(position) => position <= commit.global,
             Moment::Time(time) => time <= commit.at,
         });
-        let name = self.past.name(commit.stream);
-        begun && self.args.vm.as_ref().is_none_or(|vm| *vm == name)
+        let is_of = |name: &String| {
+            self.past.vm_called(name).is_some_and(|(stream, _)| stream == commit.stream)
+        };
+        begun && self.args.vm.as_ref().is_none_or(is_of)
     }
 
     #[expect(
@@ -158,16 +168,18 @@ impl Play<'_> {
             "{:>6}  {}  {}",
             commit.global,
             clock(commit.at),
-            command_in_words(commit, &name)
+            command_in_words(commit, &name, &self.titles)
         ));
-        for event in events_in_words(commit) {
+        for event in events_in_words(commit, &self.titles) {
             print(&format!("{:22}{event}", ""));
         }
         for (what, before, after) in
             [("state", &before.phase, &after.phase), ("health", &before.health(), &after.health())]
         {
-            if before != after {
-                print(&format!("{:22}=> {what} {before} -> {after}", ""));
+            match (before.as_str(), after.as_str()) {
+                (before, after) if before == after => {}
+                ("", after) => print(&format!("{:22}=> {what} {after}", "")),
+                (before, after) => print(&format!("{:22}=> {what} {before} -> {after}", "")),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `replay what-if`: what was, beside what would have been.
 
 use super::super::{Answer, CommandError, Output, print};
-use super::SourceArg;
+use super::{SourceArg, damaged, with_damage};
 use crate::domain::policy::Policy;
 use crate::replay::{Comparison, Fate, Schedule, UNKNOWN, span, what_if};
 use crate::views::PolicyView;
@@ -39,15 +39,19 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     policy.map_or(Ok(()), |policy| policy.check())?;
     let schedule: Option<Schedule> = args.retry.as_deref().map(read).transpose()?;
     schedule.as_ref().map_or(Ok(()), Schedule::check)?;
-    let compared = what_if(&mut args.source.open()?, policy, schedule.as_ref())?;
+    let (compared, damage) = what_if(&mut args.source.open()?, policy, schedule.as_ref())?;
     if compared.is_empty() {
-        return Err("the log has no VM that was replicated".into());
+        return Err(with_damage("the log has no VM that was replicated", &damage));
     }
     match args.output {
         Output::Json => {
-            print(&serde_json::to_string(&json!({ "vms": compared, "unknown": UNKNOWN }))?);
+            let document = json!({ "vms": compared, "unknown": UNKNOWN, "damage": damage });
+            print(&serde_json::to_string(&document)?);
         }
-        Output::Table => table(&compared).iter().for_each(|line| print(line)),
+        Output::Table => {
+            table(&compared).iter().for_each(|line| print(line));
+            damaged(&damage).iter().for_each(|line| print(line));
+        }
     }
     Ok(Answer::Done)
 }

@@ -26,6 +26,8 @@ struct Verified<'a> {
     checked_bytes: u64,
     vms: Vec<VerifiedVm>,
     findings: &'a [String],
+    /// Of no harm to any point.
+    bad_checksums: &'a [String],
     old_keys: Vec<OldKey<'a>>,
 }
 
@@ -77,6 +79,7 @@ impl<'a> Verified<'a> {
             checked_bytes: audit.checked_bytes,
             vms: audit.vms.iter().map(|vm| verified(vm, &audit.findings)).collect(),
             findings: &audit.findings,
+            bad_checksums: &audit.bad_checksums,
             old_keys: old_keys.collect(),
         }
     }
@@ -125,6 +128,10 @@ fn action(vm: &VmAudit) -> String {
 fn show(audit: &Audit) {
     for finding in &audit.findings {
         print(&format!("damaged: {finding}"));
+    }
+    for finding in &audit.bad_checksums {
+        print(&format!("damaged, of no harm to any recovery point: {finding}"));
+        print("  a resynchronization reads the data instead, and takes longer");
     }
     for vm in &audit.vms {
         let broken: Vec<String> = vm

@@ -42,6 +42,22 @@ pub fn compact(files: &dyn Files, log: &LogReader, to: &Path) -> Result<LogWrite
         current_size: original.original_size,
         ..original
     };
+    let mut writer = begin_compacted(files, log, to, header)?;
+    writer.close(original.last_modified)?;
+    Ok(writer)
+}
+
+/// Writes what is left of a log as the beginning of another one with this header, not closed. What
+/// [`compact`] says of order and memory holds.
+///
+/// # Errors
+/// As [`compact`].
+pub fn begin_compacted(
+    files: &dyn Files,
+    log: &LogReader,
+    to: &Path,
+    header: Header,
+) -> Result<LogWriter, LogError> {
     let mut writer = LogWriter::create_without_tail(files, to, header)?;
     let mut buffer = Vec::new();
     for_each_unique(log, log.entries(), |write, part| {
@@ -57,7 +73,6 @@ pub fn compact(files: &dyn Files, log: &LogReader, to: &Path) -> Result<LogWrite
         }
         Ok(())
     })?;
-    writer.close(original.last_modified)?;
     Ok(writer)
 }
 

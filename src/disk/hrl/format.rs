@@ -425,11 +425,14 @@ pub enum SealSlot {
     Flush(bool),
     /// Written once, at a cut: nothing follows the block that it names.
     Cut,
+    /// Written once, before a compacted log is in use: everything up to the block that it names is there
+    /// and durable, and the tail says nothing of it.
+    Begin,
 }
 
 impl SealSlot {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Flush(false), Self::Flush(true), Self::Cut];
+    pub const ALL: [Self; 4] = [Self::Flush(false), Self::Flush(true), Self::Cut, Self::Begin];
 
     /// Where in the file.
     pub const fn position(self) -> u64 {
@@ -437,6 +440,7 @@ impl SealSlot {
             Self::Flush(false) => SECTOR,
             Self::Flush(true) => 2 * SECTOR,
             Self::Cut => 3 * SECTOR,
+            Self::Begin => 4 * SECTOR,
         }
     }
 }

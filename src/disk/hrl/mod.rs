@@ -36,7 +36,7 @@ mod scan;
 mod tail;
 mod writer;
 
-pub use compaction::{compact, unique_bytes};
+pub use compaction::{begin_compacted, compact, unique_bytes};
 pub use format::{Damage, Header, LogTime};
 pub use reader::{HeaderTrust, LogReader, LoggedWrite};
 pub use recovery::{recover_after_kill, recover_after_power_loss};

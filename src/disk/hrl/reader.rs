@@ -6,9 +6,10 @@
 use super::LogError;
 use super::format::{
     BLOCK_BYTES_MAX, BlockHeader, Checksum, DATA_BYTES_MAX, Damage, ENTRY_BYTES, Entry,
-    HEADER_BYTES, Header,
+    HEADER_BYTES, Header, LogTime,
 };
 use super::recovery::hole_bytes;
+use super::writer::LogWriter;
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
 use crate::ports::files::{File, Files, Open};
@@ -88,6 +89,16 @@ impl LogReader {
             return Err(LogError::damaged(path, 96, Damage::EntryTotal { header, blocks }));
         }
         Ok(reader)
+    }
+
+    /// Opens a log that is written on as it was when its last block ended at `end`.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub fn open_up_to(files: &dyn Files, path: &Path, end: u64) -> Result<Self, LogError> {
+        let file = files.open(path, Open::Read).map_err(LogError::io(path))?;
+        let (_, header) = read_header(&*file, path, HeaderTrust::Verified)?;
+        Self::up_to(file, path, header, end.saturating_sub(u64::from(header.metadata_size)))
     }
 
     /// Finds the blocks of a log by walking back from `last`.
@@ -218,6 +229,29 @@ impl LogReader {
     pub fn verify(&mut self) -> Result<(), LogError> {
         self.entries().try_for_each(|entry| entry.map(drop))?;
         self.verified = true;
+        Ok(())
+    }
+
+    /// Appends the writes that lie after byte `from`, where a block ends, to another log, in order.
+    ///
+    /// # Errors
+    /// [`LogError`] of either log.
+    pub fn append_to(&self, from: u64, other: &mut LogWriter) -> Result<(), LogError> {
+        let mut buffer = Vec::new();
+        let block = self.blocks.partition_point(|at| *at < from);
+        for write in (Entries { block, ..self.entries() }) {
+            let write = write?;
+            let at = LogTime::from(write.at);
+            if write.zero {
+                other.append_zeroes(write.range(), at)?;
+                continue;
+            }
+            for part in pieces(u64::from(write.length), DATA_BYTES_MAX) {
+                buffer.resize((part.end - part.start) as usize, 0);
+                self.read_data(&write, part.start as u32, &mut buffer)?;
+                other.append(&buffer, write.offset + part.start, at)?;
+            }
+        }
         Ok(())
     }
 

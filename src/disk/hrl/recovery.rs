@@ -31,8 +31,8 @@ pub fn recover_after_kill(
     let (bytes, header) = read_header(&*file, path, HeaderTrust::Verified)?;
     let records = Records::of(&bytes, &header);
     let end = match records.cut {
-        Some(cut) => Sealed { last_block: cut.block, end: cut.block.saturating_add(BLOCK_BYTES) },
-        None => seal_group(&*file, path, &header, &tail)?,
+        Some(cut) => Sealed::at(&cut),
+        None => seal_group(&*file, path, &header, &tail, records.begin)?,
     };
     let incomplete = |at| LogError::damaged(tail.path(), at, Damage::TailIncomplete);
     if let Some(flushed) = records.flushed.iter().flatten().map(|record| record.block).max()
@@ -69,7 +69,8 @@ pub fn recover_after_power_loss(files: &dyn Files, path: &Path) -> Result<LogRea
     }
     let records = Records::of(&bytes, &header);
     let mut last_blocks = vec![EMPTY_LOG_BYTES - BLOCK_BYTES];
-    last_blocks.extend(records.flushed.iter().flatten().chain(&records.cut).map(|r| r.block));
+    let sealed = records.flushed.iter().chain([&records.cut, &records.begin]).flatten();
+    last_blocks.extend(sealed.map(|record| record.block));
     last_blocks.sort_unstable();
     // Of two flush records at most the younger can miss its data, and of an empty log nothing can.
     let whole = |last| {
@@ -93,13 +94,14 @@ pub fn recover_after_power_loss(files: &dyn Files, path: &Path) -> Result<LogRea
 struct Records {
     flushed: [Option<SealRecord>; 2],
     cut: Option<SealRecord>,
+    begin: Option<SealRecord>,
 }
 
 impl Records {
     fn of(bytes: &[u8; HEADER_BYTES as usize], header: &Header) -> Self {
-        let [first, second, cut] =
+        let [first, second, cut, begin] =
             SealSlot::ALL.map(|slot| SealRecord::find(bytes, slot, header.unique_id));
-        Self { flushed: [first, second], cut }
+        Self { flushed: [first, second], cut, begin }
     }
 
     /// Which of the two flush records is to be overwritten next.
@@ -115,15 +117,25 @@ struct Sealed {
     end: u64,
 }
 
+impl Sealed {
+    fn at(record: &SealRecord) -> Self {
+        Self { last_block: record.block, end: record.block.saturating_add(BLOCK_BYTES) }
+    }
+}
+
 /// Gives the entries of the tail the metadata block that they lack.
 fn seal_group(
     file: &dyn File,
     path: &Path,
     header: &Header,
     tail: &Tail,
+    begin: Option<SealRecord>,
 ) -> Result<Sealed, LogError> {
     let slots = tail.youngest_group(header.unique_id)?;
     let Some(first) = slots.first() else {
+        if let Some(begin) = begin {
+            return Ok(Sealed::at(&begin));
+        }
         return Ok(Sealed { last_block: EMPTY_LOG_BYTES - BLOCK_BYTES, end: EMPTY_LOG_BYTES });
     };
     let incomplete = LogError::damaged(tail.path(), 0, Damage::TailIncomplete);

@@ -242,6 +242,18 @@ impl LogWriter {
         self.write_record(SealSlot::Cut)
     }
 
+    /// Seals, and says that a log which was written without a tail is complete up to here; from then on it
+    /// has this one. The file is to be synced before it is used.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn begin_here(&mut self, tail: Option<Tail>) -> Result<(), LogError> {
+        self.seal()?;
+        self.write_record(SealSlot::Begin)?;
+        self.tail = tail;
+        Ok(())
+    }
+
     /// Closes the log: syncs, writes the end into the header, syncs, and clears the seal records, so
     /// that the file is what the specification says. Durable on return.
     ///

@@ -51,12 +51,17 @@ impl Disk {
         Self { id, name, names, device, suspects, transit_bytes, growth, guard, flush_failed }
     }
 
-    /// Makes the device durable. Fails for good once it has failed.
+    /// Makes the device durable. Fails for good once it has failed, until [`Disk::accept_as_it_is`].
     pub(super) fn flush_device(&self) -> io::Result<()> {
         if self.flush_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush of this disk failed"));
         }
         self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+    }
+
+    /// Whether [`Disk::flush_device`] fails whatever the device says.
+    pub(super) fn flush_has_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::Acquire)
     }
 
     /// What its file is. Makes the device durable, as far as [`Disk::flush_device`] can still prove it.
@@ -77,7 +82,7 @@ impl Disk {
         (room::limit_bytes(size_bytes) <= log_bytes).then_some(reason)
     }
 
-    /// A chain of logs starts with the disk as it is.
+    /// What the disk holds is what counts: a chain of logs starts with it, or it was written again.
     pub(super) fn accept_as_it_is(&self) {
         self.flush_failed.store(false, Ordering::Release);
     }

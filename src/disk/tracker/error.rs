@@ -151,6 +151,15 @@ pub enum TrackError {
         #[source]
         source: io::Error,
     },
+    /// A disk cannot be made durable. Its logs are kept, and applied to it when it is tried again.
+    #[error("flush disk {disk}; its logs are kept until that works")]
+    NotDurable {
+        /// Which disk.
+        disk: DiskId,
+        /// What the disk answered.
+        #[source]
+        source: io::Error,
+    },
     /// No log can have such a name.
     #[error("name the logs of a disk {name:?}: the name is empty, used twice, or has a separator")]
     DiskName {
@@ -205,7 +214,7 @@ impl Classified for TrackError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Code::LogVolumeFull
             }
-            Self::File { .. } | Self::Closed => Code::HostResourcesShort,
+            Self::File { .. } | Self::NotDurable { .. } | Self::Closed => Code::HostResourcesShort,
             Self::Log(error) => error.code(),
             Self::LowSpace(low) => low.code(),
             Self::Disk { .. } => Code::DiskUnusable,

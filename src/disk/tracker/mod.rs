@@ -19,7 +19,9 @@
 //! * A log that cannot be written never fails the guest: tracking is broken, with a reason that
 //!   survives restarts, and writes go on to the disks. Only another chain of logs ends that.
 //!
-//! * Logs that take half of their disk ([`Broken::LogsTooLarge`]) end tracking and are dropped.
+//! * Logs that come near half of their disk are compacted: see [`Tracker::cut`] and
+//!   [`Tracker::compact_large`]. Logs that take half of it all the same ([`Broken::LogsTooLarge`]) end
+//!   tracking and are dropped.
 //!   [`Tracker::status`] says how far away that is, and whether the volume of the logs is short of space.
 //!
 //! What a start finds, and does:
@@ -49,6 +51,7 @@
 //! so, through restarts and other chains as well; what is written meanwhile is in the logs.
 
 mod bitmap;
+mod compact;
 mod disk;
 mod error;
 mod frame;
@@ -57,6 +60,7 @@ mod log;
 mod marks;
 mod names;
 mod range_guard;
+mod redo;
 mod reopen;
 mod room;
 mod state;
@@ -68,10 +72,7 @@ pub use marks::REGION_BYTES;
 pub use room::LowSpace;
 pub use suspect::{CHUNK_BYTES, Suspect};
 
-use crate::disk::hrl::{
-    EMPTY_LOG_BYTES, Header, HeaderTrust, LogReader, LogTime, LogWriter, Tail, compact,
-    unique_bytes,
-};
+use crate::disk::hrl::{EMPTY_LOG_BYTES, Header, LogTime, LogWriter, Tail};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
@@ -432,7 +433,7 @@ impl Tracker {
     /// [`TrackError::NumberUsed`]; else nothing was cut and tracking goes on.
     pub fn cut(&self, number: u64) -> Result<Cut, TrackError> {
         let cut = self.cut_as_it_is(number)?;
-        match self.compact(number) {
+        match self.compact_in_transit(number) {
             Ok(None) => Ok(cut),
             Ok(Some(compacted)) => Ok(compacted),
             Err(error) => {
@@ -468,42 +469,6 @@ impl Tracker {
         let cut = transit.cut.clone();
         self.set_transit(Some(transit));
         Ok(cut)
-    }
-
-    /// Compacts the logs of a cut in transit where the logs of their disk are large and it helps.
-    /// Answers the cut if that changed it. Appending to logs goes on meanwhile, and so does everything
-    /// else: the files are exchanged at the end, if they still count.
-    fn compact(&self, number: u64) -> Result<Option<Cut>, TrackError> {
-        let mut changed = None;
-        for (index, disk) in self.shared.disks.iter().enumerate() {
-            if self.log_bytes(index) < room::compact_bytes(disk.device.size_bytes()) {
-                continue;
-            }
-            let files = &*self.shared.files;
-            let (path, to) = (disk.names.transit(number), disk.names.compact(number));
-            let log = LogReader::open(files, &path, HeaderTrust::Verified)?;
-            if log.end() / 4 * 3 < unique_bytes(&log)? {
-                continue;
-            }
-            let compacted = compact(files, &log, &to)?;
-            let _control = self.lock_control();
-            let mut transit = self.lock_transit();
-            let Some(transit) = transit.as_mut().filter(|transit| transit.cut.number == number)
-            else {
-                names::remove(files, &to)
-                    .map_err(|source| TrackError::File { path: to, source })?;
-                return Ok(None);
-            };
-            files
-                .rename(&to, &path)
-                .map_err(|source| TrackError::File { path: path.clone(), source })?;
-            self.sync_folder()?;
-            transit.allocated_bytes[index] = compacted.allocated_bytes();
-            transit.cut.logs[index].bytes = compacted.end();
-            disk.transit_bytes.store(compacted.allocated_bytes(), Ordering::Relaxed);
-            changed = Some(transit.cut.clone());
-        }
-        Ok(changed)
     }
 
     /// What the logs of a disk take on the volume.
@@ -555,10 +520,11 @@ impl Tracker {
     }
 
     /// Says that a cut is safe elsewhere: makes the disks durable, then drops its logs. Does nothing
-    /// for a cut that was acknowledged already.
+    /// for a cut that was acknowledged already. What a disk may have lost with an earlier flush that
+    /// failed is written to it again from the logs, with writers held up.
     ///
     /// # Errors
-    /// [`TrackError`]; the logs are kept where the disks cannot be made durable.
+    /// [`TrackError`]; the logs are kept where the disks cannot be made durable, and it can be tried again.
     pub fn acknowledge(&self, number: u64) -> Result<(), TrackError> {
         let _control = self.lock_control();
         let transit = self.lock_transit().clone();
@@ -572,7 +538,7 @@ impl Tracker {
                 });
             }
         };
-        self.shared.flush_devices()?;
+        self.flush_disks()?;
         self.shared.change_state(|state| {
             state.acknowledged = number;
             for log in &cut.logs {

@@ -3,7 +3,6 @@
 use super::run::{Run, Task};
 use super::{Plan, RunKind};
 use crate::domain::id::JobId;
-use crate::domain::job::JobOutcome;
 use crate::domain::vm::{Command, NextStep, Phase, PointChoice, Vm};
 
 /// Hours for which a run keeps the copies of a test.
@@ -51,11 +50,10 @@ fn tell(command: Command) -> Move {
     Move::Tell(Box::new(command))
 }
 
-/// Whether a job of this run for this VM ended without success.
+/// Whether a job of this run for this VM ended without success. The VM may be at its next one already: a
+/// resynchronization goes on as soon as a failover has failed its check.
 fn has_failed(vm: &Vm, job: JobId) -> bool {
-    let own = vm.job.as_ref().filter(|own| own.id == job);
-    let ended = own.and_then(|own| own.ended);
-    ended.is_some_and(|(_, outcome)| outcome != JobOutcome::Completed)
+    vm.unsuccessful == Some(job)
 }
 
 fn not_allowed(vm: &Vm, operation: &str) -> Move {

@@ -101,6 +101,7 @@ impl Vm {
         causes.extend(self.trouble_cause());
         causes.extend(self.phase_cause());
         causes.extend(self.late_cause(now));
+        causes.extend(self.missed_cause(now));
         causes.extend(self.background_causes());
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.level));
         causes
@@ -269,6 +270,18 @@ impl Vm {
             since: Some(*since),
         });
         background.chain(lost).chain(test)
+    }
+
+    /// Cycles that were left out, even where the newest recovery point is young again.
+    fn missed_cause(&self, now: Timestamp) -> Option<HealthCause> {
+        let (Phase::Protected | Phase::FailbackReady) = self.phase else { return None };
+        let interval = self.missed_too_many(now)?;
+        Some(HealthCause {
+            level: Health::Warning,
+            because: format!("{} of {} cycles were missed", interval.missed, interval.total()),
+            next: format!("they are counted until {}; replication goes on", interval.ends),
+            since: Some(interval.since),
+        })
     }
 
     fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {

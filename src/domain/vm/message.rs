@@ -2,7 +2,7 @@
 
 use super::{
     AfterFailover, Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason,
-    ResyncWindow,
+    ResyncWindow, StatisticsSchedule,
 };
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
@@ -232,6 +232,37 @@ pub enum Command {
         /// Which.
         job: JobId,
     },
+    /// Measure replication in these intervals.
+    ChangeStatisticsSchedule {
+        /// When they begin, and how long they are.
+        schedule: StatisticsSchedule,
+    },
+}
+
+impl Command {
+    /// The same once more, as another job; `None` for a command that starts none.
+    #[must_use]
+    pub fn as_job(&self, id: JobId) -> Option<Self> {
+        let mut again = self.clone();
+        let (Self::EnableProtection { job, .. }
+        | Self::PlannedFailover { job }
+        | Self::UnplannedFailover { job, .. }
+        | Self::CommitFailover { job }
+        | Self::Resynchronize { job }
+        | Self::TestFailover { job, .. }
+        | Self::CleanUpTestFailover { job, .. }
+        | Self::ChangeRecoveryPoint { job, .. }
+        | Self::CancelFailover { job }
+        | Self::Failback { job, .. }
+        | Self::CompleteFailback { job }
+        | Self::ReverseReplicate { job }
+        | Self::DisableProtection { job, .. }) = &mut again
+        else {
+            return None;
+        };
+        *job = id;
+        Some(again)
+    }
 }
 
 /// What came of a task.
@@ -671,4 +702,9 @@ pub enum Event {
     },
     /// It may start.
     StartReleased,
+    /// The intervals in which replication is measured changed.
+    StatisticsScheduleChanged {
+        /// To these.
+        schedule: StatisticsSchedule,
+    },
 }

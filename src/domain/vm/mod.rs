@@ -40,12 +40,14 @@ mod health;
 mod message;
 mod operations;
 mod rules;
+mod statistics;
 mod test_failover;
 mod window;
 
 pub use failback::{AfterFailover, Failback};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
 
@@ -344,6 +346,8 @@ pub struct Vm {
     pub job: Option<Job>,
     /// How many jobs there have been.
     pub jobs: u64,
+    /// The last job that ended otherwise than completed.
+    pub unsuccessful: Option<JobId>,
     /// Which point the running failover uses.
     chosen: Option<PointChoice>,
     /// Delta replication.
@@ -376,6 +380,8 @@ pub struct Vm {
     pub quiescence: Quiescence,
     /// Since when the replica's space in the vault cannot be freed, and why.
     pub space: Option<(Timestamp, Failure)>,
+    /// What replication did lately.
+    pub statistics: Statistics,
 }
 
 impl Vm {
@@ -614,6 +620,9 @@ impl Vm {
         let Some(job) = self.job_mut(id) else { return };
         job.ended = Some((at, outcome));
         let kind = job.kind;
+        if outcome != JobOutcome::Completed {
+            self.unsuccessful = Some(id);
+        }
         if kind.fails_over() {
             self.held = None;
         }
@@ -668,6 +677,7 @@ impl Entity for Vm {
     }
 
     fn apply(&mut self, event: &Event, at: Timestamp) {
+        statistics::apply(self, event, at);
         match event {
             Event::Discovered { id, name, host, cloud, disks } => {
                 self.id = *id;
@@ -722,7 +732,9 @@ impl Entity for Vm {
                 self.delta.cycle = *first_cycle;
                 self.resync.lost = None;
             }
-            Event::DiskCopied { .. } | Event::SourceShutDown => {}
+            Event::DiskCopied { .. }
+            | Event::SourceShutDown
+            | Event::StatisticsScheduleChanged { .. } => {}
             Event::PolicyChanged { policy } => {
                 self.policy = *policy;
                 if let Stage::Waiting { .. } = self.delta.stage {

@@ -201,6 +201,12 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             window.check()?;
             Ok(change_window(vm, *window, now))
         }
+        Command::ChangeStatisticsSchedule { schedule } => {
+            schedule.check()?;
+            let known = vm.phase != Phase::Undiscovered && vm.statistics.schedule != *schedule;
+            let changed = Event::StatisticsScheduleChanged { schedule: *schedule };
+            Ok(if known { vec![changed] } else { vec![] })
+        }
     }
 }
 
@@ -617,15 +623,18 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
     }
     let left = vm.points.iter().filter(|point| kept_from_cycle <= point.cycle);
-    let left: Vec<_> = left
+    let (left, past): (Vec<_>, Vec<_>) = left
         .filter(|point| point.cycle != newest.cycle && Some(point.cycle) != stood_on)
         .map(|point| Candidate {
             cycle: point.cycle,
             at: point.at,
             application_consistent: vm.application_consistent.contains(&point.cycle),
         })
-        .collect();
-    let cycles = thinned_out(&left, now);
+        .partition(|point| now.since(point.at) <= retention);
+    let mut cycles = thinned_out(&left, now);
+    // Those after the point that is stood on become too old as well.
+    cycles.extend(past.iter().map(|point| point.cycle));
+    cycles.sort_unstable();
     if !cycles.is_empty() {
         events.push(Event::RecoveryPointsThinned { cycles });
     }

@@ -365,6 +365,11 @@ impl Hypervisor for LabSite {
         self.work(vm, move |site| site.stop(id)).await
     }
 
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        let id = vm.id;
+        self.work(vm, move |site| site.switch_off(id)).await
+    }
+
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
         let uris = uris(vm, disks);
         let id = vm.id;

@@ -1,14 +1,14 @@
-//! What an actor does beside replication: guests are brought to rest and always let go on, and space is
-//! reclaimed whatever becomes of it.
+//! What an actor does beside replication: guests are brought to rest and always let go on, sources of a
+//! failover are kept off, and space is reclaimed whatever becomes of it.
 
-use super::outside::{Answer, Op, host_lost, link_down};
+use super::outside::{Answer, End, Op, host_lost, link_down};
 use super::testbed::{
-    HOUR, MINUTE, Running, SECOND, Testbed, every_30_s, host_id, vault_id, vm_id,
+    HOUR, MINUTE, Running, SECOND, Testbed, every_30_s, host_id, job_id, vault_id, vm_id,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::vm::{Command, Event, Health, Phase};
+use lifeboat::domain::vm::{Command, Event, Health, Phase, PointChoice};
 use lifeboat::ports::clock::Clock;
 
 fn with_consistent_points() -> Policy {
@@ -138,4 +138,40 @@ fn a_pass_that_never_ends_ends_with_the_phase_that_it_was_for() {
     let passes = bed.outside.calls_of(vm.0, Op::ReclaimSpace);
     assert_eq!(passes.len(), 1);
     assert_eq!(passes[0].ended.unwrap().1, super::outside::End::Dropped);
+}
+
+/// The fence holds either way; but a guest that came back into reach meanwhile may not run on beside it.
+#[test]
+fn a_source_that_came_back_after_the_fence_is_shut_down_before_its_replica_starts() {
+    let bed = Testbed::new();
+    bed.run(async |service: Running| {
+        let vm = service.protected(1, every_30_s()).await;
+        bed.outside.script(vm.0, Op::ShutDown, [Answer::Fail(host_lost(host_id()))]);
+        let point = PointChoice::Latest;
+        service.tell_vm(vm, Command::UnplannedFailover { job: job_id(2), point }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        let shut_down = bed.outside.calls_of(vm.0, Op::ShutDown);
+        let ends: Vec<_> = shut_down.iter().map(|call| call.ended.unwrap().1).collect();
+        assert_eq!(ends, [End::Failed, End::Succeeded]);
+        let started = bed.outside.began(vm.0, Op::Start)[0];
+        assert!(shut_down[1].ended.unwrap().0 <= started);
+    });
+    bed.outside.check();
+}
+
+#[test]
+fn a_source_that_cannot_be_shut_down_is_switched_off_by_an_unplanned_failover() {
+    let bed = Testbed::new();
+    bed.run(async |service: Running| {
+        let vm = service.protected(1, every_30_s()).await;
+        let failure = Failure::new(Code::SourceDidNotStop, Cause::Host(host_id()), "a disk fails");
+        bed.outside.always(vm.0, Op::ShutDown, Answer::Fail(failure));
+        let point = PointChoice::Latest;
+        service.tell_vm(vm, Command::UnplannedFailover { job: job_id(2), point }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        let off = bed.outside.calls_of(vm.0, Op::SwitchOff)[0].ended.unwrap();
+        assert!(off.0 <= bed.outside.began(vm.0, Op::Fence)[0]);
+        assert!(!bed.outside.facts(vm).runs_at_primary);
+    });
+    bed.outside.check();
 }

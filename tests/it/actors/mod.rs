@@ -11,6 +11,7 @@ mod background;
 mod cancellations;
 mod deaths;
 mod durability;
+mod model;
 mod outside;
 mod plans;
 mod restarts;

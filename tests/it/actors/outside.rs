@@ -8,9 +8,11 @@ use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Kind, StreamId};
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
-use lifeboat::domain::job::Step;
+use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
-use lifeboat::domain::vm::{Effect, RecoveryPoint, ResyncReason, Side, Vm, Work};
+use lifeboat::domain::vm::{
+    Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
+};
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
@@ -43,6 +45,7 @@ pub(crate) enum Op {
     TrackingLost,
     Heartbeat,
     ShutDown,
+    SwitchOff,
     /// Shutting a source down again and again, for as long as its replica runs.
     KeepOff,
     Start,
@@ -119,10 +122,15 @@ impl Op {
                 Self::StopTracking => step == Step::StopTracking,
                 Self::DeleteReplica => step == Step::DeleteReplica,
                 Self::Attach => matches!(step, Step::AttachSource | Step::StartSource),
-                Self::ShutDownReplica => step == Step::ShutDownReplica,
+                Self::ShutDownReplica => {
+                    matches!(step, Step::ShutDownReplica | Step::StartFailover)
+                }
                 Self::StartSource => step == Step::StartSource,
                 Self::KeepOnly => step == Step::DropOtherPoints,
-                Self::ShutDown => matches!(step, Step::ShutDownSource | Step::FenceSource),
+                Self::ShutDown => {
+                    matches!(step, Step::ShutDownSource | Step::FenceSource | Step::StartReplica)
+                }
+                Self::SwitchOff => matches!(step, Step::FenceSource | Step::StartReplica),
                 _ => false,
             },
             _ => false,
@@ -186,6 +194,72 @@ pub(crate) struct Facts {
     /// The cycle that each disk of the primary site was brought to.
     pub(crate) restored: BTreeMap<DiskId, u64>,
     pub(crate) frozen: bool,
+    /// What is on the disks of each site.
+    pub(crate) disks: Disks,
+}
+
+/// What a disk holds: the runs of the guest that wrote to it, each up to a moment. A guest writes all the time.
+pub(crate) type Contents = Vec<(u32, Duration)>;
+
+/// What is on the disks of a VM, and in its recovery points.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disks {
+    pub(crate) primary: Contents,
+    pub(crate) recovery: Contents,
+    served: Option<u64>,
+    runs: u32,
+    cuts: BTreeMap<u64, Contents>,
+    pub(crate) points: BTreeMap<u64, Contents>,
+}
+
+impl Disks {
+    fn of(&mut self, side: Side) -> &mut Contents {
+        match side {
+            Side::Primary => &mut self.primary,
+            Side::Recovery => &mut self.recovery,
+        }
+    }
+
+    /// The guest boots.
+    fn boot(&mut self, side: Side, now: Duration) {
+        self.runs += 1;
+        let run = self.runs;
+        self.of(side).push((run, now));
+    }
+}
+
+impl Facts {
+    /// What the guests that run have written by now.
+    fn write(&mut self, now: Duration) {
+        if self.disks.runs == 0 {
+            self.disks.boot(Side::Primary, now);
+        }
+        for (side, runs) in
+            [(Side::Primary, self.runs_at_primary), (Side::Recovery, self.runs_at_recovery)]
+        {
+            if let (true, Some(last)) = (runs, self.disks.of(side).last_mut()) {
+                last.1 = now;
+            }
+        }
+    }
+
+    /// What the disks of a site hold at this moment.
+    fn contents(&mut self, side: Side, now: Duration) -> Contents {
+        self.write(now);
+        self.disks.of(side).clone()
+    }
+
+    /// A guest is switched on, or off.
+    pub(crate) fn switch(&mut self, side: Side, on: bool, now: Duration) {
+        self.write(now);
+        let runs = match side {
+            Side::Primary => &mut self.runs_at_primary,
+            Side::Recovery => &mut self.runs_at_recovery,
+        };
+        if std::mem::replace(runs, on) != on && on {
+            self.disks.boot(side, now);
+        }
+    }
 }
 
 impl Default for Facts {
@@ -206,6 +280,7 @@ impl Default for Facts {
             attached: true,
             restored: BTreeMap::new(),
             frozen: false,
+            disks: Disks::default(),
         }
     }
 }
@@ -231,6 +306,7 @@ struct State {
     latency: Duration,
     tracking_look: Duration,
     forgets_calls: bool,
+    refuses_lost_chains: bool,
 }
 
 /// A call that is under way.
@@ -300,6 +376,21 @@ impl Outside {
         let mut state = self.state.lock().unwrap();
         state.forgets_calls = true;
         state.tracking_look = Duration::from_hours(1);
+    }
+
+    /// A chain of logs that was lost is not cut any more.
+    pub(crate) fn refuse_lost_chains(&self) {
+        self.state.lock().unwrap().refuses_lost_chains = true;
+    }
+
+    fn chain(&self, vm: &Vm) -> Result<(), Failure> {
+        let refuses = self.state.lock().unwrap().refuses_lost_chains;
+        match self.facts(vm.id).tracking_lost {
+            Some(reason) if refuses => {
+                Err(Failure::new(Code::LogChainBroken, Cause::Itself, reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -444,13 +535,40 @@ async fn pause(latency: Duration) {
 }
 
 fn add_point(facts: &mut Facts, cycle: u64, at: Timestamp) -> RecoveryPoint {
+    let contents = facts.disks.cuts.get(&cycle).cloned().unwrap_or_default();
+    facts.disks.points.entry(cycle).or_insert(contents);
     *facts.points.entry(cycle).or_insert(RecoveryPoint { cycle, at, bytes: 4096 })
 }
 
-fn ship_through(vm: &Vm, facts: &mut Facts, last: u64, now: Timestamp) -> Vec<RecoveryPoint> {
+/// Cuts the logs, unless that was done before. What the guest wrote since then is in the next cut.
+fn cut(vm: &Vm, facts: &mut Facts, cycle: u64, at: Timestamp, now: Duration) -> Snapshot {
+    let contents = facts.contents(vm.source, now);
+    facts.disks.cuts.entry(cycle).or_insert(contents);
+    *facts.cuts.entry(cycle).or_insert(Snapshot { at, log_bytes: 8192, fresh: false })
+}
+
+fn ship_through(
+    vm: &Vm,
+    facts: &mut Facts,
+    last: u64,
+    (at, now): (Timestamp, Duration),
+) -> Vec<RecoveryPoint> {
     let known = vm.latest_point().map_or(0, |point| point.cycle);
     let first = vm.delta.chain_first_cycle.max(known + 1);
-    facts.cuts.entry(last).or_insert(Snapshot { at: now, log_bytes: 8192, fresh: false });
+    let before = facts.cuts.contains_key(&last);
+    cut(vm, facts, last, at, now);
+    let all = facts.contents(vm.source, now);
+    let runs = match vm.source {
+        Side::Primary => facts.runs_at_primary,
+        Side::Recovery => facts.runs_at_recovery,
+    };
+    // An earlier attempt made that cut, and the guest has written since and writes no more.
+    let last = if before && !runs && facts.disks.cuts.get(&last) != Some(&all) {
+        cut(vm, facts, last + 1, at, now);
+        last + 1
+    } else {
+        last
+    };
     let cuts: Vec<_> =
         facts.cuts.range(first..=last).map(|(cycle, cut)| (*cycle, cut.at)).collect();
     cuts.into_iter().map(|(cycle, at)| add_point(facts, cycle, at)).collect()
@@ -480,6 +598,7 @@ impl Replication for Outside {
                     facts.copy_complete = false;
                 }
                 facts.cuts.clear();
+                facts.disks.cuts.clear();
             });
         };
         self.call(vm.id.0, Op::StartTracking, effect).await
@@ -531,10 +650,10 @@ impl Replication for Outside {
         let effect = || {
             self.with(vm, |facts, at| {
                 let fresh = !facts.cuts.contains_key(&cycle);
-                let cut = Snapshot { at, log_bytes: 8192, fresh: false };
-                Snapshot { fresh, ..*facts.cuts.entry(cycle).or_insert(cut) }
+                Snapshot { fresh, ..cut(vm, facts, cycle, at, self.clock.elapsed()) }
             })
         };
+        self.chain(vm)?;
         self.call(vm.id.0, Op::Snapshot, effect).await
     }
 
@@ -546,14 +665,19 @@ impl Replication for Outside {
             });
             self.expect(is_cut, "a delta is sent that was not cut");
             self.expect(copy_complete, "a delta is sent without a copy");
-            self.expect(!fenced, "a delta is sent past the fence");
+            let closed = fenced && vm.source == Side::Primary;
+            self.expect(!closed, "a delta is sent past the fence");
             self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
         };
         self.call(vm.id.0, Op::Ship, effect).await
     }
 
     async fn ship_through(&self, vm: &Vm, last_cycle: u64) -> Result<Vec<RecoveryPoint>, Failure> {
-        let effect = || self.with(vm, |facts, now| ship_through(vm, facts, last_cycle, now));
+        let effect = || {
+            let now = self.clock.elapsed();
+            self.with(vm, |facts, at| ship_through(vm, facts, last_cycle, (at, now)))
+        };
+        self.chain(vm)?;
         self.call(vm.id.0, Op::ShipThrough, effect).await
     }
 
@@ -577,6 +701,13 @@ impl Replication for Outside {
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
         let effect = || {
             self.expect(self.has_point(vm, point), "a point is served that is not there");
+            self.with(vm, |facts, _| {
+                if facts.disks.served != Some(point.cycle) {
+                    facts.disks.served = Some(point.cycle);
+                    let contents = facts.disks.points.get(&point.cycle).cloned();
+                    facts.disks.recovery = contents.unwrap_or_default();
+                }
+            });
             let disks = vm.disks.iter().map(|disk| disk.id);
             disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///{disk}") }).collect()
         };
@@ -587,6 +718,7 @@ impl Replication for Outside {
         let effect = || {
             let runs = self.facts(vm.id).runs_at_recovery;
             self.expect(!runs, "the disks of a running replica are deleted");
+            self.with(vm, |facts, _| facts.disks.served = None);
         };
         self.call(vm.id.0, Op::StopServing, effect).await
     }
@@ -626,7 +758,11 @@ impl Replication for Outside {
             let before = facts.restored.get(&restore.disk).copied();
             let from = restore.from.map(|point| point.cycle);
             self.expect(from <= before, "a disk is brought on from where it is not");
-            self.with(vm, |facts, _| facts.restored.insert(restore.disk, restore.point.cycle));
+            self.with(vm, |facts, _| {
+                facts.restored.insert(restore.disk, restore.point.cycle);
+                let contents = facts.disks.points.get(&restore.point.cycle).cloned();
+                facts.disks.primary = contents.unwrap_or_default();
+            });
             Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
         };
         self.call_with_middle(vm.id.0, Op::RestoreDisk, || progress(1 << 19, 1 << 20), effect).await
@@ -641,6 +777,7 @@ impl Replication for Outside {
             self.expect(!facts.runs_at_recovery, "tracking moves while the replica runs");
             self.with(vm, |facts, _| {
                 facts.cuts.clear();
+                facts.disks.cuts.clear();
                 facts.tracking_lost = None;
                 facts.fenced = false;
             });
@@ -653,6 +790,7 @@ impl Replication for Outside {
             self.with(vm, |facts, _| {
                 facts.tracked = false;
                 facts.cuts.clear();
+                facts.disks.cuts.clear();
             });
         };
         self.call(vm.id.0, Op::StopTracking, effect).await
@@ -665,6 +803,7 @@ impl Replication for Outside {
             self.expect(!facts.runs_at_recovery, "a replica is deleted under its VM");
             self.with(vm, |facts, _| {
                 facts.points.clear();
+                facts.disks.points.clear();
                 facts.copied.clear();
                 facts.copy_complete = false;
             });
@@ -717,10 +856,8 @@ impl Hypervisor for Guests {
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
-            self.outside.with(vm, |facts, _| match self.side {
-                Side::Primary => facts.runs_at_primary = false,
-                Side::Recovery => facts.runs_at_recovery = false,
-            });
+            let now = self.outside.clock.elapsed();
+            self.outside.with(vm, |facts, _| facts.switch(self.side, false, now));
         };
         let op = match self.side {
             Side::Recovery => Op::ShutDownReplica,
@@ -730,11 +867,21 @@ impl Hypervisor for Guests {
         self.outside.call(vm.id.0, op, effect).await
     }
 
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        let keeps_off = vm.pending().contains(&Effect::RunReplica);
+        let op = if keeps_off { Op::KeepOff } else { Op::SwitchOff };
+        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+        self.outside.call(vm.id.0, op, effect).await
+    }
+
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
         if self.side == Side::Primary {
             let effect = || {
+                let now = self.outside.clock.elapsed();
+                let whole = self.outside.with(vm, |facts, _| brought_back(vm, facts, now));
+                self.outside.expect(whole, "a failback loses what the VM wrote");
                 let safe = self.outside.with(vm, |facts, _| {
-                    facts.runs_at_primary = true;
+                    facts.switch(Side::Primary, true, now);
                     facts.fenced = false;
                     facts.attached && !facts.runs_at_recovery
                 });
@@ -743,8 +890,11 @@ impl Hypervisor for Guests {
             return self.outside.call(vm.id.0, Op::StartSource, effect).await;
         }
         let effect = || {
+            let now = self.outside.clock.elapsed();
+            let whole = self.outside.with(vm, |facts, _| moved_whole(vm, facts, now));
+            self.outside.expect(whole, "a planned failover loses what the VM wrote");
             let safe = self.outside.with(vm, |facts, _| {
-                facts.runs_at_recovery = true;
+                facts.switch(Side::Recovery, true, now);
                 !facts.runs_at_primary || facts.fenced
             });
             self.outside.expect(safe, "a VM runs at both sites");
@@ -754,7 +904,16 @@ impl Hypervisor for Guests {
     }
 
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
-        let effect = || self.outside.with(vm, |facts, _| facts.attached = true);
+        let now = self.outside.clock.elapsed();
+        let effect = || {
+            self.outside.with(vm, |facts, _| {
+                facts.attached = true;
+                // Whoever still uses the disks is cut off.
+                if vm.source == Side::Recovery {
+                    facts.switch(Side::Primary, false, now);
+                }
+            });
+        };
         self.outside.call(vm.id.0, Op::Attach, effect).await
     }
 
@@ -781,6 +940,21 @@ impl Hypervisor for Guests {
         let effect = || self.outside.with(vm, |facts, _| facts.frozen = false);
         self.outside.call(vm.id.0, Op::Thaw, effect).await
     }
+}
+
+/// Whether a planned failover that starts its VM brings everything that was written.
+fn moved_whole(vm: &Vm, facts: &mut Facts, now: Duration) -> bool {
+    let planned = vm.phase == Phase::FailingOver(FailoverKind::Planned);
+    let changes = vm.job.as_ref().is_some_and(|job| job.kind == JobKind::ChangeRecoveryPoint);
+    let written = facts.contents(Side::Primary, now);
+    !planned || changes || facts.runs_at_recovery || written == facts.disks.recovery
+}
+
+/// Whether a failback that starts its VM brings back everything that was written.
+fn brought_back(vm: &Vm, facts: &mut Facts, now: Duration) -> bool {
+    let completes = vm.job.as_ref().is_some_and(|job| job.kind == JobKind::CompleteFailback);
+    let written = facts.contents(Side::Recovery, now);
+    !completes || facts.runs_at_primary || written == facts.disks.primary
 }
 
 /// A failure of the link to a vault.

@@ -4,7 +4,7 @@ use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
-    Command, Event, FailoverKind, Phase, PointChoice, ResyncReason, Vm, Work,
+    Command, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
 
 /// A kind of life.
@@ -75,9 +75,12 @@ fn outcome(bed: &Testbed) -> Outcome {
     });
     let Facts { points, fenced, runs_at_primary, runs_at_recovery, .. } = bed.outside.facts(vm);
     let points: Vec<_> = points.into_keys().collect();
+    let mut state = bed.logged(vm);
+    // How long things took, and how often they failed, is what a kill changes.
+    state.statistics = Statistics::default();
     Outcome {
         events: events.map(|event| timeless(&event)).collect(),
-        vm: timeless(&bed.logged(vm)),
+        vm: timeless(&state),
         facts: format!("{points:?} {fenced} {runs_at_primary} {runs_at_recovery}"),
     }
 }

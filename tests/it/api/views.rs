@@ -14,6 +14,8 @@ fn everything_that_a_site_has_is_told() {
         let vm = asked.get("vms/web-01").await.body;
         assert_eq!((&vm["host"], &vm["vault"]), (&"host-1".into(), &"vault-1".into()));
         assert!(vm["log_bytes"].is_u64(), "{vm:#}");
+        assert_eq!(vm["logs"]["bytes"], vm["log_bytes"]);
+        assert!((0.0..0.5).contains(&vm["logs"]["share"].as_f64().unwrap()), "{vm:#}");
         assert_eq!(vm["compliance"]["day_ratio"], 1.0, "{vm:#}");
         let id = vm["id"].as_str().unwrap();
         assert_eq!(asked.get(&format!("vms/{id}")).await.body["name"], "web-01");

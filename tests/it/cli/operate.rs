@@ -234,3 +234,109 @@ fn a_recovery_plan_is_applied_checked_and_run_from_the_command_line() {
     operated.done(&["plan", "delete", "shop", "-y"]);
     operated.ends(&["plan", "show", "shop"], 3);
 }
+
+/// The job of the last run of the plan `shop`, as the list of jobs tells it.
+fn last_run(operated: &Operated) -> Value {
+    operated.json(&["job", "list", "--vm", "shop", "-n", "1"])[0].clone()
+}
+
+#[test]
+fn runs_of_a_plan_are_jobs_that_are_watched_resumed_cancelled_and_begun_again() {
+    let operated = Operated::new();
+    let file = operated.place.file("shop.toml");
+    let plan =
+        "[[group]]\nvms = [\"web-01\"]\n[[group.after]]\nname = \"look\"\nmanual = \"see\"\n";
+    std::fs::write(&file, plan).unwrap();
+    operated.done(&["plan", "apply", "-f", &file]);
+    let run = |kind: &str, code| {
+        let network: &[&str] = if kind == "test" { &["--network", "lab"] } else { &[] };
+        let run = ["plan", "run", "shop", "--kind", kind, "-y", "--wait"];
+        operated.ends(&[&run[..], network].concat(), code);
+        last_run(&operated)
+    };
+
+    let first = run("test", 7);
+    assert_eq!(first["target_type"], "RecoveryPlan", "{first:#}");
+    assert_eq!(first["scenario_name"], "TestFailover");
+    assert_eq!(first["state"], "WaitingForManualAction");
+    assert_eq!(first["allowed_actions"], serde_json::json!(["Cancel", "Resume"]));
+    let id = first["id"].as_str().unwrap();
+    let shown = operated.done(&["job", "show", &id[..13]]);
+    assert!(shown.contains("waits for somebody who does \"look\""), "{shown}");
+    assert!(shown.contains("Start of group 1"), "{shown}");
+    operated.ends(&["job", "watch", id, "--timeout", "1s"], 7);
+    operated.ends(&["job", "restart", id], 5);
+    let resumed = operated.done(&["job", "resume", id, "--notes", "it sells", "--wait"]);
+    assert!(resumed.contains("Test failover of shop: Succeeded"), "{resumed}");
+    let plan = operated.json(&["plan", "show", "shop"]);
+    assert_eq!(plan["run"]["steps"][2]["notes"], "it sells", "{plan:#}");
+    assert_eq!(last_run(&operated)["allowed_actions"], serde_json::json!([]), "it is done");
+    assert_eq!(run("clean-up", 0)["scenario_name"], "TestFailoverCleanup");
+
+    let given_up = run("test", 7);
+    operated.done(&["job", "cancel", given_up["id"].as_str().unwrap()]);
+    let given_up = last_run(&operated);
+    assert_eq!(given_up["state"], "Cancelled");
+    assert_eq!(given_up["allowed_actions"], serde_json::json!(["Restart"]));
+    run("clean-up", 0);
+    let id = given_up["id"].as_str().unwrap();
+    let again = ["job", "restart", id, "--request-id", "once", "-o", "json"];
+    let begun = operated.json(&again[..5]);
+    let repeated = operated.json(&again[..5]);
+    assert_eq!(
+        (&repeated["repeated"], &repeated["job"]["id"]),
+        (&true.into(), &begun["job"]["id"])
+    );
+    let begun = begun["job"]["id"].as_str().unwrap();
+    assert_ne!(begun, id);
+    operated.ends(&["job", "watch", begun], 7);
+    operated.done(&["job", "resume", begun, "--wait"]);
+    run("clean-up", 0);
+
+    run("planned", 7);
+    let id = last_run(&operated)["id"].as_str().unwrap().to_owned();
+    operated.done(&["job", "resume", &id, "--wait"]);
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "PlannedFailoverCommitRequired");
+    assert_eq!(run("commit", 0)["state"], "Succeeded");
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "PlannedFailoverCommitted");
+}
+
+#[test]
+fn an_unplanned_run_of_a_plan_is_committed_and_reversed_from_the_command_line() {
+    let operated = Operated::new();
+    let file = operated.place.file("shop.toml");
+    std::fs::write(&file, "[[group]]\nvms = [\"web-01\"]\n").unwrap();
+    operated.done(&["plan", "apply", "-f", &file]);
+    let run = |kind: &str, code| {
+        operated.ends(&["plan", "run", "shop", "--kind", kind, "-y", "--wait"], code);
+        operated.json(&["vm", "show", "web-01"])["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
+    // What is done already is passed over.
+    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
+    assert_eq!(run("commit", 0), "UnplannedFailoverCommitted");
+    assert_eq!(run("test", 2), "UnplannedFailoverCommitted", "a test needs a network");
+    operated.done(&["failback", "begin", "web-01", "-y", "--wait"]);
+    operated.done(&["failback", "complete", "web-01", "-y", "--wait"]);
+    operated.done(&["failover", "commit", "web-01", "-y", "--wait"]);
+    assert_eq!(run("reverse", 0), "Protected");
+    let runs = operated.json(&["job", "list", "--vm", "shop"]);
+    let names: Vec<_> = runs.as_array().unwrap().iter().map(|run| &run["scenario_name"]).collect();
+    let reverse = "ReprotectReplicationGroup";
+    assert_eq!(names, [reverse, "CommitFailover", "UnplannedFailover", "UnplannedFailover"]);
+    assert!(operated.done(&["job", "list"]).contains("shop"));
+}
+
+#[test]
+fn what_replication_did_lately_is_told_of_a_vm() {
+    let operated = Operated::new();
+    let shown = operated.done(&["vm", "show", "web-01"]);
+    assert!(shown.contains(" cycles, 0 missed, "), "{shown}");
+    assert!(shown.contains("not sent"), "{shown}");
+    let statistics = &operated.json(&["vm", "show", "web-01"])["statistics"];
+    let current = &statistics["current"];
+    assert_eq!(current["missed_cycles"], 0, "{statistics:#}");
+    assert_eq!(current["total_cycles"], current["successful_cycles"]);
+    let span = |name: &str| current[name].as_str().unwrap().to_owned();
+    assert!(span("begins") <= span("since") && span("since") < span("ends"), "{statistics:#}");
+}

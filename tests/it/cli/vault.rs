@@ -220,6 +220,46 @@ fn a_sound_vault_is_proved_and_damage_counts_against_the_points_that_show_it() {
 }
 
 #[test]
+fn damaged_checksums_are_named_and_count_against_no_point() {
+    let lone = Lone::make();
+    let base = lone.path(&format!("vault/v1/{VAULT}/disk/{DISK}/base/00000001"));
+    let sums = fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path());
+    let sums = sums.filter(|path| path.extension().is_some_and(|it| it == "sum"));
+    let sums: Vec<PathBuf> = sums.collect();
+    let [sums] = &sums[..] else { panic!("{sums:?}") };
+    let name = sums.file_name().unwrap().to_str().unwrap();
+    let whole = fs::read(sums).unwrap();
+    assert_eq!(lone.verify().1["bad_checksums"], serde_json::json!([]));
+    // In the header, in a record, and with its own checksum made to fit again.
+    for (at, what) in [(20, "the header"), (70, "the record"), (65, "the record")] {
+        flip(sums, at);
+        let (code, report) = lone.verify();
+        assert_eq!(code, 0, "{report}");
+        assert_eq!(report["vms"][0]["sound_points"], serde_json::json!([1, 2, 3]));
+        let said = report["bad_checksums"][0].as_str().unwrap();
+        assert!(said.contains(name) && said.contains(what), "{said}");
+        fs::write(sums, &whole).unwrap();
+    }
+    let mut forged = whole.clone();
+    forged[70] ^= 1;
+    let checksum = crc32fast::hash(&forged[68..324]).to_le_bytes();
+    forged[64..68].copy_from_slice(&checksum);
+    fs::write(sums, &forged).unwrap();
+    assert_eq!(lone.run(&["verify", "--quick"]).1.matches("damaged").count(), 0);
+    let (code, said, _) = lone.run(&["verify"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains(name) && said.contains("not those of the data at byte 67108864"),
+        "{said}"
+    );
+    assert!(said.contains("of no harm to any recovery point"), "{said}");
+    fs::write(sums, &whole[..100]).unwrap();
+    assert!(lone.verify().1["bad_checksums"][0].as_str().unwrap().contains(name));
+    fs::remove_file(sums).unwrap();
+    assert_eq!(lone.verify().1["bad_checksums"], serde_json::json!([]), "they may be missing");
+}
+
+#[test]
 fn keys_are_made_rotated_and_kept_from_others() {
     let lone = Lone::make();
     let keys = PathBuf::from(lone.keys());

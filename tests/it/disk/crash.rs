@@ -41,6 +41,7 @@ enum Step {
     },
     Cut,
     Acknowledge,
+    Compact,
     Close,
 }
 
@@ -61,7 +62,8 @@ fn script(seed: u64, length: usize) -> Vec<Step> {
                 9 => Step::Write { disk, sector, count, fua: true },
                 10 | 11 => Step::Zero { disk, sector, count },
                 12..=14 => Step::Flush { disk },
-                15..=17 => Step::Cut,
+                15 | 16 => Step::Cut,
+                17 => Step::Compact,
                 _ => Step::Acknowledge,
             }
         })
@@ -172,6 +174,7 @@ impl Model {
                         tracker.acknowledge(cut.number).map_err(text)?;
                     }
                 }
+                Step::Compact => tracker.compact_active().map_err(text)?,
                 Step::Close => {
                     self.closed = true;
                     tracker.close().map_err(text)?;
@@ -284,6 +287,39 @@ fn a_kill_at_any_call_loses_nothing_that_was_acknowledged() {
             after_kill(&files, &machine, model);
         });
     }
+}
+
+#[test]
+fn a_kill_or_a_power_loss_while_logs_are_compacted_loses_nothing_either() {
+    let write = |sector, fua| Step::Write { disk: 0, sector, count: 12, fua };
+    let script = [
+        write(0, false),
+        write(4, false),
+        Step::Zero { disk: 0, sector: 2, count: 5 },
+        write(6, false),
+        Step::Compact,
+        write(3, false),
+        Step::Flush { disk: 0 },
+        write(8, false),
+        Step::Compact,
+        Step::Compact,
+        Step::Cut,
+        write(1, true),
+        write(2, false),
+        Step::Compact,
+        write(30, false),
+        Step::Acknowledge,
+        Step::Cut,
+    ];
+    for_every_call(3, &script, |files, machine, model| after_kill(&files, &machine, model));
+    for_every_call(4, &script, |files, machine, model| {
+        files.lose_power();
+        machine.open(NEXT_BOOT).unwrap();
+        for (sector, found) in sectors(&machine, 0).iter().enumerate() {
+            let possible = &model.possible[0][sector];
+            assert!(possible.contains(found), "sector {sector} holds {found} of {possible:?}");
+        }
+    });
 }
 
 #[test]

@@ -45,6 +45,50 @@ fn logs(files: &MemoryFiles) -> Vec<String> {
 }
 
 #[test]
+fn the_active_log_is_compacted_while_a_guest_writes_and_holds_all_that_is_left() {
+    let (files, machine) = Machine::in_memory(1, 1, SIZE);
+    let tracker = machine.tracking();
+    let disk = tracker.disk(Machine::id(0)).unwrap();
+    tracker.cut(1).unwrap(); // nobody takes it
+    let kib64 = 64 << 10;
+    let write = |nth: u64| {
+        let data = vec![nth as u8 | 1; kib64];
+        disk.write_at(&data, nth % 16 * kib64 as u64, false).unwrap();
+    };
+    let mut written = 0;
+    for _ in 0..4 {
+        // Over one MiB again and again, to 40 % of the disk and more.
+        while tracker.status().disks[0].active_bytes < 7 * MIB {
+            write(written);
+            written += 1;
+        }
+        std::thread::scope(|scope| {
+            let guest = scope.spawn(|| (written..written + 8).for_each(write));
+            tracker.compact_large().unwrap();
+            guest.join().unwrap();
+        });
+        written += 8;
+        let left = tracker.status().disks[0].active_bytes;
+        assert!((MIB..2 * MIB).contains(&left), "{left}");
+        assert!(logs(&files).iter().all(|log| !log.ends_with("compact")));
+    }
+    tracker.compact_large().unwrap();
+    write(written);
+    let expected = content(&machine.raw(0));
+    // As after kill -9, and in a cut.
+    files.restart();
+    let tracker = machine.open(BOOT).unwrap();
+    assert!(tracker.status().tracking, "{:?}", tracker.status().broken);
+    assert!(content(&machine.raw(0)) == expected);
+    tracker.acknowledge(1).unwrap();
+    let cut = tracker.cut(2).unwrap();
+    let log = LogReader::open(&*files, &cut.logs[0].path, HeaderTrust::Verified).unwrap();
+    let copy = RawDisk::create(&*files, Path::new("/copy"), SIZE).unwrap();
+    log.apply_to(&copy).unwrap();
+    assert!(content(&copy) == expected, "the log leads to the disk");
+}
+
+#[test]
 fn logs_that_reach_half_of_the_disk_end_tracking_and_are_dropped_and_the_guest_goes_on() {
     let (files, machine) = Machine::in_memory(1, 1, SIZE);
     let tracker = machine.tracking();

@@ -12,8 +12,8 @@ use lifeboat::ports::files::{Files, Open};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use uuid::Uuid;
 
@@ -382,11 +382,102 @@ fn logs_are_kept_while_the_disk_cannot_be_made_durable() {
     let tracker = machine.tracking();
     let cut = tracker.cut(1).unwrap();
     files.refuse(&machine.image(0), Some(ErrorKind::Other));
-    assert!(matches!(tracker.acknowledge(1), Err(TrackError::Disk { .. })));
-    files.refuse(&machine.image(0), None);
-    // The kernel says it once and drops the data: a second flush proves nothing.
-    assert!(matches!(tracker.acknowledge(1), Err(TrackError::Disk { .. })));
+    assert!(matches!(tracker.acknowledge(1), Err(TrackError::NotDurable { .. })));
+    assert!(matches!(tracker.acknowledge(1), Err(TrackError::NotDurable { .. })));
     assert!(machine.files.exists(&cut.logs[0].path));
+    files.refuse(&machine.image(0), None);
+    tracker.acknowledge(1).unwrap();
+    assert!(!machine.files.exists(&cut.logs[0].path));
+}
+
+/// A disk as the kernel keeps it: a flush that fails is reported once, and what it was to make durable is
+/// gone.
+#[derive(Debug)]
+struct Forgetful {
+    disk: RawDisk,
+    durable: Mutex<Vec<u8>>,
+    /// Flushes that fail from now on.
+    fails: AtomicU64,
+}
+
+impl BlockDevice for Forgetful {
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()> {
+        self.disk.write_at(data, offset, fua)
+    }
+
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {
+        self.disk.zero(range, punch, fua)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut durable = self.durable.lock().unwrap();
+        let left = self.fails.load(Ordering::Relaxed);
+        if left == 0 {
+            *durable = content(&self.disk);
+            return self.disk.flush();
+        }
+        self.fails.store(left - 1, Ordering::Relaxed);
+        self.disk.write_at(&durable, 0, false).unwrap();
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.disk.next_data(from)
+    }
+}
+
+#[test]
+fn what_a_disk_lost_with_a_failed_flush_is_written_to_it_again_from_its_logs() {
+    // A flush that fails once, or again at every attempt but the last.
+    for fails in [1, 3] {
+        let (files, machine) = Machine::in_memory(1, 1, SIZE);
+        let replica = Replica::of(&machine);
+        let (durable, none) = (Mutex::new(vec![0; SIZE as usize]), AtomicU64::new(0));
+        let device = Arc::new(Forgetful { disk: machine.raw(0), durable, fails: none });
+        let spec = DiskSpec {
+            id: Machine::id(0),
+            name: "disk0".to_owned(),
+            device: Arc::clone(&device) as Arc<dyn BlockDevice>,
+        };
+        let clock = Arc::new(StoppedClock);
+        let tracker =
+            Tracker::open(files.clone(), &machine.folder, vec![spec], BOOT, clock).unwrap();
+        tracker.start().unwrap();
+        let disk = tracker.disk(Machine::id(0)).unwrap();
+        disk.write_at(&[1; 4096], 0, false).unwrap();
+        ship(&tracker, &machine, &replica, 1);
+        disk.write_at(&[2; 4096], 1024, false).unwrap();
+        disk.zero(0..512, true, false).unwrap();
+        let cut = tracker.cut(2).unwrap();
+        replica.apply(&*machine.files, &cut);
+        disk.write_at(&[3; 512], 2048, false).unwrap();
+        disk.flush().unwrap();
+        let all = content(&device.disk);
+        device.fails.store(fails, Ordering::Relaxed);
+        for _ in 0..fails {
+            let failed = tracker.acknowledge(2).unwrap_err();
+            assert!(matches!(failed, TrackError::NotDurable { .. }), "{failed}");
+            assert_eq!(content(&device.disk)[..4096], [1; 4096], "the kernel forgot it");
+            assert!(tracker.status().tracking);
+        }
+        disk.write_at(&[4; 512], 8192, false).unwrap();
+        tracker.acknowledge(2).unwrap();
+        let mut expected = all;
+        expected[8192..8704].fill(4);
+        assert_eq!(content(&device.disk), expected, "{fails}");
+        // Nothing is lost for the replica either, and nothing of it waits for the logs any more.
+        ship(&tracker, &machine, &replica, 3);
+        replica.assert_equals(&machine);
+        assert_eq!(*device.durable.lock().unwrap(), expected);
+    }
 }
 
 #[test]

@@ -163,12 +163,26 @@ fn the_point_that_the_replica_stands_on_is_kept_however_old_it_is() {
     let mut story = Story::ready_to_fail_back();
     let stands_on = story.vm.failover.expect("it failed over").point;
     for _ in 0..10 {
-        story.wait(Duration::from_hours(1));
         story.wake();
+        story.wait(Duration::from_hours(1));
         story.work_off();
     }
     assert!(story.vm.points.contains(&stands_on));
     assert_eq!(story.vm.failover_point(), Some(stands_on));
+}
+
+#[test]
+fn points_made_at_the_recovery_site_become_too_old_like_others() {
+    let mut story = Story::ready_to_fail_back();
+    let stood_on = story.vm.failover.expect("it failed over").point.cycle;
+    for _ in 0..5 {
+        story.wake();
+        story.wait(story.vm.policy.retention() + Duration::from_secs(1));
+        story.work_off();
+    }
+    let cycles: Vec<_> = story.vm.points.iter().map(|point| point.cycle).collect();
+    let newest = story.vm.latest_point().expect("it has points").cycle;
+    assert_eq!(cycles, [stood_on, newest]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
     AfterFailover, Command, Effect, Event, Health, NextStep, Opening, Phase, PointChoice,
-    ResyncWindow, RetryReason, Side, Stage, Vm, Wake, Work,
+    ResyncWindow, RetryReason, Side, Stage, StatisticsSchedule, Vm, Wake, Work,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -120,6 +120,9 @@ fn operations() -> Vec<Command> {
         Command::HoldStart { plan: PlanId::default() },
         Command::ReleaseStart,
         Command::ReleaseStart,
+        Command::ChangeStatisticsSchedule {
+            schedule: StatisticsSchedule { hours: 1, start_minute: 30, utc_offset_minutes: -90 },
+        },
         Command::DecideFailover { due: now, then: AfterFailover::Commit },
         Command::DecideFailover { due: now, then: AfterFailover::Cancel },
     ]
@@ -212,7 +215,8 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportQuiescedSnapshot { .. }
         | Command::ReportSpace { .. }
         | Command::ChangePolicy { .. }
-        | Command::ChangeResyncWindow { .. } => true,
+        | Command::ChangeResyncWindow { .. }
+        | Command::ChangeStatisticsSchedule { .. } => true,
         Command::EnableProtection { .. }
         | Command::PlannedFailover { .. }
         | Command::UnplannedFailover { .. }

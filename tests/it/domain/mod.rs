@@ -13,6 +13,7 @@ mod plans;
 mod resync;
 mod retention;
 mod retries;
+mod statistics;
 pub(crate) mod story;
 mod test_failover;
 mod tracking;

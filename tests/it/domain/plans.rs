@@ -355,3 +355,18 @@ fn a_failover_whose_check_fails_fails_its_vm_once() {
         Some(StepState::InProgress)
     ));
 }
+
+#[test]
+fn a_failed_failover_is_not_ordered_again_while_the_vm_does_something_else() {
+    let mut story = Story::resynchronizing();
+    let mut told = plan_of(&story, RunKind::Unplanned);
+    story.tell(VmCommand::HoldStart { plan: told.plan.id });
+    let run = told.plan.running().expect("it runs");
+    let Move::Tell(command) = next_move(&told.plan, run, &story.vm) else { panic!("no order") };
+    story.tell(*command);
+    story.fail(check_failed());
+    story.succeed();
+    assert!(matches!(story.vm.phase, Phase::Resynchronizing(_)), "{}", story.vm.phase);
+    let why = bring_along(&mut told, &mut story).expect_err("it is not tried again");
+    assert!(why.contains("the failover of sql-01 failed"), "{why}");
+}

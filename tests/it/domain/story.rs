@@ -450,6 +450,7 @@ impl Story {
             | Event::ReplicationPaused
             | Event::StartHeld { .. }
             | Event::StartReleased
+            | Event::StatisticsScheduleChanged { .. }
             | Event::ReplicationResumed
             | Event::DiskCompared { .. }
             | Event::ResyncWindowChanged { .. }

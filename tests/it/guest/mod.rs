@@ -5,6 +5,7 @@
 //! initramfs, so that the disk holds nothing but what is under test.
 
 mod agent;
+mod failback;
 mod failover;
 mod initramfs;
 mod kill;

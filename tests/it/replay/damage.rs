@@ -121,7 +121,7 @@ fn kept_states_shorten_the_way_and_change_no_answer() {
 }
 
 /// Hosts that come and go.
-fn long_log(commits: u64) -> Vec<Commit> {
+pub(super) fn long_log(commits: u64) -> Vec<Commit> {
     use lifeboat::domain::host::{Command, Event, Host};
     use lifeboat::domain::id::{CloudId, HostId};
     let id = HostId(uuid::Uuid::from_u128(7));

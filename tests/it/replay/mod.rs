@@ -4,12 +4,16 @@
 //! The incidents under `tests/fixtures/incidents/` are logs that `lifeboat simulate --log` wrote from the
 //! scenarios beside them, with seed 7. They are frozen: a build that decides otherwise has to say so.
 
+mod browser;
 mod damage;
 mod folders;
 mod incidents;
+mod long;
+mod odd;
 mod pseudonyms;
 mod questions;
 mod reports;
+mod sentences;
 
 use lifeboat::domain::entity::Commit;
 use lifeboat::replay::{History, Past, Recorded};

@@ -118,7 +118,7 @@ fn what_the_log_does_not_know_is_refused_with_what_it_knows() {
         (&["at", "--log", file, "--time", "2025-01-01T00:00:00Z"], "nothing at or before"),
         (&["at", "--log", "no-such-file"], "read log no-such-file"),
         (&["at", "--data", "no-such-folder"], "no event log in no-such-folder"),
-        (&["run", "--log", file, "--vm", "nobody"], "nothing there"),
+        (&["run", "--log", file, "--vm", "nobody"], "the log knows db"),
     ] {
         let output = lifeboat(&[&["replay"], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -41,6 +41,8 @@ struct State {
     sent: BTreeMap<String, usize>,
     /// How often each object was asked for from its beginning.
     opened: BTreeMap<String, usize>,
+    /// Bytes that were sent and read.
+    moved_bytes: u64,
 }
 
 impl Tap {
@@ -81,6 +83,17 @@ impl Tap {
 
     pub(super) fn opened(&self) -> BTreeMap<String, usize> {
         self.state.lock().unwrap().opened.clone()
+    }
+
+    /// Bytes of objects that went either way.
+    pub(super) fn moved_bytes(&self) -> u64 {
+        self.state.lock().unwrap().moved_bytes
+    }
+
+    fn note_sent(&self, location: &Path, bytes: u64) {
+        let mut state = self.state.lock().unwrap();
+        *state.sent.entry(location.to_string()).or_default() += 1;
+        state.moved_bytes += bytes;
     }
 
     async fn pass<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -152,7 +165,7 @@ impl ObjectStore for Tap {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.pass(async {
-            *self.state.lock().unwrap().sent.entry(location.to_string()).or_default() += 1;
+            self.note_sent(location, payload.content_length() as u64);
             self.inner.put_opts(location, payload, options).await
         })
         .await
@@ -170,7 +183,12 @@ impl ObjectStore for Tap {
         if let Some(GetRange::Bounded(Range { start: 0, .. })) = options.range {
             *self.state.lock().unwrap().opened.entry(location.to_string()).or_default() += 1;
         }
-        self.pass(self.inner.get_opts(location, options)).await
+        let asks_only = options.head;
+        let got = self.pass(self.inner.get_opts(location, options)).await?;
+        if !asks_only {
+            self.state.lock().unwrap().moved_bytes += got.range.end - got.range.start;
+        }
+        Ok(got)
     }
 
     fn delete_stream(

@@ -4,13 +4,12 @@ use super::{faults, named, of, seeded};
 use lifeboat::sim::{Driver, Fidelity, RunOptions, Scenario, Subject, Verdict, explore, run};
 
 /// Scenarios whose faults are all about sizes and rates.
-const BOTH: [&str; 6] = [
+const BOTH: [&str; 5] = [
     "vault_unreachable",
     "split_brain",
     "planned_failover",
-    "power_loss",
     "region_outage",
-    "failback_after_divergence",
+    "host_loss",
 ];
 
 fn as_sizes(name: &str) -> Scenario {

@@ -14,7 +14,7 @@ use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
     self, Disk, FailoverKind, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
-    ResyncWindow, RetryReason, Vm, Wake, Work,
+    ResyncWindow, RetryReason, StatisticsSchedule, Vm, Wake, Work,
 };
 use lifeboat::domain::{cloud, host, plan, vault};
 use lifeboat::ports::event_store::StoreError;
@@ -94,6 +94,10 @@ fn steps() -> Vec<Step> {
 
 fn window() -> ResyncWindow {
     ResyncWindow::Daily { from_minute: 1110, to_minute: 360, utc_offset_minutes: -150 }
+}
+
+fn schedule() -> StatisticsSchedule {
+    StatisticsSchedule { hours: 12, start_minute: 540, utc_offset_minutes: -150 }
 }
 
 fn vm_commands() -> Vec<vm::Command> {
@@ -205,6 +209,7 @@ fn operator_commands(job: JobId) -> Vec<vm::Command> {
         C::Wake { due: at(5), wake: Wake::TestLease },
         C::Wake { due: at(5), wake: Wake::Decision },
         C::ReportDone { job, task: 6, outcome: restored },
+        C::ChangeStatisticsSchedule { schedule: schedule() },
     ]
 }
 
@@ -233,6 +238,7 @@ fn life_events() -> Vec<vm::Event> {
         E::ReplicationResumed,
         E::StartHeld { plan: PlanId(id(6)) },
         E::StartReleased,
+        E::StatisticsScheduleChanged { schedule: schedule() },
     ]
 }
 

@@ -4,9 +4,11 @@ use super::{history, jobs_of, json, last_job, log_of};
 use crate::domain::story::{
     Story, check_failed, commit, credentials_refused, link_down, planned, unplanned,
 };
+use lifeboat::domain::id::JobId;
 use lifeboat::domain::job::Step;
+use lifeboat::domain::vm::Command;
 use lifeboat::domain::vm::PointChoice;
-use lifeboat::views::{JobView, Jobs};
+use lifeboat::views::{Again, JobView, Jobs};
 
 fn states(history: &[(String, String)]) -> Vec<(&str, &str)> {
     history.iter().map(|(name, state)| (name.as_str(), state.as_str())).collect()
@@ -105,4 +107,34 @@ fn a_view_of_a_job_is_read_back_as_it_was_written() {
     let job = jobs_of(&story, 10).job(last_job(&story), story.now).unwrap();
     let read: JobView = serde_json::from_value(json(&job)).unwrap();
     assert_eq!(read, job);
+}
+
+#[test]
+fn a_job_that_was_given_up_can_be_begun_again_once_the_state_allows_it() {
+    let mut story = Story::protected();
+    story.tell(planned());
+    let failover = last_job(&story);
+    story.tell(Command::CancelJob { job: failover });
+    let told = |story: &Story| jobs_of(story, 100).job(failover, story.now).unwrap();
+    assert_eq!(told(&story).state, "Cancelled");
+    assert_eq!(told(&story).allowed_actions, [""; 0], "the failover is being undone");
+    story.work_off();
+    assert_eq!(told(&story).allowed_actions, ["Restart"]);
+    let again = jobs_of(&story, 100).again(failover, JobId::default());
+    let command = Command::PlannedFailover { job: JobId::default() };
+    assert_eq!(again, Some(Again::Vm(story.vm.id, command)));
+}
+
+#[test]
+fn a_job_that_waits_for_an_administrator_can_be_resumed() {
+    let mut story = Story::protected();
+    story.tell(planned());
+    story.until_step(|step| step == Step::PrepareForFailover);
+    story.fail(credentials_refused());
+    let job = jobs_of(&story, 100).job(last_job(&story), story.now).unwrap();
+    assert_eq!(
+        (job.state.as_str(), job.allowed_actions.contains(&"Resume".to_owned())),
+        ("Waiting", true)
+    );
+    assert_eq!(jobs_of(&story, 100).again(job.id, JobId::default()), None, "it has not ended");
 }

@@ -1,8 +1,9 @@
 //! Measures `lifeboat replay` on a log of a million commits that entities decided: how fast it is folded and
-//! decided again, how long a moment takes to find, and how much memory that needs. One JSON line per row;
-//! the peer is what is promised.
+//! decided again, how long a moment takes to find, and how much memory that needs, both in a service's folder
+//! and in an exported file. One JSON line per row; the peer is what is promised.
 //!
-//! `replay [folder] [commits]`; the folder should be on the disk that counts.
+//! `replay [folder] [commits]`; the folder should be on the disk that counts. Ten million commits need 12 GB
+//! of it and some minutes.
 
 #![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
 
@@ -12,11 +13,15 @@ use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{Command, Disk, Effect, Outcome, RecoveryPoint, Vm, Work};
-use lifeboat::replay::{Checkpoints, History, Moment, Past, verify};
-use lifeboat::store::SledStore;
+use lifeboat::ports::event_store::EventStore;
+use lifeboat::replay::{Checkpoints, History, Moment, Past, keep, verify};
+use lifeboat::store::{SledStore, jsonl};
 use lifeboat_bench::row;
+use std::fs::File;
+use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -27,10 +32,10 @@ const BATCH: usize = 10_000;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [mode, folder, position] = &args[..]
+    if let [mode, log, position] = &args[..]
         && mode == "at"
     {
-        return at(Path::new(folder), position.parse().expect("a position"));
+        return at(Path::new(log), position.parse().expect("a position"));
     }
     let base = args.first().map_or_else(std::env::temp_dir, PathBuf::from);
     let commits: u64 = args.get(1).map_or(1_000_000, |text| text.parse().expect("commits"));
@@ -38,22 +43,21 @@ fn main() {
         tempfile::Builder::new().prefix("lifeboat-bench").tempdir_in(base).expect("folder");
     let store = folder.path().join("events");
     fill(&store, commits);
-    let folded = seconds(|| fold(&store));
+    let mut history = History::of_store(&store).expect("open");
+    let folded = seconds(|| fold(&mut history));
     row("commits folded a second", commits as f64 / folded, 1e6, "promised");
-    let decided = seconds(|| decide_again(&store));
+    let decided = seconds(|| decide_again(&mut history));
     row("commits decided again a second", commits as f64 / decided, 1e6, "promised");
-    let moments = [commits / 3, commits / 2, commits - 7];
-    for (what, rounds) in [("first", 1), ("later", 3)] {
-        let mut worst = (0.0_f64, 0.0_f64);
-        for _ in 0..rounds {
-            for moment in moments {
-                let (took, memory) = in_a_process(&store, moment);
-                worst = (worst.0.max(took), worst.1.max(memory));
-            }
-        }
-        row(&format!("seconds to find a moment, {what} time, the worst"), worst.0, 1.0, "promised");
-        row(&format!("MiB of memory meanwhile, {what} time"), worst.1, 200.0, "promised");
-    }
+    drop(history);
+    moments(&store, commits, "of a folder, first time", 1);
+    moments(&store, commits, "of a folder, later", 3);
+    std::fs::remove_dir_all(kept_of(&store)).expect("remove");
+    keep_as_a_service_does(&store);
+    moments(&store, commits, "of a folder that a service kept, first time", 1);
+    let file = folder.path().join("exported.jsonl");
+    export(&store, &file);
+    moments(&file, commits, "of a file, first time", 1);
+    moments(&file, commits, "of a file, later", 3);
 }
 
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -62,9 +66,8 @@ fn seconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn fold(store: &Path) {
+fn fold(history: &mut History) {
     let mut past = Past::default();
-    let mut history = History::of_store(store).expect("open");
     let each = history.each(|found| {
         past.apply(&found.expect("sound").commit);
         ControlFlow::Continue(())
@@ -73,17 +76,63 @@ fn fold(store: &Path) {
     assert_eq!(past.site.vms.len() as u64, VMS);
 }
 
-fn decide_again(store: &Path) {
-    let result = verify(&mut History::of_store(store).expect("open"), vec![]).expect("read");
+fn decide_again(history: &mut History) {
+    let result = verify(history, vec![]).expect("read");
     assert!(result.is_sound(), "{:?}", result.first);
 }
 
+/// Two rows: how long it takes to find a moment, at worst, and how much memory.
+fn moments(log: &Path, commits: u64, what: &str, rounds: usize) {
+    let mut worst = (0.0_f64, 0.0_f64);
+    for _ in 0..rounds {
+        for moment in [commits / 3, commits / 2, commits - 7] {
+            let (took, memory) = in_a_process(log, moment);
+            worst = (worst.0.max(took), worst.1.max(memory));
+        }
+    }
+    row(&format!("seconds to find a moment {what}, the worst"), worst.0, 1.0, "promised");
+    row(&format!("MiB of memory meanwhile, {what}"), worst.1, 200.0, "promised");
+}
+
+/// Opens the store as a service does, until all is kept.
+fn keep_as_a_service_does(store: &Path) {
+    let open = Arc::new(SledStore::open(store).expect("open"));
+    let kept = Checkpoints::in_folder(&kept_of(store));
+    let log: Arc<dyn EventStore> = Arc::clone(&open) as Arc<dyn EventStore>;
+    let keeping = keep(log, store.to_path_buf(), kept);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+    let runtime = runtime.expect("runtime");
+    let keeping = runtime.spawn(keeping);
+    let last = open.durable() / 100_000 * 100_000;
+    let is_kept = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.expect("an entry").file_name();
+        name.to_str().is_some_and(|name| name.starts_with(&format!("{last:020}")))
+    };
+    while !std::fs::read_dir(kept_of(store)).is_ok_and(|mut entries| entries.any(is_kept)) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    open.close().expect("close");
+    runtime.block_on(keeping).expect("kept");
+}
+
+fn export(store: &Path, file: &Path) {
+    let store = SledStore::open(store).expect("open");
+    let mut out = BufWriter::new(File::create(file).expect("create"));
+    jsonl::export(&store, &mut out).expect("export");
+    store.close().expect("close");
+}
+
+/// Where the states of a log are kept.
+fn kept_of(log: &Path) -> PathBuf {
+    log.with_extension("replay")
+}
+
 /// Finds a moment in a process of its own; answers seconds and MiB.
-fn in_a_process(store: &Path, position: u64) -> (f64, f64) {
+fn in_a_process(log: &Path, position: u64) -> (f64, f64) {
     let program = std::env::current_exe().expect("this program");
     let start = Instant::now();
     let output = std::process::Command::new(program)
-        .args(["at", store.to_str().expect("a path"), &position.to_string()])
+        .args(["at", log.to_str().expect("a path"), &position.to_string()])
         .output()
         .expect("start");
     let took = start.elapsed().as_secs_f64();
@@ -94,9 +143,13 @@ fn in_a_process(store: &Path, position: u64) -> (f64, f64) {
 }
 
 /// Finds a moment and prints the most memory that took, in KiB.
-fn at(store: &Path, position: u64) {
-    let mut history = History::of_store(store).expect("open");
-    let kept = Checkpoints::in_folder(&store.with_extension("replay"));
+fn at(log: &Path, position: u64) {
+    let kept = Checkpoints::in_folder(&kept_of(log));
+    let mut history = if log.is_dir() {
+        History::of_store_kept(log, &kept).expect("open")
+    } else {
+        History::of_file(log).expect("open")
+    };
     let past = history.past(Moment::Position(position), Some(&kept)).expect("read");
     assert_eq!(past.position, position);
     let status = past.site.status(past.at);

@@ -1,0 +1,123 @@
+//! What can be done with a job: give it up, let it go on, begin it again.
+
+use super::{Control, Request};
+use crate::api::operation::{CANCEL_JOB, operation};
+use crate::api::problem::Problem;
+use crate::api::routes::Accepted;
+use crate::domain::entity::Rejection;
+use crate::domain::id::JobId;
+use crate::domain::plan::{Command, RunKind};
+use crate::views::{Again, JobView};
+use serde_json::json;
+use std::time::Duration;
+
+/// What can be asked of a job, after its path.
+const ACTIONS: &str = "cancel, resume, restart";
+
+impl Control {
+    /// Does something with a job, unless this very request did it before. What the job is of answers.
+    pub(in crate::api) async fn act_on_job(
+        &self,
+        id: &str,
+        action: &str,
+        notes: &str,
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let job = self.job(id, None, Duration::ZERO).await?;
+        let target = job.target_id.to_string();
+        let of_plan = job.target_type == "RecoveryPlan";
+        if !matches!(action, "cancel" | "resume" | "restart") {
+            let asked = format!("{action}; there are {ACTIONS}");
+            return Err(Problem::unknown("operation", &asked));
+        }
+        // What was done before under the id of the request is answered again, whatever the job is since.
+        // A VM says itself which of its jobs runs; a plan is asked by its name.
+        if request.id.is_none() && (of_plan || action != "cancel") {
+            allowed(&job, action)?;
+        }
+        match (action, of_plan) {
+            ("cancel", false) => {
+                let body = json!({ "job": job.id }).to_string();
+                self.operate(&CANCEL_JOB, &target, body.as_bytes(), request).await
+            }
+            ("cancel", true) => self.act_on_run("cancel", &job, "", request).await,
+            ("resume", true) => {
+                let body = json!({ "notes": notes }).to_string();
+                self.act_on_run("continue", &job, &body, request).await
+            }
+            ("resume", false) => {
+                let retry = operation("retry").ok_or_else(|| not_allowed(&job, action))?;
+                self.operate(retry, &target, b"", request).await
+            }
+            _ => self.begin_again(&job, request).await,
+        }
+    }
+
+    async fn begin_again(&self, job: &JobView, request: Request) -> Result<Accepted, Problem> {
+        let again = |as_job| self.parts.history.again(job.id, as_job);
+        match again(JobId::default()) {
+            Some(Again::Plan(_, command)) => {
+                let Command::Start { kind, .. } = command else {
+                    return Err(not_allowed(job, "restart"));
+                };
+                let body = match kind {
+                    RunKind::Test { network } => {
+                        json!({ "kind": "test", "network": network })
+                    }
+                    other => json!({ "kind": other.name() }),
+                };
+                self.act_on_run("run", job, &body.to_string(), request).await
+            }
+            _ => {
+                let target = job.target_id.to_string();
+                let asked = format!("restart {}", job.id);
+                self.order(&asked, &target, b"", request, |asked| match again(asked.job) {
+                    Some(Again::Vm(_, command)) => Ok(command),
+                    _ => Err(not_allowed(job, "restart")),
+                })
+                .await
+            }
+        }
+    }
+
+    /// Has a plan do something, and answers with the job of its run.
+    async fn act_on_run(
+        &self,
+        operation: &str,
+        job: &JobView,
+        body: &str,
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let plan = job.target_id.to_string();
+        let told = self.operate_plan(operation, &plan, body.as_bytes(), request).await?;
+        self.parts.history.through(self.parts.live.store.durable()).await?;
+        let run = told.plan.run.as_ref().map_or(job.id, |run| run.id);
+        Ok(Accepted {
+            operation: told.operation,
+            target: told.plan.name,
+            changed: told.changed,
+            commit: told.commit,
+            repeated: told.repeated,
+            job: self.parts.history.job(run, self.parts.live.now()),
+        })
+    }
+}
+
+/// Whether the job can be dealt with like this.
+fn allowed(job: &JobView, action: &str) -> Result<(), Problem> {
+    let can = job.allowed_actions.iter().any(|allowed| allowed.eq_ignore_ascii_case(action));
+    if can { Ok(()) } else { Err(not_allowed(job, action)) }
+}
+
+fn not_allowed(job: &JobView, action: &str) -> Problem {
+    let (operation, state) = match action {
+        "cancel" => ("Cancel", &job.state),
+        "resume" => ("Resume", &job.state),
+        _ => ("Restart", &job.state),
+    };
+    let words = ["Cancel", "Resume", "Restart"];
+    let listed = |word: &&&str| job.allowed_actions.iter().any(|allowed| allowed == **word);
+    let allowed = words.iter().filter(listed).copied().collect();
+    let name = format!("job {} of {}", job.id, job.target_name);
+    Problem::from(Rejection::NotAllowed { operation, name, state: state.clone(), allowed })
+}
