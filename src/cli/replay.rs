@@ -130,6 +130,11 @@ impl From<StateArg> for Health {
     }
 }
 
+/// Plays all of an exported log.
+pub(super) fn play_whole(log: &Path) -> Result<Answer, CommandError> {
+    play::run(&play::Args::whole(log.to_owned()))
+}
+
 const END: Moment = Moment::Position(u64::MAX);
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {

@@ -1,5 +1,8 @@
 //! `lifeboat simulate`: outages in virtual time.
 
+mod against;
+mod report;
+
 use super::{Answer, CommandError, Output, print};
 use crate::sim::{
     Driver, Explored, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Subject,
@@ -26,6 +29,14 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run it and play its event log, commit by commit
+    Show {
+        #[command(flatten)]
+        what: WhatArgs,
+        /// Where the log goes, for `lifeboat replay --log`
+        #[arg(long, value_name = "FILE")]
+        log: PathBuf,
+    },
     /// Find the smallest timeline that still fails
     Shrink {
         #[command(flatten)]
@@ -45,6 +56,9 @@ struct WhatArgs {
     /// A random scenario, which follows from the seed
     #[arg(long, conflicts_with = "scenario")]
     swarm: bool,
+    /// A random fleet of 40 VMs for 4 hours instead, of sizes and rates
+    #[arg(long, requires = "swarm")]
+    sizes: bool,
     /// Everything that is left to chance follows from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -65,6 +79,12 @@ struct RunArgs {
     /// Write the event log as JSON Lines, as `lifeboat events import` reads it
     #[arg(long, value_name = "FILE", conflicts_with = "runs")]
     log: Option<PathBuf>,
+    /// Write one HTML page with everything in it: the verdict, RPO over time with the outages behind it, jobs
+    #[arg(long, value_name = "FILE", conflicts_with = "runs")]
+    report: Option<PathBuf>,
+    /// The same under another policy, side by side: a file with copy_frequency, retention, resync_window
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "log", "report"])]
+    against: Option<PathBuf>,
 }
 
 /// The drivers by their names here.
@@ -88,6 +108,7 @@ impl From<DriverArg> for Driver {
 
 pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
+        Some(Command::Show { what, log }) => show(what, log),
         Some(Command::Shrink { what, to }) => shrink_to(what, to.as_deref()),
         None => match args.run.runs {
             Some(runs) => run_many(&args.run, runs),
@@ -114,14 +135,21 @@ fn read(path: &Path) -> Result<Scenario, ScenarioError> {
     Scenario::parse(&path.display().to_string(), &text)
 }
 
-fn subject(scenario: Option<&Scenario>) -> Subject<'_> {
-    scenario.map_or(Subject::Swarm, Subject::One)
+fn subject<'a>(what: &WhatArgs, scenario: Option<&'a Scenario>) -> Subject<'a> {
+    let random = if what.sizes { Subject::Fleets } else { Subject::Swarm };
+    scenario.map_or(random, Subject::One)
 }
 
 fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
-    let scenario = subject(scenario.as_ref()).scenario(args.what.seed);
+    let scenario = subject(&args.what, scenario.as_ref()).scenario(args.what.seed);
+    if let Some(path) = &args.against {
+        return against::run_both(scenario, path, args.what.options(), args.output);
+    }
     let outcome = run(&scenario, args.what.options())?;
+    if let Some(path) = &args.report {
+        report::write(&outcome, path)?;
+    }
     if let Some(path) = &args.log {
         export(&outcome, path)?;
     }
@@ -132,7 +160,8 @@ fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
 fn run_many(args: &RunArgs, runs: u64) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
     let progress = |done: u64| show_progress(done, runs);
-    let explored = explore(subject(scenario.as_ref()), args.what.options(), runs, &progress)?;
+    let explored =
+        explore(subject(&args.what, scenario.as_ref()), args.what.options(), runs, &progress)?;
     hide_progress();
     tell_explored(&explored, args)?;
     Ok(answer(explored.failed.is_none()))
@@ -144,7 +173,7 @@ fn answer(passed: bool) -> Answer {
 
 fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError> {
     let scenario = what.read()?;
-    let scenario = subject(scenario.as_ref()).scenario(what.seed);
+    let scenario = subject(what, scenario.as_ref()).scenario(what.seed);
     let steps = scenario.at.len();
     let progress = |left: usize| note(&format!("\r{left} of {steps} steps "));
     let smallest = shrink(&scenario, what.options(), &progress)?;
@@ -168,8 +197,20 @@ fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError>
     Ok(Answer::Done)
 }
 
+/// Runs a scenario and opens its log in `replay`.
+fn show(what: &WhatArgs, log: &Path) -> Result<Answer, CommandError> {
+    let scenario = what.read()?;
+    let scenario = subject(what, scenario.as_ref()).scenario(what.seed);
+    export(&run(&scenario, what.options())?, log)?;
+    super::replay::play_whole(log)
+}
+
 /// Writes the event log of a run.
 fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
+    if outcome.log.is_empty() {
+        let text = "write the log refused: it is too long to be kept; shorten the scenario";
+        return Err(text.into());
+    }
     let store = MemoryStore::of_this_build(outcome.log.clone())?;
     jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
     Ok(())
@@ -211,6 +252,7 @@ fn tell_explored(explored: &Explored, args: &RunArgs) -> Result<(), CommandError
             "commits": explored.commits,
             "virtual_ms": explored.virtual_ms,
             "rpo_max_ms": [half, most, max],
+            "worst_seeds": explored.worst,
         }))?),
         Output::Table => {
             let [half, most, max] = [half, most, max].map(|ms| Span(ms).to_string());
@@ -222,6 +264,9 @@ fn tell_explored(explored: &Explored, args: &RunArgs) -> Result<(), CommandError
                 Span(explored.virtual_ms)
             ));
             print(&format!("worst RPO of a run: p50 {half}, p95 {most}, max {max}"));
+            let seeds = explored.worst.iter();
+            let seeds: Vec<_> = seeds.map(|(seed, ms)| format!("{seed} ({})", Span(*ms))).collect();
+            print(&format!("the worst seeds: {}", seeds.join(", ")));
         }
     }
     Ok(())
@@ -245,7 +290,8 @@ fn tell_people(outcome: &Outcome) {
     for vm in &outcome.vms {
         let [half, most, max] = vm.rpo_ms.map(|ms| Span(ms).to_string());
         print(&format!("  {:<10} {}, {} {}", vm.name, vm.phase, vm.health, vm.because));
-        print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}", ""));
+        let of = report::split_in_words(vm);
+        print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}{of}", ""));
         let (resyncs, retries) = (vm.resyncs, vm.retries);
         let failures = vm.failures.join(", ");
         print(&format!("  {:<10} {resyncs} resynchronizations, {retries} retries {failures}", ""));
@@ -269,7 +315,11 @@ fn tell_people(outcome: &Outcome) {
 }
 
 fn in_words(finding: &Finding) -> String {
-    let mark = if finding.verdict == Verdict::Pass { "ok  " } else { "FAIL" };
+    let mark = match finding.verdict {
+        Verdict::Pass => "ok  ",
+        Verdict::Fail => "FAIL",
+        Verdict::Unchecked => "-   not checked by sizes:",
+    };
     let found =
         if finding.found.is_empty() { String::new() } else { format!(": {}", finding.found) };
     format!("{mark} {}{found}", finding.what)

@@ -32,6 +32,27 @@ const STYLE: &str = include_str!("page.css");
 
 /// The page. `explained` says of VMs why they became what they were; `title` is what the page is called.
 pub fn page(incident: &Incident, explained: &[(String, Explanation)], title: &str) -> String {
+    page_with(incident, explained, title, &[])
+}
+
+/// A table in front of what happened.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What it is about.
+    pub title: String,
+    /// Its columns.
+    pub heads: Vec<&'static str>,
+    /// Its rows; the first cell may be `ok` or `FAIL`.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// The page with tables in front of what happened.
+pub fn page_with(
+    incident: &Incident,
+    explained: &[(String, Explanation)],
+    title: &str,
+    tables: &[Table],
+) -> String {
     let mut out = String::new();
     let axis = Axis::of(incident);
     let title = escaped(title);
@@ -51,6 +72,7 @@ pub fn page(incident: &Incident, explained: &[(String, Explanation)], title: &st
         incident.commits
     );
     out.push_str(&damage(incident));
+    tables.iter().for_each(|table| out.push_str(&table.drawn()));
     out.push_str(&summary(incident));
     let _ = write!(out, "<h2>What happened</h2>\n{}", lanes(incident, &axis));
     let _ = write!(out, "<h2>Age of the newest recovery point</h2>\n{CURVE_KEY}");
@@ -67,6 +89,27 @@ pub fn page(incident: &Incident, explained: &[(String, Explanation)], title: &st
          </main>\n</body>\n</html>\n"
     );
     out
+}
+
+impl Table {
+    fn drawn(&self) -> String {
+        let mut out = format!("<h2>{}</h2>\n<table>\n<thead><tr>", escaped(&self.title));
+        self.heads.iter().for_each(|head| out += &format!("<th>{}</th>", escaped(head)));
+        out.push_str("</tr></thead>\n<tbody>\n");
+        for row in &self.rows {
+            out.push_str("<tr>");
+            for cell in row {
+                let _ = match cell.as_str() {
+                    "ok" => write!(out, "<td><span class=\"normal\">ok</span></td>"),
+                    "FAIL" => write!(out, "<td><span class=\"critical\">FAIL</span></td>"),
+                    cell => write!(out, "<td>{}</td>", escaped(cell)),
+                };
+            }
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</tbody>\n</table>\n");
+        out
+    }
 }
 
 /// The axis of time.

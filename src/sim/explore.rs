@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+/// Seeds that are told as the worst.
+const WORST: usize = 5;
+
 /// What is run.
 #[derive(Clone, Copy, Debug)]
 pub enum Subject<'a> {
@@ -16,6 +19,8 @@ pub enum Subject<'a> {
     One(&'a Scenario),
     /// The random scenario of each seed.
     Swarm,
+    /// The random fleet of each seed: sizes and rates.
+    Fleets,
 }
 
 impl Subject<'_> {
@@ -24,6 +29,7 @@ impl Subject<'_> {
         match self {
             Self::One(scenario) => (*scenario).clone(),
             Self::Swarm => Scenario::random(seed),
+            Self::Fleets => Scenario::random_fleet(seed),
         }
     }
 }
@@ -39,6 +45,8 @@ pub struct Explored {
     pub virtual_ms: u64,
     /// The outcome of the first seed that failed, of those that were run.
     pub failed: Option<Outcome>,
+    /// The seeds with the greatest RPO, the worst first, with that in milliseconds.
+    pub worst: Vec<(u64, u64)>,
     /// Every age that a newest recovery point reached at most, by run, in milliseconds, ascending.
     pub rpo_max_ms: Vec<u64>,
 }
@@ -98,6 +106,10 @@ impl Explored {
         self.commits += outcome.commits;
         self.virtual_ms += outcome.virtual_ms;
         self.rpo_max_ms.extend(outcome.vms.iter().map(|vm| vm.rpo_ms[2]).max());
+        let rpo = outcome.vms.iter().map(|vm| vm.rpo_ms[2]).max().unwrap_or(0);
+        self.worst.push((outcome.seed, rpo));
+        self.worst.sort_by_key(|(seed, rpo)| (std::cmp::Reverse(*rpo), *seed));
+        self.worst.truncate(WORST);
         let earlier = |failed: &Outcome| failed.seed < outcome.seed;
         if !outcome.passed() && !self.failed.as_ref().is_some_and(earlier) {
             self.failed = Some(outcome);

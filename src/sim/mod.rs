@@ -36,6 +36,7 @@ mod recorded;
 mod report;
 mod run;
 mod scenario;
+mod sizes;
 mod storage;
 mod swarm;
 
@@ -44,10 +45,11 @@ pub use driver::Driver;
 pub use explore::{Explored, Subject, explore, shrink};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
-pub use quantity::{Size, Span};
+pub use quantity::{Size, Span, Window};
 pub use recorded::recorded;
 pub use report::{Finding, Outcome, Verdict, VmReport};
 pub use run::{RunError, RunOptions, run};
 pub use scenario::{
-    Burst, Deed, Expectation, Figure, Scenario, ScenarioError, Schedule, SiteSpec, Step, VmSpec,
+    Burst, Deed, Expectation, Fidelity, Figure, Scenario, ScenarioError, Schedule, SiteSpec, Step,
+    VmSpec,
 };

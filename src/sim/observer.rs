@@ -21,16 +21,67 @@ const PROVE_ONE_IN: u64 = 6;
 /// Commits of a VM within [`WINDOW_MS`] beyond those that its deltas need.
 const COMMITS_SPARE: u64 = 250;
 const COMMITS_PER_DELTA: u64 = 8;
-const WINDOW_MS: u64 = 10 * 60_000;
+pub(super) const WINDOW_MS: u64 = 10 * 60_000;
 
 /// Commits of any other entity within that time.
 const COMMITS_OF_OTHERS: u64 = 100;
+
+/// Waits for an attempt that are kept of one recovery point: a week of them, on the schedule.
+const WAITS_MAX: usize = 400;
 
 /// Recovery points beyond those of the retention.
 const POINTS_SPARE: u64 = 20;
 
 /// Minutes after a first failure at which the schedule of Site Recovery tries again, then every 30.
 const SCHEDULE_MIN: [i64; 5] = [1, 2, 4, 8, 10];
+
+/// How often each value was met.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spread {
+    times: BTreeMap<u64, u64>,
+    all: u64,
+}
+
+impl Spread {
+    pub(super) fn add(&mut self, value: u64) {
+        *self.times.entry(value).or_default() += 1;
+        self.all += 1;
+    }
+
+    /// The value that so many of a hundred do not exceed.
+    pub(super) fn at(&self, percent: u64) -> Option<u64> {
+        let place = self.all.saturating_sub(1) * percent / 100;
+        let mut before = 0;
+        self.times.iter().find_map(|(value, times)| {
+            before += times;
+            (place < before).then_some(*value)
+        })
+    }
+}
+
+/// How a recovery point aged: from the moment it was cut, and the waits for an attempt meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Aging {
+    from: u64,
+    until: u64,
+    waits: Vec<(u64, u64)>,
+}
+
+impl Aging {
+    /// How much of it lies in `outages`, which are in order and apart, and how much of the rest is waiting
+    /// for an attempt; in milliseconds.
+    pub(super) fn split(&self, outages: &[(u64, u64)]) -> [u64; 2] {
+        let within = |from: u64, until: u64| -> u64 {
+            let common = |(a, b): &(u64, u64)| until.min(*b).saturating_sub(from.max(*a));
+            outages.iter().map(common).sum()
+        };
+        let waited = self.waits.iter().map(|(from, until)| {
+            let (from, until) = ((*from).max(self.from), (*until).min(self.until));
+            until.saturating_sub(from).saturating_sub(within(from, until))
+        });
+        [within(self.from, self.until), waited.sum()]
+    }
+}
 
 /// What is known of a VM.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +95,11 @@ pub(super) struct Figures {
     pub(super) worst: Option<Health>,
     pub(super) administrator: u64,
     /// Every age that its newest recovery point reached before the next one, in milliseconds.
-    pub(super) rpos_ms: Vec<u64>,
+    pub(super) rpos_ms: Spread,
+    /// How the greatest RPO came about: from the cut to its end, and the waits for an attempt meanwhile.
+    pub(super) longest: Aging,
+    waits: Vec<(u64, u64)>,
+    waits_since: Option<u64>,
     protected_once: bool,
     /// When the newest recovery point was cut.
     newest_cut_ms: Option<u64>,
@@ -58,8 +113,114 @@ impl Figures {
     fn aged(&mut self, now_ms: u64) {
         if let Some(cut) = self.newest_cut_ms {
             let age = now_ms.saturating_sub(cut);
+            if self.rpo_max_ms < age {
+                let waits = self.waits_up_to(now_ms);
+                self.longest = Aging { from: cut, until: now_ms, waits };
+            }
             self.rpo_max_ms = self.rpo_max_ms.max(age);
-            self.rpos_ms.push(age);
+            self.rpos_ms.add(age);
+        }
+    }
+
+    fn waits_up_to(&self, now_ms: u64) -> Vec<(u64, u64)> {
+        let under_way = self.waits_since.map(|since| (since, now_ms));
+        self.waits.iter().copied().chain(under_way).collect()
+    }
+
+    /// What an event at `now_ms` of virtual time adds.
+    ///
+    /// # Errors
+    /// Seconds between a first failure and an attempt that is off the schedule.
+    pub(super) fn note(
+        &mut self,
+        event: &Event,
+        at: Timestamp,
+        now_ms: u64,
+        clock_was_set: bool,
+    ) -> Result<(), u64> {
+        match event {
+            Event::SnapshotTaken { cycle, .. } => _ = self.cut_ms.insert(*cycle, now_ms),
+            Event::LogShipped { point } => {
+                self.aged(now_ms);
+                let cut = self.cut_ms.remove(&point.cycle).unwrap_or(now_ms);
+                self.newest_cut_ms = self.newest_cut_ms.max(Some(cut));
+                // What lies before the cut makes no recovery point any older.
+                self.waits.clear();
+            }
+            Event::Protected => self.protected_once = true,
+            Event::MarkedForResync { .. } => {
+                self.resyncs += 1;
+                self.cut_ms.clear();
+                self.trouble_since = None;
+            }
+            Event::RetryScheduled { due, because, .. } => {
+                self.failures.insert(crate::domain::catalogue::entry(because.code).id);
+                self.waits_since = Some(now_ms);
+                let since = *self.trouble_since.get_or_insert(at);
+                // Tracking that is lost again and again counts from the first loss.
+                if !clock_was_set && because.code != Code::TrackingLostAgain {
+                    self.retry_minutes.insert(due.since(since).as_secs() / 60);
+                    if !on_schedule(since, *due) {
+                        return Err(due.since(since).as_secs());
+                    }
+                }
+            }
+            Event::RetryStarted { .. } => {
+                self.retries += 1;
+                let since = self.waits_since.take().unwrap_or(now_ms);
+                if self.waits.len() < WAITS_MAX {
+                    self.waits.push((since, now_ms));
+                }
+            }
+            Event::AdministratorNeeded { because, .. } => {
+                self.failures.insert(crate::domain::catalogue::entry(because.code).id);
+                // Attempts after an administrator's are on the schedule of the first failure.
+                self.trouble_since.get_or_insert(at);
+                self.administrator += 1;
+            }
+            Event::TaskFailed { failure, .. } => {
+                self.failures.insert(crate::domain::catalogue::entry(failure.code).id);
+            }
+            Event::JobStarted {
+                kind: JobKind::PlannedFailover | JobKind::UnplannedFailover,
+                ..
+            } => {
+                self.failover_asked_ms.get_or_insert(now_ms);
+            }
+            Event::FailoverCancelled => self.failover_asked_ms = None,
+            Event::JobEnded { outcome: JobOutcome::Failed, .. } => self.failover_asked_ms = None,
+            Event::ReplicaStarted => {
+                if let Some(asked) = self.failover_asked_ms.take() {
+                    self.rto_max_ms = self.rto_max_ms.max(Some(now_ms - asked));
+                    if let Some(cut) = self.newest_cut_ms.take() {
+                        let age = asked.saturating_sub(cut);
+                        self.rpo_max_ms = self.rpo_max_ms.max(age);
+                        self.rpos_ms.add(age);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What was in trouble before is done, or something else is.
+    pub(super) fn out_of_trouble(&mut self) {
+        self.waits_since = None;
+        self.trouble_since = None;
+    }
+
+    /// The run is over: what has aged has done so up to now.
+    pub(super) fn end(&mut self, vm: &Vm, now_ms: u64) {
+        if vm.rpo(vm.phase_since).is_some() {
+            self.aged(now_ms);
+        }
+    }
+
+    /// A VM's health, as it was seen.
+    pub(super) fn seen(&mut self, health: Health) {
+        if self.protected_once {
+            self.worst = self.worst.max(Some(health));
         }
     }
 }
@@ -97,7 +258,7 @@ impl Observer {
         }
         // What was in trouble before is done, or something else is.
         if self.past.vm(id).is_none_or(|vm| vm.trouble.is_none()) {
-            self.figures.entry(id).or_default().trouble_since = None;
+            self.figures.entry(id).or_default().out_of_trouble();
         }
         self.bound_points(outside, id);
         points
@@ -106,19 +267,14 @@ impl Observer {
     /// Looks at every VM's health, as a person would now and then.
     pub(super) fn look(&mut self, now: Timestamp) {
         for (id, vm) in &self.past.site.vms {
-            let figures = self.figures.entry(id.0).or_default();
-            if figures.protected_once {
-                figures.worst = figures.worst.max(Some(vm.health(now)));
-            }
+            self.figures.entry(id.0).or_default().seen(vm.health(now));
         }
     }
 
     /// The run is over: what has aged has done so up to now.
     pub(super) fn end(&mut self, now_ms: u64) {
         for (id, vm) in &self.past.site.vms {
-            if vm.rpo(vm.phase_since).is_some() {
-                self.figures.entry(id.0).or_default().aged(now_ms);
-            }
+            self.figures.entry(id.0).or_default().end(vm, now_ms);
         }
     }
 
@@ -132,70 +288,14 @@ impl Observer {
         let now_ms = outside.clock.passed_ms();
         let clock_was_set = self.clock_was_set;
         let figures = self.figures.entry(id.0).or_default();
-        match event {
-            Event::SnapshotTaken { cycle, .. } => _ = figures.cut_ms.insert(*cycle, now_ms),
-            Event::LogShipped { point } => {
-                figures.aged(now_ms);
-                let cut = figures.cut_ms.remove(&point.cycle).unwrap_or(now_ms);
-                figures.newest_cut_ms = figures.newest_cut_ms.max(Some(cut));
-                let chosen = outside.dice.next("prove").is_multiple_of(PROVE_ONE_IN);
-                return chosen.then_some((id, point.cycle));
-            }
-            Event::Protected => figures.protected_once = true,
-            Event::MarkedForResync { .. } => {
-                figures.resyncs += 1;
-                figures.cut_ms.clear();
-                figures.trouble_since = None;
-            }
-            Event::RetryScheduled { due, because, .. } => {
-                figures.failures.insert(crate::domain::catalogue::entry(because.code).id);
-                let since = *figures.trouble_since.get_or_insert(at);
-                // Tracking that is lost again and again counts from the first loss.
-                if !clock_was_set && because.code != Code::TrackingLostAgain {
-                    figures.retry_minutes.insert(due.since(since).as_secs() / 60);
-                    if !on_schedule(since, *due) {
-                        let what = format!(
-                            "attempt of {} due {} s after the first failure",
-                            outside.machine(id).name,
-                            due.since(since).as_secs()
-                        );
-                        outside.violation(Invariant::RetrySchedule, what);
-                    }
-                }
-            }
-            Event::RetryStarted { .. } => figures.retries += 1,
-            Event::AdministratorNeeded { because, .. } => {
-                figures.failures.insert(crate::domain::catalogue::entry(because.code).id);
-                // Attempts after an administrator's are on the schedule of the first failure.
-                figures.trouble_since.get_or_insert(at);
-                figures.administrator += 1;
-            }
-            Event::TaskFailed { failure, .. } => {
-                figures.failures.insert(crate::domain::catalogue::entry(failure.code).id);
-            }
-            Event::JobStarted {
-                kind: JobKind::PlannedFailover | JobKind::UnplannedFailover,
-                ..
-            } => {
-                figures.failover_asked_ms.get_or_insert(now_ms);
-            }
-            Event::FailoverCancelled => figures.failover_asked_ms = None,
-            Event::JobEnded { outcome: JobOutcome::Failed, .. } => {
-                figures.failover_asked_ms = None;
-            }
-            Event::ReplicaStarted => {
-                if let Some(asked) = figures.failover_asked_ms.take() {
-                    figures.rto_max_ms = figures.rto_max_ms.max(Some(now_ms - asked));
-                    let cut = figures.newest_cut_ms.take();
-                    if let Some(cut) = cut {
-                        figures.rpo_max_ms = figures.rpo_max_ms.max(asked.saturating_sub(cut));
-                        figures.rpos_ms.push(asked.saturating_sub(cut));
-                    }
-                }
-            }
-            _ => {}
+        if let Err(after_s) = figures.note(event, at, now_ms, clock_was_set) {
+            let name = outside.machine(id).name;
+            let what = format!("attempt of {name} due {after_s} s after the first failure");
+            outside.violation(Invariant::RetrySchedule, what);
         }
-        None
+        let Event::LogShipped { point } = event else { return None };
+        let chosen = outside.dice.next("prove").is_multiple_of(PROVE_ONE_IN);
+        chosen.then_some((id, point.cycle))
     }
 
     fn count(&mut self, outside: &Outside, commit: &Commit) {
@@ -207,11 +307,7 @@ impl Observer {
         }
         lately.1 += 1;
         let allowed = match commit.stream.kind {
-            Kind::Vm => {
-                let frequency = self.past.vm(commit.stream.id).map(|vm| vm.policy.copy_frequency());
-                let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
-                COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
-            }
+            Kind::Vm => commits_allowed(self.past.vm(commit.stream.id)),
             Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan | Kind::Fabric => COMMITS_OF_OTHERS,
         };
         if lately.1 == allowed + 1 {
@@ -222,12 +318,21 @@ impl Observer {
 
     fn bound_points(&self, outside: &Outside, id: Uuid) {
         let Some(vm) = self.past.vm(id) else { return };
-        let frequency = vm.policy.copy_frequency().as_secs().max(1);
-        let allowed = vm.policy.retention().as_secs() / frequency + POINTS_SPARE;
-        if allowed < vm.points.len() as u64 && !self.clock_was_set {
+        if points_allowed(vm) < vm.points.len() as u64 && !self.clock_was_set {
             let what = format!("{} keeps {} recovery points", vm.name, vm.points.len());
             outside.violation(Invariant::Bounded, what);
         }
+    }
+
+    /// A job that runs in the end must have a reason that people can read.
+    pub(super) fn job_says_why(vm: &Vm) -> Result<(), String> {
+        let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return Ok(()) };
+        let says_why = vm.waits_for_plan()
+            || vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
+        if says_why {
+            return Ok(());
+        }
+        Err(format!("{} of {} neither ends nor waits", job.kind.title(), vm.name))
     }
 
     /// Whether a VM is well, out of the service's hands, or says whom it waits for.
@@ -263,6 +368,19 @@ impl Observer {
     }
 }
 
+/// Commits that a VM may make within [`WINDOW_MS`].
+pub(super) fn commits_allowed(vm: Option<&Vm>) -> u64 {
+    let frequency = vm.map(|vm| vm.policy.copy_frequency());
+    let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
+    COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
+}
+
+/// Recovery points that a VM may keep.
+pub(super) fn points_allowed(vm: &Vm) -> u64 {
+    let frequency = vm.policy.copy_frequency().as_secs().max(1);
+    vm.policy.retention().as_secs() / frequency + POINTS_SPARE
+}
+
 /// Whether an attempt is due at a rung of the schedule.
 fn on_schedule(since: Timestamp, due: Timestamp) -> bool {
     let ms = due.as_millis() - since.as_millis();
@@ -293,5 +411,26 @@ impl Figure {
             | Self::WorstHealth
             | Self::Phase => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_split_into_outage_and_waiting_after_it() {
+        let waits = vec![(100, 160), (160, 400), (900, 1_000)];
+        let aging = Aging { from: 50, until: 600, waits };
+        // The outage from 100 to 300; the second attempt waits for 100 ms longer.
+        assert_eq!(aging.split(&[(0, 10), (100, 300)]), [200, 100]);
+    }
+
+    #[test]
+    fn a_spread_answers_what_so_many_do_not_exceed() {
+        let mut spread = Spread::default();
+        assert_eq!(spread.at(50), None);
+        (1..=100).rev().for_each(|value| spread.add(value));
+        assert_eq!([0, 50, 95, 100].map(|percent| spread.at(percent)), [1, 50, 95, 100].map(Some));
     }
 }

@@ -1,5 +1,6 @@
 //! The quantities of a scenario as people write them: `90s`, `1h30m`, `4MiB`.
 
+use crate::domain::vm::ResyncWindow;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -54,6 +55,50 @@ impl fmt::Display for Span {
 impl From<Span> for String {
     fn from(span: Span) -> Self {
         span.to_string()
+    }
+}
+
+/// When resynchronizations begin by themselves: `always`, `manual`, or a time of the day as in `18:30-06:00`, in
+/// UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Window(pub ResyncWindow);
+
+impl TryFrom<String> for Window {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let minute = |time: &str| {
+            let (hours, minutes) = time.split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let daily = || {
+            let (from, to) = text.split_once('-')?;
+            let (from_minute, to_minute) = (minute(from)?, minute(to)?);
+            Some(ResyncWindow::Daily { from_minute, to_minute, utc_offset_minutes: 0 })
+        };
+        let window = match text.as_str() {
+            "always" => Some(ResyncWindow::Always),
+            "manual" => Some(ResyncWindow::Manual),
+            _ => daily(),
+        };
+        window.map(Self).ok_or_else(|| {
+            format!("{text:?} is no window: write \"18:30-06:00\", \"always\" or \"manual\"")
+        })
+    }
+}
+
+impl From<Window> for String {
+    fn from(Window(window): Window) -> Self {
+        let clock = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+        match window {
+            ResyncWindow::Always => "always".to_owned(),
+            ResyncWindow::Manual => "manual".to_owned(),
+            ResyncWindow::Daily { from_minute, to_minute, .. } => {
+                format!("{}-{}", clock(from_minute), clock(to_minute))
+            }
+        }
     }
 }
 
@@ -118,6 +163,17 @@ mod tests {
         assert_eq!(Span(5_400_250).to_string(), "1h30m250ms");
         for text in ["", "90", "s", "1x", "-5m", "99999999999999999999s", "1 m"] {
             assert!(Span::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn windows_are_read_as_they_are_written() {
+        for text in ["always", "manual", "18:30-06:00", "00:00-23:59"] {
+            let window = Window::try_from(text.to_owned()).map(String::from);
+            assert_eq!(window, Ok(text.to_owned()));
+        }
+        for text in ["", "18:30", "24:00-06:00", "18:60-06:00", "18-6"] {
+            assert!(Window::try_from(text.to_owned()).is_err(), "{text}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! a kill of the service, or writes within a delta, is not there.
 
 use super::quantity::{Size, Span};
-use super::scenario::{Deed, Scenario, Schedule, SiteSpec, Step, VmSpec};
+use super::scenario::{Deed, Fidelity, Scenario, Schedule, SiteSpec, Step, VmSpec};
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Cause;
@@ -25,7 +25,7 @@ const BLOCK: u64 = 4096;
 
 /// What a guest of a scenario writes at a time, on average. Source: the logs of simulated guests, in which
 /// most writes are of 4 KiB and few of up to 256.
-const WRITE_BYTES: u64 = 16 << 10;
+pub(super) const WRITE_BYTES: u64 = 16 << 10;
 
 /// Writes of a guest in a minute, at most: more only takes longer to simulate.
 const WRITES_MAX: u64 = 600;
@@ -232,6 +232,7 @@ impl Reading {
             duration,
             settle: SETTLE,
             schedule: Schedule::default(),
+            fidelity: Fidelity::Blocks,
             site: self.site(),
             vm: vms,
             plan: vec![],
@@ -278,6 +279,7 @@ impl Reading {
                 host: unplaced(host.unwrap_or_else(|| "host-1".to_owned())),
                 disks: unplaced(sizes),
                 writes_per_minute: writes as u32,
+                write_size: None,
                 burst: vec![],
             });
         }

@@ -11,7 +11,8 @@ use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
 use super::report::{self, Outcome};
-use super::scenario::{Deed, Scenario, Schedule, Step};
+use super::scenario::{Deed, Fidelity, Scenario, Schedule, Step};
+use super::sizes;
 use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entity, Entry, Kind, StreamId};
@@ -20,7 +21,7 @@ use crate::domain::id::{CloudId, FabricId, HostId, JobId, PlanId, VaultId, VmId}
 use crate::domain::plan::{self, Plan};
 use crate::domain::vault;
 use crate::domain::vm::Phase;
-use crate::domain::vm::{self, NextStep, PointChoice, RetryReason, Vm};
+use crate::domain::vm::{self, PointChoice, RetryReason, Vm};
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use std::cell::RefCell;
@@ -37,16 +38,16 @@ use tokio::time::{sleep, sleep_until};
 const RECLAIM_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Time between two looks at hosts and vaults; that of the service.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time between two looks at every VM's health.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// How long a source may run beside its replica while its host is within reach.
-const TWO_PRIMARIES_MS: u64 = 5 * 60_000;
+pub(super) const TWO_PRIMARIES_MS: u64 = 5 * 60_000;
 
 /// When after the end of the faults an administrator has everything tried again.
-const ADMINISTRATOR_AFTER: Duration = Duration::from_mins(1);
+pub(super) const ADMINISTRATOR_AFTER: Duration = Duration::from_mins(1);
 
 /// Recovery points of a VM that are proven at the end, spread over all.
 const PROVEN_AT_END: usize = 8;
@@ -68,6 +69,9 @@ pub enum RunError {
     /// The machine does not give what a run needs.
     #[error("start a simulation")]
     Start(#[from] io::Error),
+    /// Only the loop runs it.
+    #[error("simulate sizes by the actors refused: only the loop does that")]
+    OnlyByLoop,
     /// The log of the run cannot be read.
     #[error("read the log of a simulation")]
     Log(#[from] StoreError),
@@ -78,6 +82,9 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]; what goes wrong in the simulated world is part of the outcome.
 pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError> {
+    if scenario.fidelity == Fidelity::Sizes {
+        return sizes::run(scenario, options);
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     LocalSet::new().block_on(&runtime, async { Run::start(scenario, options)?.finish().await })
@@ -97,7 +104,8 @@ struct Run {
 }
 
 /// Something of the timeline at its moment.
-enum Change {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
     Begins(usize),
     Ends(usize),
 }
@@ -201,6 +209,8 @@ impl Run {
             let (name, host, disks) = (machine.name, machine.host, machine.disks);
             let discover = vm::Command::Discover { id, name, host, cloud, disks };
             self.configure(Kind::Vm, id.0, discover).await;
+            let window = self.scenario.site.resync_window.0;
+            self.configure(Kind::Vm, id.0, vm::Command::ChangeResyncWindow { window }).await;
             let known = self.known(id);
             if known.phase == Phase::Unprotected && known.jobs == 0 {
                 let job = JobId::derived(id.0, known.jobs);
@@ -378,41 +388,7 @@ impl Run {
         }
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
-            let job = JobId::derived(vm.0, known.jobs);
-            let command = match step.r#do.get_ref() {
-                Deed::PlannedFailover => vm::Command::PlannedFailover { job },
-                Deed::UnplannedFailover => {
-                    vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
-                }
-                Deed::Commit => vm::Command::CommitFailover { job },
-                Deed::TestFailover => vm::Command::TestFailover {
-                    job,
-                    point: PointChoice::Latest,
-                    network: "isolated".to_owned(),
-                    lease_h: 2,
-                },
-                Deed::CleanUpTest => vm::Command::CleanUpTestFailover { job, notes: String::new() },
-                Deed::ChangePoint => {
-                    let oldest = known.points.first().map_or(0, |point| point.cycle);
-                    vm::Command::ChangeRecoveryPoint { job, point: PointChoice::Cycle(oldest) }
-                }
-                Deed::CancelFailover => vm::Command::CancelFailover { job },
-                Deed::Failback => vm::Command::Failback { job, in_full: false },
-                Deed::CompleteFailback => vm::Command::CompleteFailback { job },
-                Deed::CancelFailback => vm::Command::CancelFailback,
-                Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },
-                Deed::DisableProtection => {
-                    vm::Command::DisableProtection { job, source_gone: false }
-                }
-                Deed::Pause => vm::Command::PauseReplication,
-                Deed::Resume => vm::Command::ResumeReplication,
-                Deed::TakePoint => vm::Command::TakeRecoveryPoint { application_consistent: false },
-                Deed::CancelJob => {
-                    let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();
-                    vm::Command::CancelJob { job }
-                }
-                _ => vm::Command::Retry { because: RetryReason::Administrator },
-            };
+            let command = operation(*step.r#do.get_ref(), vm, &known);
             let run = self.clone();
             spawn_local(async move {
                 let stream = StreamId { kind: Kind::Vm, id: vm.0 };
@@ -514,7 +490,9 @@ impl Run {
             {
                 self.broken(Invariant::Convergence, what);
             }
-            self.judge_job(&vm);
+            if let Err(what) = Observer::job_says_why(&vm) {
+                self.broken(Invariant::JobsEnd, what);
+            }
             let step = vm.points.len().div_ceil(PROVEN_AT_END).max(1);
             for point in vm.points.iter().rev().step_by(step) {
                 proof::prove_point(&self.outside, id, point.cycle);
@@ -551,34 +529,60 @@ impl Run {
         }
     }
 
-    /// A job that runs in the end must have a reason that people can read.
-    fn judge_job(&self, vm: &Vm) {
-        let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return };
-        let says_why = vm.waits_for_plan()
-            || vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
-        if !says_why {
-            let what = format!("{} of {} neither ends nor waits", job.kind.title(), vm.name);
-            self.broken(Invariant::JobsEnd, what);
-        }
-    }
-
     fn broken(&self, invariant: Invariant, what: String) {
         self.outside.violation(invariant, what);
     }
 }
 
 impl Step {
-    fn host(&self) -> Option<&str> {
+    pub(super) fn host(&self) -> Option<&str> {
         self.host.as_ref().map(|host| host.get_ref().as_str())
     }
 
-    fn vm(&self) -> Option<&str> {
+    pub(super) fn vm(&self) -> Option<&str> {
         self.vm.as_ref().map(|vm| vm.get_ref().as_str())
     }
 }
 
+/// What an operator tells a VM that is known so.
+pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
+    let job = JobId::derived(id.0, known.jobs);
+    match deed {
+        Deed::PlannedFailover => vm::Command::PlannedFailover { job },
+        Deed::UnplannedFailover => {
+            vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
+        }
+        Deed::Commit => vm::Command::CommitFailover { job },
+        Deed::TestFailover => vm::Command::TestFailover {
+            job,
+            point: PointChoice::Latest,
+            network: "isolated".to_owned(),
+            lease_h: 2,
+        },
+        Deed::CleanUpTest => vm::Command::CleanUpTestFailover { job, notes: String::new() },
+        Deed::ChangePoint => {
+            let oldest = known.points.first().map_or(0, |point| point.cycle);
+            vm::Command::ChangeRecoveryPoint { job, point: PointChoice::Cycle(oldest) }
+        }
+        Deed::CancelFailover => vm::Command::CancelFailover { job },
+        Deed::Failback => vm::Command::Failback { job, in_full: false },
+        Deed::CompleteFailback => vm::Command::CompleteFailback { job },
+        Deed::CancelFailback => vm::Command::CancelFailback,
+        Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },
+        Deed::DisableProtection => vm::Command::DisableProtection { job, source_gone: false },
+        Deed::Pause => vm::Command::PauseReplication,
+        Deed::Resume => vm::Command::ResumeReplication,
+        Deed::TakePoint => vm::Command::TakeRecoveryPoint { application_consistent: false },
+        Deed::CancelJob => {
+            let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();
+            vm::Command::CancelJob { job }
+        }
+        _ => vm::Command::Retry { because: RetryReason::Administrator },
+    }
+}
+
 /// Every beginning and end of the timeline, in order.
-fn changes(steps: &[Step], end: u64) -> Vec<(u64, Change)> {
+pub(super) fn changes(steps: &[Step], end: u64) -> Vec<(u64, Change)> {
     let mut all = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let from = step.t.get_ref().0;

@@ -2,9 +2,10 @@
 //!
 //! Read from TOML. A file that cannot be used is refused with the line and the key that are wrong.
 
-use super::quantity::{Size, Span};
+use super::quantity::{Size, Span, Window};
 use crate::domain::policy::Policy;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -15,6 +16,10 @@ const VMS_MAX: usize = 1_000;
 
 /// Largest disk of a scenario; every block of it is in memory several times.
 const DISK_BYTES_MAX: u64 = 64 << 20;
+
+/// The same where there are only sizes.
+const FLEET_MAX: usize = 10_000;
+const FLEET_DISK_BYTES_MAX: u64 = 64 << 40;
 
 /// Why a scenario cannot be used.
 #[derive(Debug, Error)]
@@ -66,6 +71,9 @@ pub struct Scenario {
     /// In which order the loop deals with what is ready at one instant.
     #[serde(default)]
     pub schedule: Schedule,
+    /// What the run is made of.
+    #[serde(default, skip_serializing_if = "Fidelity::is_blocks")]
+    pub fidelity: Fidelity,
     /// The site.
     #[serde(default)]
     pub site: SiteSpec,
@@ -99,6 +107,38 @@ pub enum Schedule {
     Shuffle,
 }
 
+/// What a run is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fidelity {
+    /// Real bytes on small disks, through trackers, segments and recovery points.
+    #[default]
+    Blocks,
+    /// Sizes and rates only, through the same entities: for fleets, and for months.
+    Sizes,
+}
+
+impl Fidelity {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+    fn is_blocks(&self) -> bool {
+        *self == Self::Blocks
+    }
+
+    const fn vms_max(self) -> usize {
+        match self {
+            Self::Blocks => VMS_MAX,
+            Self::Sizes => FLEET_MAX,
+        }
+    }
+
+    const fn disk_bytes_max(self) -> u64 {
+        match self {
+            Self::Blocks => DISK_BYTES_MAX,
+            Self::Sizes => FLEET_DISK_BYTES_MAX,
+        }
+    }
+}
+
 /// The site.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -109,6 +149,8 @@ pub struct SiteSpec {
     pub copy_frequency: Span,
     /// For how long recovery points are kept, in whole hours.
     pub retention: Span,
+    /// When resynchronizations begin by themselves.
+    pub resync_window: Window,
     /// From a request to the vault to its answer.
     pub rtt: Span,
     /// What a host's link to the vault carries.
@@ -121,6 +163,7 @@ impl Default for SiteSpec {
             hosts: vec![Spanned::new(0..0, "host-1".to_owned())],
             copy_frequency: Span(30_000),
             retention: Span::hours(2),
+            resync_window: Window::default(),
             rtt: Span(10),
             mbit_per_s: 500,
         }
@@ -154,6 +197,9 @@ pub struct VmSpec {
     /// How often its guest writes, 4 to 256 KiB each time.
     #[serde(default = "default_rate")]
     pub writes_per_minute: u32,
+    /// How much it writes each time, where there are only sizes; 16 KiB if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_size: Option<Spanned<Size>>,
     /// Times at which it writes more.
     #[serde(default)]
     pub burst: Vec<Burst>,
@@ -373,6 +419,21 @@ impl Deed {
     /// Whether it has this key.
     pub(super) fn knows(self, key: &str) -> bool {
         self.needs().contains(&key) || self.takes().contains(&key)
+    }
+
+    /// Whether it can be had where there are only sizes: it is not about bytes, wall clocks or plans.
+    pub(super) const fn has_sizes(self) -> bool {
+        !matches!(
+            self,
+            Self::JumpClock
+                | Self::LoseAnswers
+                | Self::RotVault
+                | Self::FailDisk
+                | Self::ShutGates
+                | Self::FailScripts
+                | Self::RunPlan
+                | Self::ContinuePlan
+        )
     }
 
     /// Whether a person at the service does it.
@@ -615,6 +676,26 @@ impl Scenario {
         steps
     }
 
+    /// The faults of the timeline: what, from when and until when, in milliseconds.
+    pub(super) fn faults(&self) -> Vec<(String, u64, u64)> {
+        let steps = self.timeline().into_iter().filter(|step| {
+            let deed = *step.r#do.get_ref();
+            !deed.is_operation() && !matches!(deed, Deed::JumpClock | Deed::RotVault)
+        });
+        let end = self.duration.0;
+        let lasting = steps.map(|step| {
+            let from = step.t.get_ref().0;
+            let until = step.r#for.map_or(end, |span| from.saturating_add(span.0)).min(end);
+            (step.to_string(), from, until)
+        });
+        lasting.collect()
+    }
+
+    /// When something was wrong, in milliseconds.
+    pub(super) fn outages(&self) -> Vec<(u64, u64)> {
+        self.faults().into_iter().map(|(_, from, until)| (from, until)).collect()
+    }
+
     /// As a file that [`Scenario::parse`] reads.
     ///
     /// # Errors
@@ -642,24 +723,34 @@ impl Check<'_> {
         }
         site.policy().check().map_err(|rejection| self.at(0, "site", &rejection.to_string()))?;
         let vms = self.scenario.vms();
-        if VMS_MAX < vms.len() {
-            return Err(self.at(0, "vm", &format!("at most {VMS_MAX} VMs can be simulated")));
+        let fidelity = self.scenario.fidelity;
+        let most = fidelity.vms_max();
+        if most < vms.len() {
+            return Err(self.at(0, "vm", &format!("at most {most} VMs can be simulated")));
+        }
+        if fidelity == Fidelity::Sizes && !self.scenario.plan.is_empty() {
+            return Err(self.at(0, "plan", "recovery plans need fidelity \"blocks\""));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = vms.iter().find(|one| !names.insert(&one.name)) {
+            let problem = format!("{} is used twice", twice.name);
+            return Err(self.at(twice.spec.name.span().start, "name", &problem));
         }
         for vm in &self.scenario.vm {
             self.host(&vm.host)?;
             let sizes = vm.disks.get_ref();
             let fits = |size: &Size| {
-                size.0.is_multiple_of(4096) && (4096..=DISK_BYTES_MAX).contains(&size.0)
+                size.0.is_multiple_of(4096) && (4096..=fidelity.disk_bytes_max()).contains(&size.0)
             };
             if sizes.is_empty() || !sizes.iter().all(fits) {
-                let problem = "one size or more of 4 KiB to 64 MiB, in multiples of 4 KiB";
-                return Err(self.at(vm.disks.span().start, "disks", problem));
+                let largest = Size(fidelity.disk_bytes_max()).to_string().replace('M', " M");
+                let problem =
+                    format!("one size or more of 4 KiB to {largest}, in multiples of 4 KiB");
+                return Err(self.at(vm.disks.span().start, "disks", &problem));
             }
-            if vms.iter().filter(|one| one.spec.name.get_ref() == vm.name.get_ref()).count()
-                != vm.count.unwrap_or(1)
-            {
-                let problem = format!("{} is used twice", vm.name.get_ref());
-                return Err(self.at(vm.name.span().start, "name", &problem));
+            if let (Fidelity::Blocks, Some(size)) = (fidelity, &vm.write_size) {
+                let problem = "is for fidelity \"sizes\"";
+                return Err(self.at(size.span().start, "write_size", problem));
             }
         }
         for vm in
@@ -680,6 +771,10 @@ impl Check<'_> {
         }
         if let Some(extra) = given.iter().find(|key| !deed.knows(key)) {
             return Err(self.at(place, extra, &format!("{} does not take it", deed.word())));
+        }
+        if self.scenario.fidelity == Fidelity::Sizes && !deed.has_sizes() {
+            let problem = format!("{} needs fidelity \"blocks\"", deed.word());
+            return Err(self.at(place, "do", &problem));
         }
         if deed == Deed::JumpClock && step.forward.is_some() == step.back.is_some() {
             return Err(self.at(place, "do", "jump_clock needs either forward or back"));

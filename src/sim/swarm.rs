@@ -4,9 +4,9 @@
 //! one would show. Source: Groce, Zhang, Eide, Chen, Regehr, "Swarm testing" (2012).
 
 use super::dice::Dice;
-use super::quantity::{Size, Span};
+use super::quantity::{Size, Span, Window};
 use super::scenario::{
-    Deed, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
+    Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
 };
 use toml::Spanned;
 
@@ -102,10 +102,12 @@ impl Scenario {
             duration: Span(minutes * MINUTE),
             settle: Span(45 * MINUTE),
             schedule: if dice.happens("shuffle", 50) { Schedule::Shuffle } else { Schedule::Fifo },
+            fidelity: Fidelity::Blocks,
             site: SiteSpec {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),
                 retention: Span::hours(dice.between("retention", 0, 2)),
+                resync_window: Window::default(),
                 rtt: Span(dice.between("rtt", 1, 60)),
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
             },
@@ -114,6 +116,56 @@ impl Scenario {
             at,
             expect: vec![],
         }
+    }
+}
+
+/// VMs, hosts and hours of a random fleet.
+const FLEET: (usize, usize, u64) = (40, 4, 4);
+
+impl Scenario {
+    /// The random fleet of a seed: 40 VMs for 4 hours, of sizes and rates.
+    pub fn random_fleet(seed: u64) -> Self {
+        let dice = Dice::new(seed);
+        let (count, hosts, hours) = FLEET;
+        let hosts: Vec<String> = (1..=hosts).map(|nth| format!("host-{nth}")).collect();
+        let vms: Vec<VmSpec> = (1..=count as u64)
+            .map(|nth| VmSpec {
+                disks: spanned(vec![Size(dice.between("disk size", 1, 64) << 30)]),
+                write_size: Some(spanned(Size(dice.between("write size", 4, 64) << 10))),
+                ..random_vm(&dice, nth, &hosts)
+            })
+            .collect();
+        let mut at = Vec::new();
+        for class in CLASSES.iter().filter(|class| class.has_sizes()) {
+            if dice.happens(&format!("{} happens", class.word()), CLASS_ON) {
+                for _ in 0..dice.between("how often", 1, 6) {
+                    at.push(random_step(&dice, *class, &hosts, &vms, hours * 60));
+                }
+            }
+        }
+        Self {
+            title: format!("fleet {seed}"),
+            why: "What random faults do to a random fleet.".to_owned(),
+            duration: Span::hours(hours),
+            settle: Span::hours(2),
+            fidelity: Fidelity::Sizes,
+            site: SiteSpec {
+                mbit_per_s: dice.between("bandwidth", 2_000, 20_000),
+                retention: Span::hours(dice.between("retention", 1, 24)),
+                ..Self::random(seed).site
+            },
+            schedule: if dice.happens("shuffle", 50) { Schedule::Shuffle } else { Schedule::Fifo },
+            vm: vms,
+            plan: vec![],
+            at,
+            expect: vec![],
+        }
+        .on(hosts)
+    }
+
+    fn on(mut self, hosts: Vec<String>) -> Self {
+        self.site.hosts = hosts.into_iter().map(spanned).collect();
+        self
     }
 }
 
@@ -127,6 +179,7 @@ fn random_vm(dice: &Dice, nth: u64, hosts: &[String]) -> VmSpec {
         host: spanned(chosen(dice, "host of a VM", hosts)),
         disks: spanned(disks),
         writes_per_minute: dice.between("writes", 1, 60) as u32,
+        write_size: None,
         burst: vec![],
     }
 }

@@ -39,6 +39,14 @@ pub(super) struct Args {
     pause_on: Vec<Pause>,
 }
 
+impl Args {
+    /// All of an exported log.
+    pub(in super::super) fn whole(log: std::path::PathBuf) -> Self {
+        let source = SourceArg { data: None, log: Some(log) };
+        Self { source, speed: Speed::All, from: None, to: None, vm: None, pause_on: vec![] }
+    }
+}
+
 /// How fast a log is played.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Speed {

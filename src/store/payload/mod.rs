@@ -45,9 +45,22 @@ pub fn encode(
     causation: Option<u64>,
     entry: &Entry,
 ) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(&mut bytes, actor, correlation, causation, entry);
+    bytes
+}
+
+/// The same, behind what `bytes` holds.
+pub fn encode_into(
+    bytes: &mut Vec<u8>,
+    actor: &str,
+    correlation: Option<JobId>,
+    causation: Option<u64>,
+    entry: &Entry,
+) {
     let payload = PayloadRef { actor, correlation, causation, entry };
-    bincode::serde::encode_to_vec(payload, bincode::config::standard())
-        .expect("a commit is plain data and writes to memory")
+    bincode::serde::encode_into_std_write(payload, bytes, bincode::config::standard())
+        .expect("a commit is plain data and writes to memory");
 }
 
 /// The record that a new commit becomes.

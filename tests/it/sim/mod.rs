@@ -6,6 +6,7 @@ mod files;
 mod promises;
 mod regressions;
 mod scenarios;
+mod sizes;
 
 use lifeboat::sim::{Outcome, RunOptions, Scenario, run};
 use std::path::{Path, PathBuf};

@@ -1,14 +1,38 @@
-//! Measures simulated outages: how much faster than real time ten VMs are simulated on one thread, with real bytes
-//! through trackers, segments and recovery points. One JSON line; the peer is real time.
+//! Measures simulated outages, on one thread. One JSON line each; the peer is real time, or a promise.
 //!
-//! `simulate [minutes of virtual time]`.
+//! - ten VMs with real bytes through trackers, segments and recovery points, by the loop and by the actors;
+//! - a fleet of sizes and rates, against 30 days of 1,000 VMs in 5 minutes;
+//! - random fleets of 40 VMs for 4 hours, on all processors, against 500 of them in a minute.
+//!
+//! `simulate [minutes of ten VMs] [VMs of the fleet] [days of the fleet] [random fleets]`.
 
-use lifeboat::sim::{RunOptions, Scenario, run};
+use lifeboat::sim::{Driver, Outcome, RunOptions, Scenario, Subject, explore, run};
 use lifeboat_bench::row;
 use std::time::Instant;
 
 fn main() {
-    let minutes: u64 = std::env::args().nth(1).map_or(60, |text| text.parse().expect("minutes"));
+    let numbers: Vec<u64> =
+        std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
+    let number = |nth: usize, default| numbers.get(nth).copied().unwrap_or(default);
+    blocks(number(0, 60));
+    fleet(number(1, 200), number(2, 2));
+    random_fleets(number(3, 50));
+}
+
+fn measured(scenario: &Scenario, driver: Driver) -> (Outcome, f64) {
+    let begun = Instant::now();
+    let outcome = run(scenario, RunOptions { driver, ..RunOptions::default() }).expect("it runs");
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(outcome.passed(), "{:?}", outcome.violations);
+    let commits = outcome.commits;
+    eprintln!("{driver:?}: {commits} commits, {:.0} a second", commits as f64 / seconds);
+    (outcome, seconds)
+}
+
+fn blocks(minutes: u64) {
+    if minutes == 0 {
+        return;
+    }
     let text = format!(
         r#"
         title = "ten VMs"
@@ -28,16 +52,55 @@ fn main() {
         "#
     );
     let scenario = Scenario::parse("ten VMs", &text).expect("it is a scenario");
-    let begun = Instant::now();
-    let outcome = run(&scenario, RunOptions::default()).expect("it runs");
-    let seconds = begun.elapsed().as_secs_f64();
-    assert!(outcome.passed(), "{:?}", outcome.violations);
+    let (outcome, by_loop) = measured(&scenario, Driver::Loop);
     let virtual_seconds = outcome.virtual_ms as f64 / 1_000.0;
-    row(
-        "10 VMs simulated, virtual seconds per second",
-        virtual_seconds / seconds,
-        1.0,
-        "real time",
+    let work = "10 VMs simulated, virtual seconds per second";
+    row(work, virtual_seconds / by_loop, 1.0, "real time");
+    let (by_actors, seconds) = measured(&scenario, Driver::Actix);
+    assert_eq!(outcome.log_hash, by_actors.log_hash, "both write the same log");
+    let work = "10 VMs simulated by the loop, virtual seconds per second";
+    row(work, virtual_seconds / by_loop, virtual_seconds / seconds, "by the actors");
+}
+
+fn fleet(vms: u64, days: u64) {
+    if vms * days == 0 {
+        return;
+    }
+    let each = vms.div_ceil(10);
+    let names: Vec<String> = (1..=10).map(|host| format!("\"host-{host}\"")).collect();
+    let mut text = format!(
+        "title = \"fleet\"\nwhy = \"to be measured\"\nfidelity = \"sizes\"\nduration = \"{days}d\"\n\
+         settle = \"1h\"\n[site]\nhosts = [{}]\nmbit_per_s = 10000\n",
+        names.join(", ")
     );
-    eprintln!("{} commits, {:.0} a second", outcome.commits, outcome.commits as f64 / seconds);
+    for host in 1..=10 {
+        text += &format!(
+            "[[vm]]\nname = \"vm-{host}\"\ncount = {each}\nhost = \"host-{host}\"\n\
+             disks = [\"40GiB\"]\nwrites_per_minute = 60\n"
+        );
+    }
+    text += "[[at]]\nt = \"20h\"\ndo = \"vault_unreachable\"\nfor = \"40m\"\n";
+    let scenario = Scenario::parse("fleet", &text).expect("it is a scenario");
+    let (outcome, seconds) = measured(&scenario, Driver::Loop);
+    let cycles = outcome.virtual_ms as f64 / 30_000.0 * (each * 10) as f64;
+    let promised = 1_000.0 * 30.0 * 2_880.0 / 300.0;
+    row(
+        "a fleet of sizes, cycles per second",
+        cycles / seconds,
+        promised,
+        "30 days of 1,000 VMs in 5 min",
+    );
+}
+
+fn random_fleets(runs: u64) {
+    if runs == 0 {
+        return;
+    }
+    let begun = Instant::now();
+    let explored =
+        explore(Subject::Fleets, RunOptions::default(), runs, &|_| ()).expect("they run");
+    let failed = explored.failed.map(|outcome| (outcome.seed, outcome.violations));
+    assert!(failed.is_none(), "{failed:?}");
+    let each = runs as f64 / begun.elapsed().as_secs_f64();
+    row("random fleets of 40 VMs for 4 h, per second", each, 500.0 / 60.0, "500 in a minute");
 }

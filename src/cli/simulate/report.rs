@@ -1,0 +1,80 @@
+//! `simulate --report`: the page of a run, drawn as that of an incident, with its verdict and its outages.
+
+use super::{CommandError, export};
+use crate::replay::{Away, History, Table, incident, page_with};
+use crate::sim::{BEGINNING, Finding, Outcome, Span, Verdict, VmReport};
+use std::path::Path;
+
+/// Writes the page of a run.
+pub(super) fn write(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
+    let log = path.with_extension("jsonl");
+    export(outcome, &log)?;
+    let mut incident = incident(&mut History::of_file(&log)?, None, None)?;
+    for (what, from, until) in &outcome.outages {
+        let at = |ms: u64| BEGINNING.as_millis() + ms as i64;
+        let because = "the scenario".to_owned();
+        let (what, from, until) = (what.clone(), at(*from), Some(at(*until)));
+        incident.away.push(Away { what, from, until, because });
+    }
+    let title = format!("{}, seed {}", outcome.title, outcome.seed);
+    let page = page_with(&incident, &[], &title, &[verdict(outcome), figures(outcome)]);
+    std::fs::write(path, page)?;
+    Ok(())
+}
+
+fn verdict(outcome: &Outcome) -> Table {
+    let word = if outcome.passed() { "pass" } else { "fail" };
+    let row = |finding: &Finding| {
+        let mark = match finding.verdict {
+            Verdict::Pass => "ok",
+            Verdict::Fail => "FAIL",
+            Verdict::Unchecked => "not checked",
+        };
+        vec![mark.to_owned(), finding.what.clone(), finding.found.clone()]
+    };
+    let all = outcome.expectations.iter().chain(&outcome.invariants);
+    Table {
+        title: format!("Verdict: {word}"),
+        heads: vec!["", "What", "Found"],
+        rows: all.map(row).collect(),
+    }
+}
+
+fn figures(outcome: &Outcome) -> Table {
+    let time = |ms: u64| Span(ms).to_string();
+    let row = |vm: &VmReport| {
+        let [half, most, max] = vm.rpo_ms.map(time);
+        let [outage, waiting] = vm.rpo_max_of_ms.map(time);
+        let rto = vm.rto_ms.map_or_else(|| "-".to_owned(), time);
+        let lost = vm.lost_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+        let counts = [vm.resyncs, vm.retries].map(|count| count.to_string());
+        let cells =
+            [vec![vm.name.clone(), half, most, max, outage, waiting, rto, lost], counts.to_vec()];
+        cells.concat()
+    };
+    Table {
+        title: "Figures".to_owned(),
+        heads: vec![
+            "VM",
+            "RPO p50",
+            "p95",
+            "max",
+            "of it outage",
+            "of it back-off",
+            "RTO",
+            "bytes lost",
+            "resyncs",
+            "retries",
+        ],
+        rows: outcome.vms.iter().map(row).collect(),
+    }
+}
+
+/// How the greatest RPO came about, where an outage or a wait had part in it.
+pub(super) fn split_in_words(vm: &VmReport) -> String {
+    let [outage, waiting] = vm.rpo_max_of_ms;
+    if outage + waiting == 0 {
+        return String::new();
+    }
+    format!(" ({} of it outage, {} back-off)", Span(outage), Span(waiting))
+}

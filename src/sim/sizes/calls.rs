@@ -1,0 +1,192 @@
+//! What a step asks of the data plane and of the hypervisors, call by call, as `actors/hosted/vm.rs` does it.
+
+use crate::domain::job::Step;
+use crate::domain::vm::Side;
+
+/// One call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    CheckSource,
+    CheckVault,
+    StartTracking,
+    Copy,
+    Compare,
+    CompleteCopy,
+    Cut,
+    Ship,
+    ShipAll,
+    Verify,
+    Fence,
+    Serve,
+    StopServing,
+    StartTest,
+    EndTest,
+    Restore,
+    TrackRestored,
+    StopTracking,
+    DeleteReplica,
+    KeepOnly,
+    Heartbeat,
+    ShutDownSource,
+    /// The same for an unplanned failover, which goes on if it cannot be done.
+    StopSource,
+    AttachSource,
+    StartSource,
+    ShutDownReplica,
+    StartReplica,
+}
+
+/// What has to be there for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Host,
+    HostAndVault,
+    Vault,
+    /// The host, and the way to it.
+    Hypervisor,
+    Service,
+}
+
+impl Call {
+    pub(super) const fn place(self, source: Side) -> Place {
+        let recovery = matches!(source, Side::Recovery);
+        match self {
+            Self::CheckSource | Self::StartTracking | Self::Cut | Self::StopTracking
+                if recovery =>
+            {
+                Place::Service
+            }
+            Self::Copy | Self::Compare | Self::Ship | Self::ShipAll if recovery => Place::Vault,
+            Self::CheckSource
+            | Self::StartTracking
+            | Self::Cut
+            | Self::StopTracking
+            | Self::TrackRestored => Place::Host,
+            Self::Copy | Self::Compare | Self::Ship | Self::ShipAll | Self::Restore => {
+                Place::HostAndVault
+            }
+            Self::CheckVault
+            | Self::CompleteCopy
+            | Self::Verify
+            | Self::Fence
+            | Self::Serve
+            | Self::DeleteReplica
+            | Self::KeepOnly => Place::Vault,
+            Self::Heartbeat | Self::ShutDownSource | Self::AttachSource | Self::StartSource => {
+                Place::Hypervisor
+            }
+            Self::StopSource
+            | Self::StopServing
+            | Self::StartTest
+            | Self::EndTest
+            | Self::ShutDownReplica
+            | Self::StartReplica => Place::Service,
+        }
+    }
+
+    /// Requests to the vault.
+    pub(super) const fn requests(self, disks: u64) -> u64 {
+        match self {
+            Self::CheckVault | Self::CompleteCopy => 1,
+            Self::Verify | Self::Fence | Self::Serve | Self::KeepOnly | Self::DeleteReplica => {
+                1 + disks
+            }
+            Self::Copy | Self::Compare | Self::Restore => 2,
+            // A segment of each disk, then the point.
+            Self::Ship | Self::ShipAll => 1 + disks,
+            _ => 0,
+        }
+    }
+
+    pub(super) const fn stores(self) -> bool {
+        matches!(
+            self,
+            Self::CheckVault
+                | Self::Copy
+                | Self::Compare
+                | Self::CompleteCopy
+                | Self::Ship
+                | Self::ShipAll
+                | Self::Fence
+        )
+    }
+
+    /// Whether it moves whole disks, and deltas go before it.
+    pub(super) const fn is_bulk(self) -> bool {
+        matches!(self, Self::Copy | Self::Compare | Self::Restore)
+    }
+
+    /// How long it takes beside its way and its bytes, in milliseconds. As with real bytes.
+    pub(super) const fn takes_ms(self) -> (u64, u64) {
+        match self {
+            Self::ShutDownSource | Self::StopSource => (2_000, 9_000),
+            Self::StartSource | Self::StartReplica | Self::StartTest => (4_000, 20_000),
+            _ => (1, 40),
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::CheckVault => "checking the vault",
+            Self::Copy => "copying a disk",
+            Self::Compare => "comparing a disk",
+            Self::CompleteCopy => "completing the copy",
+            Self::Ship | Self::ShipAll => "sending a delta",
+            Self::Verify => "proving a recovery point",
+            Self::Fence => "closing the replica",
+            Self::Serve => "serving a recovery point",
+            Self::Restore => "restoring a disk",
+            Self::DeleteReplica => "deleting the replica",
+            Self::KeepOnly => "deleting recovery points",
+            _ => "its work",
+        }
+    }
+}
+
+/// The calls of a step, in order; the last one has its outcome.
+pub(super) const fn calls(step: Step) -> &'static [Call] {
+    match step {
+        Step::CheckEnableProtection => &[Call::CheckSource],
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
+            &[Call::CheckSource, Call::CheckVault]
+        }
+        Step::IdentifyTarget => &[Call::CheckVault],
+        Step::EnableReplication | Step::RestartTracking => &[Call::StartTracking],
+        // Nothing but the commit that records them.
+        Step::StartInitialReplication | Step::UpdateProviderState => &[],
+        Step::CopyDisk(_) => &[Call::Copy],
+        Step::CompareDisk(_) => &[Call::Compare],
+        Step::RestoreDisk(_) => &[Call::Restore],
+        Step::CompleteCopy => &[Call::CompleteCopy],
+        Step::ApplyTrackedChanges | Step::PrepareForFailover => &[Call::ShipAll],
+        Step::VerifyReplica
+        | Step::CheckUnplannedFailover
+        | Step::CheckCommit
+        | Step::CheckTestFailover => &[Call::Verify],
+        Step::ShutDownSource => &[Call::ShutDownSource],
+        Step::PrepareTest => &[Call::Serve],
+        Step::StartTest => &[Call::Serve, Call::StartTest],
+        Step::StopTest | Step::DeleteTest => &[Call::EndTest],
+        Step::ShutDownReplica => &[Call::ShutDownReplica],
+        Step::DeleteReplicaDisks => &[Call::StopServing],
+        Step::AttachSource => &[Call::AttachSource],
+        Step::StartSource => &[Call::AttachSource, Call::StartSource],
+        Step::CheckFailback => &[Call::Heartbeat, Call::CheckVault],
+        Step::FenceReplica => &[Call::Fence],
+        Step::TrackRestored => &[Call::TrackRestored],
+        Step::StopTracking => &[Call::StopTracking],
+        Step::DeleteReplica => &[Call::DeleteReplica],
+        Step::FenceSource => &[Call::StopSource, Call::Fence],
+        Step::StartFailover => &[Call::Verify, Call::Serve],
+        Step::StartReplica => &[Call::Serve, Call::StartReplica],
+        Step::DropOtherPoints => &[Call::KeepOnly],
+    }
+}
+
+/// The disk that a step is about.
+pub(super) const fn disk_of(step: Step) -> Option<crate::domain::id::DiskId> {
+    match step {
+        Step::CopyDisk(disk) | Step::CompareDisk(disk) | Step::RestoreDisk(disk) => Some(disk),
+        _ => None,
+    }
+}
