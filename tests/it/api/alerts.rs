@@ -128,7 +128,8 @@ fn converse(
             "DATA" => {
                 say("354 go on")?;
                 let body = lines.by_ref().map_while(Result::ok).take_while(|line| line != ".");
-                mails.lock().unwrap().push(body.collect::<Vec<_>>().join("\n"));
+                let mail = body.collect::<Vec<_>>().join("\n");
+                mails.lock().unwrap().push(mail);
                 say("250 taken")?;
             }
             "QUIT" => return say("221 bye"),
