@@ -105,6 +105,7 @@ const OWNED: &[Owned] = &[
             ("replication/engine.rs", "copying reads disks, which blocks"),
             ("replication/copy.rs", "a region is sent while the next is read"),
             ("replication/differences.rs", "regions are compared on all cores"),
+            ("replay/keeper.rs", "a file is searched, which blocks"),
             ("replication/resync.rs", "regions are compared while one is sent"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("service/sites.rs", "attaching disks blocks"),
