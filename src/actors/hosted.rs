@@ -5,6 +5,7 @@ use super::supervisor::{Find, Shelves, Supervisor};
 use crate::domain::catalogue::Code;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entity, Entry, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::Host;
 use crate::domain::id::JobId;
@@ -29,7 +30,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 mod cloud;
+mod fabric;
 mod host;
+mod placing;
 mod plan;
 mod vault;
 mod vm;
@@ -177,6 +180,9 @@ impl<E: Hosted> Outlet for ActorOutlet<E> {
                     told::<Vault>(&supervisor, id, command, origin).await
                 }
                 Entry::Plan { command, .. } => told::<Plan>(&supervisor, id, command, origin).await,
+                Entry::Fabric { command, .. } => {
+                    told::<Fabric>(&supervisor, id, command, origin).await
+                }
             }
         })
     }

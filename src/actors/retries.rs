@@ -34,9 +34,11 @@ impl RetrySupervision {
             Entry::Host { events, .. } if events.contains(&host::Event::HeartbeatRestored) => {
                 cause_ended(Cause::Host(HostId(id)), vms)
             }
-            Entry::Vault { .. } | Entry::Host { .. } | Entry::Cloud { .. } | Entry::Plan { .. } => {
-                vec![]
-            }
+            Entry::Vault { .. }
+            | Entry::Host { .. }
+            | Entry::Cloud { .. }
+            | Entry::Plan { .. }
+            | Entry::Fabric { .. } => vec![],
         }
     }
 

@@ -12,6 +12,7 @@ use super::retries::RetrySupervision;
 use super::timers::{TimerId, Timers, Wake};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
 use crate::domain::plan::Plan;
@@ -43,6 +44,7 @@ pub struct Shelves {
     pub(super) clouds: BTreeMap<Uuid, Addr<EntityActor<Cloud>>>,
     pub(super) vaults: BTreeMap<Uuid, Addr<EntityActor<Vault>>>,
     pub(super) plans: BTreeMap<Uuid, Addr<EntityActor<Plan>>>,
+    pub(super) fabrics: BTreeMap<Uuid, Addr<EntityActor<Fabric>>>,
 }
 
 /// How often an actor died lately.
@@ -110,6 +112,7 @@ impl Supervisor {
             Kind::Cloud => self.actor::<Cloud>(stream.id, ctx).map(drop),
             Kind::Vault => self.actor::<Vault>(stream.id, ctx).map(drop),
             Kind::Plan => self.actor::<Plan>(stream.id, ctx).map(drop),
+            Kind::Fabric => self.actor::<Fabric>(stream.id, ctx).map(drop),
         };
         if let (Err(error), false) = (built, self.stopping) {
             tracing::error!(%stream, %error, "build an actor from the log");
@@ -126,6 +129,7 @@ impl Supervisor {
         halt(&self.shelves.hosts);
         halt(&self.shelves.vaults);
         halt(&self.shelves.plans);
+        halt(&self.shelves.fabrics);
         self.failed.send_replace(Some(because));
     }
 
@@ -148,13 +152,14 @@ impl Supervisor {
 
     /// Sends a command to an entity that is there.
     fn command(&self, to: StreamId, command: Entry, origin: Origin) {
-        let Shelves { vms, hosts, clouds, vaults, plans } = &self.shelves;
+        let Shelves { vms, hosts, clouds, vaults, plans, fabrics } = &self.shelves;
         match command {
             Entry::Vm { command, .. } => send(vms, to, command, origin),
             Entry::Host { command, .. } => send(hosts, to, command, origin),
             Entry::Cloud { command, .. } => send(clouds, to, command, origin),
             Entry::Vault { command, .. } => send(vaults, to, command, origin),
             Entry::Plan { command, .. } => send(plans, to, command, origin),
+            Entry::Fabric { command, .. } => send(fabrics, to, command, origin),
         }
     }
 }

@@ -9,7 +9,9 @@ use super::routes::{Accepted, EventsView};
 use super::token::Token;
 use crate::actors::{Hosted, Origin};
 use crate::domain::cloud::{self, Cloud};
-use crate::domain::id::{JobId, VmId};
+use crate::domain::failure::Failure;
+use crate::domain::id::{FabricId, HostId, JobId, VmId};
+use crate::domain::vault::Component;
 use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
 use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
@@ -19,10 +21,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+mod cluster;
 mod job;
+mod network;
 mod plan;
+mod registration;
 
 pub use plan::{PlanAccepted, PlanDetails};
+pub use registration::RegistrationKeyView;
 
 /// Commits in one answer, at most.
 const EVENTS_MAX: usize = 1_000;
@@ -34,6 +40,24 @@ pub trait Outside: Send + Sync {
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;
+
+    /// The host of the configuration that is called so.
+    fn host_called(&self, name: &str) -> Option<HostId>;
+
+    /// How fast a host may send, in words.
+    fn bandwidth(&self, host: &str) -> Option<String>;
+
+    /// The fabric whose provider can be registered.
+    fn provider(&self) -> FabricId;
+
+    /// Told once the vault admits somebody, durably.
+    fn admitted(&self, who: Component);
+
+    /// Moves a VM that runs to another member of its cluster. Blocks.
+    ///
+    /// # Errors
+    /// `HostLost`, and why its disks cannot be used there.
+    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure>;
 
     /// A resync window as people write it, at this site.
     ///
@@ -84,13 +108,21 @@ impl Control {
     pub(super) async fn status(&self) -> Result<StatusView, Problem> {
         let mut status = self.parts.live.site().await?.status(self.parts.live.now());
         status.vms.iter_mut().for_each(|vm| self.add_measures(vm));
+        for host in &mut status.hosts {
+            host.bandwidth = self.parts.outside.bandwidth(&host.name);
+        }
         Ok(status)
     }
 
     pub(super) async fn vm(&self, name: &str) -> Result<VmView, Problem> {
         let (site, _) = self.site_of(name).await?;
-        let mut view = VmView::new(vm_named(&site, name)?, &site, self.parts.live.now());
+        let vm = vm_named(&site, name)?;
+        let mut view = VmView::new(vm, &site, self.parts.live.now());
         self.add_measures(&mut view);
+        if let Some(target) = &mut view.target {
+            let all = self.parts.live.site().await?;
+            target.add_clashes(vm, &all.clashes(), &all);
+        }
         Ok(view)
     }
 
@@ -158,7 +190,11 @@ impl Control {
         name: &str,
         body: &[u8],
     ) -> Result<Outlook, Problem> {
-        let (site, _) = self.site_of(name).await?;
+        let (mut site, _) = self.site_of(name).await?;
+        if !site.fabrics.is_empty() {
+            // Other VMs may want the same addresses.
+            site = self.parts.live.site().await?;
+        }
         let vm = vm_named(&site, name)?;
         Outlook::new(operation, &self.asked(&site, vm, JobId::default(), body))
     }

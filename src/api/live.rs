@@ -4,8 +4,9 @@ use super::problem::Problem;
 use crate::actors::{self, Hosted, load_entity};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Kind, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, PlanId, VaultId, VmId};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
@@ -50,6 +51,9 @@ impl Live {
                     drop(site.vaults.insert(VaultId(id), self.state::<Vault>(id).await?));
                 }
                 Kind::Plan => drop(site.plans.insert(PlanId(id), self.state::<Plan>(id).await?)),
+                Kind::Fabric => {
+                    drop(site.fabrics.insert(FabricId(id), self.state::<Fabric>(id).await?));
+                }
             }
         }
         Ok(site)
@@ -79,6 +83,9 @@ impl Live {
         }
         for (StreamId { id, .. }, _) in streams.iter().filter(|(it, _)| it.kind == Kind::Vault) {
             site.vaults.insert(VaultId(*id), self.state(*id).await?);
+        }
+        for (StreamId { id, .. }, _) in streams.iter().filter(|(it, _)| it.kind == Kind::Fabric) {
+            site.fabrics.insert(FabricId(*id), self.state(*id).await?);
         }
         Ok(site)
     }

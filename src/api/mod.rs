@@ -3,9 +3,11 @@
 //! ```text
 //!  GET  /lifeboat/v1/status  vms  vms/{vm}  vms/{vm}/recovery-points  jobs  jobs/{id}
 //!                    hosts  clouds  vaults  policy  events?after=N  plans  plans/{plan}
+//!                    vms/{vm}/checks  fabrics  network-mappings
 //!  POST /lifeboat/v1/vms/{vm}/{operation}   jobs/{id}/cancel   clouds/{cloud}/policy   ?dry_run=true
 //!       plans/{plan}/{run|continue|retry|cancel|check}
-//!  PUT, DELETE /lifeboat/v1/plans/{plan}
+//!       vms/{vm}/move  vaults/{vault}/registration-key  hosts/{host}/register  provider/register
+//!  PUT, DELETE /lifeboat/v1/plans/{plan}  network-mappings/{network}
 //! ```
 //!
 //! Every request carries the token of the service. Reads are views of the live states and of the log. A
@@ -21,9 +23,10 @@ mod operation;
 mod outlook;
 mod problem;
 mod routes;
+mod target;
 mod token;
 
-pub use control::{Control, ControlParts, Outside, PlanAccepted, PlanDetails};
+pub use control::{Control, ControlParts, Outside, PlanAccepted, PlanDetails, RegistrationKeyView};
 pub use draft::{ActionDraft, GroupDraft, PlanDraft};
 pub use history::{History, follow};
 pub use live::Live;

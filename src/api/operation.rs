@@ -2,6 +2,7 @@
 
 use super::control::Outside;
 use super::problem::Problem;
+use super::target::{TargetBody, chosen};
 use crate::domain::id::JobId;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{AfterFailover, Command, PointChoice, RecoveryPoint, RetryReason, Vm};
@@ -329,6 +330,18 @@ const OPERATIONS: &[Operation] = &[
         },
     },
     Operation {
+        path: "target",
+        title: "Choose what its replica gets",
+        needs: Needs::Nothing,
+        command: |asked| {
+            let target = chosen(asked, &asked.body::<TargetBody>()?)?;
+            Ok(Command::ChangeTarget { target })
+        },
+        consequence: |asked| {
+            format!("The next failover of {} uses it; one that has begun does not.", asked.vm.name)
+        },
+    },
+    Operation {
         path: "release-start",
         title: "Release the start",
         needs: Needs::Nothing,
@@ -386,6 +399,11 @@ struct UnprotectBody {
 #[serde(deny_unknown_fields, default)]
 struct TakeBody {
     application_consistent: bool,
+}
+
+/// The network of a test that is asked for.
+pub(super) fn test_network(asked: &Asked<'_>) -> Option<String> {
+    asked.body::<TestBody>().ok().map(|body| body.network)
 }
 
 #[derive(Default, Deserialize)]
@@ -487,7 +505,7 @@ fn protect(asked: &Asked<'_>) -> Result<Command, Problem> {
 }
 
 impl Asked<'_> {
-    fn body<T: DeserializeOwned + Default>(&self) -> Result<T, Problem> {
+    pub(super) fn body<T: DeserializeOwned + Default>(&self) -> Result<T, Problem> {
         read_body(self.body)
     }
 

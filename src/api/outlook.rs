@@ -1,14 +1,15 @@
 //! What an operation would do if it were asked for: allowed or not, the checks, and the consequence.
 
 use super::control::Outside;
-use super::operation::{Asked, Needs, Operation};
+use super::operation::{Asked, Needs, Operation, test_network};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
+use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{self, Vm};
-use crate::views::{PointView, Site};
+use crate::views::{PointView, PrerequisiteView, Site, TargetView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -37,6 +38,9 @@ pub struct Outlook {
     pub lost_log_bytes: Option<u64>,
     /// Why the state does not allow it.
     pub problem: Option<Problem>,
+    /// Where the replica, or the copy of a test, would go.
+    #[serde(default)]
+    pub target: Option<TargetView>,
 }
 
 /// One thing that was looked at.
@@ -69,7 +73,16 @@ impl Outlook {
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
         checks.extend(outside_checks(operation.needs, asked.site, asked.vm));
+        if operation.path == "protect" {
+            checks.extend(PrerequisiteView::all(asked.vm).into_iter().map(|it| {
+                let because = it.found.map(|found| format!("{found}. {}", it.action));
+                Check::of(format!("{}: {}", it.id, it.rule), because)
+            }));
+        }
+        let (target, place) = target(operation, asked);
+        checks.extend(place);
         Ok(Self {
+            target,
             operation: operation.path.to_owned(),
             vm: asked.vm.name.clone(),
             allowed: problem.is_none(),
@@ -83,6 +96,26 @@ impl Outlook {
             problem,
         })
     }
+}
+
+/// Where the replica would go, and whether it can.
+fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Option<Check>) {
+    let network = test_network(asked).unwrap_or_default();
+    let purpose = match operation.path {
+        "planned-failover" => Purpose::Planned,
+        "unplanned-failover" => Purpose::Unplanned,
+        "test-failover" => Purpose::Test(&network),
+        _ => return (None, None),
+    };
+    let (vm, site) = (asked.vm, asked.site);
+    let Some(sites) = site.sites() else { return (None, None) };
+    let placed = sites.place(vm, purpose).unwrap_or_else(|| Ok(Placement::default()));
+    let wrong = sites.admits(purpose).and(placed.map(drop).map_err(|wrong| wrong.join("; ")));
+    let mut target = TargetView::new(vm, site, purpose);
+    if let (Some(target), false) = (&mut target, matches!(purpose, Purpose::Test(_))) {
+        target.add_clashes(vm, &site.clashes(), site);
+    }
+    (target, Some(Check::of("there is a place at the recovery site".to_owned(), wrong.err())))
 }
 
 /// Whether those answer that the operation needs.

@@ -107,7 +107,9 @@ fn status(code: Code) -> StatusCode {
         Code::TokenRefused => StatusCode::UNAUTHORIZED,
         Code::RequestInvalid => StatusCode::BAD_REQUEST,
         Code::NothingOfThisName => StatusCode::NOT_FOUND,
-        Code::OperationNotAllowed => StatusCode::CONFLICT,
+        Code::OperationNotAllowed | Code::PrerequisiteFailed | Code::RegistrationKeyRefused => {
+            StatusCode::CONFLICT
+        }
         Code::ServiceNotReady => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -137,6 +139,21 @@ impl From<Rejection> for Problem {
             }
             Rejection::OutOfRange { .. } => Self::invalid(text),
             Rejection::Unknown { what, name } => Self::unknown(what, &name),
+            Rejection::Prerequisites { name, failed } => {
+                let failure = Failure::new(Code::PrerequisiteFailed, Cause::Itself, "");
+                let names = failed.iter().filter_map(|it| it.split(':').next());
+                let names = names.collect::<Vec<_>>().join(", ");
+                let problem = Self::new(&failure.with("check", names).with("vm", name));
+                problem.with(|it| it.actions = failed)
+            }
+            Rejection::KeyRefused { because } => {
+                let failure = Failure::new(Code::RegistrationKeyRefused, Cause::Itself, "");
+                Self::new(&failure.with("damage", because))
+            }
+            Rejection::Refused { because } => {
+                let failure = Failure::new(Code::OperationNotAllowed, Cause::Itself, "");
+                Self::new(&failure.with("check", because))
+            }
         }
     }
 }

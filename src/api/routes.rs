@@ -77,6 +77,8 @@ pub fn configure(app: &mut web::ServiceConfig, control: web::Data<Control>) {
         .route("/vms", web::get().to(vms))
         .route("/vms/{vm}", web::get().to(vm))
         .route("/vms/{vm}/recovery-points", web::get().to(points))
+        .route("/vms/{vm}/checks", web::get().to(checks))
+        .route("/vms/{vm}/move", web::post().to(move_vm))
         .route("/vms/{vm}/{operation}", web::post().to(operate))
         .route("/jobs", web::get().to(jobs))
         .route("/jobs/{job}", web::get().to(job))
@@ -84,8 +86,15 @@ pub fn configure(app: &mut web::ServiceConfig, control: web::Data<Control>) {
         .route("/hosts", web::get().to(hosts))
         .route("/clouds", web::get().to(clouds))
         .route("/clouds/{cloud}/policy", web::post().to(associate_policy))
+        .route("/hosts/{host}/register", web::post().to(register_host))
+        .route("/provider/register", web::post().to(register_provider))
         .route("/vaults", web::get().to(vaults))
+        .route("/vaults/{vault}/registration-key", web::post().to(registration_key))
         .route("/policy", web::get().to(policy))
+        .route("/fabrics", web::get().to(fabrics))
+        .route("/network-mappings", web::get().to(mappings))
+        .route("/network-mappings/{network}", web::put().to(map_network))
+        .route("/network-mappings/{network}", web::delete().to(unmap_network))
         .route("/plans", web::get().to(plans))
         .route("/plans/{plan}", web::get().to(plan))
         .route("/plans/{plan}", web::put().to(define_plan))
@@ -249,6 +258,73 @@ async fn associate_policy(
 ) -> Answer {
     let body = body.map_err(|error| unread(&error))?;
     accepted(&control.associate_policy(&name, &body, asked(&request)?).await?)
+}
+
+async fn checks(control: web::Data<Control>, name: web::Path<String>) -> Answer {
+    ok(&control.checks(&name).await?)
+}
+
+async fn move_vm(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    let body = body.map_err(|error| unread(&error))?;
+    accepted(&control.move_vm(&name, &body, asked(&request)?).await?)
+}
+
+async fn fabrics(control: web::Data<Control>) -> Answer {
+    ok(&control.fabrics().await?)
+}
+
+async fn mappings(control: web::Data<Control>) -> Answer {
+    ok(&control.mappings().await?)
+}
+
+async fn registration_key(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+) -> Answer {
+    ok(&control.registration_key(&name, asked(&request)?).await?)
+}
+
+async fn register_host(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    let body = body.map_err(|error| unread(&error))?;
+    accepted(&control.register_host(&name, &body, asked(&request)?).await?)
+}
+
+async fn register_provider(
+    control: web::Data<Control>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    let body = body.map_err(|error| unread(&error))?;
+    accepted(&control.register_provider(&body, asked(&request)?).await?)
+}
+
+async fn map_network(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+    body: Body,
+) -> Answer {
+    let body = body.map_err(|error| unread(&error))?;
+    accepted(&control.map(&name, Some(&body), asked(&request)?).await?)
+}
+
+async fn unmap_network(
+    control: web::Data<Control>,
+    name: web::Path<String>,
+    request: HttpRequest,
+) -> Answer {
+    accepted(&control.map(&name, None, asked(&request)?).await?)
 }
 
 async fn plans(control: web::Data<Control>) -> Answer {

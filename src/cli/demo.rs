@@ -8,7 +8,8 @@ use super::{Answer, CommandError, Output, print};
 use crate::drivers::lab::AfterBoot;
 use crate::ports::clock::Clock;
 use crate::service::{
-    Config, DiskConfig, HostConfig, Service, SystemClock, VmConfig, log_to_stderr,
+    Config, DiskConfig, HostConfig, MachineConfig, Service, SystemClock, TraitsConfig, VmConfig,
+    log_to_stderr,
 };
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -79,9 +80,14 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
         stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
     let name = name.trim_matches('-');
     let name = if name.is_empty() { "vm" } else { name }.to_owned();
-    let disk = vec![DiskConfig { name: "disk".to_owned(), path, create_mib: None }];
-    let vm = vec![VmConfig { name, disk, guest: None }];
-    Ok(HostConfig { name: "host-1".to_owned(), bandwidth: None, vm })
+    let disk = vec![DiskConfig {
+        name: "disk".to_owned(),
+        path,
+        create_mib: None,
+        traits: TraitsConfig::default(),
+    }];
+    let vm = vec![VmConfig { name, disk, guest: None, machine: MachineConfig::default() }];
+    Ok(HostConfig { name: "host-1".to_owned(), bandwidth: None, cluster: None, vm })
 }
 
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {

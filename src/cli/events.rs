@@ -276,6 +276,7 @@ fn in_lines(commit: &Commit) -> Vec<String> {
         Entry::Cloud { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
         Entry::Vault { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
         Entry::Plan { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
+        Entry::Fabric { events, .. } => events.iter().map(|event| format!("{event:?}")).collect(),
     };
     let stream = commit.stream.to_string();
     let stream = stream.get(..stream.len().min(14)).unwrap_or(&stream);

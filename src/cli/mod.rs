@@ -14,6 +14,7 @@ mod failover;
 mod grid;
 mod hrl;
 mod job;
+mod network;
 mod order;
 mod plan;
 mod replay;
@@ -60,6 +61,12 @@ enum Command {
     Policy(site::PolicyArgs),
     /// The hosts of a running service
     Host(site::HostArgs),
+    /// The provider of the primary site: its management server
+    Provider(site::ProviderArgs),
+    /// The networks and sizes of both sites
+    Network(network::NetworkArgs),
+    /// Which network of the recovery site the VMs of a network go into
+    NetworkMapping(network::MappingArgs),
     /// The clouds of a running service
     Cloud(site::CloudArgs),
     /// Explain an error: what it is, why it happens, what to do
@@ -112,6 +119,9 @@ pub fn run() -> ExitCode {
         Command::Job(args) => job::run(&args),
         Command::Policy(args) => site::policies(&args),
         Command::Host(args) => site::hosts(&args),
+        Command::Provider(args) => site::providers(&args),
+        Command::Network(args) => network::networks(&args),
+        Command::NetworkMapping(args) => network::mappings(&args),
         Command::Cloud(args) => site::clouds(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Events(args) => events::run(&args),

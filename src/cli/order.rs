@@ -219,7 +219,7 @@ pub(super) fn sentence(job: &JobView) -> String {
     text
 }
 
-fn accepted_in_words(accepted: &Accepted) -> String {
+pub(super) fn accepted_in_words(accepted: &Accepted) -> String {
     match &accepted.job {
         Some(job) if accepted.repeated => {
             format!(
@@ -240,6 +240,9 @@ fn in_words(outlook: &Outlook) -> String {
     let verdict = verdict(outlook.allowed, outlook.changes);
     let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.vm);
     text.push_str(&checks_in_words(&outlook.checks));
+    if let Some(target) = &outlook.target {
+        text.push_str(&super::vm::target_in_words(target));
+    }
     if outlook.allowed {
         text.push_str(&outlook.consequence);
     }

@@ -437,7 +437,9 @@ fn tell_changes(one: &Past, other: &Past, output: Output) -> Result<(), CommandE
             print("nothing differs");
         }
         let remarks: BTreeSet<String> = [one, other].into_iter().flat_map(uncertain).collect();
-        remarks.iter().for_each(|remark| print(remark));
+        for remark in &remarks {
+            print(remark);
+        }
     }
     Ok(())
 }

@@ -1,20 +1,21 @@
 //! `lifeboat host`, `lifeboat cloud`, `lifeboat policy`, `lifeboat vault show`: what a site has beside VMs.
 
 use super::client::{Client, ServiceArgs, read};
-use super::grid::{Format, columns, show};
-use super::order::change_policy;
+use super::grid::{Format, columns, moment, or_dash, show};
+use super::order::{accepted_in_words, change_policy, tell};
 use super::{Answer, CommandError};
-use crate::views::{CloudView, HostView, VaultView};
+use crate::api::{Accepted, RegistrationKeyView};
+use crate::views::{CloudView, FabricView, HostView, VaultView};
 use serde_json::json;
 
 /// Shows what a service has.
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    service: ServiceArgs,
+    pub(super) service: ServiceArgs,
     /// How the result is written
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    pub(super) output: Format,
 }
 
 /// The hosts of a running service.
@@ -28,6 +29,50 @@ pub(super) struct HostArgs {
 enum HostCommand {
     /// Every host: whether it answers, and its VMs
     List(ListArgs),
+    /// Register a host's agent with a vault; its VMs can be protected from then on
+    Register {
+        /// The host, as the configuration calls it
+        host: String,
+        #[command(flatten)]
+        register: RegisterArgs,
+    },
+}
+
+/// How somebody registers.
+#[derive(Debug, clap::Args)]
+pub(super) struct RegisterArgs {
+    /// A key of the vault: `lifeboat vault registration-key`
+    #[arg(long, value_name = "KEY")]
+    key: String,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// The provider of the primary site: its management server.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProviderArgs {
+    #[command(subcommand)]
+    command: ProviderCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ProviderCommand {
+    /// The sites: which vault their providers are registered with, and whether they answer
+    List(ListArgs),
+    /// Register the provider with a vault; networks are known from then on
+    Register(RegisterArgs),
+}
+
+/// Has a vault issue a key.
+#[derive(Debug, clap::Args)]
+pub(super) struct KeyArgs {
+    /// The vault, by name or id
+    vault: String,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// The clouds of a running service.
@@ -80,15 +125,63 @@ enum PolicyCommand {
 }
 
 pub(super) fn hosts(args: &HostArgs) -> Result<Answer, CommandError> {
-    let HostCommand::List(list) = &args.command;
+    let list = match &args.command {
+        HostCommand::List(list) => list,
+        HostCommand::Register { host, register: args } => {
+            return register(args, &["hosts", host, "register"]);
+        }
+    };
     let answer = Client::find(&list.service)?.get(&["hosts"])?;
     show(list.output, &answer, || {
         let rows = read::<Vec<HostView>>(&answer)?.into_iter().map(|host| {
             let answers = if host.connected { "yes" } else { "no" }.to_owned();
-            vec![host.name, host.cloud, answers, host.health.to_string(), host.vms.join(", ")]
+            let registered = or_dash(host.registered_at.map(moment));
+            let (health, vms) = (host.health.to_string(), host.vms.join(", "));
+            let (cluster, bandwidth) = (or_dash(host.cluster), or_dash(host.bandwidth));
+            vec![host.name, host.cloud, cluster, registered, answers, health, bandwidth, vms]
         });
-        Ok(columns(&["HOST", "CLOUD", "ANSWERS", "HEALTH", "VMS"], &rows.collect::<Vec<_>>()))
+        let heads =
+            ["HOST", "CLOUD", "CLUSTER", "REGISTERED", "ANSWERS", "HEALTH", "BANDWIDTH", "VMS"];
+        Ok(columns(&heads, &rows.collect::<Vec<_>>()))
     })?;
+    Ok(Answer::Done)
+}
+
+fn register(args: &RegisterArgs, path: &[&str]) -> Result<Answer, CommandError> {
+    let client = Client::find(&args.service)?;
+    let answer = client.post(path, &[], &json!({ "key": args.key }), None)?;
+    let accepted: Accepted = read(&answer)?;
+    show(args.output, &answer, || Ok(accepted_in_words(&accepted)))?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn providers(args: &ProviderArgs) -> Result<Answer, CommandError> {
+    let list = match &args.command {
+        ProviderCommand::List(list) => list,
+        ProviderCommand::Register(args) => return register(args, &["provider", "register"]),
+    };
+    let answer = Client::find(&list.service)?.get(&["fabrics"])?;
+    show(list.output, &answer, || {
+        let rows = read::<Vec<FabricView>>(&answer)?.into_iter().map(|fabric| {
+            let silent = fabric.provider_silent_since.map(moment);
+            let silent = silent.map(|since| format!("silent since {since}"));
+            let answers = silent.unwrap_or_else(|| "yes".to_owned());
+            let answers = if fabric.provider_of.is_some() { answers } else { "-".to_owned() };
+            vec![fabric.name, fabric.side, or_dash(fabric.provider_of), answers]
+        });
+        Ok(columns(&["SITE", "SIDE", "REGISTERED WITH", "ANSWERS"], &rows.collect::<Vec<_>>()))
+    })?;
+    Ok(Answer::Done)
+}
+
+pub(super) fn registration_key(args: &KeyArgs) -> Result<Answer, CommandError> {
+    let client = Client::find(&args.list.service)?;
+    let path = ["vaults", args.vault.as_str(), "registration-key"];
+    let answer = client.post(&path, &[], &json!({}), None)?;
+    let issued: RegistrationKeyView = read(&answer)?;
+    show(args.list.output, &answer, || Ok(issued.key.clone()))?;
+    let expires = or_dash(issued.expires.map(moment));
+    tell(&format!("it admits one host or provider to {}, until {expires}", issued.vault));
     Ok(Answer::Done)
 }
 

@@ -32,6 +32,8 @@ enum Command {
     },
     /// The vaults of a running service: whether they can be reached
     Show(super::site::ListArgs),
+    /// Have the vault of a running service issue a key; it admits one host or provider within 5 days
+    RegistrationKey(super::site::KeyArgs),
     /// Prove that every recovery point can be restored; exit code 1 if one cannot
     Verify(verify::Args),
     /// Write a disk as it was at a recovery point to a file
@@ -78,6 +80,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
         Command::List { place, output } => list(place, *output),
         Command::Show(args) => super::site::vaults(args),
+        Command::RegistrationKey(args) => super::site::registration_key(args),
         Command::Verify(args) => verify::run(args),
         Command::Export(args) => export::run(args),
         Command::Key { command: KeyCommand::New { file } } => {

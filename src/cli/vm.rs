@@ -1,11 +1,15 @@
 //! `lifeboat vm`: the VMs of a running service.
 
 use super::client::{Client, ServiceArgs, read};
+use super::ending::WRONG_STATE;
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{Confirm, OrderArgs, duration, give, nothing};
+use super::order::{Confirm, OrderArgs, accepted_in_words, duration, give, nothing};
 use super::{Answer, CommandError};
-use crate::views::{IntervalView, LogsView, PointView, VmView};
-use serde_json::json;
+use crate::api::Accepted;
+use crate::views::{
+    IntervalView, LogsView, PlacementView, PointView, PrerequisiteView, TargetView, VmView,
+};
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// The VMs of a running service.
@@ -38,6 +42,46 @@ enum Command {
         vault: Option<String>,
         #[command(flatten)]
         order: OrderArgs,
+    },
+    /// Everything that a VM must be so that it can be protected, and whether it is
+    Check(OneArgs),
+    /// Choose what the replica of a VM gets at the recovery site; `automatic` takes a choice back
+    Set {
+        /// The VM, by name or id
+        vm: String,
+        /// The size; the smallest that fits unless it is chosen
+        #[arg(long, value_name = "SIZE")]
+        size: Option<String>,
+        /// The network adapter that the rest is about; the first unless it is said
+        #[arg(long, value_name = "NAME")]
+        nic: Option<String>,
+        /// The network of the recovery site, instead of the one that is mapped
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+        /// The subnet, instead of the one of the same name
+        #[arg(long, value_name = "SUBNET")]
+        subnet: Option<String>,
+        /// The IPv4 address, instead of the one at the primary site
+        #[arg(long, value_name = "ADDRESS")]
+        ip: Option<String>,
+        /// What the adapter is for
+        #[arg(long, value_name = "ROLE", value_parser = ["primary", "secondary", "left-out", "automatic"])]
+        role: Option<String>,
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Move a VM of the lab to another member of its host's cluster; it stays protected
+    Move {
+        /// The VM, by name or id
+        vm: String,
+        /// The host, by name or id
+        #[arg(long, value_name = "HOST")]
+        to: String,
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// How the result is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
     },
     /// End the protection of a VM: its replica is deleted, with every recovery point
     Unprotect {
@@ -117,6 +161,34 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         Command::Protect { vm, vault, order } => {
             give(order, vm, "protect", &json!({ "vault": vault }), Confirm::No)
         }
+        Command::Check(one) => {
+            let answer = Client::find(&one.service)?.get(&["vms", &one.vm, "checks"])?;
+            let checks = read::<Vec<PrerequisiteView>>(&answer)?;
+            show(one.output, &answer, || Ok(verdicts(&checks)))?;
+            let fine = checks.iter().all(|check| check.ok);
+            Ok(if fine { Answer::Done } else { Answer::Code(WRONG_STATE) })
+        }
+        Command::Move { vm, to, service, output } => {
+            let client = Client::find(service)?;
+            let answer = client.post(&["vms", vm, "move"], &[], &json!({ "to": to }), None)?;
+            let accepted: Accepted = read(&answer)?;
+            show(*output, &answer, || Ok(accepted_in_words(&accepted)))?;
+            Ok(Answer::Done)
+        }
+        Command::Set { vm, size, nic, network, subnet, ip, role, order } => {
+            let fields = [
+                ("size", size),
+                ("nic", nic),
+                ("network", network),
+                ("subnet", subnet),
+                ("address", ip),
+                ("role", role),
+            ];
+            let said = fields.into_iter().filter_map(|(name, value)| {
+                value.clone().map(|value| (name.to_owned(), Value::String(value)))
+            });
+            give(order, vm, "target", &Value::Object(said.collect()), Confirm::No)
+        }
         Command::Unprotect { vm, source_gone, order } => {
             give(order, vm, "unprotect", &json!({ "source_gone": source_gone }), Confirm::First)
         }
@@ -151,6 +223,44 @@ fn points(points: &[PointView]) -> String {
     columns(&["POINT", "AT", "AGE", "CONSISTENT", "STORED BYTES"], &rows)
 }
 
+/// Every check, those that fail first, with what to do.
+fn verdicts(checks: &[PrerequisiteView]) -> String {
+    let mut text = String::new();
+    for check in checks.iter().filter(|check| !check.ok).chain(checks.iter().filter(|it| it.ok)) {
+        let mark = if check.ok { "ok" } else { "NO" };
+        let _ = writeln!(text, "{mark}  {:<22}  {}", check.id, check.rule);
+        if let Some(found) = &check.found {
+            let _ = writeln!(text, "    {:<22}  {found}. {}", "", check.action);
+        }
+    }
+    text
+}
+
+/// Where a replica would go, and what to know about it.
+pub(super) fn target_in_words(target: &TargetView) -> String {
+    let mut text = format!("at the recovery site: {}\n", place_in_words(&target.place));
+    for warning in &target.warnings {
+        let _ = writeln!(text, "  Warning: {warning}");
+    }
+    text
+}
+
+fn place_in_words(place: &PlacementView) -> String {
+    let size = place.size.as_ref().map_or_else(|| "as it is".to_owned(), |it| format!("size {it}"));
+    let nics = place.nics.iter().map(|nic| {
+        let primary = if nic.primary { " (primary)" } else { "" };
+        match &nic.network {
+            Some(network) => {
+                let subnet = nic.subnet.as_ref().map_or_else(String::new, |it| format!("/{it}"));
+                let address = nic.address.as_deref().unwrap_or("a leased address");
+                format!("{}{primary} in {network}{subnet} with {address}", nic.name)
+            }
+            None => format!("{}{primary} not connected", nic.name),
+        }
+    });
+    [size].into_iter().chain(nics).collect::<Vec<_>>().join("; ")
+}
+
 fn interval_in_words(interval: &IntervalView) -> String {
     let latency = interval.average_latency_seconds.map(|seconds| format!("{seconds:.1} s"));
     format!(
@@ -183,6 +293,7 @@ fn in_words(vm: &VmView) -> String {
     line("vault", &or_dash(vm.vault.as_ref()));
     let rpo = vm.rpo_seconds.map_or_else(|| "-".to_owned(), duration);
     line("RPO", &format!("{rpo}, a delta every {}", duration(vm.rpo_target_seconds)));
+    line("resync window", &vm.resync.window);
     if let Some(compliance) = vm.compliance {
         let percent = |ratio: Option<f64>| or_dash(ratio.map(|it| format!("{:.2} %", it * 100.0)));
         let (day, week) = (percent(compliance.day_ratio), percent(compliance.week_ratio));
@@ -235,6 +346,19 @@ fn in_words(vm: &VmView) -> String {
     if let Some(test) = &vm.last_test_failover {
         let result = if test.succeeded { "succeeded" } else { "did not start" };
         line("last test", &format!("{result}, cleaned up {} {}", moment(test.at), test.notes));
+    }
+    if let Some(target) = &vm.target {
+        let chosen = if target.chosen_size.is_some() { " (chosen)" } else { "" };
+        line("failover gets", &format!("{}{chosen}", place_in_words(&target.place)));
+        for warning in &target.warnings {
+            line("", &format!("Warning: {warning}"));
+        }
+    }
+    if let Some(placement) = &vm.placement {
+        line("replica has", &place_in_words(placement));
+    }
+    if let Some(placement) = vm.test_failover.as_ref().and_then(|test| test.placement.as_ref()) {
+        line("test copy has", &place_in_words(placement));
     }
     if let Some(decision) = &vm.failover_decision {
         line("decided", &format!("{:?} at {}", decision.then, moment(decision.at)));

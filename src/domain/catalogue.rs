@@ -260,6 +260,34 @@ catalogue! {
         causes: ["the script ended with an error or took too long", "what the gate probes does not answer", "a VM of the step failed"],
         next: "A planned run has stopped, another goes on without it; a gate waits for a decision.",
         action: "Look at the output of the step; then retry it, continue the run, or run the plan again.";
+    /// A registration key admits nobody.
+    RegistrationKeyRefused = "SR-1031", NonRecoverable, Warning, Administrator,
+        title: "The registration key is refused",
+        message: "the registration key {damage}",
+        causes: ["it is older than 5 days", "it was used already", "it is another vault's"],
+        next: "Nothing was changed.",
+        action: "Get another with `lifeboat vault registration-key VAULT`.";
+    /// The provider of a fabric does not answer.
+    ProviderSilent = "SR-2005", Recoverable, Warning, System,
+        title: "The provider does not answer",
+        message: "the provider of {fabric} does not answer",
+        causes: ["the management server is down", "the network to it is down"],
+        next: "It is asked again and comes back by itself; replication and failovers go on meanwhile.",
+        action: "Look at the management server of the site.";
+    /// A network has no counterpart at the recovery site.
+    NetworkNotMapped = "SR-3021", NonRecoverable, Warning, Administrator,
+        title: "A network is mapped to none of the recovery site",
+        message: "network {network} is mapped to none of the recovery site",
+        causes: ["the network is new", "its mapping was removed"],
+        next: "VMs in it start at the recovery site without being connected there.",
+        action: "Map it with `lifeboat network-mapping set NETWORK --to NETWORK`, or choose one with `lifeboat vm set --network`.";
+    /// Two VMs would have one address at the recovery site.
+    AddressClash = "SR-3022", NonRecoverable, Warning, Administrator,
+        title: "Two VMs would have one address at the recovery site",
+        message: "address {address} in network {network} of the recovery site is wanted by several VMs",
+        causes: ["networks with the same addresses are mapped to one", "an address was chosen twice"],
+        next: "Whoever fails over first gets it, another VM gets another address.",
+        action: "Choose another address with `lifeboat vm set VM --nic NIC --ip ADDRESS`.";
 }
 
 /// The entry of a code.

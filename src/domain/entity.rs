@@ -2,7 +2,7 @@
 
 use super::id::JobId;
 use super::time::Timestamp;
-use super::{cloud, host, plan, vault, vm};
+use super::{cloud, fabric, host, plan, vault, vm};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Debug};
@@ -59,11 +59,14 @@ pub enum Kind {
     Vault,
     /// A recovery plan.
     Plan,
+    /// A fabric: one of the two sites.
+    Fabric,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Vm, Self::Host, Self::Cloud, Self::Vault, Self::Plan];
+    pub const ALL: [Self; 6] =
+        [Self::Vm, Self::Host, Self::Cloud, Self::Vault, Self::Plan, Self::Fabric];
 
     /// The word used in stream names.
     pub const fn name(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Kind {
             Self::Cloud => "cloud",
             Self::Vault => "vault",
             Self::Plan => "plan",
+            Self::Fabric => "fabric",
         }
     }
 }
@@ -131,6 +135,13 @@ pub enum Entry {
         /// What became true.
         events: Vec<plan::Event>,
     },
+    /// Of a fabric.
+    Fabric {
+        /// What was asked.
+        command: fabric::Command,
+        /// What became true.
+        events: Vec<fabric::Event>,
+    },
 }
 
 impl Entry {
@@ -142,6 +153,7 @@ impl Entry {
             Self::Cloud { .. } => Kind::Cloud,
             Self::Vault { .. } => Kind::Vault,
             Self::Plan { .. } => Kind::Plan,
+            Self::Fabric { .. } => Kind::Fabric,
         }
     }
 }
@@ -155,6 +167,7 @@ impl Entry {
             Self::Cloud { events, .. } => events.len(),
             Self::Vault { events, .. } => events.len(),
             Self::Plan { events, .. } => events.len(),
+            Self::Fabric { events, .. } => events.len(),
         }
     }
 }
@@ -239,6 +252,26 @@ pub enum Rejection {
         name: String,
         /// In what it differs.
         difference: &'static str,
+    },
+    /// The VM is not what it must be to be protected.
+    #[error("{name} cannot be protected: {}", failed.join(" "))]
+    Prerequisites {
+        /// The VM's name.
+        name: String,
+        /// Every check that it fails, with what to do.
+        failed: Vec<String>,
+    },
+    /// A registration key does not admit anybody.
+    #[error("the registration key {because}")]
+    KeyRefused {
+        /// What is wrong with it.
+        because: String,
+    },
+    /// Something else has it already, or is in the way.
+    #[error("{because}")]
+    Refused {
+        /// What is in the way.
+        because: String,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
 use super::failure::Failure;
-use super::id::{CloudId, HostId};
+use super::id::{CloudId, HostId, VaultId};
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,16 @@ pub enum Command {
         /// How.
         failure: Failure,
     },
+    /// Its agent was admitted to a vault.
+    RegisterAgent {
+        /// Which vault.
+        vault: VaultId,
+    },
+    /// It is a member of this cluster, or of none.
+    JoinCluster {
+        /// The name of the cluster.
+        cluster: Option<String>,
+    },
 }
 
 /// What can become true of a host.
@@ -46,6 +56,16 @@ pub enum Event {
     },
     /// It answers again.
     HeartbeatRestored,
+    /// Its agent is admitted to a vault.
+    AgentRegistered {
+        /// Which vault.
+        vault: VaultId,
+    },
+    /// It is a member of this cluster, or of none.
+    ClusterChanged {
+        /// The name of the cluster.
+        cluster: Option<String>,
+    },
 }
 
 /// The work that a host calls for.
@@ -66,6 +86,17 @@ pub struct Host {
     pub cloud: CloudId,
     /// Since when it does not answer, and how.
     pub silent: Option<(Timestamp, Failure)>,
+    /// The vault that its agent was admitted to, and when.
+    pub agent: Option<(VaultId, Timestamp)>,
+    /// The cluster that it is a member of: its VMs may move to the other members.
+    pub cluster: Option<String>,
+}
+
+impl Host {
+    /// Whether its VMs may move to another host.
+    pub fn shares_cluster_with(&self, other: &Self) -> bool {
+        self.cluster.is_some() && self.cluster == other.cluster && self.id != other.id
+    }
 }
 
 impl Entity for Host {
@@ -88,9 +119,19 @@ impl Entity for Host {
                 vec![Event::HeartbeatLost { because: failure.clone() }]
             }
             Command::ReportHeartbeat if self.silent.is_some() => vec![Event::HeartbeatRestored],
-            Command::Register { .. } | Command::ReportSilence { .. } | Command::ReportHeartbeat => {
-                vec![]
+            Command::RegisterAgent { vault }
+                if registered && self.agent.is_none_or(|(known, _)| known != *vault) =>
+            {
+                vec![Event::AgentRegistered { vault: *vault }]
             }
+            Command::JoinCluster { cluster } if registered && self.cluster != *cluster => {
+                vec![Event::ClusterChanged { cluster: cluster.clone() }]
+            }
+            Command::Register { .. }
+            | Command::ReportSilence { .. }
+            | Command::ReportHeartbeat
+            | Command::RegisterAgent { .. }
+            | Command::JoinCluster { .. } => vec![],
         })
     }
 
@@ -103,6 +144,8 @@ impl Entity for Host {
             }
             Event::HeartbeatLost { because } => self.silent = Some((at, because.clone())),
             Event::HeartbeatRestored => self.silent = None,
+            Event::AgentRegistered { vault } => self.agent = Some((*vault, at)),
+            Event::ClusterChanged { cluster } => self.cluster.clone_from(cluster),
         }
     }
 

@@ -52,6 +52,8 @@ id! {
     RecoveryPointId,
     /// A recovery plan.
     PlanId,
+    /// A fabric: one of the two sites.
+    FabricId,
 }
 
 /// Hashes kind, parent and counter or name into a version-8 (custom) UUID.

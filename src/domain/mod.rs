@@ -4,12 +4,16 @@
 pub mod catalogue;
 pub mod cloud;
 pub mod entity;
+pub mod fabric;
 pub mod failure;
 pub mod host;
 pub mod id;
 pub mod job;
+pub mod machine;
+pub mod placement;
 pub mod plan;
 pub mod policy;
+pub mod prerequisites;
 pub mod retention;
 pub mod retry;
 pub mod time;

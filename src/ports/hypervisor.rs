@@ -16,6 +16,14 @@ pub trait Hypervisor: Send + Sync {
     /// `HostLost`.
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure>;
 
+    /// Asks the provider, the site's management server, whether it is there. A site without one always is.
+    ///
+    /// # Errors
+    /// `ProviderSilent`.
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Shuts a VM down in an orderly way and returns when it is off: what its guest had written is
     /// flushed. A VM that is off stays off.
     ///

@@ -270,14 +270,18 @@ impl Reading {
                     self.left(commit.stream, at, because);
                 }
                 vault::Event::VaultReachable => self.came_back(commit.stream, at),
-                vault::Event::Created { .. } => {}
+                vault::Event::Created { .. }
+                | vault::Event::RegistrationKeyIssued { .. }
+                | vault::Event::RegistrationKeyUsed { .. } => {}
             }),
             Entry::Host { events, .. } => events.iter().for_each(|event| match event {
                 host::Event::HeartbeatLost { because } => self.left(commit.stream, at, because),
                 host::Event::HeartbeatRestored => self.came_back(commit.stream, at),
-                host::Event::Registered { .. } => {}
+                host::Event::Registered { .. }
+                | host::Event::AgentRegistered { .. }
+                | host::Event::ClusterChanged { .. } => {}
             }),
-            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } => {}
+            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } | Entry::Fabric { .. } => {}
         }
     }
 

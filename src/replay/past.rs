@@ -3,7 +3,7 @@
 use super::difference::{Change, between};
 use super::history::Damage;
 use crate::domain::entity::{Commit, Entity, Entry, Kind, Rejection, StreamId};
-use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, PlanId, VaultId, VmId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Vm;
 use crate::views::Site;
@@ -107,13 +107,14 @@ impl Past {
     pub fn apply_decided_again(&mut self, commit: &Commit) -> Result<(), Box<Divergence>> {
         self.follow(commit);
         let id = commit.stream.id;
-        let Site { vms, hosts, clouds, vaults, plans } = &mut self.site;
+        let Site { vms, hosts, clouds, vaults, plans, fabrics } = &mut self.site;
         match &commit.entry {
             Entry::Vm { .. } => fold_decided(vms.entry(VmId(id)).or_default(), commit),
             Entry::Host { .. } => fold_decided(hosts.entry(HostId(id)).or_default(), commit),
             Entry::Cloud { .. } => fold_decided(clouds.entry(CloudId(id)).or_default(), commit),
             Entry::Vault { .. } => fold_decided(vaults.entry(VaultId(id)).or_default(), commit),
             Entry::Plan { .. } => fold_decided(plans.entry(PlanId(id)).or_default(), commit),
+            Entry::Fabric { .. } => fold_decided(fabrics.entry(FabricId(id)).or_default(), commit),
         }
     }
 
@@ -129,6 +130,7 @@ impl Past {
             Entry::Cloud { .. } => decided(site.clouds.get(&CloudId(id)), commit),
             Entry::Vault { .. } => decided(site.vaults.get(&VaultId(id)), commit),
             Entry::Plan { .. } => decided(site.plans.get(&PlanId(id)), commit),
+            Entry::Fabric { .. } => decided(site.fabrics.get(&FabricId(id)), commit),
         }
     }
 
@@ -168,6 +170,7 @@ impl Past {
             Kind::Cloud => site.clouds.get(&CloudId(id)).map(|it| &it.name),
             Kind::Vault => site.vaults.get(&VaultId(id)).map(|it| &it.name),
             Kind::Plan => site.plans.get(&PlanId(id)).map(|it| &it.name),
+            Kind::Fabric => site.fabrics.get(&FabricId(id)).map(|it| &it.name),
         };
         match name {
             Some(name) if !name.is_empty() => name.clone(),
@@ -182,16 +185,17 @@ impl Past {
 
     /// Every entity under its kind and name.
     fn by_name(&self) -> Value {
-        let Site { vms, hosts, clouds, vaults, plans } = &self.site;
+        let Site { vms, hosts, clouds, vaults, plans, fabrics } = &self.site;
         let vms = vms.iter().map(|(id, vm)| (Kind::Vm, id.0, plain(vm)));
         let hosts = hosts.iter().map(|(id, host)| (Kind::Host, id.0, plain(host)));
         let clouds = clouds.iter().map(|(id, cloud)| (Kind::Cloud, id.0, plain(cloud)));
         let vaults = vaults.iter().map(|(id, vault)| (Kind::Vault, id.0, plain(vault)));
         let plans = plans.iter().map(|(id, plan)| (Kind::Plan, id.0, plain(plan)));
-        let all =
-            vms.chain(hosts).chain(clouds).chain(vaults).chain(plans).map(|(kind, id, state)| {
-                (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
-            });
+        let fabrics = fabrics.iter().map(|(id, it)| (Kind::Fabric, id.0, plain(it)));
+        let all = vms.chain(hosts).chain(clouds).chain(vaults).chain(plans).chain(fabrics);
+        let all = all.map(|(kind, id, state)| {
+            (format!("{} {}", kind.name(), self.name(StreamId { kind, id })), state)
+        });
         Value::Object(all.collect())
     }
 
@@ -214,9 +218,11 @@ pub(super) fn plain(value: &impl Serialize) -> Value {
 /// The states of a site as they are kept; as a view, a site is written in another way.
 mod states {
     use super::{
-        BTreeMap, CloudId, Deserialize, HostId, PlanId, Serialize, Site, VaultId, Vm, VmId,
+        BTreeMap, CloudId, Deserialize, FabricId, HostId, PlanId, Serialize, Site, VaultId, Vm,
+        VmId,
     };
     use crate::domain::cloud::Cloud;
+    use crate::domain::fabric::Fabric;
     use crate::domain::host::Host;
     use crate::domain::plan::Plan;
     use crate::domain::vault::Vault;
@@ -228,15 +234,17 @@ mod states {
         BTreeMap<CloudId, Cloud>,
         BTreeMap<VaultId, Vault>,
         BTreeMap<PlanId, Plan>,
+        BTreeMap<FabricId, Fabric>,
     );
 
     pub(super) fn serialize<S: Serializer>(site: &Site, to: S) -> Result<S::Ok, S::Error> {
-        (&site.vms, &site.hosts, &site.clouds, &site.vaults, &site.plans).serialize(to)
+        (&site.vms, &site.hosts, &site.clouds, &site.vaults, &site.plans, &site.fabrics)
+            .serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Site, D::Error> {
-        let (vms, hosts, clouds, vaults, plans) = Kept::deserialize(from)?;
-        Ok(Site { vms, hosts, clouds, vaults, plans })
+        let (vms, hosts, clouds, vaults, plans, fabrics) = Kept::deserialize(from)?;
+        Ok(Site { vms, hosts, clouds, vaults, plans, fabrics })
     }
 }
 

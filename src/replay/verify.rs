@@ -7,8 +7,9 @@ use super::words::command_word;
 use crate::actors::Hosted;
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Kind, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, PlanId, VaultId, VmId};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
@@ -142,6 +143,7 @@ impl Verification {
             Kind::Cloud => is_state(site.clouds.get(&CloudId(id)), snapshot),
             Kind::Vault => is_state(site.vaults.get(&VaultId(id)), snapshot),
             Kind::Plan => is_state(site.plans.get(&PlanId(id)), snapshot),
+            Kind::Fabric => is_state(site.fabrics.get(&FabricId(id)), snapshot),
         };
         if let Err(what) = compared {
             self.wrong_snapshots.push(format!("{}: {what}", place(snapshot)));
@@ -161,6 +163,7 @@ pub fn snapshot_schema(kind: Kind) -> u16 {
         Kind::Cloud => Cloud::STATE_SCHEMA,
         Kind::Vault => Vault::STATE_SCHEMA,
         Kind::Plan => Plan::STATE_SCHEMA,
+        Kind::Fabric => Fabric::STATE_SCHEMA,
     }
 }
 

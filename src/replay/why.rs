@@ -246,14 +246,20 @@ impl Walk {
             Entry::Vault { events, .. } => events.iter().find_map(|event| match event {
                 vault::Event::VaultUnreachable { because } => Some(Some(because)),
                 vault::Event::VaultReachable => Some(None),
-                vault::Event::Created { .. } => None,
+                vault::Event::Created { .. }
+                | vault::Event::RegistrationKeyIssued { .. }
+                | vault::Event::RegistrationKeyUsed { .. } => None,
             }),
             Entry::Host { events, .. } => events.iter().find_map(|event| match event {
                 host::Event::HeartbeatLost { because } => Some(Some(because)),
                 host::Event::HeartbeatRestored => Some(None),
-                host::Event::Registered { .. } => None,
+                host::Event::Registered { .. }
+                | host::Event::AgentRegistered { .. }
+                | host::Event::ClusterChanged { .. } => None,
             }),
-            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } => None,
+            Entry::Vm { .. } | Entry::Cloud { .. } | Entry::Plan { .. } | Entry::Fabric { .. } => {
+                None
+            }
         };
         match begun {
             Some(Some(because)) => {
@@ -444,7 +450,7 @@ impl Walk {
     fn spell_told(&self, spell: &Spell) -> String {
         let what = match spell.stream.kind {
             Kind::Vault => "could not be reached",
-            Kind::Host | Kind::Vm | Kind::Cloud | Kind::Plan => "did not answer",
+            Kind::Host | Kind::Vm | Kind::Cloud | Kind::Plan | Kind::Fabric => "did not answer",
         };
         let (kind, name) = (spell.stream.kind.name(), self.past.name(spell.stream));
         let (global, from) = spell.from;

@@ -6,10 +6,12 @@
 use super::past::Past;
 use crate::domain::cloud;
 use crate::domain::entity::{Commit, Entry};
+use crate::domain::fabric;
 use crate::domain::failure::Failure;
 use crate::domain::host;
 use crate::domain::id::JobId;
 use crate::domain::job::JobOutcome;
+use crate::domain::placement::Placement;
 use crate::domain::plan::{self, RunKind, RunOutcome};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
@@ -61,6 +63,7 @@ pub(super) fn command_word(entry: &Entry) -> String {
         Entry::Cloud { command, .. } => variant(command),
         Entry::Vault { command, .. } => variant(command),
         Entry::Plan { command, .. } => variant(command),
+        Entry::Fabric { command, .. } => variant(command),
     }
 }
 
@@ -74,6 +77,15 @@ pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String 
             host::Command::ReportHeartbeat => format!("{who} saw that host {name} answers"),
             host::Command::ReportSilence { failure } => {
                 format!("{who} saw that host {name} does not answer: {failure}")
+            }
+            host::Command::RegisterAgent { .. } => {
+                format!("{who} registered the agent of host {name}")
+            }
+            host::Command::JoinCluster { cluster: Some(cluster) } => {
+                format!("{who} saw that host {name} is a member of cluster {cluster}")
+            }
+            host::Command::JoinCluster { cluster: None } => {
+                format!("{who} saw that host {name} is a member of no cluster")
             }
         },
         Entry::Cloud { command, .. } => match command {
@@ -93,8 +105,15 @@ pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String 
             vault::Command::ReportUnreachable { failure } => {
                 format!("{who} saw that vault {name} cannot be reached: {failure}")
             }
+            vault::Command::IssueRegistrationKey { .. } => {
+                format!("{who} had vault {name} issue a registration key")
+            }
+            vault::Command::UseRegistrationKey { name: by, .. } => {
+                format!("{who} had {by} admitted to vault {name}")
+            }
         },
         Entry::Plan { command, .. } => plan_command(command, &who, name),
+        Entry::Fabric { command, .. } => fabric_command(command, &who, name),
     }
 }
 
@@ -108,6 +127,7 @@ pub fn events_in_words(commit: &Commit, titles: &Titles) -> Vec<String> {
         Entry::Cloud { events, .. } => events.iter().map(cloud_event).collect(),
         Entry::Vault { events, .. } => events.iter().map(vault_event).collect(),
         Entry::Plan { events, .. } => events.iter().map(plan_event).collect(),
+        Entry::Fabric { events, .. } => events.iter().map(fabric_event).collect(),
     }
 }
 
@@ -214,10 +234,10 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             format!("{who} asked for the resynchronization of {name}")
         }
         Command::ChangeStatisticsSchedule { schedule } => {
-            format!("{who} had {name} measured in {}", schedule_in_words(schedule))
+            format!("{who} had {name} measured in {}", schedule_in_words(*schedule))
         }
         Command::ChangeResyncWindow { window } => {
-            format!("{who} had {name} resynchronize by itself {}", window_in_words(window))
+            format!("{who} had {name} resynchronize by itself {}", window_in_words(*window))
         }
         Command::ReportSpace { failure: None } => {
             format!("{who} freed what the replica of {name} does not need any more")
@@ -270,6 +290,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         }
         Command::ReleaseStart => format!("{who} let {name} start"),
         Command::CancelJob { .. } => format!("{who} gave up the running job of {name}"),
+        Command::Describe { .. } => format!("{who} said what {name} is"),
+        Command::ChangeTarget { .. } => format!("{who} chose what the replica of {name} gets"),
+        Command::ReportMoved { .. } => format!("{who} saw that {name} runs on another host"),
     }
 }
 
@@ -309,7 +332,17 @@ fn came_of(outcome: &Outcome) -> String {
             bytes(*compared_bytes),
             bytes(*different_bytes)
         ),
+        Outcome::Placed { placement } => format!(": {}", place_in_words(placement)),
     }
+}
+
+/// The size and the addresses of a replica.
+fn place_in_words(placement: &Placement) -> String {
+    let size = placement.size.as_deref().unwrap_or("its own");
+    let addresses = placement.addresses();
+    let addresses: Vec<_> = addresses.iter().map(|it| it.address.as_str()).collect();
+    let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+    format!("size {size}, addresses {addresses}")
 }
 
 fn policy_in_words(policy: &Policy) -> String {
@@ -344,13 +377,13 @@ const fn decided(then: AfterFailover) -> &'static str {
     }
 }
 
-fn schedule_in_words(schedule: &StatisticsSchedule) -> String {
+fn schedule_in_words(schedule: StatisticsSchedule) -> String {
     let StatisticsSchedule { hours, start_minute, .. } = schedule;
     format!("intervals of {hours} hours from {:02}:{:02}", start_minute / 60, start_minute % 60)
 }
 
 /// When, after "by itself".
-fn window_in_words(window: &ResyncWindow) -> String {
+fn window_in_words(window: ResyncWindow) -> String {
     match window {
         ResyncWindow::Always => "at any time".to_owned(),
         ResyncWindow::Manual => "never".to_owned(),
@@ -455,10 +488,10 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::ReplicaStarted => "the replica runs".to_owned(),
         Event::FailoverCommitted => "the failover is final".to_owned(),
         Event::StatisticsScheduleChanged { schedule } => {
-            format!("it is measured in {}", schedule_in_words(schedule))
+            format!("it is measured in {}", schedule_in_words(*schedule))
         }
         Event::ResyncWindowChanged { window } => {
-            format!("it resynchronizes by itself {}", window_in_words(window))
+            format!("it resynchronizes by itself {}", window_in_words(*window))
         }
         Event::ResyncScheduled { opening: Opening::At(moment) } => {
             format!("its resynchronization begins at {moment}")
@@ -543,6 +576,20 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::ReplicationResumed => "its replication goes on".to_owned(),
         Event::StartHeld { .. } => "it waits before it starts, for a recovery plan".to_owned(),
         Event::StartReleased => "it may start".to_owned(),
+        Event::Described { machine } => format!(
+            "it has {} cores, {} MiB of memory and {} network adapters",
+            machine.cores,
+            machine.memory_mib,
+            machine.nics.len()
+        ),
+        Event::TargetChanged { .. } => "its replica is to get what was chosen".to_owned(),
+        Event::ReplicaPlaced { placement } => {
+            format!("its replica has its place: {}", place_in_words(placement))
+        }
+        Event::TestPlaced { placement } => {
+            format!("the copy of the test has its place: {}", place_in_words(placement))
+        }
+        Event::Moved { .. } => "it runs on another host".to_owned(),
     }
 }
 
@@ -643,6 +690,11 @@ fn host_event(event: &host::Event) -> String {
         host::Event::Registered { name, .. } => format!("host {name} is registered"),
         host::Event::HeartbeatLost { .. } => "its heartbeat is lost".to_owned(),
         host::Event::HeartbeatRestored => "its heartbeat is back".to_owned(),
+        host::Event::AgentRegistered { .. } => "its agent is admitted to the vault".to_owned(),
+        host::Event::ClusterChanged { cluster: Some(cluster) } => {
+            format!("it is a member of cluster {cluster}")
+        }
+        host::Event::ClusterChanged { cluster: None } => "it is a member of no cluster".to_owned(),
     }
 }
 
@@ -651,6 +703,61 @@ fn vault_event(event: &vault::Event) -> String {
         vault::Event::Created { name, .. } => format!("vault {name} exists"),
         vault::Event::VaultUnreachable { .. } => "it counts as unreachable".to_owned(),
         vault::Event::VaultReachable => "it counts as reachable again".to_owned(),
+        vault::Event::RegistrationKeyIssued { expires, .. } => {
+            format!("a registration key is valid until {expires}")
+        }
+        vault::Event::RegistrationKeyUsed { name, .. } => format!("{name} is admitted"),
+    }
+}
+
+fn fabric_command(command: &fabric::Command, who: &str, name: &str) -> String {
+    match command {
+        fabric::Command::Create { .. } => format!("{who} created fabric {name}"),
+        fabric::Command::Describe { networks, sizes } => format!(
+            "{who} said that fabric {name} has {} networks and {} sizes",
+            networks.len(),
+            sizes.len()
+        ),
+        fabric::Command::MapNetwork { network, to } => {
+            format!("{who} mapped network {network} of fabric {name} to {to}")
+        }
+        fabric::Command::UnmapNetwork { network } => {
+            format!("{who} mapped network {network} of fabric {name} to nothing")
+        }
+        fabric::Command::Claim { addresses, .. } => {
+            format!("{who} took {} addresses of fabric {name}", addresses.len())
+        }
+        fabric::Command::Release { .. } => format!("{who} gave addresses of fabric {name} back"),
+        fabric::Command::RegisterProvider { .. } => {
+            format!("{who} registered the provider of fabric {name}")
+        }
+        fabric::Command::ReportHeartbeat => {
+            format!("{who} saw that the provider of fabric {name} answers")
+        }
+        fabric::Command::ReportSilence { failure } => {
+            format!("{who} saw that the provider of fabric {name} does not answer: {failure}")
+        }
+    }
+}
+
+fn fabric_event(event: &fabric::Event) -> String {
+    match event {
+        fabric::Event::Created { name, .. } => format!("fabric {name} exists"),
+        fabric::Event::Described { networks, sizes } => {
+            format!("it has {} networks and {} sizes", networks.len(), sizes.len())
+        }
+        fabric::Event::NetworkMapped { network, to } => format!("network {network} leads to {to}"),
+        fabric::Event::NetworkUnmapped { network } => format!("network {network} leads nowhere"),
+        fabric::Event::Claimed { addresses, .. } => {
+            let addresses = addresses.iter().map(|it| it.address.as_str()).collect::<Vec<_>>();
+            format!("a replica holds the addresses {}", addresses.join(", "))
+        }
+        fabric::Event::Released { .. } => "a replica holds no address".to_owned(),
+        fabric::Event::ProviderRegistered { .. } => {
+            "its provider is admitted to the vault".to_owned()
+        }
+        fabric::Event::HeartbeatLost { .. } => "the heartbeat of its provider is lost".to_owned(),
+        fabric::Event::HeartbeatRestored => "the heartbeat of its provider is back".to_owned(),
     }
 }
 

@@ -7,6 +7,11 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Room of a buffer: what is sealed at a time, which is a frame more than a MiB at most, with the tags of
+/// its frames. One that grew into it would leave what it grew out of to the allocator, in the middle of the
+/// rest.
+const ROOM_BYTES: usize = (1 << 20) + (128 << 10);
+
 static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), used: 0 });
 
 struct Pool {
@@ -20,11 +25,11 @@ struct Pool {
 pub(super) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// An empty buffer, with the room that it had when it was used before.
+    /// An empty buffer with room for what is sealed at a time.
     pub(super) fn take() -> Self {
         let mut pool = pool();
         pool.used += 1;
-        Self(pool.free.pop().unwrap_or_default())
+        Self(pool.free.pop().unwrap_or_else(|| Vec::with_capacity(ROOM_BYTES)))
     }
 }
 

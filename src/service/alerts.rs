@@ -58,7 +58,7 @@ impl AlertsConfig {
             let failed = |(setting, problem): &(String, String)| {
                 tracing::error!(%setting, %problem, "no alerts by e-mail");
             };
-            mail.mailer().inspect_err(failed).ok().map(Channel::Mail)
+            mail.mailer().inspect_err(failed).ok().map(|mailer| Channel::Mail(Box::new(mailer)))
         });
         webhook.into_iter().chain(mail).collect()
     }
@@ -74,7 +74,7 @@ pub(super) enum Channel {
         url: String,
     },
     /// As e-mail.
-    Mail(Mailer),
+    Mail(Box<Mailer>),
 }
 
 impl Channel {

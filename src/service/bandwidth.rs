@@ -44,6 +44,19 @@ impl Default for BandwidthConfig {
 }
 
 impl BandwidthConfig {
+    /// What people read of it.
+    pub(super) fn in_words(&self) -> String {
+        let limit = |kbps: u64| match kbps {
+            0 => "no limit".to_owned(),
+            kbps => format!("{kbps} kbit/s"),
+        };
+        if self.work_kbps == self.other_kbps {
+            return limit(self.work_kbps);
+        }
+        let (days, hours) = (self.work_days.join(","), &self.work_hours);
+        format!("{} on {days} {hours}, else {}", limit(self.work_kbps), limit(self.other_kbps))
+    }
+
     /// The limits at a site whose local time is so many minutes ahead of UTC; else the key that is
     /// wrong, and why.
     pub(super) fn limits(&self, utc_offset_minutes: i16) -> Result<Limits, (&'static str, String)> {

@@ -3,6 +3,7 @@
 use super::alerts::AlertsConfig;
 use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
+use super::inventory::{self, MachineConfig, NetworkConfig, RecoveryConfig, TraitsConfig};
 use crate::domain::policy::Policy;
 use crate::domain::vm::{ResyncWindow, StatisticsSchedule};
 use serde::Deserialize;
@@ -74,6 +75,12 @@ pub struct Config {
     /// Who is told of what goes wrong.
     #[serde(default)]
     pub alerts: AlertsConfig,
+    /// The VM networks of the primary site.
+    #[serde(default)]
+    pub network: Vec<NetworkConfig>,
+    /// The recovery site.
+    #[serde(default)]
+    pub recovery: RecoveryConfig,
     /// The hosts.
     #[serde(default)]
     pub host: Vec<HostConfig>,
@@ -155,10 +162,23 @@ pub struct VaultConfig {
     pub keys: Option<PathBuf>,
     /// Whether what is written is compressed.
     pub compress: bool,
+    /// Whom it admits.
+    pub registration: Registration,
     /// Its place in Azure Blob Storage.
     pub azure: Option<AzureConfig>,
     /// Its place in a store that speaks S3.
     pub s3: Option<S3Config>,
+}
+
+/// Whom a vault admits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
+    /// Every host of the configuration.
+    #[default]
+    Automatic,
+    /// Hosts, and the site's provider, that were registered with a key.
+    Key,
 }
 
 /// A container in Azure Blob Storage.
@@ -202,6 +222,8 @@ pub struct HostConfig {
     pub name: String,
     /// How fast it may send, where that is not what holds for all.
     pub bandwidth: Option<BandwidthConfig>,
+    /// The cluster that it is a member of: its VMs may move to the other members, whose disks are the same.
+    pub cluster: Option<String>,
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmConfig>,
@@ -213,6 +235,9 @@ pub struct HostConfig {
 pub struct VmConfig {
     /// Its name.
     pub name: String,
+    /// What it is beside its disks.
+    #[serde(default)]
+    pub machine: MachineConfig,
     /// Its disks, in order.
     pub disk: Vec<DiskConfig>,
     /// The lab's guest: writes that the VM does by itself. Without it the VM's disks are written to
@@ -230,6 +255,9 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// Makes the image, sparse, with so many MiB if it does not exist.
     pub create_mib: Option<u64>,
+    /// What it is at its hypervisor.
+    #[serde(default)]
+    pub traits: TraitsConfig,
 }
 
 /// The lab's guest.
@@ -343,6 +371,7 @@ impl Default for VaultConfig {
             folder: PathBuf::from("vault"),
             keys: None,
             compress: true,
+            registration: Registration::default(),
             azure: None,
             s3: None,
         }
@@ -412,6 +441,9 @@ impl Config {
         super::storage::check(&self.vault)?;
         check_name("cloud", &self.cloud)?;
         check_name("vault.name", &self.vault.name)?;
+        inventory::check_networks("network", &self.network)?;
+        inventory::check_networks("recovery.network", &self.recovery.network)?;
+        inventory::check_sizes(&self.recovery.size)?;
         let mut hosts = BTreeSet::new();
         let mut vms = BTreeSet::new();
         let mut paths = BTreeSet::new();
@@ -420,6 +452,9 @@ impl Config {
             let key = format!("host {}", host.name);
             check_name(&key, &host.name)?;
             once(&mut hosts, &host.name, &key, "is there twice")?;
+            if let Some(cluster) = &host.cluster {
+                check_name(&format!("cluster of {key}"), cluster)?;
+            }
             if let Some(bandwidth) = &host.bandwidth {
                 check_bandwidth(&format!("bandwidth of {key}"), bandwidth)?;
             }
@@ -430,6 +465,7 @@ impl Config {
                 if vm.disk.is_empty() {
                     return Err((key, "has no disk: give at least one".to_owned()));
                 }
+                inventory::check_machine(&key, &vm.machine, &self.network)?;
                 let mut disks = BTreeSet::new();
                 for disk in &vm.disk {
                     let key = format!("disk {} of {}", disk.name, vm.name);

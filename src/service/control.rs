@@ -1,12 +1,16 @@
 //! The control API of this service: its token, and the file by which the command line finds it.
 
 use super::clock::SystemClock;
-use super::config::{Config, WindowConfig};
+use super::cluster::Cluster;
+use super::config::{Config, HostConfig, WindowConfig};
+use super::enrolment;
 use super::random::KernelRandom;
 use super::running::ServiceError;
 use crate::api::{Control, ControlParts, History, Live, Outside, Token};
 use crate::disk::tracker::DiskStatus;
-use crate::domain::id::VmId;
+use crate::domain::failure::Failure;
+use crate::domain::id::{FabricId, HostId, VmId};
+use crate::domain::vault::Component;
 use crate::domain::vm::ResyncWindow;
 use crate::ports::clock::Clock;
 use crate::replication::Sources;
@@ -18,6 +22,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// The file in the data folder with the token.
 const TOKEN_FILE: &str = "control.token";
@@ -54,8 +59,25 @@ pub(super) fn logs(sources: &Sources, vm: VmId) -> Option<LogsView> {
 }
 
 /// What the API asks of this service.
-struct Here {
+pub(super) struct Here {
     sources: Sources,
+    /// Names of the hosts of the configuration, and how fast each may send.
+    hosts: Vec<(String, String)>,
+    admit: UnboundedSender<Component>,
+    cluster: Cluster,
+}
+
+impl Here {
+    pub(super) fn new(
+        config: &Config,
+        sources: Sources,
+        admit: UnboundedSender<Component>,
+        cluster: Cluster,
+    ) -> Self {
+        let host = |host: &HostConfig| (host.name.clone(), config.bandwidth_of(host).in_words());
+        let hosts = config.host.iter().map(host).collect();
+        Self { sources, hosts, admit, cluster }
+    }
 }
 
 impl Outside for Here {
@@ -76,6 +98,29 @@ impl Outside for Here {
         (!found).then(|| format!("there is no program {program} that this service can run"))
     }
 
+    fn host_called(&self, name: &str) -> Option<HostId> {
+        let found = self.hosts.iter().find(|(known, _)| known == name);
+        found.map(|(name, _)| enrolment::host_id(name))
+    }
+
+    fn bandwidth(&self, name: &str) -> Option<String> {
+        let found = self.hosts.iter().find(|(known, _)| known == name);
+        found.map(|(_, bandwidth)| bandwidth.clone())
+    }
+
+    fn provider(&self) -> FabricId {
+        enrolment::primary_fabric()
+    }
+
+    fn admitted(&self, who: Component) {
+        // A service that stops enrols at its next start.
+        let _ = self.admit.send(who);
+    }
+
+    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure> {
+        self.cluster.move_vm(vm, to)
+    }
+
     fn resync_window(&self, text: &str) -> Result<ResyncWindow, String> {
         let window = WindowConfig::try_from(text.to_owned());
         let window = window.map_err(|problem| format!("window {problem}"))?;
@@ -87,7 +132,7 @@ impl Outside for Here {
 pub(super) fn control(
     config: &Config,
     live: Live,
-    sources: Sources,
+    here: Here,
     history: Arc<History>,
 ) -> Result<Option<Control>, ServiceError> {
     if !config.listen.ip().is_loopback() {
@@ -104,7 +149,7 @@ pub(super) fn control(
     Ok(Some(Control::new(ControlParts {
         live,
         random: Arc::new(KernelRandom),
-        outside: Arc::new(Here { sources }),
+        outside: Arc::new(here),
         history,
         token,
     })))

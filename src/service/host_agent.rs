@@ -16,10 +16,11 @@ use crate::ports::files::{Files, Open};
 use crate::ports::replication::ServedDisk;
 use crate::replication::Sources;
 use crate::replication::pace::Pace;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A disk of a VM, where it is and how it can be reached.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub(super) struct AgentVm {
     pub(super) id: VmId,
     pub(super) config: VmConfig,
     pub(super) disks: Vec<AttachedDisk>,
+    /// Whether the configuration has it here; else it may come here from another member of the cluster.
+    pub(super) home: bool,
     /// Where its logs are.
     folder: PathBuf,
 }
@@ -75,6 +78,8 @@ pub(super) struct HostAgent {
     parts: AgentParts,
     /// The host's files; another set of them each time that the host comes up.
     files: Mutex<LabFiles>,
+    /// The VMs whose disks it has.
+    attached: Mutex<BTreeSet<VmId>>,
 }
 
 /// Names of exports: what a hypervisor connects to.
@@ -104,14 +109,15 @@ impl AgentVm {
                 .to_string(),
             })
             .collect();
-        Self { id, config, disks, folder }
+        Self { id, config, disks, home: true, folder }
     }
 }
 
 impl HostAgent {
     pub(super) fn new(host: HostId, name: &str, vms: Vec<AgentVm>, parts: AgentParts) -> Self {
         let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), name));
-        Self { host, name: name.to_owned(), vms, parts, files }
+        let attached = Mutex::default();
+        Self { host, name: name.to_owned(), vms, parts, files, attached }
     }
 
     fn files(&self) -> LabFiles {
@@ -182,6 +188,7 @@ impl HostAgent {
                 Tracker::open(log_files, &vm.folder, specs, parts.boot, clock)
                     .map_err(|error| self.failure(error.code(), vm, &error))
             })?;
+        self.attached().insert(vm.id);
         let lane = parts.pace.lane(vm.id);
         parts.sources.attach_at_pace(vm.id, tracker, files, Some(lane));
         Ok(())
@@ -239,22 +246,39 @@ impl HostAgent {
 
     /// Lets all VMs go in an orderly way: the next start finds nothing to redo.
     pub(super) fn detach_all(&self) {
-        for vm in &self.vms {
-            for disk in &vm.disks {
-                self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
-            }
-            let Some(source) = self.parts.sources.detach(vm.id) else { continue };
-            if let Err(error) = source.tracker.close() {
-                tracing::error!(vm = %vm.config.name, %error, "close the disks of a VM");
-            }
+        for id in std::mem::take(&mut *self.attached()) {
+            self.let_go(id);
         }
+    }
+
+    /// Lets a VM go in an orderly way, as to another member of the cluster. One that is not here is no error.
+    pub(super) fn release(&self, id: VmId) {
+        if self.attached().remove(&id) {
+            self.let_go(id);
+        }
+    }
+
+    fn let_go(&self, id: VmId) {
+        let Some(vm) = self.vms.iter().find(|vm| vm.id == id) else { return };
+        for disk in &vm.disks {
+            self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
+        }
+        let Some(source) = self.parts.sources.detach(id) else { return };
+        if let Err(error) = source.tracker.close() {
+            tracing::error!(vm = %vm.config.name, %error, "close the disks of a VM");
+        }
+    }
+
+    fn attached(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Dies as the process of an agent does by kill -9: files and exports are gone at once, nothing is
     /// closed.
     pub(super) fn die(&self) {
         self.files().kill();
-        for vm in &self.vms {
+        let attached = std::mem::take(&mut *self.attached());
+        for vm in self.vms.iter().filter(|vm| attached.contains(&vm.id)) {
             for disk in &vm.disks {
                 self.parts.exports.remove(&export_name(&vm.config.name, &disk.name));
             }

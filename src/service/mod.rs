@@ -3,10 +3,13 @@
 mod alerts;
 mod bandwidth;
 mod clock;
+mod cluster;
 mod config;
 mod control;
+mod enrolment;
 mod health;
 mod host_agent;
+mod inventory;
 mod key_file;
 mod logging;
 mod mail;
@@ -19,11 +22,14 @@ pub use alerts::AlertsConfig;
 pub use bandwidth::BandwidthConfig;
 pub use clock::SystemClock;
 pub use config::{
-    AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig, S3Config,
-    VaultConfig, VmConfig,
+    AzureConfig, Config, ConfigError, DiskConfig, GuestConfig, HostConfig, PolicyConfig,
+    Registration, S3Config, VaultConfig, VmConfig,
 };
 pub use control::{ENDPOINT_FILE, EndpointFile};
 pub use host_agent::AttachedDisk;
+pub use inventory::{
+    MachineConfig, NetworkConfig, NicConfig, RecoveryConfig, SizeConfig, SubnetConfig, TraitsConfig,
+};
 pub use key_file::{KeyFileProblem, create as create_key_file, rotate as rotate_key_file};
 pub use logging::log_to_stderr;
 pub use mail::MailConfig;

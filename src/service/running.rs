@@ -5,25 +5,23 @@
 
 use super::alerts;
 use super::clock::SystemClock;
-use super::config::{Config, HostConfig, VmConfig};
+use super::cluster::Cluster;
+use super::config::{Config, DiskConfig, HostConfig, VmConfig};
 use super::control;
+use super::enrolment::Enrolment;
 use super::health;
 use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, export_name};
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
-use crate::actors::{Origin, Site, TellError, World, load_entity};
+use crate::actors::{Site, TellError, World, load_entity};
 use crate::api::{History, Live, follow};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdDisk, NbdUri, Server};
 use crate::disk::tracker::BootId;
-use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
-use crate::domain::host::{self, Host};
-use crate::domain::id::{CloudId, HostId, JobId, VaultId, VmId};
-use crate::domain::policy::Policy;
-use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Disk, FailoverKind, Phase, RetryReason, Vm};
+use crate::domain::id::{HostId, VaultId, VmId};
+use crate::domain::vm::{FailoverKind, Phase, Vm};
 use crate::drivers::actions::LocalActions;
 use crate::drivers::lab::{
     AfterBoot, Faults, FaultyStore, LabSite, LabVm, Workload, WorkloadError,
@@ -39,7 +37,6 @@ use crate::store::SledStore;
 use crate::views::LogsView;
 use actix_web::dev::ServerHandle;
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -48,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -72,7 +69,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 const GUEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The root of the ids that are derived from names: the same configuration names the same things.
-const NAMES: Uuid = Uuid::from_u128(0x6c69_6665_626f_6174_8000_6e61_6d65_7321);
+pub(super) const NAMES: Uuid = Uuid::from_u128(0x6c69_6665_626f_6174_8000_6e61_6d65_7321);
 
 /// Why the service cannot start, or cannot go on.
 #[derive(Debug, Error)]
@@ -169,6 +166,7 @@ pub struct Service {
     pub address: SocketAddr,
     /// How disks are opened, as a hypervisor would.
     pub connect: Connect,
+    enrolment: Enrolment,
     primary: LabSite,
     recovery: LabSite,
     agents: Vec<Arc<HostAgent>>,
@@ -216,13 +214,6 @@ impl Drop for DataPlane {
     }
 }
 
-/// What one part of start-up hands to the next.
-struct Names {
-    cloud: CloudId,
-    vault: VaultId,
-    recovery_host: HostId,
-}
-
 impl Service {
     /// Starts everything that `config` names. Must run on an actix system. `after_boot` is what the
     /// lab's guests do at the recovery site.
@@ -231,11 +222,7 @@ impl Service {
     /// [`ServiceError`]; nothing is left running then. A VM whose disks cannot be used is no error:
     /// the others start, and its failure says why.
     pub async fn start(config: &Config, after_boot: AfterBoot) -> Result<Self, ServiceError> {
-        let names = Names {
-            cloud: CloudId::named(NAMES, &config.cloud),
-            vault: vault_id(config),
-            recovery_host: HostId::named(NAMES, "recovery host"),
-        };
+        let recovery_host = HostId::named(NAMES, "recovery host");
         make_folder(&config.data)?;
         let store = Arc::new(SledStore::open(&config.data.join("events"))?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -272,21 +259,21 @@ impl Service {
         }
         let vms = protected_vms(config, &agents)?;
         for agent in &agents {
-            let standings = standings(&*store, agent)?;
+            let standings = standings(&*store, agent, &agents)?;
             agent.attach_all(|vm| standings[&vm]);
         }
 
         let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
         let primary = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
         let recovery = LabSite::new(Arc::clone(&connect), GUEST_PATIENCE);
-        recovery.add_host(names.recovery_host, "recovery-host");
+        recovery.add_host(recovery_host, "recovery-host");
         for agent in &agents {
             primary.add_host(agent.host, &agent.name);
         }
         for vm in &vms {
             if let Some(guest) = lab_vm(config, vm) {
                 primary.define(vm.id, guest.clone());
-                let host = names.recovery_host;
+                let host = recovery_host;
                 recovery.define(vm.id, LabVm { host, after_boot, ..guest });
             }
         }
@@ -301,7 +288,7 @@ impl Service {
             boot,
         );
         let engine = Engine::new(EngineParts {
-            vaults: BTreeMap::from([(names.vault, vault.clone())]),
+            vaults: BTreeMap::from([(vault_id(config), vault.clone())]),
             sources: sources.clone(),
             recovery: recovery_site,
             clock: Arc::clone(&clock),
@@ -331,11 +318,17 @@ impl Service {
         let follower = follow(Arc::clone(&log), Arc::clone(&history));
         let clock = Arc::new(SystemClock);
         let live = Live { site: site.clone(), store: log, clock };
-        let control = control::control(config, live.clone(), sources.clone(), history)?;
+        let (admit, admitted) = mpsc::unbounded_channel();
+        let cluster = Cluster { agents: agents.clone(), lab: primary.clone() };
+        let here = control::Here::new(config, sources.clone(), admit, cluster);
+        let control = control::control(config, live.clone(), here, history)?;
         let controlled = control.is_some();
-        let (health, address) = health::serve(config.listen, site.clone(), names.vault.0, control)?;
+        let (health, address) =
+            health::serve(config.listen, site.clone(), vault_id(config).0, control)?;
+        let enrolment = Enrolment::new(site.clone(), config.clone(), agents.clone());
         let mut service = Self {
             site,
+            enrolment,
             store,
             vms,
             faults,
@@ -355,8 +348,9 @@ impl Service {
             data_plane,
         };
         service.keep_for_replay(&config.data);
-        service.enrol(config, &names).await?;
+        service.enrolment.everything(&service.vault).await?;
         service.boot_guests().await?;
+        actix::spawn(service.enrolment.clone().admit_all(admitted));
         if controlled {
             control::announce(&service.data, address)?;
             actix::spawn(follower);
@@ -375,82 +369,14 @@ impl Service {
         self.data_plane.handle().spawn(keep);
     }
 
-    /// Tells the entities what the configuration says. Nothing changes where they know it already.
-    async fn enrol(&self, config: &Config, names: &Names) -> Result<(), ServiceError> {
-        let (cloud, vault_id) = (names.cloud, names.vault);
-        let name = config.vault.name.clone();
-        if self.state::<Vault>(&name, vault_id.0).await?.name.is_empty() {
-            self.vault.establish().await?;
-        }
-        let create = vault::Command::Create { id: vault_id, name: name.clone() };
-        self.tell::<Vault>(&name, vault_id.0, create).await?;
-        let name = &config.cloud;
-        let create = cloud::Command::Create { id: cloud, name: name.clone() };
-        self.tell::<Cloud>(name, cloud.0, create).await?;
-        let policy = Policy::from(config.policy);
-        let associate = cloud::Command::AssociatePolicy { policy };
-        self.tell::<Cloud>(name, cloud.0, associate).await?;
-        let window = config.policy.resync_window.at_site(SystemClock::utc_offset_minutes());
-        let schedule = config.statistics.at_site(SystemClock::utc_offset_minutes());
-        for agent in &self.agents {
-            let (id, host_name) = (agent.host, agent.name.clone());
-            let register = host::Command::Register { id, name: host_name.clone(), cloud };
-            self.tell::<Host>(&host_name, id.0, register).await?;
-            let add = cloud::Command::AddHost { host: id };
-            self.tell::<Cloud>(name, cloud.0, add).await?;
-            for vm in &agent.vms {
-                let vm_name = &vm.config.name;
-                if let Some(disks) = agent.inventory(vm) {
-                    match self.enrol_vm(vm.id, vm_name, agent.host, names, disks, policy).await {
-                        // One VM, as with a disk that grew, is no reason to leave the others alone.
-                        Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
-                            let because = error.source().map(ToString::to_string);
-                            tracing::error!(vm = %vm_name, %error, because, "enrol a VM");
-                            continue;
-                        }
-                        enrolled => enrolled?,
-                    }
-                    let change = vm::Command::ChangeResyncWindow { window };
-                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
-                    let change = vm::Command::ChangeStatisticsSchedule { schedule };
-                    self.tell::<Vm>(vm_name, vm.id.0, change).await?;
-                    let add = cloud::Command::AddVm { vm: vm.id };
-                    self.tell::<Cloud>(name, cloud.0, add).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn enrol_vm(
-        &self,
-        id: VmId,
-        name: &str,
-        host: HostId,
-        names: &Names,
-        disks: Vec<Disk>,
-        policy: Policy,
-    ) -> Result<(), ServiceError> {
-        let (cloud, vault) = (names.cloud, names.vault);
-        let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
-        self.tell::<Vm>(name, id.0, discover).await?;
-        let known = self.state::<Vm>(name, id.0).await?;
-        // One whose protection was disabled stays as it is.
-        if known.phase == Phase::Unprotected && known.jobs == 0 {
-            let job = JobId::derived(id.0, known.jobs);
-            let enable = vm::Command::EnableProtection { job, vault, policy };
-            self.tell::<Vm>(name, id.0, enable).await?;
-        }
-        // Its disks could be attached, and somebody started the service: what waited for that goes on.
-        let because = RetryReason::Administrator;
-        self.tell::<Vm>(name, id.0, vm::Command::Retry { because }).await?;
-        Ok(())
-    }
-
     /// Switches the guests on whose VMs may run at the primary site.
     async fn boot_guests(&self) -> Result<(), ServiceError> {
         for vm in &self.vms {
-            let may_run = self.state::<Vm>(&vm.name, vm.id.0).await?.may_run_at_primary();
+            let known = self.enrolment.state::<Vm>(&vm.name, vm.id.0).await?;
+            let may_run = known.may_run_at_primary();
+            if known.phase != Phase::Undiscovered {
+                self.primary.move_vm(vm.id, known.host);
+            }
             if vm.workload.is_some() && may_run && self.sources.find(vm.id).is_ok() {
                 let (site, id) = (self.primary.clone(), vm.id);
                 let uris: Vec<_> = vm.disks.iter().map(|disk| disk.uri.clone()).collect();
@@ -463,25 +389,6 @@ impl Service {
             }
         }
         Ok(())
-    }
-
-    async fn tell<E: crate::actors::Hosted>(
-        &self,
-        name: &str,
-        id: Uuid,
-        command: E::Command,
-    ) -> Result<(), ServiceError> {
-        let told = self.site.tell::<E>(id, command, Origin::of("configuration")).await;
-        told.map(drop).map_err(|source| ServiceError::Enrol { name: name.to_owned(), source })
-    }
-
-    async fn state<E: crate::actors::Hosted>(
-        &self,
-        name: &str,
-        id: Uuid,
-    ) -> Result<E, ServiceError> {
-        let state = self.site.state::<E>(id).await;
-        state.map_err(|source| ServiceError::Enrol { name: name.to_owned(), source })
     }
 
     /// Why the service cannot go on, once that is so.
@@ -533,7 +440,7 @@ impl Service {
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
-            let standings = standings(&*self.store, agent)?;
+            let standings = standings(&*self.store, agent, &self.agents)?;
             agent.come_up(|vm| standings[&vm]);
         }
         self.primary.revive_host(host);
@@ -617,16 +524,28 @@ fn serve_exports(folder: &Path, exports: &Arc<Exports>) -> Result<Server, Servic
 
 fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
     let id = HostId::named(NAMES, &host.name);
-    let vms = host
-        .vm
-        .iter()
-        .map(|vm| {
-            let folder = config.data.join("hosts").join(&host.name).join(&vm.name);
-            let vm_id = VmId::named(NAMES, &vm.name);
-            AgentVm::new(vm_id, vm.clone(), folder, |disk| config.place(&disk.path), &parts.server)
+    let is_member = |other: &&HostConfig| {
+        other.name == host.name || (other.cluster.is_some() && other.cluster == host.cluster)
+    };
+    let all =
+        config.host.iter().filter(is_member).flat_map(|at| at.vm.iter().map(move |vm| (at, vm)));
+    let vms = all
+        .map(|(at, vm)| {
+            // What members of a cluster share is in one place.
+            let folder = match &host.cluster {
+                Some(cluster) => config.data.join("clusters").join(cluster),
+                None => config.data.join("hosts").join(&host.name),
+            };
+            let (vm_id, folder) = (VmId::named(NAMES, &vm.name), folder.join(&vm.name));
+            let place = |disk: &DiskConfig| config.place(&disk.path);
+            let mut own = AgentVm::new(vm_id, vm.clone(), folder, place, &parts.server);
+            own.home = at.name == host.name;
+            own
         })
         .collect();
-    HostAgent::new(id, &host.name, vms, parts)
+    // Members of a cluster lose power one by one: what one had in its memory another has not.
+    let boot = if host.cluster.is_some() { parts.boot.standing_for(id.0) } else { parts.boot };
+    HostAgent::new(id, &host.name, vms, AgentParts { boot, ..parts })
 }
 
 fn protected_vms(
@@ -635,7 +554,7 @@ fn protected_vms(
 ) -> Result<Vec<ProtectedVm>, ServiceError> {
     let mut vms = Vec::new();
     for agent in agents {
-        for vm in &agent.vms {
+        for vm in agent.vms.iter().filter(|vm| vm.home) {
             vms.push(ProtectedVm {
                 id: vm.id,
                 name: vm.config.name.clone(),
@@ -682,12 +601,23 @@ fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
 fn standings(
     store: &dyn EventStore,
     agent: &HostAgent,
+    all: &[Arc<HostAgent>],
 ) -> Result<BTreeMap<VmId, Standing>, StoreError> {
     let mut standings = BTreeMap::new();
+    let is_elsewhere = |state: &Vm| {
+        let others = all.iter().filter(|other| other.host == state.host);
+        others.flat_map(|other| &other.vms).any(|vm| vm.id == state.id)
+    };
     for vm in &agent.vms {
         let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
         let (state, _) = load_entity::<Vm>(store, stream)?;
-        standings.insert(vm.id, standing(&state));
+        let is_here = if state.phase == Phase::Undiscovered {
+            vm.home
+        } else {
+            // A host that is none of the cluster any more leaves its VMs where they are configured.
+            state.host == agent.host || (vm.home && !is_elsewhere(&state))
+        };
+        standings.insert(vm.id, if is_here { standing(&state) } else { Standing::Away });
     }
     Ok(standings)
 }

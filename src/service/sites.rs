@@ -75,6 +75,10 @@ impl Hypervisor for PrimarySite {
         self.lab.heartbeat(host).await
     }
 
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        self.lab.provider_heartbeat().await
+    }
+
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         if self.guests.contains(&vm.id) {
             self.lab.shut_down(vm).await?;

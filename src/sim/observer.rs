@@ -308,7 +308,7 @@ impl Observer {
         lately.1 += 1;
         let allowed = match commit.stream.kind {
             Kind::Vm => commits_allowed(self.past.vm(commit.stream.id)),
-            Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan => COMMITS_OF_OTHERS,
+            Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan | Kind::Fabric => COMMITS_OF_OTHERS,
         };
         if lately.1 == allowed + 1 {
             let what = format!("{} made more than {allowed} commits in 10 minutes", commit.stream);

@@ -101,7 +101,9 @@ impl Reading {
                     match event {
                         host::Event::HeartbeatLost { .. } => self.fails(place.clone(), at),
                         host::Event::HeartbeatRestored => self.came_back(&place, at),
-                        host::Event::Registered { .. } => {}
+                        host::Event::Registered { .. }
+                        | host::Event::AgentRegistered { .. }
+                        | host::Event::ClusterChanged { .. } => {}
                     }
                 }
             }
@@ -111,12 +113,14 @@ impl Reading {
                     match event {
                         vault::Event::VaultUnreachable { .. } => self.fails(place.clone(), at),
                         vault::Event::VaultReachable => self.came_back(&place, at),
-                        vault::Event::Created { .. } => {}
+                        vault::Event::Created { .. }
+                        | vault::Event::RegistrationKeyIssued { .. }
+                        | vault::Event::RegistrationKeyUsed { .. } => {}
                     }
                 }
             }
             // Plans move VMs by commands of their own, which are read as those of an operator.
-            Entry::Cloud { .. } | Entry::Plan { .. } => {}
+            Entry::Cloud { .. } | Entry::Plan { .. } | Entry::Fabric { .. } => {}
         }
     }
 

@@ -17,7 +17,7 @@ use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entity, Entry, Kind, StreamId};
 use crate::domain::host;
-use crate::domain::id::{CloudId, HostId, JobId, PlanId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::plan::{self, Plan};
 use crate::domain::vault;
 use crate::domain::vm::Phase;
@@ -525,6 +525,7 @@ impl Run {
             Kind::Plan => {
                 site.plans.get(&PlanId(id)).cloned().map(|plan| State::Plan(Box::new(plan)))
             }
+            Kind::Fabric => site.fabrics.get(&FabricId(id)).cloned().map(State::from),
         }
     }
 

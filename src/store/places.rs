@@ -163,7 +163,7 @@ impl Places {
         for stretch in stretches {
             lsns[(stretch.base / SEGMENT_BYTES as u64) as usize] = stretch.settled.unwrap_or(-1);
         }
-        lsns.iter().for_each(|lsn| head.extend_from_slice(&lsn.to_le_bytes()));
+        head.extend(lsns.iter().flat_map(|lsn| lsn.to_le_bytes()));
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         file.write_all(&vec![0; head.len() + 4 * pages])?;
         for nth in 0..pages {

@@ -6,10 +6,12 @@
 
 use super::Moment;
 use super::site::Site;
-use crate::domain::catalogue::{self, Level};
+use crate::domain::catalogue::{self, Code, Level};
 use crate::domain::cloud::Cloud;
+use crate::domain::fabric::Address;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::Host;
+use crate::domain::id::VmId;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
 use crate::domain::vm::{Health, HealthCause, NextStep, Vm};
@@ -217,10 +219,36 @@ pub(super) fn issues(site: &Site, now: Timestamp) -> Vec<IssueView> {
         }
     }
     issues.extend(roots.into_values());
+    issues.extend(network_issues(site));
     issues.sort_by_key(|issue| {
         (std::cmp::Reverse((issue.cause.level, issue.affects.len())), issue.subject.clone())
     });
     issues
+}
+
+/// What failovers would meet at the recovery site, and what the providers have to say.
+fn network_issues(site: &Site) -> Vec<IssueView> {
+    let names = |vms: &[VmId]| vms.iter().map(|vm| site.vm_name(*vm)).collect();
+    let issue = |subject: String, failure: &Failure, affects| {
+        let (next, because) = (catalogue::entry(failure.code).next.to_owned(), failure.to_string());
+        let cause = HealthCause { level: Health::Warning, because, next, since: None };
+        IssueView { subject, cause: CauseView::new(cause), affects }
+    };
+    let unmapped = site.unmapped().into_iter().map(|(network, vms)| {
+        let failure = Failure::new(Code::NetworkNotMapped, Cause::Itself, "");
+        let failure = failure.with("network", &network);
+        issue(format!("network {network}"), &failure, names(&vms))
+    });
+    let clashes = site.clashes().into_iter().map(|(Address { network, address }, vms)| {
+        let failure = Failure::new(Code::AddressClash, Cause::Itself, "");
+        let failure = failure.with("network", &network).with("address", &address);
+        issue(format!("address {address}"), &failure, names(&vms))
+    });
+    let silent = site.fabrics.values().filter_map(|fabric| {
+        let cause = CauseView::lasting(fabric.silent.as_ref()?);
+        Some(IssueView { subject: format!("fabric {}", fabric.name), cause, affects: vec![] })
+    });
+    unmapped.chain(clashes).chain(silent).collect()
 }
 
 /// What must recover for a cause of a VM's health to end, where that is not the VM.

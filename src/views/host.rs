@@ -1,5 +1,6 @@
 //! A host.
 
+use super::Moment;
 use super::health::{CauseView, of_host, worst};
 use super::site::Site;
 use crate::domain::host::Host;
@@ -24,6 +25,12 @@ pub struct HostView {
     pub causes: Vec<CauseView>,
     /// The VMs that it runs, or ran.
     pub vms: Vec<String>,
+    /// Since when its agent is registered with a vault.
+    pub registered_at: Option<Moment>,
+    /// The cluster that it is a member of.
+    pub cluster: Option<String>,
+    /// How fast it may send, where the service says.
+    pub bandwidth: Option<String>,
 }
 
 impl HostView {
@@ -39,6 +46,9 @@ impl HostView {
             health: worst(&causes),
             causes,
             vms: vms.map(|vm| vm.name.clone()).collect(),
+            registered_at: host.agent.map(|(_, at)| Moment(at)),
+            cluster: host.cluster.clone(),
+            bandwidth: None,
         }
     }
 }

@@ -15,6 +15,7 @@ mod job;
 mod jobs;
 mod logs;
 mod moment;
+mod network;
 mod plan;
 mod site;
 mod statistics;
@@ -31,6 +32,10 @@ pub use job::{JobView, TaskView};
 pub use jobs::{Again, Answered, Jobs};
 pub use logs::LogsView;
 pub use moment::{Moment, seconds};
+pub use network::{
+    FabricView, MappingView, NetworkView, NicView, PlacementView, PrerequisiteView, SizeView,
+    TargetView,
+};
 pub use plan::{PlanView, RunView, StepView, StepVmView};
 pub use site::{Site, StatusView};
 pub use statistics::{IntervalView, StatisticsView};

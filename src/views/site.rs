@@ -4,8 +4,9 @@ use super::health::{self, HealthSummary, IssueView};
 use super::{CloudView, HostView, JobView, Moment, PlanView, VaultView, VmView};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Entry};
+use crate::domain::fabric::Fabric;
 use crate::domain::host::Host;
-use crate::domain::id::{CloudId, HostId, PlanId, VaultId, VmId};
+use crate::domain::id::{CloudId, FabricId, HostId, PlanId, VaultId, VmId};
 use crate::domain::plan::Plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
@@ -26,6 +27,8 @@ pub struct Site {
     pub vaults: BTreeMap<VaultId, Vault>,
     /// Its recovery plans.
     pub plans: BTreeMap<PlanId, Plan>,
+    /// Its fabrics: the primary and the recovery site.
+    pub fabrics: BTreeMap<FabricId, Fabric>,
 }
 
 /// How a site is.
@@ -68,6 +71,9 @@ impl Site {
             }
             Entry::Plan { events, .. } => {
                 fold(self.plans.entry(PlanId(id)).or_default(), events, at);
+            }
+            Entry::Fabric { events, .. } => {
+                fold(self.fabrics.entry(FabricId(id)).or_default(), events, at);
             }
         }
     }

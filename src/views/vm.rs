@@ -5,10 +5,13 @@ use super::failure::FailureView;
 use super::health::{CauseView, IssueView, Readiness, of_vm};
 use super::job::JobView;
 use super::logs::LogsView;
+use super::network::{PlacementView, TargetView};
 use super::site::Site;
 use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
+use crate::domain::machine::Machine;
+use crate::domain::placement::Purpose;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
     AfterFailover, FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, Stage,
@@ -92,6 +95,12 @@ pub struct VmView {
     pub disk_bytes: u64,
     /// The epoch of the replica's writer; each failover raises it.
     pub epoch: u64,
+    /// What its hypervisor says that it is.
+    pub machine: Option<Machine>,
+    /// What a failover would use at the recovery site.
+    pub target: Option<TargetView>,
+    /// What the replica of its last failover was started with.
+    pub placement: Option<PlacementView>,
 }
 
 /// A disk.
@@ -184,6 +193,8 @@ pub struct TestView {
     pub failure: Option<FailureView>,
     /// When its clean-up is tried again.
     pub retry_at: Option<Moment>,
+    /// What the copy was started with.
+    pub placement: Option<PlacementView>,
 }
 
 /// What came of a test failover.
@@ -297,6 +308,9 @@ impl VmView {
             disks: vm.disks.iter().map(DiskView::new).collect(),
             disk_bytes: vm.disks.iter().map(|disk| disk.size_bytes).sum(),
             epoch: vm.epoch,
+            machine: vm.machine.clone(),
+            target: TargetView::new(vm, site, Purpose::Unplanned),
+            placement: vm.placement.as_ref().map(PlacementView::new),
         }
     }
 }
@@ -333,6 +347,7 @@ impl TestView {
             lease_ends: test.lease_ends.into(),
             failure: test.failure.as_ref().map(FailureView::new),
             retry_at: test.retry_at.map(Moment),
+            placement: test.placement.as_ref().map(PlacementView::new),
         }
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 impl Hosted for Host {
     const WORKER: &'static str = "monitor";
-    const STATE_SCHEMA: u16 = 1;
+    const STATE_SCHEMA: u16 = 2;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.hosts

@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
 impl Hosted for Vault {
     const WORKER: &'static str = "monitor";
-    const STATE_SCHEMA: u16 = 1;
+    const STATE_SCHEMA: u16 = 2;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vaults

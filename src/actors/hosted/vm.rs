@@ -1,5 +1,6 @@
 //! How the work of a VM is done.
 
+use super::placing::{leave, place};
 use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
@@ -7,7 +8,8 @@ use crate::domain::catalogue::Code;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{JobId, VmId};
-use crate::domain::job::{Job, Step};
+use crate::domain::job::{Job, JobKind, Step};
+use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
@@ -35,7 +37,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 5;
+    const STATE_SCHEMA: u16 = 6;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -133,6 +135,9 @@ async fn perform_step(
         Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
             replication.check_source(vm).await?;
             replication.check_vault(vm).await?;
+            if step == Step::CheckPlannedFailover {
+                return place(vm, Purpose::Planned, world, reporter).await;
+            }
         }
         Step::IdentifyTarget => replication.check_vault(vm).await?,
         Step::EnableReplication | Step::RestartTracking => replication.start_tracking(vm).await?,
@@ -185,8 +190,15 @@ async fn perform_step(
         Step::ShutDownSource => world.primary.shut_down(vm).await?,
         Step::CheckUnplannedFailover | Step::CheckCommit => {
             replication.verify(vm, chosen(vm)?).await?;
+            if step == Step::CheckUnplannedFailover {
+                return place(vm, Purpose::Unplanned, world, reporter).await;
+            }
         }
-        Step::CheckTestFailover => replication.verify(vm, tested(vm)?.point).await?,
+        Step::CheckTestFailover => {
+            let test = tested(vm)?;
+            replication.verify(vm, test.point).await?;
+            return place(vm, Purpose::Test(&test.network), world, reporter).await;
+        }
         Step::PrepareTest => drop(replication.serve_test(vm, tested(vm)?.point).await?),
         Step::StartTest => {
             let test = tested(vm)?;
@@ -194,9 +206,18 @@ async fn perform_step(
             world.recovery.start_test(vm, &disks, &test.network).await?;
         }
         Step::StopTest => world.recovery.end_test(vm).await?,
-        Step::DeleteTest => replication.end_test(vm).await?,
+        Step::DeleteTest => {
+            replication.end_test(vm).await?;
+            leave(vm, true, world, reporter).await?;
+        }
         Step::ShutDownReplica => world.recovery.shut_down(vm).await?,
-        Step::DeleteReplicaDisks => replication.stop_serving(vm).await?,
+        Step::DeleteReplicaDisks => {
+            replication.stop_serving(vm).await?;
+            // The disks of another point take their place.
+            if vm.job.as_ref().is_none_or(|own| own.kind != JobKind::ChangeRecoveryPoint) {
+                leave(vm, false, world, reporter).await?;
+            }
+        }
         Step::AttachSource => world.primary.attach(vm).await?,
         Step::StartSource => {
             world.primary.attach(vm).await?;
@@ -211,7 +232,10 @@ async fn perform_step(
         }
         Step::TrackRestored => replication.track_restored(vm).await?,
         Step::StopTracking => replication.stop_tracking(vm).await?,
-        Step::DeleteReplica => replication.delete_replica(vm).await?,
+        Step::DeleteReplica => {
+            replication.delete_replica(vm).await?;
+            leave(vm, false, world, reporter).await?;
+        }
         Step::FenceSource => {
             stop_source(vm, world).await;
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });

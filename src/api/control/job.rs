@@ -55,29 +55,20 @@ impl Control {
 
     async fn begin_again(&self, job: &JobView, request: Request) -> Result<Accepted, Problem> {
         let again = |as_job| self.parts.history.again(job.id, as_job);
-        match again(JobId::default()) {
-            Some(Again::Plan(_, command)) => {
-                let Command::Start { kind, .. } = command else {
-                    return Err(not_allowed(job, "restart"));
-                };
-                let body = match kind {
-                    RunKind::Test { network } => {
-                        json!({ "kind": "test", "network": network })
-                    }
-                    other => json!({ "kind": other.name() }),
-                };
-                self.act_on_run("run", job, &body.to_string(), request).await
-            }
-            _ => {
-                let target = job.target_id.to_string();
-                let asked = format!("restart {}", job.id);
-                self.order(&asked, &target, b"", request, |asked| match again(asked.job) {
-                    Some(Again::Vm(_, command)) => Ok(command),
-                    _ => Err(not_allowed(job, "restart")),
-                })
-                .await
-            }
+        if let Some(Again::Plan(_, Command::Start { kind, .. })) = again(JobId::default()) {
+            let body = match kind {
+                RunKind::Test { network } => json!({ "kind": "test", "network": network }),
+                other => json!({ "kind": other.name() }),
+            };
+            return self.act_on_run("run", job, &body.to_string(), request).await;
         }
+        let target = job.target_id.to_string();
+        let asked = format!("restart {}", job.id);
+        self.order(&asked, &target, b"", request, |asked| match again(asked.job) {
+            Some(Again::Vm(_, command)) => Ok(command),
+            _ => Err(not_allowed(job, "restart")),
+        })
+        .await
     }
 
     /// Has a plan do something, and answers with the job of its run.

@@ -25,8 +25,8 @@ pub(super) fn show(
     match output {
         Output::Json => print(&document(&past, &status, beyond.is_some())?),
         Output::Table => {
-            table(&past, &status, now).iter().for_each(|line| print(line));
-            beyond.iter().for_each(|line| print(line));
+            let lines = table(&past, &status, now);
+            lines.iter().chain(&beyond).for_each(|line| print(line));
         }
     }
     Ok(Answer::Done)

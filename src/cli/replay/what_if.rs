@@ -49,8 +49,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             print(&serde_json::to_string(&document)?);
         }
         Output::Table => {
-            table(&compared).iter().for_each(|line| print(line));
-            damaged(&damage).iter().for_each(|line| print(line));
+            let lines = table(&compared).into_iter().chain(damaged(&damage));
+            lines.for_each(|line| print(&line));
         }
     }
     Ok(Answer::Done)

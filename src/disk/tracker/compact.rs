@@ -101,8 +101,8 @@ impl Tracker {
         let (files, path) = (&*self.shared.files, disk.names.active());
         let mut gate = self.shared.write_gate();
         let Gate::On(logs) = &mut *gate else {
-            return Ok(names::remove(files, &disk.names.compact(0))
-                .map_err(|source| TrackError::File { path, source })?);
+            let unused = disk.names.compact(0);
+            return names::remove(files, &unused).map_err(in_file(&unused));
         };
         let before = Arc::clone(&logs[index].active);
         let now_end = match seal(&before) {

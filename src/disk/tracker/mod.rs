@@ -98,6 +98,12 @@ use uuid::Uuid;
 pub struct BootId(pub Uuid);
 
 impl BootId {
+    /// The run of another machine that this one stands for: a host of the lab that can be lost by itself.
+    #[must_use]
+    pub fn standing_for(self, machine: Uuid) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() ^ machine.as_u128()))
+    }
+
     /// The run that this process is in.
     ///
     /// # Errors

@@ -154,7 +154,7 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
         Event::FailedBack => vm.enter(Phase::FailbackCommitPending, at),
         Event::FailbackCommitted => {
             vm.failback = None;
-            vm.failover = None;
+            (vm.failover, vm.placement) = (None, None);
             vm.enter(Phase::FailedBack, at);
         }
         Event::TrackingLost { reason } => {

@@ -7,6 +7,8 @@ use super::{
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::job::{JobKind, JobOutcome, Step};
+use crate::domain::machine::Machine;
+use crate::domain::placement::{Placement, Target};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -237,6 +239,21 @@ pub enum Command {
         /// When they begin, and how long they are.
         schedule: StatisticsSchedule,
     },
+    /// This is what it is.
+    Describe {
+        /// Its description.
+        machine: Machine,
+    },
+    /// Have its replica placed so.
+    ChangeTarget {
+        /// What was chosen.
+        target: Target,
+    },
+    /// It runs on another host of its cluster.
+    ReportMoved {
+        /// Which.
+        host: HostId,
+    },
 }
 
 impl Command {
@@ -304,6 +321,11 @@ pub enum Outcome {
         compared_bytes: u64,
         /// Bytes of them that differed and were written.
         different_bytes: u64,
+    },
+    /// The check was passed, and the replica has its place at the recovery site.
+    Placed {
+        /// Its place.
+        placement: Placement,
     },
 }
 
@@ -706,5 +728,30 @@ pub enum Event {
     StatisticsScheduleChanged {
         /// To these.
         schedule: StatisticsSchedule,
+    },
+    /// This is what it is.
+    Described {
+        /// Its description.
+        machine: Machine,
+    },
+    /// Its replica is to be placed so.
+    TargetChanged {
+        /// What was chosen.
+        target: Target,
+    },
+    /// The replica of the running failover has its place.
+    ReplicaPlaced {
+        /// Its place.
+        placement: Placement,
+    },
+    /// The copy of the test has its place.
+    TestPlaced {
+        /// Its place.
+        placement: Placement,
+    },
+    /// It runs on another host.
+    Moved {
+        /// Which.
+        host: HostId,
     },
 }

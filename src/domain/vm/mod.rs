@@ -55,6 +55,8 @@ use super::entity::{Entity, Kind, Rejection, entry_conversions};
 use super::failure::Failure;
 use super::id::{CloudId, DiskId, HostId, JobId, PlanId, RecoveryPointId, VaultId, VmId};
 use super::job::{Job, JobKind, JobOutcome, Step, TaskState};
+use super::machine::Machine;
+use super::placement::{Placement, Target};
 use super::policy::Policy;
 use super::retry::RetryLadder;
 use super::time::Timestamp;
@@ -382,6 +384,12 @@ pub struct Vm {
     pub space: Option<(Timestamp, Failure)>,
     /// What replication did lately.
     pub statistics: Statistics,
+    /// What its hypervisor says that it is.
+    pub machine: Option<Machine>,
+    /// What was chosen for its replica.
+    pub target: Target,
+    /// Where the replica of the last failover is placed.
+    pub placement: Option<Placement>,
 }
 
 impl Vm {
@@ -633,7 +641,7 @@ impl Vm {
         match (kind, outcome) {
             (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
             (JobKind::PlannedFailover | JobKind::UnplannedFailover, JobOutcome::Failed) => {
-                self.failover = None;
+                (self.failover, self.placement) = (None, None);
                 self.enter(self.phase_before.clone(), at);
             }
             (JobKind::ChangeRecoveryPoint, JobOutcome::Failed) => {
@@ -865,6 +873,7 @@ impl Entity for Vm {
                 self.failover = None;
                 self.chosen = None;
                 self.decision = None;
+                self.placement = None;
                 self.delta.stage = Stage::Off;
             }
             Event::ProtectionDisabled => {
@@ -872,6 +881,7 @@ impl Entity for Vm {
                 self.forget_consistency_of_gone_points();
                 self.delta.stage = Stage::Off;
                 (self.failover, self.failback, self.decision) = (None, None, None);
+                self.placement = None;
                 (self.space, self.quiescence) = (None, Quiescence::default());
                 self.resync = Resync { window: self.resync.window, ..Resync::default() };
                 self.enter(Phase::Unprotected, at);
@@ -883,6 +893,15 @@ impl Entity for Vm {
             Event::ReplicationResumed => self.wait_for_next_delta(at),
             Event::StartHeld { plan } => self.held = Some(*plan),
             Event::StartReleased => self.held = None,
+            Event::Described { machine } => self.machine = Some(machine.clone()),
+            Event::TargetChanged { target } => self.target.clone_from(target),
+            Event::ReplicaPlaced { placement } => self.placement = Some(placement.clone()),
+            Event::TestPlaced { placement } => {
+                if let Some(test) = self.test.as_mut() {
+                    test.placement = Some(placement.clone());
+                }
+            }
+            Event::Moved { host } => self.host = *host,
             Event::FailoverCommitted => {
                 self.decision = None;
                 if let Some(failover) = self.failover {

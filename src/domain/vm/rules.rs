@@ -9,6 +9,7 @@ use crate::domain::entity::{Entity, Rejection};
 use crate::domain::failure::{Cause, Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
+use crate::domain::prerequisites;
 use crate::domain::retention::{Candidate, thinned_out};
 use crate::domain::time::Timestamp;
 
@@ -37,6 +38,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::EnableProtection { job, vault, policy } => {
             allow(vm, "EnableProtection")?;
             policy.check()?;
+            let failed = prerequisites::failed(vm);
+            if !failed.is_empty() {
+                return Err(Rejection::Prerequisites { name: vm.name.clone(), failed });
+            }
             let mut events = vec![Event::ProtectionEnabled { vault: *vault, policy: *policy }];
             events.extend(start(*job, JobKind::EnableProtection));
             Ok(events)
@@ -135,6 +140,23 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(vec![Event::StartReleased])
         }
         Command::CancelJob { job } => operations::cancel(vm, *job),
+        Command::Describe { machine } => {
+            let known = vm.phase == Phase::Undiscovered || vm.machine.as_ref() == Some(machine);
+            Ok(if known { vec![] } else { vec![Event::Described { machine: machine.clone() }] })
+        }
+        Command::ChangeTarget { target } => {
+            let same = vm.phase == Phase::Undiscovered || vm.target == *target;
+            Ok(if same { vec![] } else { vec![Event::TargetChanged { target: target.clone() }] })
+        }
+        Command::ReportMoved { host } => {
+            if vm.phase == Phase::Undiscovered || vm.host == *host {
+                return Ok(vec![]);
+            }
+            let mut events = vec![Event::Moved { host: *host }];
+            // What waited for the host that it left has nothing to wait for.
+            events.extend(retry_early(vm, &RetryReason::CauseEnded(Cause::Host(vm.host))));
+            Ok(events)
+        }
         Command::Retry { because } => Ok(retry_early(vm, because)),
         Command::Wake { due, wake } => Ok(wake_up(vm, *due, *wake, now)),
         Command::ReportDone { job, task, outcome } => task_done(vm, *job, *task, outcome, now),
@@ -461,7 +483,7 @@ fn task_done(
     if let Some(test) = vm.test.as_ref().filter(|test| test.job.id == job) {
         let current = test.job.current().map(|(index, _)| index);
         return Ok(if current == Some(task) {
-            test_failover::task_done(test, task)
+            test_failover::task_done(test, task, outcome)
         } else {
             vec![]
         });
@@ -524,7 +546,11 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         (Step::ApplyTrackedChanges, Outcome::Shipped { points }) => {
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
-        (Step::PrepareForFailover, Outcome::Shipped { .. })
+        (
+            Step::CheckPlannedFailover | Step::CheckUnplannedFailover,
+            Outcome::Placed { .. } | Outcome::Done,
+        )
+        | (Step::PrepareForFailover, Outcome::Shipped { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
         (
             Step::CopyDisk(_)
@@ -565,6 +591,9 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
             let mut events = shipped(vm, points, now);
             events.extend(dropped(vm, step));
             events
+        }
+        (_, Outcome::Placed { placement }) => {
+            vec![Event::ReplicaPlaced { placement: placement.clone() }]
         }
         (Step::ShutDownSource, _) => vec![Event::SourceShutDown],
         (Step::ShutDownReplica, _) => vec![Event::ReplicaShutDown],

@@ -69,18 +69,18 @@ impl StatisticsSchedule {
         Ok(())
     }
 
-    fn length_ms(&self) -> i64 {
+    fn length_ms(self) -> i64 {
         i64::from(self.hours.max(1)) * HOUR_MS
     }
 
     /// The beginning of the interval that a moment is in.
-    fn begins(&self, at: Timestamp) -> Timestamp {
+    fn begins(self, at: Timestamp) -> Timestamp {
         let start = i64::from(self.start_minute) - i64::from(self.utc_offset_minutes);
         let into = at.as_millis().saturating_sub(start * MINUTE_MS).rem_euclid(self.length_ms());
         Timestamp::from_millis(at.as_millis().saturating_sub(into))
     }
 
-    fn interval(&self, begins: Timestamp, since: Timestamp) -> Interval {
+    fn interval(self, begins: Timestamp, since: Timestamp) -> Interval {
         let ends = Timestamp::from_millis(begins.as_millis().saturating_add(self.length_ms()));
         Interval { begins, ends, since, ..Interval::default() }
     }
@@ -258,12 +258,13 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
                 *due = (at, 0);
             }
         }
-        Event::ReplicationPaused | Event::MarkedForResync { .. } => statistics.stop(at, every),
         // A test runs beside the deltas; every other job takes their place.
         Event::JobStarted {
             kind: JobKind::TestFailover | JobKind::TestFailoverCleanup, ..
         } => {}
-        Event::JobStarted { .. } => statistics.stop(at, every),
+        Event::JobStarted { .. } | Event::ReplicationPaused | Event::MarkedForResync { .. } => {
+            statistics.stop(at, every);
+        }
         Event::ProtectionDisabled => {
             let schedule = statistics.schedule;
             *statistics = Statistics { schedule, ..Statistics::default() };

@@ -11,11 +11,12 @@
 //! the clean-up is tried again, by the schedule of everything else, since what a test left would otherwise
 //! stay.
 
-use super::{Event, PointChoice, RecoveryPoint, Vm, Work};
+use super::{Event, Outcome, PointChoice, RecoveryPoint, Vm, Work};
 use crate::domain::entity::Rejection;
 use crate::domain::failure::Failure;
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
+use crate::domain::placement::Placement;
 use crate::domain::retry::RetryLadder;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct TestFailover {
     pub retry_at: Option<Timestamp>,
     /// What its tester said.
     pub notes: String,
+    /// Where the copy is placed.
+    pub placement: Option<Placement>,
 }
 
 /// What came of the last test failover.
@@ -124,9 +127,13 @@ pub(super) fn woken(vm: &Vm, test: &TestFailover) -> Vec<Event> {
 }
 
 /// A task of it is done.
-pub(super) fn task_done(test: &TestFailover, task: u32) -> Vec<Event> {
+pub(super) fn task_done(test: &TestFailover, task: u32, outcome: &Outcome) -> Vec<Event> {
     let job = test.job.id;
-    let mut events = vec![Event::TaskCompleted { job, task }];
+    let mut events = Vec::new();
+    if let Outcome::Placed { placement } = outcome {
+        events.push(Event::TestPlaced { placement: placement.clone() });
+    }
+    events.push(Event::TaskCompleted { job, task });
     if (task as usize) + 1 < test.job.tasks.len() {
         events.push(Event::TaskStarted { job, task: task + 1 });
         return events;
@@ -175,6 +182,7 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
                 failure: None,
                 retry_at: None,
                 notes: String::new(),
+                placement: None,
             });
         }
         Event::TestStarted => {

@@ -5,6 +5,7 @@ use super::workload::{Checked, LastWrite, Workload};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{HostId, VmId};
+use crate::domain::placement::Placement;
 use crate::domain::vm::{Side, Vm};
 use crate::ports::block::Connect;
 use crate::ports::hypervisor::Hypervisor;
@@ -12,6 +13,7 @@ use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
@@ -98,6 +100,7 @@ struct Inside {
     patience: Duration,
     hosts: Mutex<BTreeMap<HostId, LabHost>>,
     vms: Mutex<BTreeMap<VmId, Slot>>,
+    provider_silent: AtomicBool,
 }
 
 struct LabHost {
@@ -111,6 +114,9 @@ struct Slot {
     guest: Option<Guest>,
     /// The guest of the last test.
     test: Option<Guest>,
+    /// Where it was placed when it was started last, and the copy of its last test.
+    placed: Option<Placement>,
+    test_placed: Option<Placement>,
 }
 
 impl LabSite {
@@ -118,7 +124,8 @@ impl LabSite {
     /// one back.
     pub fn new(connect: Connect, patience: Duration) -> Self {
         let (hosts, vms) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inside { connect, patience, hosts, vms }))
+        let provider_silent = AtomicBool::new(false);
+        Self(Arc::new(Inside { connect, patience, hosts, vms, provider_silent }))
     }
 
     /// Adds a host that is up.
@@ -130,8 +137,11 @@ impl LabSite {
     /// Defines a VM, or defines it anew; a guest that runs as it goes on as it was.
     pub fn define(&self, id: VmId, vm: LabVm) {
         let mut vms = self.vms();
-        let (guest, test) = vms.remove(&id).map_or((None, None), |slot| (slot.guest, slot.test));
-        vms.insert(id, Slot { vm, guest, test });
+        let slot = match vms.remove(&id) {
+            Some(slot) => Slot { vm, ..slot },
+            None => Slot { vm, guest: None, test: None, placed: None, test_placed: None },
+        };
+        vms.insert(id, slot);
     }
 
     /// From its next boot on a VM does this once it has booted.
@@ -190,6 +200,18 @@ impl LabSite {
         }
     }
 
+    /// A VM is on another host from here on; its guest goes on as it was.
+    pub fn move_vm(&self, vm: VmId, to: HostId) {
+        if let Some(slot) = self.vms().get_mut(&vm) {
+            slot.vm.host = to;
+        }
+    }
+
+    /// Whether the site's provider, its management server, is silent from here on.
+    pub fn silence_provider(&self, silent: bool) {
+        self.0.provider_silent.store(silent, Ordering::Relaxed);
+    }
+
     /// Does something with the guest that runs as a VM.
     fn with_guest(
         &self,
@@ -214,6 +236,31 @@ impl LabSite {
     /// How far the copy of a VM is that a test made; `None` if there is none.
     pub fn test_guest(&self, vm: VmId) -> Option<Status> {
         self.vms().get(&vm)?.test.as_ref().map(Guest::status)
+    }
+
+    /// The size, network adapters and addresses with which a VM was started last, where it was told any.
+    pub fn placed(&self, vm: VmId) -> Option<Placement> {
+        self.vms().get(&vm)?.placed.clone()
+    }
+
+    /// The same of the copy that a test made; `None` once it is deleted.
+    pub fn test_placed(&self, vm: VmId) -> Option<Placement> {
+        self.vms().get(&vm)?.test_placed.clone()
+    }
+
+    fn note_placement(&self, vm: &Vm, test: bool) {
+        let placement = if test {
+            vm.test.as_ref().and_then(|test| test.placement.clone())
+        } else {
+            vm.placement.clone()
+        };
+        if let Some(placement) = &placement {
+            let (size, addresses) = (&placement.size, placement.addresses());
+            tracing::info!(vm = %vm.name, test, ?size, ?addresses, "a replica gets its place");
+        }
+        if let Some(slot) = self.vms().get_mut(&vm.id) {
+            *(if test { &mut slot.test_placed } else { &mut slot.placed }) = placement;
+        }
     }
 
     /// Switches a VM off as its power switch would, if it is on.
@@ -254,6 +301,7 @@ impl LabSite {
             let mut vms = self.vms();
             let Some(slot) = vms.get_mut(&vm) else { return Ok(()) };
             self.reach(slot.vm.host)?;
+            slot.test_placed = None;
             slot.test.take()
         };
         test.iter().for_each(Guest::kill);
@@ -360,6 +408,13 @@ impl Hypervisor for LabSite {
         self.reach(host).map_err(|error| self.failure(host, &error))
     }
 
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        if !self.0.provider_silent.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::ProviderSilent, Cause::Itself, "").with("fabric", "the site"))
+    }
+
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let id = vm.id;
         self.work(vm, move |site| site.stop(id)).await
@@ -381,6 +436,7 @@ impl Hypervisor for LabSite {
             site.boot_from(id, &uris, last_write)
         })
         .await?;
+        self.note_placement(vm, false);
         Ok(())
     }
 
@@ -405,6 +461,7 @@ impl Hypervisor for LabSite {
         let (uris, id) = (uris(vm, disks), vm.id);
         tracing::info!(vm = %vm.name, network, "a test copy starts; guests of the lab use no network");
         self.work(vm, move |site| site.boot_test(id, &uris?)).await?;
+        self.note_placement(vm, true);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use super::{Service, State};
 use crate::actors::{Origin, Site, TellError, Told, World};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entry, Kind, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::host::Host;
 use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
@@ -47,6 +48,7 @@ impl Service for ActorService {
                 Entry::Cloud { command, .. } => site.tell::<Cloud>(id, command, origin).await,
                 Entry::Vault { command, .. } => site.tell::<Vault>(id, command, origin).await,
                 Entry::Plan { command, .. } => site.tell::<Plan>(id, command, origin).await,
+                Entry::Fabric { command, .. } => site.tell::<Fabric>(id, command, origin).await,
             }
         })
     }
@@ -60,6 +62,7 @@ impl Service for ActorService {
                 Kind::Cloud => State::Cloud(site.state::<Cloud>(id).await.ok()?),
                 Kind::Vault => State::Vault(site.state::<Vault>(id).await.ok()?),
                 Kind::Plan => State::Plan(Box::new(site.state::<Plan>(id).await.ok()?)),
+                Kind::Fabric => State::Fabric(Box::new(site.state::<Fabric>(id).await.ok()?)),
             })
         })
     }

@@ -11,6 +11,7 @@ use crate::actors::{
 };
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
 use crate::domain::plan::Plan;
@@ -518,6 +519,7 @@ impl EventLoop {
             Kind::Cloud => Box::new(Hosting::<Cloud>::load(stream, &self.world, &self.hub)?),
             Kind::Vault => Box::new(Hosting::<Vault>::load(stream, &self.world, &self.hub)?),
             Kind::Plan => Box::new(Hosting::<Plan>::load(stream, &self.world, &self.hub)?),
+            Kind::Fabric => Box::new(Hosting::<Fabric>::load(stream, &self.world, &self.hub)?),
         };
         self.entities.insert(stream, entity);
         self.hub.make_ready(Part::Entity(stream));

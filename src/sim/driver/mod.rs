@@ -7,6 +7,7 @@ use super::dice::Dice;
 use crate::actors::{Origin, TellError, Told, World};
 use crate::domain::cloud::Cloud;
 use crate::domain::entity::{Entry, StreamId};
+use crate::domain::fabric::Fabric;
 use crate::domain::host::Host;
 use crate::domain::plan::Plan;
 use crate::domain::vault::Vault;
@@ -23,6 +24,7 @@ pub(super) enum State {
     Cloud(Cloud),
     Vault(Vault),
     Plan(Box<Plan>),
+    Fabric(Box<Fabric>),
 }
 
 /// A running service. Killed with [`Service::kill`], as by kill -9.
@@ -66,6 +68,12 @@ impl From<Cloud> for State {
 impl From<Plan> for State {
     fn from(plan: Plan) -> Self {
         Self::Plan(Box::new(plan))
+    }
+}
+
+impl From<Fabric> for State {
+    fn from(fabric: Fabric) -> Self {
+        Self::Fabric(Box::new(fabric))
     }
 }
 

@@ -612,7 +612,7 @@ impl Fleet<'_> {
                     self.tell_host(host, command, origin);
                 }
             }
-            Entry::Plan { .. } => {}
+            Entry::Plan { .. } | Entry::Fabric { .. } => {}
         }
     }
 

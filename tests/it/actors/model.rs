@@ -226,10 +226,6 @@ impl History {
         Self { bed, jobs: Cell::new(100), host_is_lost: Cell::new(false) }
     }
 
-    fn vms(&self) -> impl Iterator<Item = VmId> {
-        (1..=VMS).map(vm_id)
-    }
-
     fn command(&self, vm: &Vm, ask: Ask) -> Option<Command> {
         self.jobs.set(self.jobs.get() + 1);
         let job = job_id(self.jobs.get());
@@ -286,7 +282,7 @@ impl History {
     fn cut_link(&self) {
         let down = || Answer::Fail(link_down(vault_id()));
         self.bed.outside.always(vault_id().0, Op::ProbeVault, down());
-        for vm in self.vms() {
+        for vm in vms() {
             for op in VAULT_OPS {
                 self.bed.outside.always(vm.0, op, down());
             }
@@ -295,8 +291,10 @@ impl History {
 
     fn mend_link(&self) {
         self.bed.outside.heal(vault_id().0, Op::ProbeVault);
-        for vm in self.vms() {
-            VAULT_OPS.into_iter().for_each(|op| self.bed.outside.heal(vm.0, op));
+        for vm in vms() {
+            for op in VAULT_OPS {
+                self.bed.outside.heal(vm.0, op);
+            }
         }
     }
 
@@ -304,8 +302,10 @@ impl History {
         self.host_is_lost.set(true);
         let lost = || Answer::Fail(host_lost(host_id()));
         self.bed.outside.always(host_id().0, Op::Heartbeat, lost());
-        for vm in self.vms() {
-            HOST_OPS.into_iter().for_each(|op| self.bed.outside.always(vm.0, op, lost()));
+        for vm in vms() {
+            for op in HOST_OPS {
+                self.bed.outside.always(vm.0, op, lost());
+            }
             if !guests_run_on {
                 let now = self.bed.clock.elapsed();
                 self.bed.outside.change(vm, |facts| {
@@ -322,8 +322,10 @@ impl History {
             return;
         }
         self.bed.outside.heal(host_id().0, Op::Heartbeat);
-        for vm in self.vms() {
-            HOST_OPS.into_iter().for_each(|op| self.bed.outside.heal(vm.0, op));
+        for vm in vms() {
+            for op in HOST_OPS {
+                self.bed.outside.heal(vm.0, op);
+            }
             let runs = self.bed.logged(vm).may_run_at_primary();
             let now = self.bed.clock.elapsed();
             self.bed.outside.change(vm, |facts| {
@@ -398,7 +400,7 @@ impl History {
                     if !self.make(&service, next).await {
                         return true;
                     }
-                    for vm in self.vms() {
+                    for vm in vms() {
                         let state = self.bed.logged(vm);
                         self.check(&state, next);
                         met.insert(super::super::domain::story::word(&state.phase));
@@ -473,14 +475,14 @@ impl History {
     async fn come_to_rest(&self, service: &Running<'_>) {
         self.mend_link();
         self.revive_host();
-        for vm in self.vms() {
+        for vm in vms() {
             let all = HOST_OPS.into_iter().chain(RECOVERY_OPS);
             all.for_each(|op| self.bed.outside.heal(vm.0, op));
         }
         let began = self.bed.clock.elapsed();
         loop {
             let mut at_rest = true;
-            for vm in self.vms() {
+            for vm in vms() {
                 let state = self.bed.logged(vm);
                 self.check(&state, &Move::Pass(Duration::ZERO));
                 at_rest &= state.trouble.is_none() && running(&state).is_none();
@@ -500,11 +502,11 @@ impl History {
                 break;
             }
             let waited = self.bed.clock.elapsed() - began;
-            let states = || self.vms().map(|vm| self.bed.logged(vm)).collect::<Vec<_>>();
+            let states = || vms().map(|vm| self.bed.logged(vm)).collect::<Vec<_>>();
             assert!(waited < 12 * HOUR, "they never come to rest: {:#?}", states());
             service.sleep(MINUTE).await;
         }
-        let before: Vec<_> = self.vms().map(|vm| self.bed.logged(vm)).collect();
+        let before: Vec<_> = vms().map(|vm| self.bed.logged(vm)).collect();
         // The slowest call that is under way takes a quarter of an hour.
         service.sleep(20 * MINUTE).await;
         for earlier in before {
@@ -515,6 +517,10 @@ impl History {
             assert!(!replicated || paused || gets_on, "it gets no points: {vm:#?}");
         }
     }
+}
+
+fn vms() -> impl Iterator<Item = VmId> {
+    (1..=VMS).map(vm_id)
 }
 
 fn running(vm: &Vm) -> Option<&Job> {

@@ -87,8 +87,10 @@ impl MailServer {
         std::thread::spawn(move || {
             let mut put_off = false;
             for client in listener.incoming() {
-                // A client that goes away in the middle is no reason to stop.
-                let _ = converse(client.unwrap(), &mut put_off, &taken);
+                let client = client.unwrap();
+                // A client that goes silent in the middle is no reason to wait for it.
+                client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+                let _ = converse(&client, &mut put_off, &taken);
             }
         });
         Self { port, mails }
@@ -109,12 +111,15 @@ impl MailServer {
 
 /// One conversation of SMTP (RFC 5321, 4.1).
 fn converse(
-    client: TcpStream,
+    client: &TcpStream,
     put_off: &mut bool,
     mails: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(client.try_clone()?).lines();
-    let say = |text: &str| write!(&client, "{text}\r\n");
+    let say = |text: &str| {
+        let mut client = client;
+        write!(client, "{text}\r\n")
+    };
     say("220 sink")?;
     while let Some(line) = lines.next().transpose()? {
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
@@ -152,6 +157,14 @@ fn a_mail_says_what_became_critical_and_when_it_is_over_and_which_plan_waits() {
         asked.until("Protected").await;
         asked.service.faults.raise(Fault::LinkCut);
         server.until(1).await;
+        // The server has said so, and the service has taken note.
+        let note = folder.path().join("data/alerts-mail.json");
+        for _ in 0..LOOKS {
+            if std::fs::read_to_string(&note).is_ok_and(|told| told.contains("SR-2101")) {
+                break;
+            }
+            actix::clock::sleep(LOOK).await;
+        }
         asked.service.stop().await;
         // What was told is not told again by the next start; the end of it is.
         let asked = Asked::start_with(&folder, "127.0.0.1:0", &mail).await;

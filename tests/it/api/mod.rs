@@ -1,6 +1,7 @@
 //! The control API: its routes, against a real service in a folder of its own.
 
 mod alerts;
+mod clusters;
 mod commands;
 mod endpoint;
 mod life;

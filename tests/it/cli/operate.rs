@@ -8,25 +8,39 @@ use std::process::{Output, Stdio};
 /// Looks at something that must come.
 const LOOKS: usize = 200;
 
-struct Operated {
-    place: Place,
-    service: Running,
+pub(super) struct Operated {
+    pub(super) place: Place,
+    pub(super) service: Running,
 }
 
 impl Operated {
     /// A service whose VM is protected.
     fn new() -> Self {
-        let place = Place::new(ONE_GUEST);
+        Self::of(ONE_GUEST, &["web-01"])
+    }
+
+    /// A service of this site, some of whose VMs are protected.
+    pub(super) fn of(site: &str, vms: &[&str]) -> Self {
+        let place = Place::new(site);
         let service = Running::serve(&place.config());
         let operated = Self { place, service };
-        let protected = |vm: &Value| vm["state"] == "Protected" && vm["health"] == "Normal";
+        for name in vms {
+            let protected = |vm: &Value| vm["state"] == "Protected" && vm["health"] == "Normal";
+            operated.until(name, protected);
+        }
+        operated
+    }
+
+    /// Waits until something holds of a VM.
+    #[track_caller]
+    pub(super) fn until(&self, name: &str, is_so: impl Fn(&Value) -> bool) {
         for _ in 0..LOOKS {
-            if protected(&operated.json(&["vm", "show", "web-01"])) {
-                return operated;
+            if is_so(&self.json(&["vm", "show", name])) {
+                return;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        panic!("it was not protected: {:#}", operated.json(&["vm", "show", "web-01"]));
+        panic!("it did not come to that: {:#}", self.json(&["vm", "show", name]));
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -36,19 +50,19 @@ impl Operated {
 
     /// The result of a command that must go well.
     #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
+    pub(super) fn done(&self, arguments: &[&str]) -> String {
         self.ends(arguments, 0).0
     }
 
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(super) fn json(&self, arguments: &[&str]) -> Value {
         let result = self.done(&[arguments, &["-o", "json"]].concat());
         serde_json::from_str(&result).unwrap()
     }
 
     /// Result and talk of a command that must end with an exit code.
     #[track_caller]
-    fn ends(&self, arguments: &[&str], code: i32) -> (String, String) {
+    pub(super) fn ends(&self, arguments: &[&str], code: i32) -> (String, String) {
         let output = self.run(arguments);
         let (result, talk) = (text(&output.stdout), text(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{result}{talk}");

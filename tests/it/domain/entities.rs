@@ -2,9 +2,10 @@
 
 use super::story::{link_down, vault};
 use lifeboat::domain::entity::{Entity, Rejection};
-use lifeboat::domain::id::{CloudId, HostId, VmId};
+use lifeboat::domain::id::{CloudId, HostId, VaultId, VmId};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
+use lifeboat::domain::vault::Component;
 use lifeboat::domain::{cloud, host, vault};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -56,6 +57,9 @@ fn host_command() -> impl Strategy<Value = host::Command> {
         }),
         Just(host::Command::ReportHeartbeat),
         Just(host::Command::ReportSilence { failure: link_down() }),
+        (0_u128..2)
+            .prop_map(|n| host::Command::RegisterAgent { vault: VaultId(Uuid::from_u128(n)) }),
+        proptest::option::of(name()).prop_map(|cluster| host::Command::JoinCluster { cluster }),
     ]
 }
 
@@ -64,7 +68,17 @@ fn vault_command() -> impl Strategy<Value = vault::Command> {
         name().prop_map(|name| vault::Command::Create { id: super::story::vault(), name }),
         Just(vault::Command::ReportReachable),
         Just(vault::Command::ReportUnreachable { failure: link_down() }),
+        name().prop_map(|digest| vault::Command::IssueRegistrationKey { digest }),
+        (name(), 0_u128..3).prop_map(|(digest, n)| use_key(&digest, n)),
     ]
+}
+
+fn use_key(digest: &str, n: u128) -> vault::Command {
+    vault::Command::UseRegistrationKey {
+        digest: digest.to_owned(),
+        by: Component::Host(HostId(Uuid::from_u128(n))),
+        name: format!("host-{n}"),
+    }
 }
 
 fn cloud_command() -> impl Strategy<Value = cloud::Command> {
@@ -146,6 +160,52 @@ fn nothing_is_created_without_a_name() {
     refused(host::Host::default().decide(&command, now(0)).map(|events| events.len()));
     let command = cloud::Command::Create { id: CloudId::default(), name };
     refused(cloud::Cloud::default().decide(&command, now(0)).map(|events| events.len()));
+}
+
+/// Told at second 1, a key is good for the five days after it, and for one.
+#[test]
+fn a_registration_key_admits_one_and_only_for_five_days() {
+    let mut vault: vault::Vault = tell(&[
+        vault::Command::Create { id: vault(), name: "vault-1".to_owned() },
+        vault::Command::IssueRegistrationKey { digest: "k".to_owned() },
+    ]);
+    let refused = |vault: &vault::Vault, n, step| {
+        let answer = vault.decide(&use_key("k", n), now(step));
+        let Err(Rejection::KeyRefused { because }) = answer else { panic!("{answer:?}") };
+        because
+    };
+    let five_days = 5 * 24 * 3600;
+    assert!(refused(&vault, 1, five_days + 1).starts_with("expired at"));
+    let admitted = vault.decide(&use_key("k", 1), now(five_days)).unwrap();
+    assert_eq!(admitted.len(), 1);
+    for event in &admitted {
+        vault.apply(event, now(five_days));
+    }
+    assert_eq!(vault.decide(&use_key("k", 1), now(five_days + 1)), Ok(vec![]), "it is already");
+    assert!(refused(&vault, 2, five_days).starts_with("was used by host-1 at"));
+    let answer = vault.decide(&use_key("l", 2), now(2));
+    assert!(matches!(answer, Err(Rejection::KeyRefused { .. })), "none of its own: {answer:?}");
+}
+
+#[test]
+fn only_members_of_one_cluster_share_it() {
+    let member = |n, cluster: Option<&str>| -> host::Host {
+        tell(&[
+            host::Command::Register {
+                id: HostId(Uuid::from_u128(n)),
+                name: format!("host-{n}"),
+                cloud: CloudId::default(),
+            },
+            host::Command::JoinCluster { cluster: cluster.map(str::to_owned) },
+        ])
+    };
+    let blue = member(1, Some("blue"));
+    assert!(blue.shares_cluster_with(&member(2, Some("blue"))));
+    assert!(!blue.shares_cluster_with(&blue), "it moves nowhere");
+    for other in [member(3, Some("red")), member(4, None)] {
+        assert!(!blue.shares_cluster_with(&other) && !other.shares_cluster_with(&blue));
+    }
+    assert!(!member(5, None).shares_cluster_with(&member(6, None)), "none is no cluster");
 }
 
 #[test]

@@ -238,6 +238,9 @@ fn is_report(command: &Command) -> bool {
         | Command::CancelJob { .. }
         | Command::HoldStart { .. }
         | Command::ReleaseStart
+        | Command::Describe { .. }
+        | Command::ChangeTarget { .. }
+        | Command::ReportMoved { .. }
         | Command::Retry { .. } => false,
     }
 }

@@ -464,6 +464,11 @@ impl Story {
             | Event::ReplicaStarted
             | Event::SpaceNotReclaimed { .. }
             | Event::SpaceReclaimed
+            | Event::Described { .. }
+            | Event::TargetChanged { .. }
+            | Event::ReplicaPlaced { .. }
+            | Event::TestPlaced { .. }
+            | Event::Moved { .. }
             | Event::FailoverCommitted => word,
         }
     }

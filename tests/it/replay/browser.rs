@@ -1,4 +1,5 @@
 //! The page of an incident in a real browser: nothing is fetched, there is no script, everything is there.
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
 use super::{INCIDENTS, fixture, lifeboat, text};
 use std::fs;
@@ -41,7 +42,9 @@ fn a_browser_shows_all_of_a_page_and_fetches_nothing() {
         let requests = folder.path().join("requests.json");
         let log = format!("--log-net-log={}", requests.display());
         let Some(dom) = browse(&page, &folder.path().join("profile"), &["--dump-dom", &log]) else {
-            println!("SKIPPED a_browser_shows_all_of_a_page: chromium is not installed");
+            println!(
+                "SKIPPED a_browser_shows_all_of_a_page_and_fetches_nothing: chromium is not installed"
+            );
             return;
         };
         for needed in [

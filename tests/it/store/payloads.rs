@@ -7,9 +7,14 @@
 
 use lifeboat::domain::catalogue::ENTRIES;
 use lifeboat::domain::entity::{Entity, Entry, Kind};
+use lifeboat::domain::fabric::{self, Address, Network, Size, Subnet, Tenant};
 use lifeboat::domain::failure::{Cause, Failure};
-use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
+use lifeboat::domain::id::{CloudId, DiskId, FabricId, HostId, JobId, PlanId, VaultId, VmId};
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
+use lifeboat::domain::machine::{
+    Architecture, DiskFormat, DiskRole, DiskTraits, Feature, Generation, Machine, Nic, System,
+};
+use lifeboat::domain::placement::{NicRole, NicTarget, PlacedNic, Placement, Remark, Target};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
@@ -299,6 +304,188 @@ fn plan_entries() -> Vec<Entry> {
     commands.into_iter().map(entry).chain([told]).collect()
 }
 
+/// What describes the sites, and where replicas are placed.
+fn site_entries() -> Vec<Entry> {
+    use fabric::{Command as F, Event as E};
+    let (fabric, vault, host) = (FabricId(id(7)), VaultId(id(5)), HostId(id(2)));
+    let text = str::to_owned;
+    let networks = vec![Network {
+        name: text("web"),
+        logical: Some(text("production")),
+        isolated: true,
+        subnets: vec![Subnet { name: text("front"), range: text("10.0.1.0/24") }],
+    }];
+    let sizes =
+        vec![Size { name: text("small"), cores: 2, memory_mib: 4096, data_disks: 4, nics: 2 }];
+    let tenant = Tenant { vm: VmId(id(1)), test: true };
+    let addresses = vec![Address { network: text("dr-web"), address: text("10.0.1.20") }];
+    let (network, to) = (text("web"), text("dr-web"));
+    let (digest, name) = (text("c0ffee"), text("host-1"));
+    let fabric_commands = vec![
+        F::Create { id: fabric, name: text("primary"), side: vm::Side::Primary },
+        F::Describe { networks: networks.clone(), sizes: sizes.clone() },
+        F::MapNetwork { network: network.clone(), to: to.clone() },
+        F::UnmapNetwork { network: network.clone() },
+        F::Claim { tenant, addresses: addresses.clone() },
+        F::Release { tenant },
+        F::RegisterProvider { vault },
+        F::ReportHeartbeat,
+        F::ReportSilence { failure: failure() },
+    ];
+    let fabric_events = vec![
+        E::Created { id: fabric, name: text("recovery"), side: vm::Side::Recovery },
+        E::Described { networks, sizes },
+        E::NetworkMapped { network: network.clone(), to },
+        E::NetworkUnmapped { network },
+        E::Claimed { tenant, addresses },
+        E::Released { tenant },
+        E::ProviderRegistered { vault },
+        E::HeartbeatLost { because: failure() },
+        E::HeartbeatRestored,
+    ];
+    let mut entries: Vec<_> = fabric_commands
+        .into_iter()
+        .map(|command| Entry::Fabric { command, events: vec![] })
+        .collect();
+    entries.push(Entry::Fabric { command: F::ReportHeartbeat, events: fabric_events });
+    let components = [vault::Component::Host(host), vault::Component::Provider(fabric)];
+    for by in components {
+        entries.push(Entry::Vault {
+            command: vault::Command::UseRegistrationKey {
+                digest: digest.clone(),
+                by,
+                name: name.clone(),
+            },
+            events: vec![vault::Event::RegistrationKeyUsed {
+                digest: digest.clone(),
+                by,
+                name: name.clone(),
+            }],
+        });
+    }
+    entries.extend([
+        Entry::Vault {
+            command: vault::Command::IssueRegistrationKey { digest: digest.clone() },
+            events: vec![vault::Event::RegistrationKeyIssued { digest, expires: at(9) }],
+        },
+        Entry::Host {
+            command: host::Command::RegisterAgent { vault },
+            events: vec![host::Event::AgentRegistered { vault }],
+        },
+        Entry::Host {
+            command: host::Command::JoinCluster { cluster: Some(text("blue")) },
+            events: vec![host::Event::ClusterChanged { cluster: None }],
+        },
+    ]);
+    let commands = [
+        vm::Command::Describe { machine: machine() },
+        vm::Command::Describe { machine: Machine::default() },
+        vm::Command::Describe {
+            machine: Machine {
+                architecture: Architecture::X86,
+                system: System::Other,
+                ..Machine::default()
+            },
+        },
+        vm::Command::ChangeTarget { target: target() },
+        vm::Command::ReportMoved { host },
+        vm::Command::ReportDone {
+            job: JobId(id(9)),
+            task: 0,
+            outcome: Outcome::Placed { placement: placement() },
+        },
+    ];
+    entries.extend(commands.map(|command| Vm::entry(command, vec![])));
+    let events = vec![
+        vm::Event::Described { machine: machine() },
+        vm::Event::TargetChanged { target: target() },
+        vm::Event::ReplicaPlaced { placement: placement() },
+        vm::Event::TestPlaced { placement: placement() },
+        vm::Event::Moved { host },
+    ];
+    entries.push(Vm::entry(vm::Command::PauseReplication, events));
+    entries
+}
+
+fn machine() -> Machine {
+    let formats = [
+        DiskFormat::Raw,
+        DiskFormat::Vhd,
+        DiskFormat::Vhdx,
+        DiskFormat::Qcow2,
+        DiskFormat::PassThrough,
+    ];
+    let traits = formats.map(|format| DiskTraits {
+        disk: DiskId(id(3)),
+        role: if format == DiskFormat::Raw { DiskRole::Os } else { DiskRole::Data },
+        format,
+        dynamic: true,
+        shared: false,
+        fibre_channel: true,
+        encrypted: false,
+        sector_bytes: 4096,
+    });
+    Machine {
+        generation: Generation::Two,
+        architecture: Architecture::Arm64,
+        system: System::Windows,
+        cores: 300,
+        memory_mib: 65_536,
+        disks: traits.to_vec(),
+        nics: vec![Nic {
+            name: "eth0".to_owned(),
+            network: Some("web".to_owned()),
+            subnet: None,
+            address: Some("10.0.1.20".to_owned()),
+            fixed: true,
+        }],
+        features: [
+            Feature::Ipv6,
+            Feature::NicTeaming,
+            Feature::AcceleratedNetworking,
+            Feature::GuestSmb3,
+            Feature::HotDisks,
+            Feature::NanoServer,
+            Feature::LvmOnOsDisk,
+        ]
+        .into(),
+    }
+}
+
+fn target() -> Target {
+    let roles = [NicRole::Automatic, NicRole::Primary, NicRole::Secondary, NicRole::LeftOut];
+    let nic = |role| NicTarget {
+        nic: "eth0".to_owned(),
+        role,
+        network: Some("dr-web".to_owned()),
+        subnet: Some("front".to_owned()),
+        address: None,
+    };
+    Target { size: Some("small".to_owned()), nics: roles.map(nic).to_vec() }
+}
+
+fn placement() -> Placement {
+    let network = || "web".to_owned();
+    let wanted = || "10.0.1.20".to_owned();
+    let remarks = [
+        None,
+        Some(Remark::NotMapped { network: network() }),
+        Some(Remark::NoSuchNetwork { network: network() }),
+        Some(Remark::AddressTaken { wanted: wanted() }),
+        Some(Remark::AddressOutside { wanted: wanted() }),
+        Some(Remark::NoAddressFree),
+    ];
+    let nic = |remark| PlacedNic {
+        nic: "eth0".to_owned(),
+        network: Some(network()),
+        subnet: None,
+        address: Some(wanted()),
+        primary: true,
+        remark,
+    };
+    Placement { size: None, nics: remarks.map(nic).to_vec(), no_size_fits: true }
+}
+
 fn vm_events() -> Vec<vm::Event> {
     use vm::Event as E;
     let job = JobId(id(9));
@@ -452,6 +639,7 @@ fn samples() -> Vec<Entry> {
         },
     ]);
     samples.extend(plan_entries());
+    samples.extend(site_entries());
     samples
 }
 

@@ -13,7 +13,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 fn unreachable_vault() -> Vault {
-    Vault { id: vault(), name: "vault-1".to_owned(), unreachable: Some((BEGINNING, link_down())) }
+    Vault {
+        id: vault(),
+        name: "vault-1".to_owned(),
+        unreachable: Some((BEGINNING, link_down())),
+        ..Vault::default()
+    }
 }
 
 /// A site with copies of a VM under other names.
@@ -52,7 +57,7 @@ fn folding_the_log_gives_the_states_that_lived_it() {
     site.apply(&Commit { stream, seq: 1, global: 99, at, actor, correlation, causation, entry });
     let mut lived = site_of(&story);
     let name = "vault-1".to_owned();
-    lived.vaults.insert(vault(), Vault { id: vault(), name, unreachable: None });
+    lived.vaults.insert(vault(), Vault { id: vault(), name, ..Vault::default() });
     assert_eq!(site, lived);
 }
 

@@ -1,0 +1,44 @@
+//! How the provider of a fabric is watched.
+
+use super::{Hosted, Reporter, World};
+use crate::actors::entity_actor::EntityActor;
+use crate::actors::supervisor::Shelves;
+use crate::domain::fabric::{Command, Effect, Fabric};
+use crate::domain::vm::Side;
+use actix::Addr;
+use futures_util::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+impl Hosted for Fabric {
+    const WORKER: &'static str = "monitor";
+    const STATE_SCHEMA: u16 = 1;
+
+    fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
+        &mut shelves.fabrics
+    }
+
+    fn perform(
+        &self,
+        effect: Effect,
+        world: Arc<World>,
+        reporter: Reporter<Self>,
+    ) -> LocalBoxFuture<'static, Command> {
+        let side = self.side;
+        let Effect::Watch = effect;
+        Box::pin(async move {
+            loop {
+                let site = match side {
+                    Side::Primary => &world.primary,
+                    Side::Recovery => &world.recovery,
+                };
+                reporter.report(match site.provider_heartbeat().await {
+                    Ok(()) => Command::ReportHeartbeat,
+                    Err(failure) => Command::ReportSilence { failure },
+                });
+                actix::clock::sleep(world.watch_interval).await;
+            }
+        })
+    }
+}

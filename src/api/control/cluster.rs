@@ -1,0 +1,72 @@
+//! Clusters: a VM moves to another member.
+
+use super::{Control, Request, is_named, vm_named};
+use crate::api::operation::read_body;
+use crate::api::problem::Problem;
+use crate::api::routes::Accepted;
+use crate::domain::entity::Rejection;
+use crate::domain::host::Host;
+use crate::domain::vm::{Command, Vm};
+use serde::Deserialize;
+use std::sync::Arc;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveBody {
+    to: String,
+}
+
+impl Control {
+    /// Moves a VM to another member of its host's cluster.
+    pub(in crate::api) async fn move_vm(
+        &self,
+        name: &str,
+        body: &[u8],
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let _turn = self.commands.lock().await;
+        let MoveBody { to } = read_body(body)?;
+        let site = self.parts.live.site().await?;
+        let vm = vm_named(&site, name)?;
+        let target = site.hosts.values().find(|host| is_named(&to, &host.name, host.id.0));
+        let target = target.ok_or_else(|| Problem::unknown("host", &to))?;
+        let (id, operation) = (vm.id, "move".to_owned());
+        let accepted = |commit: Option<u64>, repeated| Accepted {
+            operation: operation.clone(),
+            target: vm.name.clone(),
+            changed: commit.is_some(),
+            commit,
+            repeated,
+            job: None,
+        };
+        let job = self.job_of(id.0, &operation, &request);
+        if let Some(commit) = self.answered(job, &request).await? {
+            return Ok(accepted(Some(commit), true));
+        }
+        if vm.host == target.id {
+            return Ok(accepted(None, false));
+        }
+        movable(vm, site.hosts.get(&vm.host), target)?;
+        let (outside, to) = (Arc::clone(&self.parts.outside), target.id);
+        let moved = tokio::task::spawn_blocking(move || outside.move_vm(id, to)).await;
+        let moved = moved.map_err(|error| Problem::not_ready("the move", error))?;
+        moved.map_err(|failure| Problem::new(&failure))?;
+        let commit =
+            self.tell::<Vm>(id.0, Command::ReportMoved { host: to }, job, &request).await?;
+        Ok(accepted(commit, false))
+    }
+}
+
+fn movable(vm: &Vm, from: Option<&Host>, to: &Host) -> Result<(), Problem> {
+    let refused = |because: String| Err(Rejection::Refused { because }.into());
+    if !from.is_some_and(|from| from.shares_cluster_with(to)) {
+        return refused(format!("{} is in no cluster with {}", to.name, vm.name));
+    }
+    if !vm.may_run_at_primary() {
+        return refused(format!(
+            "{} does not run at the primary site: it is {}",
+            vm.name, vm.phase
+        ));
+    }
+    Ok(())
+}

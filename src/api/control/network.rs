@@ -1,0 +1,79 @@
+//! Networks: looked at, and mapped.
+
+use super::{Control, Request, vm_named};
+use crate::api::operation::read_body;
+use crate::api::problem::Problem;
+use crate::api::routes::Accepted;
+use crate::domain::fabric::{Command, Fabric};
+use crate::views::{FabricView, MappingView, PrerequisiteView};
+use serde::Deserialize;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MappingBody {
+    to: String,
+}
+
+impl Control {
+    /// Every check of a VM's prerequisites.
+    pub(in crate::api) async fn checks(
+        &self,
+        name: &str,
+    ) -> Result<Vec<PrerequisiteView>, Problem> {
+        let site = self.parts.live.site().await?;
+        Ok(PrerequisiteView::all(vm_named(&site, name)?))
+    }
+
+    /// The two sites.
+    pub(in crate::api) async fn fabrics(&self) -> Result<Vec<FabricView>, Problem> {
+        Ok(self.parts.live.site().await?.fabrics())
+    }
+
+    /// How the VM networks are mapped.
+    pub(in crate::api) async fn mappings(&self) -> Result<Vec<MappingView>, Problem> {
+        Ok(self.parts.live.site().await?.mappings())
+    }
+
+    /// Maps a VM network; without a body, to none.
+    pub(in crate::api) async fn map(
+        &self,
+        network: &str,
+        body: Option<&[u8]>,
+        request: Request,
+    ) -> Result<Accepted, Problem> {
+        let _turn = self.commands.lock().await;
+        let site = self.parts.live.site().await?;
+        let none = || {
+            Problem::unknown("described recovery site in the configuration, so no network", network)
+        };
+        let sites = site.sites().ok_or_else(none)?;
+        let known = sites.primary.network(network).is_some();
+        let network = network.to_owned();
+        let command = match body {
+            Some(body) => {
+                let MappingBody { to } = read_body(body)?;
+                if !known {
+                    return Err(Problem::unknown("network of the primary site", &network));
+                }
+                if sites.recovery.network(&to).is_none() {
+                    return Err(Problem::unknown("network of the recovery site", &to));
+                }
+                Command::MapNetwork { network: network.clone(), to }
+            }
+            // A network that is gone may have left its mapping.
+            None if !known && !sites.primary.mapping.contains_key(&network) => {
+                return Err(Problem::unknown("network of the primary site", &network));
+            }
+            None => Command::UnmapNetwork { network: network.clone() },
+        };
+        let (id, operation) = (sites.primary.id.0, "network-mapping".to_owned());
+        let job = self.job_of(id, &format!("{operation} {network}"), &request);
+        let repeated = self.answered(job, &request).await?;
+        let commit = match repeated {
+            Some(commit) => Some(commit),
+            None => self.tell::<Fabric>(id, command, job, &request).await?,
+        };
+        let (changed, repeated) = (commit.is_some(), repeated.is_some());
+        Ok(Accepted { operation, target: network, changed, commit, repeated, job: None })
+    }
+}

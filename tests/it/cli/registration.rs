@@ -1,0 +1,122 @@
+//! Registration keys, the provider, clusters and the policy of a running service, from the command line.
+
+use super::operate::Operated;
+use serde_json::Value;
+
+/// A vault that admits hosts with a key, and a cluster of two.
+const SITE: &str = r#"
+[vault]
+registration = "key"
+[[network]]
+name = "web"
+[[recovery.network]]
+name = "dr"
+[[host]]
+name = "host-1"
+cluster = "blue"
+[[host.vm]]
+name = "web-01"
+machine = { nic = [{ name = "eth0", network = "web" }] }
+disk = [{ name = "os", path = "disks/web-01.img", create_mib = 4 }]
+guest = { seed = 1, install_mib = 1, writes_per_second = 20 }
+[[host]]
+name = "host-2"
+cluster = "blue"
+[[host]]
+name = "host-3"
+"#;
+
+fn is_protected(vm: &Value) -> bool {
+    vm["state"] == "Protected" && vm["health"] == "Normal"
+}
+
+fn key_of(operated: &Operated) -> String {
+    operated.done(&["vault", "registration-key", "vault-1"]).trim().to_owned()
+}
+
+#[test]
+fn a_host_is_admitted_once_with_a_key_of_its_vault() {
+    let operated = Operated::of(SITE, &[]);
+    assert!(!operated.done(&["host", "list"]).contains("host-1"), "nobody is admitted yet");
+    operated.ends(&["vm", "show", "web-01"], 3);
+    let register = |host: &str, key: &str, code| {
+        operated.ends(&["host", "register", host, "--key", key], code).1
+    };
+    assert!(register("host-1", "secret", 5).contains("is none"));
+    let foreign = format!("lifeboat.{}.{}", "7".repeat(32), "a1".repeat(32));
+    assert!(register("host-1", &foreign, 5).contains("which this service does not have"));
+    let key = key_of(&operated);
+    let forged = format!("{}{}", &key[..key.len() - 64], "a1".repeat(32));
+    assert!(register("host-1", &forged, 5).contains("is none of vault vault-1"));
+    register("host-9", &key, 3);
+    register("host-1", &key, 0);
+    register("host-1", &key, 0);
+    assert!(register("host-2", &key, 5).contains("was used by host-1 at"));
+    operated.until("web-01", is_protected);
+    assert!(operated.done(&["host", "list"]).contains("blue"));
+
+    assert!(operated.json(&["network", "list"]).as_array().unwrap().is_empty());
+    operated.done(&["provider", "register", "--key", &key_of(&operated)]);
+    for _ in 0..100 {
+        if operated.done(&["provider", "list"]).contains("vault-1") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(operated.done(&["provider", "list"]).contains("primary-site"));
+
+    let Operated { place, service } = operated;
+    assert_eq!(service.stop().code(), Some(0));
+    let again = Operated { service: super::Running::serve(&place.config()), place };
+    again.until("web-01", is_protected);
+    assert!(!again.done(&["host", "list"]).contains("host-2"), "it was never admitted");
+}
+
+#[test]
+fn a_vm_that_moves_within_its_cluster_stays_protected() {
+    let operated = Operated::of(SITE, &[]);
+    for host in ["host-1", "host-2", "host-3"] {
+        operated.done(&["host", "register", host, "--key", &key_of(&operated)]);
+    }
+    operated.until("web-01", is_protected);
+    let (_, talk) = operated.ends(&["vm", "move", "web-01", "--to", "host-3"], 5);
+    assert!(talk.contains("host-3 is in no cluster with web-01"), "{talk}");
+    operated.ends(&["vm", "move", "web-01", "--to", "host-9"], 3);
+    let points = |vm: &Value| vm["latest_recovery_point"]["cycle"].as_u64().unwrap_or(0);
+    let before = points(&operated.json(&["vm", "show", "web-01"]));
+    operated.done(&["vm", "move", "web-01", "--to", "host-2"]);
+    assert!(operated.done(&["vm", "move", "web-01", "--to", "host-2"]).contains("nothing to do"));
+    operated.until("web-01", |vm| {
+        vm["host"] == "host-2" && is_protected(vm) && before + 1 < points(vm)
+    });
+    let jobs = operated.done(&["job", "list", "--vm", "web-01"]);
+    assert!(!jobs.contains("Resynchronize"), "it was let go in an orderly way: {jobs}");
+
+    let Operated { place, service } = operated;
+    assert_eq!(service.stop().code(), Some(0));
+    let again = Operated { service: super::Running::serve(&place.config()), place };
+    let before = points(&again.json(&["vm", "show", "web-01"]));
+    again.until("web-01", |vm| vm["host"] == "host-2" && is_protected(vm) && before < points(vm));
+    assert!(!again.done(&["job", "list", "--vm", "web-01"]).contains("Resynchronize"));
+    again.done(&["failover", "planned", "web-01", "-y", "--wait"]);
+}
+
+#[test]
+fn a_policy_that_is_changed_holds_for_a_vm_that_replicates_already() {
+    let operated = Operated::of(super::ONE_GUEST, &["web-01"]);
+    let due = |vm: &Value| vm["rpo_target_seconds"].as_f64().unwrap_or(0.0);
+    assert!((due(&operated.json(&["vm", "show", "web-01"])) - 1.0).abs() < 0.1);
+    operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "900", "--retention", "3"]);
+    operated.until("web-01", |vm| (due(vm) - 900.0).abs() < 0.1);
+    let vm = operated.json(&["vm", "show", "web-01"]);
+    assert_eq!(vm["policy"]["recovery_point_retention_hours"], 3);
+    let taken = operated.done(&["policy", "list"]);
+    assert!(taken.contains("every 900 s") && taken.contains("all VMs"), "{taken}");
+    let held = vm["latest_recovery_point"]["cycle"].as_u64();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let later = operated.json(&["vm", "show", "web-01"]);
+    let made = later["latest_recovery_point"]["cycle"].as_u64().zip(held);
+    assert!(made.is_some_and(|(now, then)| now <= then + 1), "a delta every 900 s: {made:?}");
+    operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "1"]);
+    operated.until("web-01", |vm| held < vm["latest_recovery_point"]["cycle"].as_u64());
+}
