@@ -170,7 +170,10 @@ impl Jobs {
         match &commit.entry {
             Entry::Vm { command, events } => self.take_vm(commit, command, events),
             Entry::Plan { events, .. } => self.take_plan(commit, events),
-            Entry::Host { .. } | Entry::Cloud { .. } | Entry::Vault { .. } => return,
+            Entry::Host { .. }
+            | Entry::Cloud { .. }
+            | Entry::Vault { .. }
+            | Entry::Fabric { .. } => return,
         }
         while self.kept < self.order.len() {
             if let Some(oldest) = self.order.pop_front() {
