@@ -178,7 +178,7 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         Step::DeleteReplica => &[Call::DeleteReplica],
         Step::FenceSource => &[Call::StopSource, Call::Fence],
         Step::StartFailover => &[Call::Verify, Call::Serve],
-        Step::StartReplica => &[Call::Serve, Call::StartReplica],
+        Step::StartReplica => &[Call::Serve, Call::StopSource, Call::StartReplica],
         Step::DropOtherPoints => &[Call::KeepOnly],
     }
 }

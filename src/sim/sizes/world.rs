@@ -101,6 +101,8 @@ pub(super) struct Begun {
     call: Call,
     disk: Option<DiskId>,
     lives: u64,
+    /// Whether its host was within reach.
+    reached: bool,
     requests: u64,
     fails: Option<Failure>,
 }
@@ -284,12 +286,15 @@ impl World {
     ) -> (Begun, u64) {
         let requests = call.requests(vm.disks.len() as u64);
         let lives = self.hosts[self.guests[guest].host].lives;
-        let mut begun = Begun { call, disk, lives, requests, fails: None };
+        let mut begun =
+            Begun { call, disk, lives, reached: self.answers(guest), requests, fails: None };
         begun.fails = self.failure(guest, vm, &begun);
         if begun.fails.is_some() {
             return (begun, self.draw(guest, NO_ANSWER_MS));
         }
-        let pause = self.draw(guest, call.takes_ms());
+        let stops = matches!(call, Call::ShutDownSource | Call::StopSource);
+        let is_off = stops && !self.guests[guest].runs;
+        let pause = self.draw(guest, if is_off { (1, 20) } else { call.takes_ms() });
         let way = requests * self.rtt_ms;
         let (sent, read) = self.bytes(guest, vm, call, disk);
         let took = pause + way / 2 + self.draw(guest, (0, way)) + read / READ_BYTES_PER_MS;
@@ -450,7 +455,9 @@ impl World {
                 }
                 guest.run(now);
             }
-            Call::StartReplica => broken.extend(guest.started_away(vm, now, answers)),
+            Call::StartReplica => {
+                broken.extend(guest.started_away(vm, now, begun.reached && answers))
+            }
             _ => {}
         }
         Ok(Outcome::Done)

@@ -4,13 +4,8 @@ use super::{faults, named, of, seeded};
 use lifeboat::sim::{Driver, Fidelity, RunOptions, Scenario, Subject, Verdict, explore, run};
 
 /// Scenarios whose faults are all about sizes and rates.
-const BOTH: [&str; 5] = [
-    "vault_unreachable",
-    "split_brain",
-    "planned_failover",
-    "region_outage",
-    "host_loss",
-];
+const BOTH: [&str; 5] =
+    ["vault_unreachable", "split_brain", "planned_failover", "region_outage", "host_loss"];
 
 fn as_sizes(name: &str) -> Scenario {
     let mut scenario = named(name);
