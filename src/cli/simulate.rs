@@ -82,7 +82,7 @@ struct RunArgs {
     /// Write one HTML page with everything in it: the verdict, RPO over time with the outages behind it, jobs
     #[arg(long, value_name = "FILE", conflicts_with = "runs")]
     report: Option<PathBuf>,
-    /// The same under another policy, side by side: a file with copy_frequency, retention, resync_window
+    /// The same under another policy, side by side: a file with `copy_frequency`, `retention`, `resync_window`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "log", "report"])]
     against: Option<PathBuf>,
 }
@@ -144,7 +144,7 @@ fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
     let scenario = subject(&args.what, scenario.as_ref()).scenario(args.what.seed);
     if let Some(path) = &args.against {
-        return against::run_both(scenario, path, args.what.options(), args.output);
+        return against::run_both(&scenario, path, args.what.options(), args.output);
     }
     let outcome = run(&scenario, args.what.options())?;
     if let Some(path) = &args.report {

@@ -72,7 +72,9 @@ pub fn page_with(
         incident.commits
     );
     out.push_str(&damage(incident));
-    tables.iter().for_each(|table| out.push_str(&table.drawn()));
+    for table in tables {
+        out.push_str(&table.drawn());
+    }
     out.push_str(&summary(incident));
     let _ = write!(out, "<h2>What happened</h2>\n{}", lanes(incident, &axis));
     let _ = write!(out, "<h2>Age of the newest recovery point</h2>\n{CURVE_KEY}");
@@ -94,7 +96,9 @@ pub fn page_with(
 impl Table {
     fn drawn(&self) -> String {
         let mut out = format!("<h2>{}</h2>\n<table>\n<thead><tr>", escaped(&self.title));
-        self.heads.iter().for_each(|head| out += &format!("<th>{}</th>", escaped(head)));
+        for head in &self.heads {
+            let _ = write!(out, "<th>{}</th>", escaped(head));
+        }
         out.push_str("</tr></thead>\n<tbody>\n");
         for row in &self.rows {
             out.push_str("<tr>");

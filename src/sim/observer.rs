@@ -187,8 +187,9 @@ impl Figures {
             } => {
                 self.failover_asked_ms.get_or_insert(now_ms);
             }
-            Event::FailoverCancelled => self.failover_asked_ms = None,
-            Event::JobEnded { outcome: JobOutcome::Failed, .. } => self.failover_asked_ms = None,
+            Event::FailoverCancelled | Event::JobEnded { outcome: JobOutcome::Failed, .. } => {
+                self.failover_asked_ms = None;
+            }
             Event::ReplicaStarted => {
                 if let Some(asked) = self.failover_asked_ms.take() {
                     self.rto_max_ms = self.rto_max_ms.max(Some(now_ms - asked));

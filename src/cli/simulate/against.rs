@@ -18,16 +18,17 @@ struct Policy {
 
 /// Runs a scenario as it is and under the policy of a file, with the same seed.
 pub(super) fn run_both(
-    scenario: Scenario,
+    scenario: &Scenario,
     path: &Path,
     options: RunOptions,
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let other = changed(&scenario, path)?;
-    let (one, other) = (run(&scenario, options)?, run(&other, options)?);
+    let other = changed(scenario, path)?;
+    let (one, other) = (run(scenario, options)?, run(&other, options)?);
     match output {
         Output::Json => {
-            print(&serde_json::to_string(&json!({ "as_it_is": one, "against": other }))?)
+            let both = json!({ "as_it_is": one, "against": other });
+            print(&serde_json::to_string(&both)?);
         }
         Output::Table => print(side_by_side(&one, &other).trim_end()),
     }

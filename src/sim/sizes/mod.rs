@@ -329,7 +329,7 @@ impl Fleet<'_> {
     }
 
     fn weather(&mut self) {
-        self.world.change_weather(self.active.values());
+        self.world.change_weather(&self.active);
         self.look_at_trackers();
     }
 
@@ -353,7 +353,9 @@ impl Fleet<'_> {
                 let nth =
                     tracking.filter(|it| matches!(it.doing, Doing::Tracking)).map(|it| it.nth);
                 let nth: Vec<u64> = nth.collect();
-                nth.into_iter().for_each(|nth| self.work_due(vm, nth));
+                for nth in nth {
+                    self.work_due(vm, nth);
+                }
             }
         }
     }
