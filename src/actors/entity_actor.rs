@@ -301,7 +301,9 @@ pub(super) fn catch_up<E: Hosted>(
         let commits = store.read_stream(stream, *seq + 1, LOAD_BATCH)?;
         let Some(last) = commits.last() else { return Ok(()) };
         *seq = last.seq;
-        commits.iter().for_each(|commit| fold(state, commit));
+        for commit in &commits {
+            fold(state, commit);
+        }
     }
 }
 

@@ -27,8 +27,7 @@ pub(super) fn run_both(
     let (one, other) = (run(scenario, options)?, run(&other, options)?);
     match output {
         Output::Json => {
-            let both = json!({ "as_it_is": one, "against": other });
-            print(&serde_json::to_string(&both)?);
+            print(&serde_json::to_string(&json!({ "as_it_is": one, "against": other }))?);
         }
         Output::Table => print(side_by_side(&one, &other).trim_end()),
     }

@@ -329,7 +329,7 @@ impl Fleet<'_> {
     }
 
     fn weather(&mut self) {
-        self.world.change_weather(&self.active);
+        self.world.change_weather(&self.active.values());
         self.look_at_trackers();
     }
 

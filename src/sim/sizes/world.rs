@@ -30,7 +30,7 @@ const READ_BYTES_PER_MS: u64 = 200_000;
 const WIDENED: u64 = 8;
 
 /// A host.
-#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub(super) struct Host {
     pub(super) id: HostId,
     pub(super) name: String,
@@ -196,8 +196,8 @@ impl World {
     }
 
     /// Makes the world as the active faults say.
-    pub(super) fn change_weather(&mut self, active: &BTreeMap<usize, Step>) {
-        let of = |deed: Deed| active.values().filter(move |step| *step.r#do.get_ref() == deed);
+    pub(super) fn change_weather<'a>(&mut self, active: &(impl Iterator<Item = &'a Step> + Clone)) {
+        let of = |deed: Deed| active.clone().filter(move |step| *step.r#do.get_ref() == deed);
         let percent = |deed| of(deed).filter_map(|step| step.percent).max().unwrap_or(0);
         self.weather = Weather {
             unreachable: of(Deed::VaultUnreachable).next().is_some(),

@@ -178,7 +178,9 @@ fn the_log_alone_gives_the_same_figures() {
     }
     let mut folded = Vm::default();
     for (at, _, events) in &story.told {
-        events.iter().for_each(|event| folded.apply(event, *at));
+        for event in events {
+            folded.apply(event, *at);
+        }
     }
     assert_eq!(folded.statistics, story.vm.statistics);
     assert!(5 <= interval(&story).errors + folded.statistics.previous.map_or(0, |it| it.errors));
