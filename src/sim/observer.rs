@@ -360,6 +360,12 @@ impl Observer {
             }
             Phase::Resynchronizing(_) if vm.resync.waits_for == Some(Opening::ByHand) => Ok(()),
             Phase::Protected | Phase::FailbackReady if vm.health(now) == Health::Normal => Ok(()),
+            // It is well again: what an interval of half a day missed is told until that is over.
+            Phase::Protected | Phase::FailbackReady
+                if vm.health_causes(now).len() == 1 && vm.missed_too_many(now).is_some() =>
+            {
+                Ok(())
+            }
             _ => {
                 let causes = vm.health_causes(now);
                 let because = causes.first().map_or("", |cause| &cause.because);

@@ -213,7 +213,7 @@ impl Vm {
     }
 
     /// The present interval, if it has missed more cycles than Normal health allows.
-    pub(super) fn missed_too_many(&self, now: Timestamp) -> Option<Interval> {
+    pub fn missed_too_many(&self, now: Timestamp) -> Option<Interval> {
         let every = self.policy.copy_frequency();
         let current = self.statistics_at(now).current?;
         current.misses_too_many(every).then_some(current)
