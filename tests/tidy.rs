@@ -107,6 +107,7 @@ const OWNED: &[Owned] = &[
             ("replication/differences.rs", "regions are compared on all cores"),
             ("replay/keeper.rs", "a file is searched, which blocks"),
             ("replication/resync.rs", "regions are compared while one is sent"),
+            ("service/cluster.rs", "attaching disks where a VM was moved blocks"),
             ("service/running.rs", "attaching and closing disks blocks"),
             ("service/sites.rs", "attaching disks blocks"),
             ("cli/demo/", "comparing disks blocks"),

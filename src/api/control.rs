@@ -15,6 +15,7 @@ use crate::domain::vault::Component;
 use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
 use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,11 +54,11 @@ pub trait Outside: Send + Sync {
     /// Told once the vault admits somebody, durably.
     fn admitted(&self, who: Component);
 
-    /// Moves a VM that runs to another member of its cluster. Blocks.
+    /// Moves a VM that runs to another member of its cluster.
     ///
     /// # Errors
     /// `HostLost`, and why its disks cannot be used there.
-    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure>;
+    fn move_vm(&self, vm: VmId, to: HostId) -> BoxFuture<'static, Result<(), Failure>>;
 
     /// A resync window as people write it, at this site.
     ///

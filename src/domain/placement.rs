@@ -7,8 +7,8 @@
 use super::fabric::{Address, Fabric, Network, Size, Subnet, Tenant};
 use super::machine::{DiskRole, Machine, Nic};
 use super::vm::{Disk, Vm};
+use core::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
 
 /// What somebody chose for a replica; what is not chosen follows from the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,8 @@
 //! Clusters of the lab: a VM moves from one member to another, on the same disks and logs.
 
 use super::host_agent::HostAgent;
-use crate::domain::failure::Failure;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{HostId, VmId};
 use crate::drivers::lab::LabSite;
 use crate::ports::hypervisor::Hypervisor;
@@ -16,10 +17,20 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    /// Moves a VM, away from the executor.
+    pub(super) async fn moved(self, vm: VmId, to: HostId) -> Result<(), Failure> {
+        let moved = tokio::task::spawn_blocking(move || self.move_vm(vm, to)).await;
+        moved.unwrap_or_else(|panic| {
+            Err(Failure::new(Code::HostResourcesShort, Cause::Host(to), panic)
+                .with("host", "the one that it was moved to")
+                .with("operation", "attaching disks"))
+        })
+    }
+
     /// Moves a VM that runs to another member. Where it was is let go of in an orderly way, if it is still there:
     /// else the member that gets it sees from the logs that they were not closed. Its guest gets its disks back
     /// where they were; one that was killed with its host boots again.
-    pub(super) fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure> {
+    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure> {
         // The lab answers at once.
         self.lab.heartbeat(to).now_or_never().unwrap_or(Ok(()))?;
         for agent in self.agents.iter().filter(|agent| agent.host != to) {

@@ -15,6 +15,7 @@ use crate::domain::vm::ResyncWindow;
 use crate::ports::clock::Clock;
 use crate::replication::Sources;
 use crate::views::LogsView;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -117,8 +118,8 @@ impl Outside for Here {
         let _ = self.admit.send(who);
     }
 
-    fn move_vm(&self, vm: VmId, to: HostId) -> Result<(), Failure> {
-        self.cluster.move_vm(vm, to)
+    fn move_vm(&self, vm: VmId, to: HostId) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(self.cluster.clone().moved(vm, to))
     }
 
     fn resync_window(&self, text: &str) -> Result<ResyncWindow, String> {

@@ -8,7 +8,6 @@ use crate::domain::entity::Rejection;
 use crate::domain::host::Host;
 use crate::domain::vm::{Command, Vm};
 use serde::Deserialize;
-use std::sync::Arc;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,9 +46,8 @@ impl Control {
             return Ok(accepted(None, false));
         }
         movable(vm, site.hosts.get(&vm.host), target)?;
-        let (outside, to) = (Arc::clone(&self.parts.outside), target.id);
-        let moved = tokio::task::spawn_blocking(move || outside.move_vm(id, to)).await;
-        let moved = moved.map_err(|error| Problem::not_ready("the move", error))?;
+        let to = target.id;
+        let moved = self.parts.outside.move_vm(id, to).await;
         moved.map_err(|failure| Problem::new(&failure))?;
         let commit =
             self.tell::<Vm>(id.0, Command::ReportMoved { host: to }, job, &request).await?;
