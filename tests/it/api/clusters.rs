@@ -59,7 +59,7 @@ fn a_vm_whose_host_is_lost_goes_on_at_another_member_and_what_it_lost_track_of_i
         assert_eq!(job.expect("it was marked")["state"], "Succeeded");
         let log = asked.get("events?limit=1000").await.body;
         let events = log["events"].as_array().unwrap().iter();
-        let events = events.flat_map(|commit| commit["entry"]["Vm"]["events"].as_array());
+        let events = events.filter_map(|commit| commit["entry"]["Vm"]["events"].as_array());
         let mut reasons = events.flatten().map(|event| event["MarkedForResync"]["reason"].clone());
         let reason = reasons.find(|reason| !reason.is_null());
         // Whether the watch of the tracker or a cut of its logs met it first.
