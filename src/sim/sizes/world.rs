@@ -14,7 +14,7 @@ use crate::sim::clock::BEGINNING;
 use crate::sim::dice::keyed;
 use crate::sim::recorded::WRITE_BYTES;
 use crate::sim::scenario::{Burst, Deed, Scenario, Step};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use uuid::Uuid;
 
 /// The root of all ids of a run.
