@@ -23,7 +23,7 @@ fn the_same_seed_gives_the_same_hash_in_every_process() {
     assert_eq!(code, Some(0), "{first:#}");
     assert_eq!(first["verdict"], "pass");
     assert_eq!(first["log_hash"].as_str().map(str::len), Some(64));
-    for _ in 0..3 {
+    for _ in 1..20 {
         assert_eq!(last_line(&arguments).1, first);
     }
 }
@@ -61,4 +61,30 @@ fn the_log_of_a_run_is_read_by_the_event_log() {
     assert_eq!(lifeboat(&swarm).status.code(), Some(0));
     super::done(&["events", "import", "--from", &log, "--data", &data]);
     assert!(super::done(&["events", "tail", "--data", &data]).contains("vm/"));
+}
+
+#[test]
+fn a_run_has_a_page_and_is_played_and_stands_beside_another_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (scenario, page, log) = (scenario("flapping_link"), path("run.html"), path("log.jsonl"));
+
+    super::done(&["simulate", &scenario, "--seed", "7", "--report", &page]);
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in ["Verdict: pass", "one primary", "flap_link", "RPO p50", "<svg"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("<script") && !page.contains("src="), "it stands for itself");
+
+    let played = super::done(&["simulate", "show", &scenario, "--seed", "7", "--log", &log]);
+    assert!(played.contains("web-1 is protected") || played.contains("recovery point"), "{played}");
+    assert!(Path::new(&log).exists());
+
+    let policy = path("policy.toml");
+    std::fs::write(&policy, "copy_frequency = \"5m\"\n").unwrap();
+    let arguments = ["simulate", &scenario, "--seed", "7", "--against", &policy, "-o", "json"];
+    let (code, both) = last_line(&arguments);
+    assert_eq!(code, Some(0), "{both:#}");
+    let points = |side: &str| both[side]["vms"][0]["points"].as_u64().expect("a number of points");
+    assert!(points("against") < points("as_it_is"), "fewer deltas, fewer points");
 }
