@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Tracker {
-    /// Compacts the active logs of disks whose logs take 40 % of them, where it helps: for whoever cannot
-    /// ship for now.
+    /// Compacts the active logs of disks whose logs take 40 % of them, where it helps: for a
+    /// source that cannot ship, as while the vault is away.
     ///
     /// # Errors
     /// As [`Tracker::compact_active`].
