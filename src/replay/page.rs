@@ -6,6 +6,7 @@ use super::words::{bytes, span};
 use crate::domain::job::JobOutcome;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Health;
+use crate::store::BUILD;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -128,9 +129,8 @@ fn head(title: &str) -> String {
 
 /// The end of a page, and what it was made from.
 fn foot(made_from: &str) -> String {
-    let build = env!("CARGO_PKG_VERSION");
     format!(
-        "<footer>Made from {made_from} by lifeboat {build}. Times are UTC.</footer>\n\
+        "<footer>Made from {made_from} by lifeboat {BUILD}. Times are UTC.</footer>\n\
          </main>\n</body>\n</html>\n"
     )
 }
