@@ -310,7 +310,8 @@ impl Ours {
             vm.delta.cycle = 1;
             self.engine.copy_disk(&vm, self.disk, &|_, _| {}).await.expect("copy");
             self.engine.complete_copy(&vm).await.expect("complete the copy");
-            vm.points = self.engine.ship_through(&vm, 1).await.expect("first point");
+            let points = self.engine.ship_through(&vm, 1).await.expect("first point");
+            vm.points = points.into();
         });
     }
 
