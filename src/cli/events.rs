@@ -4,7 +4,7 @@ use super::{Answer, CommandError, DataArg, Output, Results, print};
 use crate::domain::entity::{Commit, Entry};
 use crate::ports::event_store::EventStore;
 use crate::ports::random::Random;
-use crate::replay::Redactor;
+use crate::replay::{Redactor, StatesOfExport};
 use crate::service::KernelRandom;
 use crate::store::jsonl::Header;
 use crate::store::{SledStore, jsonl, verify};
@@ -188,7 +188,8 @@ fn export(data: &DataArg, redact: bool, to: Option<&PathBuf>) -> Result<Answer, 
 }
 
 fn export_all(store: &SledStore, out: &mut dyn Write) -> Result<Header, CommandError> {
-    Ok(jsonl::export(store, out)?)
+    let mut states = StatesOfExport::default();
+    Ok(jsonl::export(store, &mut |commit, place| states.after(commit, place), out)?)
 }
 
 /// Exports under a key that is forgotten with the end of this process.
@@ -202,7 +203,9 @@ fn export_redacted(store: &SledStore, out: &mut dyn Write) -> Result<Header, Com
             Ok(true)
         })
     };
-    jsonl::write_redacted::<CommandError>(store.written_by(), redacted, out)
+    let mut states = StatesOfExport::default();
+    let mut state_after = |commit: &Commit, place| states.after(commit, place);
+    jsonl::write_redacted::<CommandError>(store.written_by(), redacted, &mut state_after, out)
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {

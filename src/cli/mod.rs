@@ -26,6 +26,7 @@ mod table;
 mod vault;
 mod vm;
 
+use crate::store::BUILD;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 /// Self-hosted site recovery for virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "lifeboat", version, about, propagate_version = true)]
+#[command(name = "lifeboat", version = BUILD, about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -13,7 +13,7 @@ use crate::replay::{
     Verification, explain, snapshot_schema, verify,
 };
 use crate::sim::{Scenario, recorded};
-use crate::store::SledStore;
+use crate::store::{BUILD, SledStore};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -329,7 +329,7 @@ fn tell_divergence(diverging: &Diverging) {
             }
         }
     }
-    print(&format!("  {}; this is build {}", written_by(diverging), env!("CARGO_PKG_VERSION")));
+    print(&format!("  {}; this is build {BUILD}", written_by(diverging)));
 }
 
 /// Who wrote a commit, as far as the log says so.
@@ -360,7 +360,7 @@ fn as_json(result: &Verification) -> serde_json::Value {
         "undecidable": result.undecidable, "diverging": result.diverging, "first": first,
         "damage": result.damage, "snapshots": result.snapshots,
         "wrong_snapshots": result.wrong_snapshots, "written_by": result.written_by,
-        "this_build": env!("CARGO_PKG_VERSION"),
+        "this_build": BUILD,
     })
 }
 

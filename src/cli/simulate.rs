@@ -5,6 +5,8 @@ mod report;
 mod topology;
 
 use super::{Answer, CommandError, Output, print};
+use crate::domain::entity::Commit;
+use crate::replay::StatesOfExport;
 use crate::sim::{
     Driver, Explored, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Subject,
     Verdict, explore, run, shrink,
@@ -209,7 +211,9 @@ fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
         return Err(text.into());
     }
     let store = MemoryStore::of_this_build(outcome.log.clone())?;
-    jsonl::export(&store, &mut BufWriter::new(File::create(path)?))?;
+    let mut states = StatesOfExport::default();
+    let mut state_after = |commit: &Commit, place| states.after(commit, place);
+    jsonl::export(&store, &mut state_after, &mut BufWriter::new(File::create(path)?))?;
     Ok(())
 }
 

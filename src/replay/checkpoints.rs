@@ -13,7 +13,7 @@
 //! | 12 |     4 | bytes of the states before compression |
 //! | 16 |     … | the states in bincode, compressed by zstd |
 //!
-//! Integers are little-endian. The name is the position and the latest time of a commit so far.
+//! Integers are little-endian. An exported log has such states within it. The name of a file is the position and the latest time of a commit so far.
 
 use super::history::{Place, Recorded};
 use super::past::{Moment, Past};
@@ -49,6 +49,15 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
+    fn of(past: &Past, commit: &Commit, place: Place) -> Self {
+        Self { past: past.clone(), place, crc: checksum(commit) }
+    }
+
+    /// What was kept after a commit; `None` if it is damaged, or of states that this build does not have.
+    pub(super) fn read(bytes: &[u8], after: u64) -> Option<Self> {
+        decode(bytes).filter(|kept| kept.past.position == after)
+    }
+
     /// Whether this is the commit that it comes after.
     pub(super) fn is_after(&self, commit: &Commit) -> bool {
         commit.global == self.past.position && checksum(commit) == self.crc
@@ -74,27 +83,21 @@ impl Checkpoints {
     /// The kept states at or before a moment, the last first.
     pub(super) fn before(&self, moment: Moment) -> impl Iterator<Item = Checkpoint> {
         let mut names = self.names();
-        names.retain(|(position, latest_ms)| match moment {
-            Moment::Position(wanted) => *position <= wanted,
-            Moment::Time(wanted) => *latest_ms <= wanted.as_millis(),
-        });
+        names.retain(|(position, latest_ms)| moment.is_at_or_after(*position, *latest_ms));
         names.sort_unstable();
         names.into_iter().rev().filter_map(|(position, latest_ms)| {
             let bytes = fs::read(self.path(position, latest_ms)).ok()?;
-            decode(&bytes).filter(|kept| kept.past.position == position)
+            Checkpoint::read(&bytes, position)
         })
     }
 
     /// Keeps a state, if it is one that is to be kept, and is not there yet; whether it was.
     pub(super) fn keep(&self, past: &Past, recorded: &Recorded) -> bool {
-        let wanted = past.position.is_multiple_of(EVERY) && past.damage.is_empty();
         let path = self.path(past.position, past.latest.as_millis());
-        if !wanted || path.exists() {
+        if !is_kept(past) || path.exists() {
             return false;
         }
-        let crc = checksum(&recorded.commit);
-        let kept = Checkpoint { past: past.clone(), place: recorded.place, crc };
-        let written = self.write(&path, &kept);
+        let written = self.write(&path, &Checkpoint::of(past, &recorded.commit, recorded.place));
         if let Err(error) = &written {
             tracing::warn!(path = %path.display(), %error, "keep the states of a moment");
         }
@@ -121,6 +124,27 @@ impl Checkpoints {
     fn path(&self, position: u64, latest_ms: i64) -> PathBuf {
         self.folder.join(format!("{position:020}-{latest_ms}.{ENDING}"))
     }
+}
+
+/// Follows the commits of a log that is exported, and gives the states for it to have with it.
+#[derive(Debug, Default)]
+pub struct StatesOfExport {
+    past: Past,
+}
+
+impl StatesOfExport {
+    /// Folds the next commit, whose line begins behind these lines and bytes, in; the state after it if
+    /// that is one to keep.
+    pub fn after(&mut self, commit: &Commit, (line, offset): (u64, u64)) -> Option<Vec<u8>> {
+        self.past.apply(commit);
+        let kept = is_kept(&self.past)
+            .then(|| encode(&Checkpoint::of(&self.past, commit, Place { line, offset })))?;
+        kept.inspect_err(|error| tracing::warn!(%error, "export the states of a moment")).ok()
+    }
+}
+
+fn is_kept(past: &Past) -> bool {
+    past.position.is_multiple_of(EVERY) && past.damage.is_empty()
 }
 
 fn checksum(commit: &Commit) -> u32 {

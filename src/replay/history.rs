@@ -9,6 +9,7 @@ use crate::ports::event_store::{StoreError, WrittenBy};
 use crate::store::jsonl::{BadLine, LogFile};
 use crate::store::raw::RawLog;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -190,8 +191,8 @@ impl History {
         }
     }
 
-    /// Every entity as it was at a moment. With `kept`, it goes on from a state that an earlier reading
-    /// kept, and keeps those that it passes.
+    /// Every entity as it was at a moment. It goes on from a state that an exported log has with it, or,
+    /// with `kept`, that an earlier reading kept; those that it passes are kept as well.
     ///
     /// # Errors
     /// [`HistoryError`].
@@ -212,13 +213,9 @@ impl History {
         moment: Moment,
         kept: Option<&Checkpoints>,
     ) -> Result<(Past, bool), HistoryError> {
-        let mut past = match kept {
-            Some(kept) => self.kept_before(moment, kept)?,
-            None => None,
-        };
-        let begin = past.as_ref().map(|kept| (kept.past.position, kept.place));
-        let (position, at) = begin.unzip();
-        let mut past = past.take().map_or_else(Past::default, |kept| kept.past);
+        let begin = self.kept_before(moment, kept)?;
+        let (position, at) = begin.as_ref().map(|kept| (kept.past.position, kept.place)).unzip();
+        let mut past = begin.map_or_else(Past::default, |kept| kept.past);
         let mut ends = true;
         // The commit that the kept state comes after is read again: in a file, the next one is behind it.
         self.each_from(position.unwrap_or(1), at, |found| {
@@ -240,23 +237,65 @@ impl History {
         Ok((past, ends))
     }
 
-    /// The last kept state before a moment that is one of this log.
+    /// The last state at or before a moment that was kept, beside the log or in it, and is one of this log.
     fn kept_before(
         &mut self,
         moment: Moment,
-        kept: &Checkpoints,
+        kept: Option<&Checkpoints>,
     ) -> Result<Option<Checkpoint>, HistoryError> {
-        for kept in kept.before(moment) {
-            let mut is_of_this_log = false;
-            self.each_from(kept.past.position, Some(kept.place), |found| {
-                is_of_this_log = found.is_ok_and(|found| kept.is_after(&found.commit));
-                ControlFlow::Break(())
-            })?;
-            if is_of_this_log {
+        let attached = self.attached_before(moment)?;
+        let from = attached.as_ref().map_or(0, |kept| kept.past.position + 1);
+        for kept in kept.into_iter().flat_map(|kept| kept.before(moment)) {
+            if kept.past.position < from {
+                break;
+            }
+            if self.has(&kept)? {
+                return Ok(Some(kept));
+            }
+        }
+        Ok(attached)
+    }
+
+    /// The states that an exported log has with it, by the position of the commit that they come after.
+    pub(super) fn attached(&mut self) -> Result<BTreeMap<u64, Vec<u8>>, HistoryError> {
+        let Self::File(file, _) = self else { return Ok(BTreeMap::new()) };
+        let path = file.path().to_path_buf();
+        let read = file.states().and_then(|states| {
+            let read = states.into_iter().map(|at| Ok((at.after, file.state(at)?)));
+            let read: Vec<_> = read.collect::<io::Result<_>>()?;
+            Ok(read.into_iter().filter_map(|(after, state)| Some((after, state?))).collect())
+        });
+        read.map_err(|source| HistoryError::Io { path, source })
+    }
+
+    /// The last state before a moment that an exported log has with it.
+    fn attached_before(&mut self, moment: Moment) -> Result<Option<Checkpoint>, HistoryError> {
+        let Self::File(file, _) = self else { return Ok(None) };
+        let path = file.path().to_path_buf();
+        let io = |source| HistoryError::Io { path: path.clone(), source };
+        let mut states = file.states().map_err(io)?;
+        states.retain(|it| moment.is_at_or_after(it.after, it.latest_ms));
+        for state in states.into_iter().rev() {
+            let Self::File(file, _) = self else { return Ok(None) };
+            let bytes = file.state(state).map_err(io)?;
+            let kept = bytes.and_then(|bytes| Checkpoint::read(&bytes, state.after));
+            if let Some(kept) = kept
+                && self.has(&kept)?
+            {
                 return Ok(Some(kept));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the commit that a state comes after lies where it says.
+    fn has(&mut self, kept: &Checkpoint) -> Result<bool, HistoryError> {
+        let mut is_of_this_log = false;
+        self.each_from(kept.past.position, Some(kept.place), |found| {
+            is_of_this_log = found.is_ok_and(|found| kept.is_after(&found.commit));
+            ControlFlow::Break(())
+        })?;
+        Ok(is_of_this_log)
     }
 }
 

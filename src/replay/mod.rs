@@ -24,7 +24,7 @@ mod what_if;
 mod why;
 mod words;
 
-pub use checkpoints::Checkpoints;
+pub use checkpoints::{Checkpoints, StatesOfExport};
 pub use difference::{Change, between};
 pub use history::{Damage, Found, History, HistoryError, Recorded};
 pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};

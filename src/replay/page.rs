@@ -6,6 +6,7 @@ use super::words::{bytes, span};
 use crate::domain::job::JobOutcome;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::Health;
+use crate::store::BUILD;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -84,10 +85,9 @@ pub fn page_with(
     out.push_str(&causes(explained));
     out.push_str(&jobs(incident));
     out.push_str(&timeline(incident));
-    let build = env!("CARGO_PKG_VERSION");
     let _ = write!(
         out,
-        "<footer>Made from the event log by lifeboat {build}. Times are UTC.</footer>\n\
+        "<footer>Made from the event log by lifeboat {BUILD}. Times are UTC.</footer>\n\
          </main>\n</body>\n</html>\n"
     );
     out

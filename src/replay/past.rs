@@ -33,6 +33,16 @@ impl Moment {
     }
 }
 
+impl Moment {
+    /// Whether everything up to a position, whose latest time is this, is at or before the moment.
+    pub(super) fn is_at_or_after(self, position: u64, latest_ms: i64) -> bool {
+        match self {
+            Self::Position(wanted) => position <= wanted,
+            Self::Time(wanted) => latest_ms <= wanted.as_millis(),
+        }
+    }
+}
+
 impl FromStr for Moment {
     type Err = String;
 

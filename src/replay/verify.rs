@@ -1,6 +1,7 @@
 //! Whether this build would have decided the same: every recorded command is decided again, from the
 //! state of that time.
 
+use super::checkpoints::Checkpoint;
 use super::history::{Damage, History, HistoryError, Recorded};
 use super::past::{Divergence, Past};
 use super::words::command_word;
@@ -74,8 +75,8 @@ impl Verification {
     }
 }
 
-/// Decides every command of a log again and compares the events, and compares `snapshots` with the states
-/// that their commits fold to. After a divergence it goes on from what was recorded.
+/// Decides every command of a log again and compares the events, and compares `snapshots`, and the states
+/// that an exported log has with it, with those that their commits fold to. After a divergence it goes on from what was recorded.
 ///
 /// # Errors
 /// [`HistoryError`].
@@ -85,6 +86,7 @@ pub fn verify(
 ) -> Result<Verification, HistoryError> {
     let mut snapshots: BTreeMap<(StreamId, u64), Snapshot> =
         snapshots.into_iter().map(|it| ((it.stream, it.seq), it)).collect();
+    let mut attached = history.attached()?;
     let mut past = Past::default();
     let mut result = Verification { written_by: history.written_by(), ..Verification::default() };
     history.each(|found| {
@@ -95,11 +97,16 @@ pub fn verify(
                 if let Some(snapshot) = snapshots.remove(&(commit.stream, commit.seq)) {
                     result.compare(&past, &snapshot);
                 }
+                if let Some(states) = attached.remove(&commit.global) {
+                    result.compare_all(&past, &states);
+                }
             }
         }
         ControlFlow::Continue(())
     })?;
     let left = snapshots.into_values().map(|it| format!("{}: its commit is missing", place(&it)));
+    result.wrong_snapshots.extend(left);
+    let left = attached.keys().map(|after| format!("{}: its commit is missing", place_of(*after)));
     result.wrong_snapshots.extend(left);
     Ok(result)
 }
@@ -131,6 +138,21 @@ impl Verification {
         }
     }
 
+    /// States of a build whose states are others cannot be compared, and are not used either.
+    fn compare_all(&mut self, past: &Past, states: &[u8]) {
+        let Some(Checkpoint { past: kept, .. }) = Checkpoint::read(states, past.position) else {
+            return;
+        };
+        if !past.incomplete.is_empty() {
+            return;
+        }
+        self.snapshots += 1;
+        if kept != *past {
+            let what = format!("{}: are not what its commits fold to", place_of(past.position));
+            self.wrong_snapshots.push(what);
+        }
+    }
+
     fn compare(&mut self, past: &Past, snapshot: &Snapshot) {
         if !past.is_complete(snapshot.stream) {
             return;
@@ -149,6 +171,10 @@ impl Verification {
             self.wrong_snapshots.push(format!("{}: {what}", place(snapshot)));
         }
     }
+}
+
+fn place_of(after: u64) -> String {
+    format!("states behind the log after commit {after}")
 }
 
 fn place(snapshot: &Snapshot) -> String {

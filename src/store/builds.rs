@@ -20,10 +20,12 @@ struct Document {
     builds: Vec<WrittenBy>,
 }
 
+/// What this build calls itself: its version, and behind a `+` the commit that a release was built from.
+pub const BUILD: &str = env!("LIFEBOAT_BUILD");
+
 /// This build, for what it writes from a position on.
 pub fn this_build(from: u64) -> WrittenBy {
-    let build = env!("CARGO_PKG_VERSION").to_owned();
-    WrittenBy { from, build, payload_version: VERSION }
+    WrittenBy { from, build: BUILD.to_owned(), payload_version: VERSION }
 }
 
 /// What the file in a store's folder says; nothing where it is missing or damaged.

@@ -3,7 +3,10 @@
 //! The first line is `{"format":"lifeboat events","version":1,"count":…,"first":…,"last":…,"chain":"…","written_by":[…]}`,
 //! every other one `{"crc":"…","commit":{…}}`. `crc` is the CRC32 of the commit's JSON, `chain` runs
 //! over all of them. An imported log exports to the same bytes. [`LogFile`] reads on behind damage.
+//!
+//! Version 2 may have [states](super::attached) behind the commits; version 1 has none.
 
+use super::attached::{self, Attached, StateAt, is_behind_commits};
 use super::record::chain;
 use super::sled_store::SledStore;
 use crate::domain::catalogue::Code;
@@ -18,7 +21,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 const FORMAT: &str = "lifeboat events";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 
 /// Commits that are read or appended at once.
 const BATCH: usize = 4096;
@@ -50,6 +54,10 @@ pub struct Header {
 }
 
 impl Header {
+    fn is_known(&self) -> bool {
+        self.format == FORMAT && (OLDEST_VERSION..=VERSION).contains(&self.version)
+    }
+
     fn new(count: u64, chain: u32, written_by: Vec<WrittenBy>) -> Self {
         Self {
             format: FORMAT.to_owned(),
@@ -106,20 +114,74 @@ impl Classified for TransferError {
     }
 }
 
-/// Writes all durable commits of `store` to `out`. Reads the log twice: once for the header.
+/// The state after a commit whose line begins behind these lines and bytes, if one is to be in the file.
+pub type StateAfter<'a> = &'a mut dyn FnMut(&Commit, (u64, u64)) -> Option<Vec<u8>>;
+
+/// Writes all durable commits of `store` to `out`, with states behind them. Reads the log twice: the first
+/// line tells what follows.
 ///
 /// # Errors
 /// [`TransferError::Store`] at the first commit that cannot be read, [`TransferError::Io`].
-pub fn export(store: &dyn EventStore, out: &mut dyn Write) -> Result<Header, TransferError> {
+pub fn export(
+    store: &dyn EventStore,
+    state_after: StateAfter<'_>,
+    out: &mut dyn Write,
+) -> Result<Header, TransferError> {
     let last = store.durable();
-    let mut running = 0;
-    each_line(store, last, |crc, _| {
-        running = chain(running, crc);
+    let each = |write: &mut dyn FnMut(&Commit) -> io::Result<()>| {
+        let mut next = 1;
+        while next <= last {
+            let limit = BATCH.min(usize::try_from(last - next + 1).unwrap_or(BATCH));
+            for commit in store.read_all(next, limit)? {
+                next = commit.global + 1;
+                write(&commit)?;
+            }
+        }
+        Ok(())
+    };
+    write(false, store.written_by(), each, state_after, out)
+}
+
+/// The same of the commits that `each` hands on, as a log that says that its texts are pseudonyms. They are
+/// asked for twice.
+///
+/// # Errors
+/// What `each` answers; the file system's.
+pub fn write_redacted<E: From<io::Error>>(
+    written_by: Vec<WrittenBy>,
+    each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
+    state_after: StateAfter<'_>,
+    out: &mut dyn Write,
+) -> Result<Header, E> {
+    write(true, written_by, each, state_after, out)
+}
+
+fn write<E: From<io::Error>>(
+    redacted: bool,
+    written_by: Vec<WrittenBy>,
+    mut each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
+    state_after: StateAfter<'_>,
+    out: &mut dyn Write,
+) -> Result<Header, E> {
+    let (mut count, mut running) = (0, 0);
+    each(&mut |commit| {
+        count += 1;
+        running = chain(running, crc32fast::hash(json(commit).as_bytes()));
         Ok(())
     })?;
-    let header = Header::new(last, running, store.written_by());
-    writeln!(out, "{}", json(&header))?;
-    each_line(store, last, |crc, commit| Ok(write_line(out, crc, commit)?))?;
+    let header = Header { redacted, ..Header::new(count, running, written_by) };
+    let first = json(&header);
+    writeln!(out, "{first}")?;
+    let (mut line, mut offset) = (1, first.len() as u64 + 1);
+    let mut attached = Attached::new();
+    each(&mut |commit| {
+        let place = (line, offset);
+        line += 1;
+        offset += write_checked(out, "commit", &json(commit))?;
+        attached.after(commit.global, commit.at, state_after(commit, place));
+        Ok(())
+    })?;
+    attached.write(offset, out)?;
     out.flush()?;
     Ok(header)
 }
@@ -150,50 +212,31 @@ pub async fn import(path: &Path, store: &SledStore) -> Result<Header, TransferEr
     Ok(lines.header)
 }
 
-/// Writes the commits that `each` hands on as a log that says that its texts are pseudonyms. They are
-/// asked for twice: the first line tells what follows.
-///
-/// # Errors
-/// What `each` answers; the file system's.
-pub fn write_redacted<E: From<io::Error>>(
-    written_by: Vec<WrittenBy>,
-    mut each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
-    out: &mut dyn Write,
-) -> Result<Header, E> {
-    let (mut count, mut running) = (0, 0);
-    each(&mut |commit| {
-        count += 1;
-        running = chain(running, crc32fast::hash(json(commit).as_bytes()));
-        Ok(())
-    })?;
-    let header = Header { redacted: true, ..Header::new(count, running, written_by) };
-    writeln!(out, "{}", json(&header))?;
-    each(&mut |commit| {
-        let text = json(commit);
-        write_line(out, crc32fast::hash(text.as_bytes()), &text)
-    })?;
-    out.flush()?;
-    Ok(header)
+/// Writes a line that holds a document with its checksum; answers its bytes.
+pub(super) fn write_checked(out: &mut dyn Write, key: &str, json: &str) -> io::Result<u64> {
+    let crc = crc32fast::hash(json.as_bytes());
+    writeln!(out, r#"{{"crc":"{crc:08x}","{key}":{json}}}"#)?;
+    Ok((CHECKED_BYTES + key.len() + json.len()) as u64)
 }
 
-fn write_line(out: &mut dyn Write, crc: u32, commit: &str) -> io::Result<()> {
-    writeln!(out, r#"{{"crc":"{crc:08x}","commit":{commit}}}"#)
-}
+/// Bytes of such a line but for the key and the document.
+const CHECKED_BYTES: usize = r#"{"crc":"00000000","":}"#.len() + 1;
 
-/// The checksum under which a line's commit was written, if that is the checksum of its bytes.
-fn sound_crc(line: &str) -> Option<u32> {
+/// The document of a line and its checksum, if that is the checksum of its bytes.
+pub(super) fn checked<'a>(line: &'a str, key: &str) -> Option<(u32, &'a str)> {
     let rest = line.trim_end().strip_prefix(r#"{"crc":""#)?;
     let (crc, rest) = rest.split_at_checked(8)?;
-    let commit = rest.strip_prefix(r#"","commit":"#)?.strip_suffix('}')?;
+    let rest = rest.strip_prefix(r#"",""#)?.strip_prefix(key)?;
+    let json = rest.strip_prefix(r#"":"#)?.strip_suffix('}')?;
     let crc = u32::from_str_radix(crc, 16).ok()?;
-    (crc32fast::hash(commit.as_bytes()) == crc).then_some(crc)
+    (crc32fast::hash(json.as_bytes()) == crc).then_some((crc, json))
 }
 
 /// A line's commit with its checksum, which was proven: over the bytes as they are, or, where somebody
 /// wrote the same in another way, over the commit as this build writes it.
 fn proven(line: &str) -> Result<(Commit, u32), String> {
     let Line { crc, commit } = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    if let Some(crc) = sound_crc(line) {
+    if let Some((crc, _)) = checked(line, "commit") {
         return Ok((commit, crc));
     }
     let actual = crc32fast::hash(json(&commit).as_bytes());
@@ -203,24 +246,7 @@ fn proven(line: &str) -> Result<(Commit, u32), String> {
     Ok((commit, actual))
 }
 
-fn each_line(
-    store: &dyn EventStore,
-    last: u64,
-    mut visit: impl FnMut(u32, &str) -> Result<(), TransferError>,
-) -> Result<(), TransferError> {
-    let mut next = 1;
-    while next <= last {
-        let limit = BATCH.min(usize::try_from(last - next + 1).unwrap_or(BATCH));
-        for commit in store.read_all(next, limit)? {
-            let text = json(&commit);
-            visit(crc32fast::hash(text.as_bytes()), &text)?;
-            next = commit.global + 1;
-        }
-    }
-    Ok(())
-}
-
-fn json(value: &impl Serialize) -> String {
+pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain data with text keys always has a JSON form")
 }
 
@@ -236,6 +262,7 @@ struct Lines {
     header: Header,
     /// The number of the line that was read last.
     line: u64,
+    commits: u64,
     chain: u32,
     seqs: BTreeMap<StreamId, u64>,
 }
@@ -244,11 +271,11 @@ impl Lines {
     fn open(path: &Path) -> Result<Self, TransferError> {
         let reader = BufReader::new(File::open(path)?);
         let header = Header::new(0, 0, Vec::new());
-        let seqs = BTreeMap::new();
-        let mut lines = Self { path: path.to_path_buf(), reader, header, line: 0, chain: 0, seqs };
+        let (path, seqs) = (path.to_path_buf(), BTreeMap::new());
+        let mut lines = Self { path, reader, header, line: 0, commits: 0, chain: 0, seqs };
         let text = lines.next_line()?.ok_or_else(|| lines.damaged("the file is empty"))?;
         let header: Header = serde_json::from_str(&text).map_err(|error| lines.damaged(error))?;
-        if header.format != FORMAT || header.version != VERSION {
+        if !header.is_known() {
             let what = format!("{} {} is unknown", header.format, header.version);
             return Err(lines.damaged(what));
         }
@@ -259,27 +286,46 @@ impl Lines {
         Ok(lines)
     }
 
-    /// The next commit; `None` at the end, if it is where the header says.
+    /// The next commit; `None` at the end, if it is where the header says and what is behind it is sound.
     fn next_commit(&mut self) -> Result<Option<Commit>, TransferError> {
-        let Some(text) = self.next_line()? else {
-            let read = self.line - 1;
-            if read != self.header.count {
-                let what = format!("{read} commits, but the header says {}", self.header.count);
-                return Err(self.damaged(what));
+        let text = match self.next_line()? {
+            Some(text) if !is_behind_commits(text.as_bytes()) => text,
+            behind => {
+                self.check_end()?;
+                self.check_what_is_behind(behind)?;
+                return Ok(None);
             }
-            if format!("{:08x}", self.chain) != self.header.chain {
-                return Err(self.damaged("the lines do not match the header's chain"));
-            }
-            return Ok(None);
         };
         let (commit, crc) = proven(&text).map_err(|what| self.damaged(what))?;
         self.check_numbers(&commit)?;
+        self.commits += 1;
         self.chain = chain(self.chain, crc);
         Ok(Some(commit))
     }
 
+    fn check_end(&self) -> Result<(), TransferError> {
+        let (read, told) = (self.commits, self.header.count);
+        if read != told {
+            return Err(self.damaged(format!("{read} commits, but the header says {told}")));
+        }
+        if format!("{:08x}", self.chain) != self.header.chain {
+            return Err(self.damaged("the lines do not match the header's chain"));
+        }
+        Ok(())
+    }
+
+    fn check_what_is_behind(&mut self, mut line: Option<String>) -> Result<(), TransferError> {
+        while let Some(text) = line {
+            if !attached::is_sound(&text) {
+                return Err(self.damaged("is not what was written behind the commits"));
+            }
+            line = self.next_line()?;
+        }
+        Ok(())
+    }
+
     fn check_numbers(&mut self, commit: &Commit) -> Result<(), TransferError> {
-        if commit.global != self.line - 1 {
+        if commit.global != self.commits + 1 {
             return Err(self.damaged(format!("holds commit {}", commit.global)));
         }
         let before = self.seqs.insert(commit.stream, commit.seq).unwrap_or(0);
@@ -292,7 +338,7 @@ impl Lines {
 
     fn next_line(&mut self) -> Result<Option<String>, TransferError> {
         let mut text = String::new();
-        let limited = &mut io::Read::take(&mut self.reader, LINE_BYTES_MAX);
+        let limited = &mut io::Read::take(&mut self.reader, attached::LINE_BYTES_MAX);
         self.line += 1;
         match limited.read_line(&mut text) {
             Ok(0) => {
@@ -353,9 +399,8 @@ impl LogFile {
         if let Some(text) = file.next_text()? {
             let header = text.and_then(|text| {
                 let header: Header = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-                let known = header.format == FORMAT && header.version == VERSION;
                 let unknown = || format!("{} {} is unknown", header.format, header.version);
-                if known { Ok(header) } else { Err(unknown()) }
+                if header.is_known() { Ok(header) } else { Err(unknown()) }
             });
             file.header = header.map_err(|what| BadLine { line: 1, what });
         }
@@ -395,7 +440,23 @@ impl LogFile {
         Ok(())
     }
 
-    /// The next line's commit, whose own checksum holds; `None` at the end.
+    /// Where states lie that were put behind the commits, in their order. Reading goes on elsewhere.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn states(&mut self) -> io::Result<Vec<StateAt>> {
+        attached::index(&mut self.reader)
+    }
+
+    /// The state that lies there; `None` if it is damaged. Reading goes on elsewhere.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn state(&mut self, at: StateAt) -> io::Result<Option<Vec<u8>>> {
+        attached::state(&mut self.reader, at)
+    }
+
+    /// The next line's commit, whose own checksum holds; `None` behind the last.
     ///
     /// # Errors
     /// The file system's.
@@ -411,7 +472,7 @@ impl LogFile {
         let mut bytes = Vec::new();
         let limited = &mut io::Read::take(&mut self.reader, LINE_BYTES_MAX);
         let read = limited.read_until(b'\n', &mut bytes)? as u64;
-        if read == 0 {
+        if read == 0 || is_behind_commits(&bytes) {
             return Ok(None);
         }
         self.before = (self.line, self.offset);

@@ -5,6 +5,7 @@
 //! typed: [`SledStore`] and [`MemoryStore`] implement the port, [`payload`] turns commits into bytes,
 //! [`jsonl`] into text, [`verify`] finds what is damaged, [`raw`] reads a log that somebody else has open.
 
+mod attached;
 mod builds;
 mod committer;
 mod index;
@@ -23,6 +24,7 @@ pub mod state;
 pub mod verify;
 mod watermark;
 
-pub use builds::this_build;
+pub use attached::StateAt;
+pub use builds::{BUILD, this_build};
 pub use memory::MemoryStore;
 pub use sled_store::SledStore;

@@ -33,7 +33,7 @@ const TOOLS: [&str; 7] =
 
 /// The longest wait for any one thing. A guest without acceleration boots in 3 s on a machine that does
 /// nothing else; beside the other tests on two slow cores it took a minute and more.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(50);

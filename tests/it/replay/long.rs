@@ -4,8 +4,8 @@ use super::damage::long_log;
 use super::folded;
 use lifeboat::domain::entity::{Commit, NewCommit};
 use lifeboat::ports::event_store::EventStore;
-use lifeboat::replay::{Checkpoints, History, Moment, Past, keep};
-use lifeboat::store::SledStore;
+use lifeboat::replay::{Checkpoints, History, Moment, Past, StatesOfExport, keep, verify};
+use lifeboat::store::{MemoryStore, SledStore, jsonl};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -106,4 +106,56 @@ async fn a_service_keeps_what_the_first_look_into_its_log_goes_on_from() {
     let past = History::of_store(&log).unwrap().past(wanted, Some(&kept)).unwrap();
     assert_eq!((past.position, past.damage.len()), (100_900, 0));
     assert_eq!(past.site, folded(&mut History::Commits(all[..100_900].to_vec())).site);
+}
+
+/// Exports commits, with the states that `seen` leads to.
+fn exported(file: &Path, commits: &[Commit], seen: impl Fn(&Commit) -> Commit) {
+    let store = MemoryStore::of_this_build(commits.to_vec()).unwrap();
+    let mut states = StatesOfExport::default();
+    let mut state_after = |commit: &Commit, place| states.after(&seen(commit), place);
+    let mut out = std::io::BufWriter::new(fs::File::create(file).unwrap());
+    jsonl::export(&store, &mut state_after, &mut out).unwrap();
+}
+
+#[test]
+fn an_exported_log_has_states_with_it_which_the_first_look_goes_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log.jsonl");
+    let all = long_log(201_000);
+    exported(&file, &all, Clone::clone);
+    let verified = verify(&mut History::of_file(&file).unwrap(), vec![]).unwrap();
+    assert_eq!((verified.commits, verified.snapshots), (201_000, 2));
+    assert!(verified.damage.is_empty() && verified.wrong_snapshots.is_empty());
+    let whole = folded(&mut History::of_file(&file).unwrap());
+    assert_eq!(whole.site, folded(&mut History::Commits(all.clone())).site);
+    // Damage at the beginning is not met where reading begins behind it.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen(r#""seq":9,"#, r#""seq":8,"#, 1)).unwrap();
+    let mut history = History::of_file(&file).unwrap();
+    let at = |history: &mut History, moment| history.past(moment, None).unwrap();
+    let late = at(&mut history, Moment::Position(200_500));
+    assert_eq!((late.position, late.damage.len()), (200_500, 0));
+    assert_eq!(late.site, folded(&mut History::Commits(all[..200_500].to_vec())).site);
+    let by_time = at(&mut history, Moment::Time(all[150_000].at));
+    assert_eq!((by_time.position, by_time.damage.len()), (150_001, 0));
+    assert_eq!(at(&mut history, Moment::Position(99_999)).damage.len(), 1);
+    // Without the last line, every commit is read.
+    let end = text.trim_end().rfind('\n').unwrap();
+    fs::write(&file, &text[..=end]).unwrap();
+    assert_eq!(at(&mut History::of_file(&file).unwrap(), Moment::Position(u64::MAX)), whole);
+}
+
+#[test]
+fn states_of_an_exported_log_that_its_commits_do_not_lead_to_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log.jsonl");
+    let all = long_log(100_001);
+    let other = |commit: &Commit| {
+        let text = serde_json::to_string(commit).unwrap().replace("host-1", "host-2");
+        serde_json::from_str(&text).unwrap()
+    };
+    exported(&file, &all, other);
+    let verified = verify(&mut History::of_file(&file).unwrap(), vec![]).unwrap();
+    let found = "states behind the log after commit 100000: are not what its commits fold to";
+    assert_eq!((verified.wrong_snapshots, verified.snapshots), (vec![found.to_owned()], 1));
 }
