@@ -3,6 +3,7 @@
 mod against;
 mod many;
 mod report;
+mod topology;
 
 use super::grid::columns;
 use super::{Answer, CommandError, Output, print};
@@ -41,6 +42,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         log: PathBuf,
     },
+    /// Write the site of a running service as a scenario's topology
+    ExportTopology(topology::ExportArgs),
     /// Find the smallest timeline that still fails
     Shrink {
         #[command(flatten)]
@@ -114,6 +117,7 @@ impl From<DriverArg> for Driver {
 pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
         Some(Command::Show { what, log }) => show(what, log),
+        Some(Command::ExportTopology(args)) => topology::export(args),
         Some(Command::Shrink { what, to }) => shrink_to(what, to.as_deref()),
         None => match args.run.runs {
             Some(runs) => run_many(&args.run, runs),
@@ -129,15 +133,8 @@ impl WhatArgs {
 
     /// The scenario, or none for a swarm.
     fn read(&self) -> Result<Option<Scenario>, ScenarioError> {
-        self.scenario.as_deref().map(read).transpose()
+        self.scenario.as_deref().map(Scenario::read).transpose()
     }
-}
-
-/// Reads a scenario.
-fn read(path: &Path) -> Result<Scenario, ScenarioError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })?;
-    Scenario::parse(&path.display().to_string(), &text)
 }
 
 fn subject<'a>(what: &WhatArgs, scenario: Option<&'a Scenario>) -> Subject<'a> {

@@ -41,6 +41,13 @@ impl Journal {
         Self { store: MemoryStore::default(), outside, observer: Mutex::new(observer) }
     }
 
+    /// A second log, which begins as this one is.
+    pub(super) fn copied(&self, outside: Arc<Outside>) -> Result<Self, StoreError> {
+        let log = self.read_all(1, usize::MAX)?;
+        let observer = Mutex::new(Observer::after(&log));
+        Ok(Self { store: MemoryStore::of_this_build(log)?, outside, observer })
+    }
+
     pub(super) fn observer(&self) -> MutexGuard<'_, Observer> {
         self.observer.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -40,6 +40,8 @@ mod scenario;
 mod sizes;
 mod storage;
 mod swarm;
+mod topology;
+mod trace;
 
 pub use attempts::RetryReport;
 pub use clock::BEGINNING;
@@ -48,10 +50,12 @@ pub use explore::{Explored, RunSummary, Subject, explore, shrink, survey};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
 pub use quantity::{Size, Span, Window};
-pub use recorded::recorded;
+pub use recorded::{fitting, recorded, writes_per_minute};
 pub use report::{Finding, Outcome, Verdict, VmReport};
 pub use run::{RunError, RunOptions, run};
 pub use scenario::{
     Burst, Deed, Expectation, Fidelity, Figure, Scenario, ScenarioError, Schedule, SiteSpec, Step,
     VmSpec,
 };
+pub use topology::{ClusterSpec, NetworkSpec, NicSpec, Topology};
+pub use trace::Trace;

@@ -10,6 +10,7 @@ use crate::domain::entity::{Commit, Entry, Kind};
 use crate::domain::failure::Class;
 use crate::domain::id::VmId;
 use crate::domain::job::{JobKind, JobOutcome};
+use crate::domain::placement::PlacedNic;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Health, NextStep, Opening, Phase, Stage, Vm};
 use crate::replay::Past;
@@ -111,6 +112,9 @@ pub(super) struct Figures {
     pub(super) retries: u64,
     pub(super) retry_minutes: BTreeSet<u64>,
     pub(super) failures: BTreeSet<&'static str>,
+    pub(super) resync_reasons: BTreeSet<String>,
+    /// What a second service met with it.
+    pub(super) second_service: BTreeSet<&'static str>,
     pub(super) worst: Option<Health>,
     pub(super) administrator: u64,
     pub(super) attempts: Attempts,
@@ -172,8 +176,11 @@ impl Figures {
                 self.waits.clear();
             }
             Event::Protected => self.protected_once = true,
-            Event::MarkedForResync { .. } => {
+            Event::MarkedForResync { reason } => {
                 self.resyncs += 1;
+                let because = reason.to_string();
+                let kind = because.split(':').next().unwrap_or_default();
+                self.resync_reasons.insert(kind.to_owned());
                 self.cut_ms.clear();
                 self.trouble_since = None;
             }
@@ -267,6 +274,18 @@ pub(super) struct Observer {
 impl Observer {
     pub(super) fn figures(&self, vm: VmId) -> Figures {
         self.figures.get(&vm.0).cloned().unwrap_or_default()
+    }
+
+    /// An observer of what goes on after this log.
+    pub(super) fn after(log: &[Commit]) -> Self {
+        let mut observer = Self::default();
+        log.iter().for_each(|commit| observer.past.apply(commit));
+        observer
+    }
+
+    /// Notes what a second service met with a VM.
+    pub(super) fn second_service_met(&mut self, vm: VmId, failures: BTreeSet<&'static str>) {
+        self.figures.entry(vm.0).or_default().second_service.extend(failures);
     }
 
     /// Reads a commit; answers the recovery points that are to be proven.
@@ -414,6 +433,22 @@ pub(super) fn points_allowed(vm: &Vm) -> u64 {
     vm.policy.retention().as_secs() / frequency + POINTS_SPARE
 }
 
+/// The network adapters of a replica, each with its place.
+fn networks(vm: &Vm) -> Vec<String> {
+    let nics = vm.placement.iter().flat_map(|placement| &placement.nics);
+    let place = |nic: &PlacedNic| {
+        let network = nic.network.as_deref().unwrap_or("none");
+        let subnet = nic.subnet.as_ref().map_or_else(String::new, |subnet| format!("/{subnet}"));
+        let address = nic.address.as_ref().map_or_else(String::new, |it| format!(" with {it}"));
+        format!("{} in {network}{subnet}{address}", nic.nic)
+    };
+    nics.map(place).collect()
+}
+
+fn words(set: &BTreeSet<&'static str>) -> Vec<String> {
+    set.iter().map(ToString::to_string).collect()
+}
+
 /// Whether an attempt is due at a rung of the schedule.
 fn on_schedule(since: Timestamp, due: Timestamp) -> bool {
     let ms = due.as_millis() - since.as_millis();
@@ -424,6 +459,16 @@ fn on_schedule(since: Timestamp, due: Timestamp) -> bool {
 }
 
 impl Figure {
+    /// The figure of a VM, as texts.
+    pub(super) fn texts(self, vm: &Vm, figures: &Figures) -> Vec<String> {
+        match self {
+            Self::ResyncReasons => figures.resync_reasons.iter().cloned().collect(),
+            Self::Networks => networks(vm),
+            Self::SecondService => words(&figures.second_service),
+            _ => words(&figures.failures),
+        }
+    }
+
     /// The figure of a VM, as a number.
     pub(super) fn number(self, vm: &Vm, figures: &Figures, lost: Option<u64>) -> Option<u64> {
         match self {
@@ -440,6 +485,10 @@ impl Figure {
             }
             Self::RetryMinutes
             | Self::Failures
+            | Self::ResyncReasons
+            | Self::SecondService
+            | Self::Host
+            | Self::Networks
             | Self::Health
             | Self::WorstHealth
             | Self::Phase => None,

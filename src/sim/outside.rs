@@ -4,13 +4,19 @@
 //! The disks are raw images on [`MemoryFiles`], written through the real trackers; a guest issues the
 //! numbered writes of the lab's workload, so that how far each disk came is known without looking.
 
+mod cluster;
+mod copied;
+mod edited;
+mod guests;
+
 use super::clock::SimClock;
 use super::dice::{Dice, keyed};
-use super::ghost::{CutState, Ghost, Invariant, Violation};
+use super::ghost::Ghost;
 use super::inline::Inline;
 use super::plant::Plant;
 use super::scenario::{Burst, Scenario};
 use super::storage::Storage;
+use super::trace::Trace;
 use crate::disk::files::MemoryFiles;
 use crate::disk::nbd::{Endpoint, Exports};
 use crate::disk::raw::RawDisk;
@@ -18,7 +24,7 @@ use crate::disk::tracker::{BootId, DiskSpec, TrackError, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{CloudId, DiskId, HostId, VaultId, VmId};
-use crate::domain::vm::{Disk, Side, Vm};
+use crate::domain::vm::Disk;
 use crate::drivers::lab::{LabFiles, Workload};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
@@ -35,9 +41,6 @@ use uuid::Uuid;
 /// The root of all ids of a run.
 const NAMES: Uuid = Uuid::from_u128(0x7369_6d75_6c61_7469_8000_6f6e_7369_7465);
 
-/// Writes of a guest between two flushes.
-const FLUSH_EVERY: u64 = 8;
-
 /// The beginning of each disk that its first writes fill.
 const INSTALL_BYTES: u64 = 256 * 1024;
 
@@ -51,7 +54,7 @@ const LAST_REQUESTS: u64 = 6;
 pub(super) struct Outside {
     pub(super) clock: Arc<SimClock>,
     pub(super) dice: Arc<Dice>,
-    pub(super) inline: Inline,
+    pub(super) inline: Arc<Inline>,
     pub(super) storage: Storage,
     pub(super) ghost: Ghost,
     pub(super) plant: Option<Plant>,
@@ -105,6 +108,7 @@ struct Life {
 /// A host.
 struct Host {
     name: String,
+    cluster: Option<String>,
     disk: Arc<MemoryFiles>,
     files: LabFiles,
     up: bool,
@@ -131,13 +135,33 @@ pub(super) struct Machine {
     torn: bool,
     /// Whether its guest runs at the primary site.
     pub(super) runs: bool,
-    /// The last write on its disks at the recovery site, since it was started there.
-    pub(super) away: Option<u64>,
+    /// How it runs, or ran last, at the recovery site.
+    pub(super) away: Option<Away>,
+    /// Whether its disks were closed in good order and not attached since.
+    closed: bool,
     /// Whether somebody switched it off: nobody but a failover that fails switches it on again.
     switched_off: bool,
     writes_per_minute: u32,
     bursts: Vec<Burst>,
+    /// What it writes, where that was recorded.
+    recorded: Option<Arc<Trace>>,
+    /// What its hypervisor says of it.
+    pub(super) described: Option<crate::domain::machine::Machine>,
     tracker: Option<Arc<Tracker>>,
+}
+
+/// A guest at the recovery site.
+#[derive(Clone, Debug)]
+pub(super) struct Away {
+    /// The cycle of the recovery point that it was started from.
+    pub(super) point: u64,
+    /// The last write on its disks that was acknowledged.
+    pub(super) acked: u64,
+    /// Whether the one after it may be there in part.
+    pub(super) torn: bool,
+    pub(super) runs: bool,
+    /// Its disks, by the names of their exports.
+    pub(super) exports: Vec<String>,
 }
 
 impl Outside {
@@ -149,18 +173,20 @@ impl Outside {
     ) -> io::Result<Arc<Self>> {
         let clock = Arc::new(SimClock::new());
         let dice = Arc::new(Dice::new(seed));
-        let inline = Inline::new(Arc::clone(&clock))?;
-        let storage = Storage::new(Arc::clone(&dice));
+        let inline = Arc::new(Inline::new(Arc::clone(&clock))?);
+        let storage = Storage::new(Arc::clone(&dice), plant == Some(Plant::NoFence));
         let vault = VaultId::named(NAMES, "vault");
         let proof = Vault::new(storage.objects(), vault);
         let mut hosts = BTreeMap::new();
-        for name in &scenario.site.hosts {
+        for (name, nth) in scenario.site.hosts.iter().zip(1..) {
             let name = name.get_ref().clone();
+            let cluster = scenario.site.cluster_of(&name).map(|cluster| cluster.name.clone());
             let disk = MemoryFiles::new(keyed(seed, &name, 0));
+            disk.number_from(nth << 32);
             let files = LabFiles::new(Arc::clone(&disk) as Arc<dyn Files>, &name);
             let (up, managed, full, boots, upset) = (true, true, false, 0, watch::Sender::new(0));
             let id = HostId::named(NAMES, &name);
-            hosts.insert(id, Host { name, disk, files, up, managed, full, boots, upset });
+            hosts.insert(id, Host { name, cluster, disk, files, up, managed, full, boots, upset });
         }
         let mut vms = BTreeMap::new();
         for one in scenario.vms() {
@@ -170,17 +196,26 @@ impl Outside {
                 let name = format!("disk{nth}");
                 Disk { id: DiskId::named(id.0, &name), name, size_bytes: *size_bytes }
             });
+            let disks: Vec<Disk> = disks.collect();
+            let workload = Workload::new(keyed(seed, &one.name, 0), sizes.clone(), INSTALL_BYTES);
             let machine = Machine {
+                described: one.spec.machine(&disks),
                 host: HostId::named(NAMES, one.spec.host.get_ref()),
-                disks: disks.collect(),
-                workload: Workload::new(keyed(seed, &one.name, 0), sizes, INSTALL_BYTES)
-                    .map_err(io::Error::other)?,
+                disks,
+                workload: match &one.spec.recorded {
+                    Some(trace) => {
+                        workload.map_err(io::Error::other)?.with_recorded(trace.writes.clone())
+                    }
+                    None => workload.map_err(io::Error::other)?,
+                },
+                recorded: one.spec.recorded.clone(),
                 acked: 0,
                 flushed: 0,
                 torn: false,
                 runs: false,
                 switched_off: false,
                 away: None,
+                closed: false,
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
@@ -346,13 +381,49 @@ impl Outside {
         self.break_off_all(None);
     }
 
+    /// The service ends in good order: guests are shut down, and what was attached is closed.
+    pub(super) fn close_life(&self) {
+        for vm in self.vm_ids() {
+            self.let_go(vm);
+        }
+        let engine = self.state().life.as_ref().map(|life| life.engine.clone());
+        if let Some(engine) = engine {
+            // What cannot be closed is as after a kill.
+            _ = self.inline.call(move || engine.close());
+        }
+        self.end_life();
+    }
+
+    /// A VM's guest is shut down and its disks are closed, so that whoever attaches them next has nothing to redo.
+    fn let_go(&self, id: VmId) {
+        let machine = self.machine(id);
+        let Some(tracker) = &machine.tracker else { return };
+        if let Some(life) = self.state().life.as_ref() {
+            life.sources.detach(id);
+        }
+        let flushed = !machine.runs || guests::flush(&machine, tracker).is_ok();
+        let closed = tracker.close().is_ok();
+        if let Some(machine) = self.state().vms.get_mut(&id) {
+            if machine.runs && flushed {
+                machine.flushed = machine.acked;
+            }
+            machine.runs = false;
+            machine.tracker = None;
+            machine.closed = closed;
+        }
+    }
+
     /// Kill -9 of the service, and of the agents in it.
     pub(super) fn end_life(&self) {
+        for vm in self.vm_ids() {
+            self.replica_writes(vm);
+        }
         for (host, _) in self.host_ids() {
             self.kill_agent(host);
         }
         self.recovery.kill_after(0);
-        if let Some(life) = self.state().life.take() {
+        let life = self.state().life.take();
+        if let Some(life) = life {
             life.recovery_files.kill();
         }
     }
@@ -408,7 +479,7 @@ impl Outside {
             let state = self.state();
             let machine = state.vms[&id].clone();
             let host = &state.hosts[&machine.host];
-            let boot = BootId(Uuid::from_u128(0x100 + u128::from(host.boots)));
+            let boot = BootId(Uuid::from_u128(machine.host.0.as_u128() ^ u128::from(host.boots)));
             let Some(life) = state.life.clone() else { return };
             (machine, host.files.clone(), boot, life)
         };
@@ -418,6 +489,7 @@ impl Outside {
                 life.sources.attach(id, Arc::clone(&tracker), files);
                 if let Some(machine) = self.state().vms.get_mut(&id) {
                     machine.tracker = Some(tracker);
+                    machine.closed = false;
                 }
                 if standing == Standing::Runs && !machine.switched_off {
                     self.boot(id);
@@ -594,191 +666,8 @@ impl Outside {
     }
 }
 
-/// The guests.
-impl Outside {
-    /// Milliseconds until a guest writes again.
-    pub(super) fn pause_ms(&self, id: VmId) -> u64 {
-        let machine = self.machine(id);
-        let now = self.clock.passed_ms();
-        let in_burst =
-            |burst: &&Burst| burst.at.0 <= now && now < burst.at.0.saturating_add(burst.r#for.0);
-        let burst = machine.bursts.iter().find(in_burst);
-        let rate = burst.map_or(machine.writes_per_minute, |burst| burst.writes_per_minute);
-        let mean = 60_000 / u64::from(rate.max(1));
-        let pace = format!("{} pace", machine.name);
-        // A burst is looked for often enough not to be slept through.
-        self.dice.between(&pace, mean / 2, mean + mean / 2).clamp(1, 60_000)
-    }
-
-    /// The guest's turn: it writes, or tries to boot.
-    pub(super) fn guest_turn(&self, id: VmId, standing: Standing) {
-        let machine = self.machine(id);
-        if machine.runs {
-            self.guest_writes(id);
-        } else if machine.tracker.is_some() && !machine.switched_off && standing == Standing::Runs {
-            self.boot(id);
-        }
-    }
-
-    /// The guest's next write.
-    fn guest_writes(&self, id: VmId) {
-        let machine = self.machine(id);
-        let Some(tracker) = machine.tracker.as_ref().filter(|_| machine.runs) else { return };
-        let n = machine.acked + 1;
-        if self.write(&machine, tracker, n).is_err() {
-            if let Some(machine) = self.state().vms.get_mut(&id) {
-                machine.torn = true;
-            }
-            return;
-        }
-        let flushed = n.is_multiple_of(FLUSH_EVERY) && flush(&machine, tracker).is_ok();
-        let mut state = self.state();
-        if let Some(machine) = state.vms.get_mut(&id) {
-            machine.acked = n;
-            machine.torn = false;
-            if flushed {
-                machine.flushed = n;
-            }
-        }
-    }
-
-    fn write(&self, machine: &Machine, tracker: &Arc<Tracker>, n: u64) -> io::Result<()> {
-        let write = machine.workload.write(n);
-        let content = machine.workload.content(n);
-        if self.plant == Some(Plant::UntrackedWrite) && n.is_multiple_of(9) {
-            let disk = &machine.disks[write.disk];
-            let files = self.state().hosts[&machine.host].files.clone();
-            let image = machine.folder().join(format!("{}.img", disk.name));
-            let device = RawDisk::open(&files, &image, Open::Write).map_err(io::Error::other)?;
-            return device.write_at(&content, write.offset(), false);
-        }
-        let disk = tracker.disk(machine.disks[write.disk].id);
-        disk.ok_or(io::ErrorKind::NotFound)?.write_at(&content, write.offset(), false)
-    }
-
-    /// A guest boots: it proves that what it had flushed is there, and writes the rest again, as a file
-    /// system does from its journal.
-    fn boot(&self, id: VmId) {
-        let machine = self.machine(id);
-        let Some(tracker) = machine.tracker.clone() else { return };
-        let last = match (machine.acked, machine.torn) {
-            // The very first boot installs the guest.
-            (0, _) => machine.workload.install_writes(),
-            (acked, true) => acked + 1,
-            (acked, false) => acked,
-        };
-        let first = if machine.torn || machine.acked == 0 { machine.flushed } else { last };
-        for n in first + 1..=last {
-            if self.write(&machine, &tracker, n).is_err() {
-                return;
-            }
-        }
-        let mut state = self.state();
-        let Some(booted) = state.vms.get_mut(&id) else { return };
-        booted.acked = last;
-        booted.torn = false;
-        booted.runs = true;
-    }
-
-    /// Shuts a guest down in an orderly way.
-    pub(super) fn shut_down(&self, id: VmId) -> io::Result<()> {
-        if self.plant == Some(Plant::ShutDownLies) {
-            return Ok(());
-        }
-        let machine = self.machine(id);
-        if let Some(tracker) = machine.tracker.as_ref().filter(|_| machine.runs) {
-            flush(&machine, tracker)?;
-        }
-        let mut state = self.state();
-        if let Some(off) = state.vms.get_mut(&id) {
-            off.runs = false;
-            off.switched_off = true;
-            off.flushed = off.acked;
-        }
-        Ok(())
-    }
-
-    /// The VM runs at the recovery site, on disks with the writes up to this one.
-    pub(super) fn runs_away(&self, id: VmId, last_write: u64) {
-        if let Some(machine) = self.state().vms.get_mut(&id) {
-            machine.away = Some(last_write);
-        }
-    }
-
-    /// Cuts a guest's power for good: only [`Outside::start_restored`] switches it on again.
-    pub(super) fn switch_off(&self, id: VmId) {
-        if let Some(machine) = self.state().vms.get_mut(&id) {
-            machine.runs = false;
-            machine.switched_off = true;
-        }
-    }
-
-    /// Switches a guest on whose disks hold the writes up to `last_write`. One that runs goes on.
-    pub(super) fn start_restored(&self, id: VmId, last_write: u64) {
-        let mut state = self.state();
-        let Some(machine) = state.vms.get_mut(&id).filter(|machine| !machine.runs) else { return };
-        (machine.acked, machine.flushed) = (last_write, last_write);
-        machine.torn = false;
-        machine.switched_off = false;
-        machine.away = None;
-        machine.runs = true;
-    }
-
-    /// The disks of a VM that its host has attached.
-    pub(super) fn attached(&self, id: VmId) -> Option<Vec<Arc<dyn BlockDevice>>> {
-        let machine = self.machine(id);
-        let tracker = machine.tracker.as_ref()?;
-        let device = |disk: &Disk| Some(tracker.disk(disk.id)? as Arc<dyn BlockDevice>);
-        machine.disks.iter().map(device).collect()
-    }
-
-    /// Switches a guest on whose failover was called off.
-    pub(super) fn switch_on(&self, id: VmId) {
-        let off = {
-            let mut state = self.state();
-            state.vms.get_mut(&id).is_some_and(|vm| std::mem::take(&mut vm.switched_off))
-        };
-        if off {
-            self.boot(id);
-        }
-    }
-
-    /// Boots a guest that is off, from its disks as they are; answers whether it runs.
-    pub(super) fn boot_again(&self, id: VmId) -> bool {
-        if let Some(machine) = self.state().vms.get_mut(&id) {
-            machine.switched_off = false;
-            machine.away = None;
-        }
-        if !self.machine(id).runs {
-            self.boot(id);
-        }
-        self.machine(id).runs
-    }
-
-    /// Notes that the guest's disks may be cut at this moment, on the side that is replicated.
-    pub(super) fn may_be_cut(&self, vm: &Vm) {
-        let Machine { acked, torn, away, .. } = self.machine(vm.id);
-        let second = self.clock.now().as_millis().div_euclid(1_000);
-        let state = match vm.source {
-            Side::Primary => CutState { acked, torn },
-            // There it only reads.
-            Side::Recovery => CutState { acked: away.unwrap_or(0), torn: false },
-        };
-        self.ghost.may_be_cut(vm.id, second, state);
-    }
-
-    /// Notes something that must never be.
-    pub(super) fn violation(&self, invariant: Invariant, what: String) {
-        self.ghost.violated(Violation { invariant, at_ms: self.clock.passed_ms(), what });
-    }
-}
-
 impl Machine {
     fn folder(&self) -> PathBuf {
         PathBuf::from("/vms").join(&self.name)
     }
-}
-
-fn flush(machine: &Machine, tracker: &Arc<Tracker>) -> io::Result<()> {
-    machine.disks.iter().filter_map(|disk| tracker.disk(disk.id)).try_for_each(|disk| disk.flush())
 }

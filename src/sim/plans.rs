@@ -10,9 +10,10 @@ pub(super) fn plan_id(name: &str) -> PlanId {
     PlanId::named(Uuid::nil(), name)
 }
 
-pub(super) fn run_kind(word: RunWord) -> RunKind {
+/// How a plan is run; `network` is where tests are.
+pub(super) fn run_kind(word: RunWord, network: String) -> RunKind {
     match word {
-        RunWord::Test => RunKind::Test { network: "isolated".to_owned() },
+        RunWord::Test => RunKind::Test { network },
         RunWord::Planned => RunKind::Planned,
         RunWord::Unplanned => RunKind::Unplanned,
         RunWord::CleanUp => RunKind::CleanUp,

@@ -22,11 +22,15 @@ pub enum Plant {
     Chatter,
     /// Failed work is tried again off the schedule.
     HastyTimer,
+    /// A disk that is changed after a kill looks as if nobody had touched it.
+    UnseenEdit,
+    /// The storage overwrites what it should only create: nothing keeps two writers apart.
+    NoFence,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::UntrackedWrite,
         Self::ShutDownLies,
         Self::LostObject,
@@ -36,5 +40,7 @@ impl Plant {
         Self::UndecidedEvent,
         Self::Chatter,
         Self::HastyTimer,
+        Self::UnseenEdit,
+        Self::NoFence,
     ];
 }

@@ -5,7 +5,7 @@
 //! answer can get lost.
 
 use super::ghost::Invariant;
-use super::outside::{Outside, Standing};
+use super::outside::{Away, Outside, Standing};
 use super::plant::Plant;
 use super::proof;
 use crate::domain::catalogue::Code;
@@ -512,11 +512,16 @@ impl Hypervisor for RecoveryHypervisors {
         Ok(())
     }
 
-    async fn shut_down(&self, _: &Vm) -> Result<(), Failure> {
+    async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.0.machine(vm.id).away.is_some_and(|away| away.runs) {
+            pause(&self.0, &format!("shut down {}", vm.name), SHUT_DOWN_MS).await;
+        }
+        self.0.ends_away(vm.id);
         Ok(())
     }
 
-    async fn switch_off(&self, _: &Vm) -> Result<(), Failure> {
+    async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        self.0.ends_away(vm.id);
         Ok(())
     }
 
@@ -535,7 +540,9 @@ impl Hypervisor for RecoveryHypervisors {
             did_not_start(vm, &why)
         })?;
         proof::judge_failover(outside, vm, served, &source);
-        outside.runs_away(vm.id, served);
+        let point = vm.failover_point().map_or(0, |point| point.cycle);
+        let exports = proof::exports(disks);
+        outside.runs_away(vm.id, Away { point, acked: served, torn: false, runs: true, exports });
         Ok(())
     }
 

@@ -138,6 +138,12 @@ fn in_words(states: &BTreeSet<CutState>) -> String {
     if each.is_empty() { "nothing that is known".to_owned() } else { each.join(" or ") }
 }
 
+/// The names of the exports at these places.
+pub(super) fn exports(disks: &[ServedDisk]) -> Vec<String> {
+    let uri = |disk: &ServedDisk| disk.uri.parse::<NbdUri>().ok();
+    disks.iter().filter_map(uri).map(|uri| uri.export).collect()
+}
+
 /// What is served at these places.
 fn devices(outside: &Outside, disks: &[ServedDisk]) -> Result<Vec<Arc<dyn BlockDevice>>, String> {
     let device = |disk: &ServedDisk| {
@@ -159,7 +165,14 @@ pub(super) fn served_prefix(
     let record = outside.inline.wait(outside.proof.point(vm.id, point.cycle));
     let record = record.map_err(|error| error.to_string())?;
     let record = record.ok_or("its recovery point is gone")?;
-    let states = outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000));
+    let mut states = outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000));
+    // One that ran on these disks before finds what it wrote there.
+    if let Some(away) = machine.away.as_ref().filter(|away| away.point == point.cycle) {
+        if vm.failover.is_some_and(|failover| failover.started_at.is_some()) {
+            states.clear();
+        }
+        states.insert(away.state());
+    }
     outside.storage.begin(None);
     match prefix(outside, &machine.workload, devices, last_of(&states)) {
         Ok(found) => {
@@ -202,7 +215,8 @@ pub(super) fn restored_prefix(outside: &Outside, vm: &Vm) -> Result<u64, String>
             return Err(why);
         }
     };
-    if let Some(expected) = machine.away.filter(|expected| found < *expected) {
+    let expected = machine.away.as_ref().map_or(0, |away| away.acked);
+    if found < expected {
         let what = format!(
             "{} was brought back with the writes up to {found}, and its replica had {expected}",
             vm.name

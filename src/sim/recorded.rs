@@ -189,7 +189,10 @@ impl Reading {
                 Some((Deed::ExpireCredentials, None))
             }
             (Code::LogVolumeFull, _) => Some((Deed::FillDisk, Some(host()))),
-            (Code::DiskUnusable, _) => Some((Deed::FailDisk, Some(vm.name.clone()))),
+            // A flush that fails is told as the host's, since its log can fail as well as the disk.
+            (Code::DiskUnusable, _) | (Code::HostResourcesShort, Cause::Host(_)) => {
+                Some((Deed::FailDisk, Some(vm.name.clone())))
+            }
             _ => None,
         }
     }
@@ -233,6 +236,7 @@ impl Reading {
             settle: SETTLE,
             schedule: Schedule::default(),
             fidelity: Fidelity::Blocks,
+            topology: None,
             site: self.site(),
             vm: vms,
             plan: vec![],
@@ -269,18 +273,13 @@ impl Reading {
             let sizes = vm.disks.iter().map(|disk| fitting(disk.size_bytes)).collect();
             let written = self.written.get(id).copied().unwrap_or(0);
             let minutes = (length_ms / 60_000).max(1);
-            let writes = (written / WRITE_BYTES / minutes).clamp(1, WRITES_MAX);
             if vm.disks.iter().any(|disk| fitting(disk.size_bytes).0 != disk.size_bytes) {
                 self.remarks.push(remark_on_sizes(vm));
             }
+            let host = unplaced(host.unwrap_or_else(|| "host-1".to_owned()));
             specs.push(VmSpec {
-                name: unplaced(vm.name.clone()),
-                count: None,
-                host: unplaced(host.unwrap_or_else(|| "host-1".to_owned())),
-                disks: unplaced(sizes),
-                writes_per_minute: writes as u32,
-                write_size: None,
-                burst: vec![],
+                writes_per_minute: writes_per_minute(written / minutes),
+                ..VmSpec::named(unplaced(vm.name.clone()), host, unplaced(sizes))
             });
         }
         specs.sort_by(|one, other| one.name.get_ref().cmp(other.name.get_ref()));
@@ -346,8 +345,13 @@ fn step(after_ms: i64, deed: Deed) -> Step {
     }
 }
 
+/// How often a guest writes that writes so much in a minute.
+pub fn writes_per_minute(bytes: u64) -> u32 {
+    (bytes / WRITE_BYTES).clamp(1, WRITES_MAX) as u32
+}
+
 /// The size that stands for a disk: as it is, or the largest that can be simulated.
-fn fitting(bytes: u64) -> Size {
+pub fn fitting(bytes: u64) -> Size {
     Size((bytes / BLOCK * BLOCK).clamp(BLOCK, DISK_BYTES_MAX))
 }
 

@@ -125,7 +125,9 @@ pub(super) fn outcome(
     let ended = outside.vm_ids().into_iter().map(|id| {
         let vm = observer.past.site.vms.get(&id).cloned().unwrap_or_default();
         let name = outside.machine(id).name;
-        Ended::new(name, vm, now, outside.ghost.lost_bytes(id), observer.figures(id))
+        let host = Some(outside.host_name(vm.host));
+        let ended = Ended::new(name, vm, now, outside.ghost.lost_bytes(id), observer.figures(id));
+        Ended { host, ..ended }
     });
     let ended = ended.collect();
     let (commits, virtual_ms) = (observer.commits, outside.clock.passed_ms());
@@ -198,6 +200,8 @@ fn joined(mut times: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 pub(super) struct Ended {
     name: String,
     vm: Vm,
+    /// The name of its host, where hosts are simulated.
+    pub(super) host: Option<String>,
     health: Health,
     because: String,
     lost: Option<u64>,
@@ -214,7 +218,7 @@ impl Ended {
     ) -> Self {
         let worst = vm.health_causes(now).into_iter().next();
         let because = worst.map_or_else(String::new, |cause| cause.because);
-        Self { name, health: vm.health(now), because, lost, figures, vm }
+        Self { name, host: None, health: vm.health(now), because, lost, figures, vm }
     }
 
     fn report(&mut self, outages: &[(u64, u64)]) -> VmReport {
@@ -239,6 +243,7 @@ impl Ended {
             Figure::Health => Some(self.health.to_string()),
             Figure::WorstHealth => self.figures.worst.map(|health| health.to_string()),
             Figure::Phase => Some(self.vm.phase.to_string()),
+            Figure::Host => self.host.clone(),
             _ => None,
         }
     }
@@ -294,8 +299,8 @@ fn compare(figure: Figure, word: &str, wanted: &Wanted, vm: &Ended) -> (bool, St
     let figures = &vm.figures;
     match (figure.unit(), wanted) {
         (Unit::Texts, Wanted::Text(wanted)) => {
-            let found: Vec<_> = figures.failures.iter().copied().collect();
-            (found.contains(&wanted.as_str()), found.join(", "))
+            let found = figure.texts(&vm.vm, figures);
+            (found.contains(wanted), found.join(", "))
         }
         (Unit::Numbers, wanted) => {
             let found: Vec<u64> = figures.retry_minutes.iter().copied().collect();

@@ -1,5 +1,8 @@
 //! One run: a scenario with a seed, from the first event to the verdict.
 
+mod second;
+mod sites;
+
 use super::driver::{Driver, Service, State};
 use super::errands::Errands;
 use super::ghost::Invariant;
@@ -16,6 +19,7 @@ use super::sizes;
 use crate::actors::{Origin, World};
 use crate::domain::cloud;
 use crate::domain::entity::{Entity, Entry, Kind, StreamId};
+use crate::domain::fabric;
 use crate::domain::host;
 use crate::domain::id::{CloudId, FabricId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::plan::{self, Plan};
@@ -101,6 +105,8 @@ struct Run {
     /// Faults that have begun and not ended, by their place in the timeline.
     active: Rc<RefCell<BTreeMap<usize, Step>>>,
     remarks: Rc<RefCell<Vec<(u64, String)>>>,
+    /// Second services that are to start, or run, by their place in the timeline.
+    seconds: Rc<RefCell<BTreeMap<usize, second::Second>>>,
 }
 
 /// Something of the timeline at its moment.
@@ -122,20 +128,13 @@ impl Run {
             service: Rc::default(),
             active: Rc::default(),
             remarks: Rc::default(),
+            seconds: Rc::default(),
         })
     }
 
     async fn finish(self) -> Result<Outcome, RunError> {
         self.start_service().await;
-        for vm in self.outside.vm_ids() {
-            let (outside, standing) = (Arc::clone(&self.outside), self.standing());
-            spawn_local(async move {
-                loop {
-                    sleep(Duration::from_millis(outside.pause_ms(vm))).await;
-                    outside.guest_turn(vm, standing(vm));
-                }
-            });
-        }
+        self.run_guests(|| true);
         spawn_local(self.clone().watch());
         self.timeline().await;
         self.heal().await;
@@ -151,6 +150,20 @@ impl Run {
         )?;
         self.outside.close();
         Ok(outcome)
+    }
+
+    /// Lets every guest act in its turn, as long as they are to.
+    fn run_guests(&self, go_on: impl Fn() -> bool + Clone + 'static) {
+        for vm in self.outside.vm_ids() {
+            let (outside, standing) = (Arc::clone(&self.outside), self.standing());
+            let go_on = go_on.clone();
+            spawn_local(async move {
+                while go_on() {
+                    sleep(Duration::from_millis(outside.pause_ms(vm))).await;
+                    outside.guest_turn(vm, standing(vm));
+                }
+            });
+        }
     }
 
     fn remark(&self, text: String) {
@@ -202,13 +215,21 @@ impl Run {
         self.configure(Kind::Cloud, cloud.0, cloud::Command::AssociatePolicy { policy }).await;
         for (id, name) in outside.host_ids() {
             self.configure(Kind::Host, id.0, host::Command::Register { id, name, cloud }).await;
+            let cluster = outside.cluster_of(id);
+            self.configure(Kind::Host, id.0, host::Command::JoinCluster { cluster }).await;
             self.configure(Kind::Cloud, cloud.0, cloud::Command::AddHost { host: id }).await;
         }
+        self.describe_sites().await;
         for id in outside.vm_ids() {
             let machine = outside.machine(id);
             let (name, host, disks) = (machine.name, machine.host, machine.disks);
             let discover = vm::Command::Discover { id, name, host, cloud, disks };
             self.configure(Kind::Vm, id.0, discover).await;
+            // Where a cluster has it, if the service died before it heard of that.
+            self.configure(Kind::Vm, id.0, vm::Command::ReportMoved { host }).await;
+            if let Some(machine) = machine.described {
+                self.configure(Kind::Vm, id.0, vm::Command::Describe { machine }).await;
+            }
             let window = self.scenario.site.resync_window.0;
             self.configure(Kind::Vm, id.0, vm::Command::ChangeResyncWindow { window }).await;
             let known = self.known(id);
@@ -246,6 +267,7 @@ impl Run {
     async fn timeline(&self) {
         let steps: Vec<Step> = self.scenario.timeline().into_iter().cloned().collect();
         let end = self.scenario.duration.0;
+        self.prepare_second_services(&steps);
         for (at, change) in changes(&steps, end) {
             sleep_until(self.outside.clock.moment(at)).await;
             match change {
@@ -267,10 +289,14 @@ impl Run {
         self.active.borrow_mut().insert(index, step.clone());
         match deed {
             Deed::KillService if !was_down => self.kill_service().await,
+            Deed::StopService if !was_down => self.stop_service().await,
+            Deed::SecondService => self.start_second_service(index).await,
+            Deed::EditDisk => self.edit_disks(step),
             Deed::KillHost | Deed::PowerLoss => {
                 for host in self.outside.hosts_called(step.host()) {
                     if !hosts_down.contains(&host) {
                         self.outside.host_down(host, deed == Deed::PowerLoss);
+                        self.let_cluster_take_over(host);
                     }
                 }
             }
@@ -292,12 +318,13 @@ impl Run {
     async fn end(&self, index: usize, step: &Step) {
         self.active.borrow_mut().remove(&index);
         let deed = *step.r#do.get_ref();
-        if deed.is_operation() || matches!(deed, Deed::JumpClock | Deed::RotVault) {
+        if deed.is_instant() {
             return;
         }
         self.remark(format!("{} ends", deed.word()));
         match deed {
-            Deed::KillService if !self.is_down() => self.start_service().await,
+            Deed::KillService | Deed::StopService if !self.is_down() => self.start_service().await,
+            Deed::SecondService => self.end_second_service(index).await,
             Deed::KillHost | Deed::PowerLoss => {
                 let still_down = self.hosts_down();
                 for host in self.outside.hosts_called(step.host()) {
@@ -319,9 +346,28 @@ impl Run {
         self.outside.end_life();
     }
 
+    async fn stop_service(&self) {
+        let service = self.service.borrow_mut().take();
+        if let Some(service) = service {
+            service.kill().await;
+        }
+        self.outside.close_life();
+    }
+
+    fn edit_disks(&self, step: &Step) {
+        let standing = self.standing();
+        for vm in self.outside.vms_called(step.vm()) {
+            if let Err(because) = self.outside.edit_disks(vm, standing(vm)) {
+                let name = self.outside.machine(vm).name;
+                self.remark(format!("nobody can edit the disks of {name}: {because}"));
+            }
+        }
+    }
+
     fn is_down(&self) -> bool {
         let active = self.active.borrow();
-        active.values().any(|step| *step.r#do.get_ref() == Deed::KillService)
+        let ends = |deed| matches!(deed, Deed::KillService | Deed::StopService);
+        active.values().any(|step| ends(*step.r#do.get_ref()))
     }
 
     fn hosts_down(&self) -> BTreeSet<crate::domain::id::HostId> {
@@ -383,12 +429,17 @@ impl Run {
 
     /// An operator acts and does not wait for the answer.
     fn operate(&self, step: &Step) {
-        if step.r#do.get_ref().is_of_plan() {
-            return self.operate_plan(step);
+        match step.r#do.get_ref() {
+            deed if deed.is_of_plan() => return self.operate_plan(step),
+            Deed::MoveVm => return self.order_move(step),
+            _ => {}
         }
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
-            let command = operation(*step.r#do.get_ref(), vm, &known);
+            let mut command = operation(*step.r#do.get_ref(), vm, &known);
+            if let vm::Command::TestFailover { network, .. } = &mut command {
+                *network = self.scenario.site.test_network();
+            }
             let run = self.clone();
             spawn_local(async move {
                 let stream = StreamId { kind: Kind::Vm, id: vm.0 };
@@ -403,7 +454,7 @@ impl Run {
         let known = self.journal.observer().past.site.plans.get(&id).cloned().unwrap_or_default();
         let command = if let (Deed::RunPlan, Some(word)) = (step.r#do.get_ref(), step.kind) {
             let job = JobId::derived(id.0, known.runs);
-            plan::Command::Start { job, kind: run_kind(word) }
+            plan::Command::Start { job, kind: run_kind(word, self.scenario.site.test_network()) }
         } else {
             let step = known.running().map_or(0, |run| run.current);
             plan::Command::Continue { step, notes: "by the scenario".to_owned() }
@@ -619,4 +670,5 @@ macro_rules! into_entry {
     )+};
 }
 
-into_entry!(vm::Command => Vm, host::Command => Host, cloud::Command => Cloud, vault::Command => Vault);
+into_entry!(vm::Command => Vm, host::Command => Host, cloud::Command => Cloud, vault::Command => Vault,
+    fabric::Command => Fabric);

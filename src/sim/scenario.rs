@@ -3,11 +3,15 @@
 //! Read from TOML. A file that cannot be used is refused with the line and the key that are wrong.
 
 use super::quantity::{Size, Span, Window};
+use super::topology::{ClusterSpec, NetworkSpec, NicSpec, Topology};
+use super::trace::Trace;
+use crate::domain::fabric::Size as ReplicaSize;
 use crate::domain::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 use toml::Spanned;
 
@@ -39,6 +43,25 @@ pub enum ScenarioError {
         /// Its name.
         name: String,
         /// What is wrong, and where.
+        problem: String,
+    },
+    /// A trace cannot be read.
+    #[error("read trace {}", path.display())]
+    TraceUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the file system answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not a trace of the VM's writes.
+    #[error("use trace {}, line {line}: {problem}", path.display())]
+    TraceUnusable {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// What is wrong.
         problem: String,
     },
     /// A value does not fit the rest.
@@ -74,6 +97,9 @@ pub struct Scenario {
     /// What the run is made of.
     #[serde(default, skip_serializing_if = "Fidelity::is_blocks")]
     pub fidelity: Fidelity,
+    /// The file that tells the site and its VMs, beside the scenario's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Spanned<String>>,
     /// The site.
     #[serde(default)]
     pub site: SiteSpec,
@@ -155,6 +181,18 @@ pub struct SiteSpec {
     pub rtt: Span,
     /// What a host's link to the vault carries.
     pub mbit_per_s: u64,
+    /// Hosts that share disks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cluster: Vec<ClusterSpec>,
+    /// The networks of the primary site.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<NetworkSpec>,
+    /// The networks of the recovery site.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recovery_network: Vec<NetworkSpec>,
+    /// The sizes that replicas can have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub size: Vec<ReplicaSize>,
 }
 
 impl Default for SiteSpec {
@@ -166,6 +204,10 @@ impl Default for SiteSpec {
             resync_window: Window::default(),
             rtt: Span(10),
             mbit_per_s: 500,
+            cluster: vec![],
+            network: vec![],
+            recovery_network: vec![],
+            size: vec![],
         }
     }
 }
@@ -203,6 +245,41 @@ pub struct VmSpec {
     /// Times at which it writes more.
     #[serde(default)]
     pub burst: Vec<Burst>,
+    /// A file of recorded writes that it makes instead, at their times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Spanned<String>>,
+    /// These.
+    #[serde(skip)]
+    pub recorded: Option<Arc<Trace>>,
+    /// Its virtual processors, where its network adapters are told; one if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+    /// Its memory, as well; 1024 if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Its network adapters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nic: Vec<NicSpec>,
+}
+
+impl VmSpec {
+    /// A VM of which nothing else is told.
+    pub fn named(name: Spanned<String>, host: Spanned<String>, disks: Spanned<Vec<Size>>) -> Self {
+        Self {
+            name,
+            count: None,
+            host,
+            disks,
+            writes_per_minute: default_rate(),
+            write_size: None,
+            burst: vec![],
+            trace: None,
+            recorded: None,
+            cores: None,
+            memory_mib: None,
+            nic: vec![],
+        }
+    }
 }
 
 const fn default_rate() -> u32 {
@@ -375,6 +452,12 @@ deeds! {
     ShutGates = "shut_gates", needs [], takes ["for"];
     /// Scripts of recovery plans end with an error.
     FailScripts = "fail_scripts", needs [], takes ["for"];
+    /// The service is stopped in good order, with the agents in it, and started again.
+    StopService = "stop_service", needs ["for"], takes [];
+    /// Somebody runs a VM elsewhere, from its disks, while its agent is down.
+    EditDisk = "edit_disk", needs ["vm"], takes [];
+    /// A second service starts, with the site and all that it knew as they were some time ago.
+    SecondService = "second_service", needs ["back"], takes ["for"];
     /// An operator moves a VM to the recovery site.
     PlannedFailover = "planned_failover", needs ["vm"], takes [];
     /// An operator gives a VM's site up.
@@ -409,6 +492,8 @@ deeds! {
     TakePoint = "take_point", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
+    /// A VM is moved to another member of its host's cluster, while it runs.
+    MoveVm = "move_vm", needs ["vm", "host"], takes [];
     /// An operator runs a recovery plan.
     RunPlan = "run_plan", needs ["plan", "kind"], takes [];
     /// An operator has a run go on that waits for somebody.
@@ -429,11 +514,20 @@ impl Deed {
                 | Self::LoseAnswers
                 | Self::RotVault
                 | Self::FailDisk
+                | Self::StopService
+                | Self::EditDisk
+                | Self::SecondService
+                | Self::MoveVm
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan
                 | Self::ContinuePlan
         )
+    }
+
+    /// Whether it is over as soon as it has happened.
+    pub(super) const fn is_instant(self) -> bool {
+        self.is_operation() || matches!(self, Self::JumpClock | Self::RotVault | Self::EditDisk)
     }
 
     /// Whether a person at the service does it.
@@ -538,6 +632,14 @@ pub enum Figure {
     AdministratorNeeded,
     /// Cycles that did not begin in time, in the last interval and the one before: a number.
     MissedCycles,
+    /// Why its replica had to be brought into step: texts such as `a disk changed`.
+    ResyncReasons,
+    /// The catalogue entries of what a second service met with it: texts.
+    SecondService,
+    /// The host that it is on in the end: a text.
+    Host,
+    /// What its replica has, while it is failed over: texts such as `eth0 in dr/front with 10.0.1.20`.
+    Networks,
 }
 
 /// How the value of a figure is written.
@@ -568,6 +670,10 @@ impl Figure {
             Self::Points => "points",
             Self::AdministratorNeeded => "administrator_needed",
             Self::MissedCycles => "missed_cycles",
+            Self::ResyncReasons => "resync_reasons",
+            Self::SecondService => "second_service",
+            Self::Host => "host",
+            Self::Networks => "networks",
         }
     }
 
@@ -580,9 +686,11 @@ impl Figure {
             | Self::Points
             | Self::AdministratorNeeded
             | Self::MissedCycles => Unit::Number,
-            Self::Health | Self::WorstHealth | Self::Phase => Unit::Text,
+            Self::Health | Self::WorstHealth | Self::Phase | Self::Host => Unit::Text,
             Self::RetryMinutes => Unit::Numbers,
-            Self::Failures => Unit::Texts,
+            Self::Failures | Self::ResyncReasons | Self::SecondService | Self::Networks => {
+                Unit::Texts
+            }
         }
     }
 }
@@ -640,17 +748,45 @@ pub(super) struct OneVm<'a> {
 }
 
 impl Scenario {
-    /// Reads a scenario and checks that it can be run. `name` is what errors call it.
+    /// Reads a scenario and checks that it can be run. `name` is what errors call it. Files that it names are
+    /// relative to the working directory.
     ///
     /// # Errors
     /// [`ScenarioError`].
     pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
-        let scenario: Self = toml::from_str(text).map_err(|error| ScenarioError::Malformed {
-            name: name.to_owned(),
-            problem: error.to_string(),
-        })?;
-        let check = Check { name, text, scenario: &scenario };
-        check.whole()?;
+        Self::parse_beside(name, text, Path::new(""))
+    }
+
+    /// Reads the scenario of a file. Files that it names are relative to the folder of the one that names them.
+    ///
+    /// # Errors
+    /// [`ScenarioError`].
+    pub fn read(path: &Path) -> Result<Self, ScenarioError> {
+        Self::parse_beside(&path.display().to_string(), &read_text(path)?, folder_of(path))
+    }
+
+    fn parse_beside(name: &str, text: &str, folder: &Path) -> Result<Self, ScenarioError> {
+        let mut scenario: Self = from_toml(name, text)?;
+        let Some(file) = scenario.topology.take() else {
+            let check = Check { name, text, scenario: &scenario };
+            check.site()?;
+            check.timeline()?;
+            read_traces(&mut scenario.vm, folder)?;
+            return Ok(scenario);
+        };
+        let has_site = text.parse::<toml::Table>().is_ok_and(|keys| keys.contains_key("site"));
+        if has_site || !scenario.vm.is_empty() {
+            let problem = "tells site and VMs, so there can be no [site] and no [[vm]] beside it";
+            let check = Check { name, text, scenario: &scenario };
+            return Err(check.at(file.span().start, "topology", problem));
+        }
+        let path = folder.join(file.get_ref());
+        let (of_site, site_text) = (path.display().to_string(), read_text(&path)?);
+        let Topology { site, vm } = from_toml(&of_site, &site_text)?;
+        (scenario.site, scenario.vm) = (site, vm);
+        Check { name: &of_site, text: &site_text, scenario: &scenario }.site()?;
+        Check { name, text, scenario: &scenario }.timeline()?;
+        read_traces(&mut scenario.vm, folder_of(&path))?;
         Ok(scenario)
     }
 
@@ -678,10 +814,8 @@ impl Scenario {
 
     /// The faults of the timeline: what, from when and until when, in milliseconds.
     pub(super) fn faults(&self) -> Vec<(String, u64, u64)> {
-        let steps = self.timeline().into_iter().filter(|step| {
-            let deed = *step.r#do.get_ref();
-            !deed.is_operation() && !matches!(deed, Deed::JumpClock | Deed::RotVault)
-        });
+        let steps = self.timeline().into_iter();
+        let steps = steps.filter(|step| !step.r#do.get_ref().is_instant());
         let end = self.duration.0;
         let lasting = steps.map(|step| {
             let from = step.t.get_ref().0;
@@ -705,6 +839,35 @@ impl Scenario {
     }
 }
 
+fn read_text(path: &Path) -> Result<String, ScenarioError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
+}
+
+fn from_toml<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, ScenarioError> {
+    toml::from_str(text).map_err(|error| ScenarioError::Malformed {
+        name: name.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// Reads the recorded writes of VMs. Their files are named so that a scenario that is written elsewhere finds them.
+fn read_traces(vms: &mut [VmSpec], folder: &Path) -> Result<(), ScenarioError> {
+    for vm in vms {
+        let Some(file) = &vm.trace else { continue };
+        let path = folder.join(file.get_ref());
+        let path = std::path::absolute(&path)
+            .map_err(|source| ScenarioError::TraceUnreadable { path, source })?;
+        vm.recorded = Some(Arc::new(Trace::read(&path, vm.disks.get_ref())?));
+        vm.trace = Some(Spanned::new(file.span(), path.display().to_string()));
+    }
+    Ok(())
+}
+
 /// A scenario that is being checked, with its text to find lines in.
 struct Check<'a> {
     name: &'a str,
@@ -713,7 +876,8 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn whole(&self) -> Result<(), ScenarioError> {
+    /// The site and its VMs.
+    fn site(&self) -> Result<(), ScenarioError> {
         let site = &self.scenario.site;
         if self.scenario.vm.is_empty() {
             return Err(self.at(0, "vm", "a scenario has at least one [[vm]]"));
@@ -728,8 +892,9 @@ impl Check<'_> {
         if most < vms.len() {
             return Err(self.at(0, "vm", &format!("at most {most} VMs can be simulated")));
         }
-        if fidelity == Fidelity::Sizes && !self.scenario.plan.is_empty() {
-            return Err(self.at(0, "plan", "recovery plans need fidelity \"blocks\""));
+        let misfit = |(place, key, problem): (usize, &str, String)| self.at(place, key, &problem);
+        if let Some(wrong) = site.misfit() {
+            return Err(misfit(wrong));
         }
         let mut names = BTreeSet::new();
         if let Some(twice) = vms.iter().find(|one| !names.insert(&one.name)) {
@@ -752,6 +917,21 @@ impl Check<'_> {
                 let problem = "is for fidelity \"sizes\"";
                 return Err(self.at(size.span().start, "write_size", problem));
             }
+            if let (Fidelity::Sizes, Some(trace)) = (fidelity, &vm.trace) {
+                let problem = "is for fidelity \"blocks\"";
+                return Err(self.at(trace.span().start, "trace", problem));
+            }
+            if let Some(wrong) = vm.misfit(site) {
+                return Err(misfit(wrong));
+            }
+        }
+        Ok(())
+    }
+
+    /// What happens, and what is expected.
+    fn timeline(&self) -> Result<(), ScenarioError> {
+        if self.scenario.fidelity == Fidelity::Sizes && !self.scenario.plan.is_empty() {
+            return Err(self.at(0, "plan", "recovery plans need fidelity \"blocks\""));
         }
         for vm in
             self.scenario.plan.iter().flat_map(|plan| &plan.group).flat_map(|group| &group.vms)
@@ -782,6 +962,12 @@ impl Check<'_> {
         if self.scenario.duration <= *step.t.get_ref() {
             let problem = format!("is after the end of the timeline, {}", self.scenario.duration);
             return Err(self.at(step.t.span().start, "t", &problem));
+        }
+        if let (Deed::MoveVm, Some(host)) = (deed, &step.host)
+            && self.scenario.site.cluster_of(host.get_ref()).is_none()
+        {
+            let problem = format!("{} is a member of no cluster", host.get_ref());
+            return Err(self.at(host.span().start, "host", &problem));
         }
         if step.percent.is_some_and(|percent| 100 < percent) {
             return Err(self.at(place, "percent", "is more than 100"));

@@ -10,7 +10,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -57,6 +58,8 @@ pub(super) struct Storage {
     objects: Arc<InMemory>,
     state: Arc<Mutex<State>>,
     dice: Arc<Dice>,
+    /// A planted bug: what is there is overwritten.
+    overwrites: bool,
 }
 
 #[derive(Debug, Default)]
@@ -77,8 +80,8 @@ enum Fate {
 }
 
 impl Storage {
-    pub(super) fn new(dice: Arc<Dice>) -> Self {
-        Self { objects: Arc::new(InMemory::new()), state: Arc::default(), dice }
+    pub(super) fn new(dice: Arc<Dice>, overwrites: bool) -> Self {
+        Self { objects: Arc::new(InMemory::new()), state: Arc::default(), dice, overwrites }
     }
 
     /// The objects themselves, past all faults.
@@ -223,8 +226,11 @@ impl ObjectStore for Storage {
         &self,
         location: &Path,
         payload: PutPayload,
-        options: PutOptions,
+        mut options: PutOptions,
     ) -> Result<PutResult> {
+        if self.overwrites {
+            options.mode = PutMode::Overwrite;
+        }
         let bytes = payload.content_length() as u64;
         let put = self.objects.put_opts(location, payload, options);
         self.carry(location.as_ref(), true, bytes, put).await

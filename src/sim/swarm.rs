@@ -8,6 +8,8 @@ use super::quantity::{Size, Span, Window};
 use super::scenario::{
     Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
 };
+use super::topology::{ClusterSpec, NetworkSpec, NicSpec};
+use crate::domain::fabric::Subnet;
 use toml::Spanned;
 
 const MINUTE: u64 = 60_000;
@@ -57,6 +59,10 @@ const CLASSES: &[Deed] = &[
     Deed::CancelJob,
     Deed::RunPlan,
     Deed::ContinuePlan,
+    Deed::StopService,
+    Deed::EditDisk,
+    Deed::SecondService,
+    Deed::MoveVm,
 ];
 
 /// How plans are run.
@@ -79,22 +85,30 @@ impl Scenario {
         let minutes = dice.between("duration", 20, 60);
         let hosts: Vec<String> =
             (1..=dice.between("hosts", 1, 2)).map(|nth| format!("host-{nth}")).collect();
-        let vms: Vec<VmSpec> =
+        let mut vms: Vec<VmSpec> =
             (1..=dice.between("vms", 1, 3)).map(|nth| random_vm(&dice, nth, &hosts)).collect();
         let mut at = Vec::new();
+        let cluster = random_cluster(&dice, &hosts);
         for class in CLASSES {
-            if dice.happens(&format!("{} happens", class.word()), CLASS_ON) {
+            let is_possible = *class != Deed::MoveVm || !cluster.is_empty();
+            if is_possible && dice.happens(&format!("{} happens", class.word()), CLASS_ON) {
                 for _ in 0..dice.between("how often", 1, 3) {
                     at.push(random_step(&dice, *class, &hosts, &vms, minutes));
                 }
             }
         }
+        edit_while_down(&dice, &mut at);
+        keep_second_services_apart(&mut at);
         let group = |vm: &VmSpec| GroupSpec {
             vms: vec![vm.name.clone()],
             script: dice.happens("script", 30),
             manual: dice.happens("manual", 20),
             gate: dice.happens("gate", 40),
         };
+        let networks = random_networks(&dice);
+        if !networks.network.is_empty() {
+            vms.iter_mut().for_each(|vm| vm.nic = vec![random_nic(&dice)]);
+        }
         let plan = PlanSpec { name: PLAN.to_owned(), group: vms.iter().map(group).collect() };
         Self {
             title: format!("swarm {seed}"),
@@ -103,6 +117,7 @@ impl Scenario {
             settle: Span(45 * MINUTE),
             schedule: if dice.happens("shuffle", 50) { Schedule::Shuffle } else { Schedule::Fifo },
             fidelity: Fidelity::Blocks,
+            topology: None,
             site: SiteSpec {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),
@@ -110,6 +125,8 @@ impl Scenario {
                 resync_window: Window::default(),
                 rtt: Span(dice.between("rtt", 1, 60)),
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
+                cluster,
+                ..networks
             },
             vm: vms,
             plan: vec![plan],
@@ -149,9 +166,11 @@ impl Scenario {
             duration: Span::hours(hours),
             settle: Span::hours(2),
             fidelity: Fidelity::Sizes,
+            topology: None,
             site: SiteSpec {
                 mbit_per_s: dice.between("bandwidth", 2_000, 20_000),
                 retention: Span::hours(dice.between("retention", 1, 24)),
+                cluster: vec![],
                 ..Self::random(seed).site
             },
             schedule: if dice.happens("shuffle", 50) { Schedule::Shuffle } else { Schedule::Fifo },
@@ -173,14 +192,10 @@ fn random_vm(dice: &Dice, nth: u64, hosts: &[String]) -> VmSpec {
     let disks = (0..dice.between("disks", 1, 2))
         .map(|_| Size(dice.between("disk size", 64, 256) * 4096))
         .collect();
+    let host = spanned(chosen(dice, "host of a VM", hosts));
     VmSpec {
-        name: spanned(format!("vm-{nth}")),
-        count: None,
-        host: spanned(chosen(dice, "host of a VM", hosts)),
-        disks: spanned(disks),
         writes_per_minute: dice.between("writes", 1, 60) as u32,
-        write_size: None,
-        burst: vec![],
+        ..VmSpec::named(spanned(format!("vm-{nth}")), host, spanned(disks))
     }
 }
 
@@ -195,7 +210,7 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
     let percent = takes("percent").then(|| dice.between(key, 5, 60) as u32);
     let jump = Span(dice.between(key, 1, 120) * MINUTE);
     let forward = deed == Deed::JumpClock && dice.happens(key, 50);
-    let back = deed == Deed::JumpClock && !forward;
+    let back = takes("back") && !forward;
     Step {
         t: spanned(Span(dice.between(key, 0, minutes * MINUTE - 1))),
         r#do: spanned(deed),
@@ -209,6 +224,77 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         back: back.then_some(jump),
         plan: takes("plan").then(|| spanned(PLAN.to_owned())),
         kind: takes("kind").then(|| RUNS[(dice.next(key) % RUNS.len() as u64) as usize]),
+    }
+}
+
+/// Percent of all seeds in which hosts are a cluster, and in which networks are told.
+const SITE_ON: u32 = 40;
+
+fn random_cluster(dice: &Dice, hosts: &[String]) -> Vec<ClusterSpec> {
+    if hosts.len() < 2 || !dice.happens("cluster", SITE_ON) {
+        return vec![];
+    }
+    let hosts = hosts.iter().cloned().map(spanned).collect();
+    vec![ClusterSpec { name: "cluster".to_owned(), hosts }]
+}
+
+/// A site with a network that is mapped, sometimes, to a small one.
+fn random_networks(dice: &Dice) -> SiteSpec {
+    if !dice.happens("networks", SITE_ON) {
+        return SiteSpec::default();
+    }
+    let network = |name: &str, range: &str, isolated, to: Option<&str>| NetworkSpec {
+        name: spanned(name.to_owned()),
+        isolated,
+        subnet: vec![Subnet { name: "front".to_owned(), range: range.to_owned() }],
+        to: to.map(|to| spanned(to.to_owned())),
+    };
+    let to = dice.happens("mapped", 70).then_some("dr");
+    // Two addresses, for up to three VMs.
+    let range = if dice.happens("small network", 50) { "10.0.1.0/30" } else { "10.0.1.0/24" };
+    SiteSpec {
+        network: vec![network("web", "10.0.1.0/24", false, to)],
+        recovery_network: vec![
+            network("dr", range, false, None),
+            network("lab", "10.0.1.0/24", true, None),
+        ],
+        ..SiteSpec::default()
+    }
+}
+
+fn random_nic(dice: &Dice) -> NicSpec {
+    NicSpec {
+        name: "eth0".to_owned(),
+        network: Some(spanned("web".to_owned())),
+        subnet: Some("front".to_owned()),
+        address: Some(format!("10.0.1.{}", dice.between("address", 1, 3))),
+    }
+}
+
+/// Puts the changes of disks to where agents are down: elsewhere nobody can change one.
+fn edit_while_down(dice: &Dice, at: &mut [Step]) {
+    let is = |step: &Step, deeds: &[Deed]| deeds.contains(step.r#do.get_ref());
+    let downs = [Deed::KillService, Deed::StopService, Deed::KillHost, Deed::PowerLoss];
+    let times: Vec<(u64, u64)> = at
+        .iter()
+        .filter(|step| is(step, &downs))
+        .map(|step| (step.t.get_ref().0, step.r#for.map_or(0, |span| span.0)))
+        .collect();
+    for step in at.iter_mut().filter(|step| is(step, &[Deed::EditDisk]) && !times.is_empty()) {
+        let (from, lasts) = times[(dice.next("edited when") % times.len() as u64) as usize];
+        step.t = spanned(Span(from + dice.next("edited when") % lasts.max(1)));
+    }
+}
+
+/// A failover takes over what it finds in the vault; what a second service of the same epoch put there while the
+/// first one could not send cannot be told from what that one sent. So there is none where there are failovers.
+fn keep_second_services_apart(at: &mut Vec<Step>) {
+    let fails_over = |step: &Step| {
+        let deed = *step.r#do.get_ref();
+        matches!(deed, Deed::PlannedFailover | Deed::UnplannedFailover | Deed::RunPlan)
+    };
+    if at.iter().any(fails_over) {
+        at.retain(|step| *step.r#do.get_ref() != Deed::SecondService);
     }
 }
 

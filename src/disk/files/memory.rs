@@ -81,6 +81,39 @@ impl MemoryFiles {
         state.forget();
     }
 
+    /// The same files as they are at this moment, with what is not on the medium yet; from here on the two are apart.
+    pub fn copy(&self) -> Arc<Self> {
+        let state = self.lock().clone();
+        Arc::new(Self { state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// Numbers the files that are made from here on from `first`, so that no two hosts have one of the same number.
+    pub fn number_from(&self, first: u64) {
+        self.lock().next_inode = first;
+    }
+
+    /// Gives the files of `folder` to another host, as where both reach one medium. Where this one is lost,
+    /// `forgets` says by which choices the other finds what was on the medium only.
+    pub fn hand_over(&self, folder: &Path, to: &Self, forgets: Option<u64>) {
+        let (mut from, mut to) = (self.lock(), to.lock());
+        to.calls = to.calls.max(from.calls);
+        let mut choices = forgets.map(Choices);
+        let within = |path: &Path| path.parent() == Some(folder);
+        let names = from.names.extract_if(.., |path, _| within(path)).collect::<Vec<_>>();
+        for (path, inode) in names {
+            if let Some(mut file) = from.inodes.remove(&inode) {
+                if let Some(choices) = &mut choices {
+                    file.forget(choices);
+                }
+                to.inodes.insert(inode, file);
+            }
+            to.synced_names.insert(path.clone(), inode);
+            to.names.insert(path, inode);
+        }
+        from.synced_names.retain(|path, _| !within(path));
+        from.journal.retain(|change| !change.paths().iter().any(|path| within(path)));
+    }
+
     /// Makes every changing call on `path` fail with `kind`, or work again with `None`.
     pub fn refuse(&self, path: &Path, kind: Option<io::ErrorKind>) {
         let mut state = self.lock();
@@ -325,7 +358,7 @@ impl File for MemoryFile {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct State {
     choices: Choices,
     names: BTreeMap<PathBuf, u64>,
@@ -350,6 +383,13 @@ enum NameChange {
 }
 
 impl NameChange {
+    fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) => vec![path],
+            Self::Move(from, to, _) => vec![from, to],
+        }
+    }
+
     fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
         match self {
             Self::Set(path, inode) => _ = names.insert(path.clone(), *inode),
@@ -427,7 +467,7 @@ impl State {
 
 type Page = Arc<[u8; PAGE]>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     pages: BTreeMap<u64, Page>,
     len: u64,
@@ -532,7 +572,7 @@ fn killed() -> io::Error {
 }
 
 /// Choices that follow from a seed: `SplitMix64`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Choices(u64);
 
 impl Choices {

@@ -62,10 +62,10 @@ pub(super) fn reopen(
         Tracking::Off => (Gate::Off, None),
         Tracking::Broken(reason) => found.stay_broken(reason.clone())?,
         Tracking::On => match (found.changed_set().or(because), ended) {
-            (changed, Ended::PowerLost) => {
-                found.after_power_loss(changed.unwrap_or(Broken::PowerLoss))?
+            (reason, Ended::PowerLost) => {
+                found.after_power_loss(reason.unwrap_or(Broken::PowerLoss), &changed)?
             }
-            (Some(changed), Ended::Closed | Ended::Killed) => found.stay_broken(changed)?,
+            (Some(reason), Ended::Closed | Ended::Killed) => found.stay_broken(reason)?,
             (None, Ended::Closed | Ended::Killed) => found.resume(clock)?,
         },
     };
@@ -199,9 +199,16 @@ impl Found<'_> {
         Ok((Gate::On(logs), transit))
     }
 
-    /// After a power loss: applies what is sure to have been flushed. The disks can hold more.
-    fn after_power_loss(&self, mut reason: Broken) -> Result<Stand, TrackError> {
-        for disk in self.disks.iter().filter(|disk| self.state.disks.contains_key(&disk.id)) {
+    /// After a power loss: applies what is sure to have been flushed. The disks can hold more. A disk that took
+    /// the place of another is not what the logs are about.
+    fn after_power_loss(
+        &self,
+        mut reason: Broken,
+        changed: &[DiskId],
+    ) -> Result<Stand, TrackError> {
+        let is_known =
+            |disk: &&Disk| self.state.disks.contains_key(&disk.id) && !changed.contains(&disk.id);
+        for disk in self.disks.iter().filter(is_known) {
             for path in self.chain_of(disk)? {
                 let is_next = path.extension().is_some_and(|kind| kind == "next");
                 match self.flushed_part(disk, &path) {

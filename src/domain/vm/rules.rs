@@ -455,6 +455,14 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
         _ => {}
     }
     let mut events = cancel_job(vm);
+    // A replica that somebody else writes to is no better for it: the administrator is waited for all the same,
+    // and then nothing of it is relied on.
+    if let Some(failure) = suspect_replica(vm) {
+        let reason = ResyncReason::ReplicaSuspect(failure.to_string());
+        events.push(Event::MarkedForResync { reason });
+        events.push(Event::ResyncScheduled { opening: Opening::ByHand });
+        return events;
+    }
     events.push(Event::MarkedForResync { reason: reason.clone() });
     if let Phase::Resynchronizing(_) = vm.phase {
         // Lost again: at once it would be lost as fast as the host can restart it.

@@ -22,6 +22,7 @@ use crate::ports::replication::Progress;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Size of a block, the grain of the writes. Source: the page and sector size of today's guests.
@@ -50,6 +51,8 @@ pub struct Workload {
     seed: u64,
     disks: Vec<u64>,
     install_bytes: u64,
+    /// What it writes first after the install.
+    recorded: Arc<Vec<Write>>,
 }
 
 /// One write: a run of blocks of a disk.
@@ -108,8 +111,20 @@ impl Workload {
         }
         match disks.iter().position(|size| *size < BLOCK_BYTES as u64) {
             Some(disk) => Err(WorkloadError::TooSmall { disk, size_bytes: disks[disk] }),
-            None => Ok(Self { seed, disks, install_bytes }),
+            None => Ok(Self { seed, disks, install_bytes, recorded: Arc::default() }),
         }
+    }
+
+    /// The same with these writes after the install, each within its disk; what comes after them is as without.
+    #[must_use]
+    pub fn with_recorded(self, recorded: Vec<Write>) -> Self {
+        Self { recorded: Arc::new(recorded), ..self }
+    }
+
+    /// The recorded write that write `n` is, if it is one: its place among them.
+    pub fn recorded_place(&self, n: u64) -> Option<usize> {
+        let place = usize::try_from(n.checked_sub(self.install_writes() + 1)?).ok()?;
+        (place < self.recorded.len()).then_some(place)
     }
 
     /// The sizes of the disks in bytes.
@@ -125,6 +140,9 @@ impl Workload {
     /// Write number `n`, from 1.
     pub fn write(&self, n: u64) -> Write {
         assert!(n != 0, "writes are numbered from 1");
+        if let Some(place) = self.recorded_place(n) {
+            return self.recorded[place];
+        }
         self.install_write(n - 1).unwrap_or_else(|| self.running_write(n))
     }
 

@@ -173,3 +173,26 @@ fn a_configuration_of_networks_that_cannot_be_is_refused_with_what_is_wrong() {
         assert!(!output.status.success() && said.contains(says), "{wrong}: {said}");
     }
 }
+
+/// What a running service is made of becomes the topology of a scenario, which runs.
+#[test]
+fn an_exported_topology_runs_as_a_scenario() {
+    let operated = Operated::of(SITE, &["web-01", "db-01"]);
+    operated.done(&["network-mapping", "set", "web", "--to", "dr"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (site, run) = (folder.path().join("site.toml"), folder.path().join("run.toml"));
+    let said = operated.done(&["simulate", "export-topology", "-o", &site.display().to_string()]);
+    assert!(said.contains("1 hosts and 3 VMs"), "{said}");
+    let scenario = "title = \"t\"\nwhy = \"w\"\nduration = \"15m\"\nsettle = \"10m\"\n\
+                    topology = \"site.toml\"\n\
+                    [[at]]\nt = \"10m\"\ndo = \"unplanned_failover\"\nvm = \"web-01\"\n\
+                    [[expect]]\nthat = \"networks\"\nvm = \"web-01\"\n\
+                    includes = \"eth0 in dr/front with 10.0.1.20\"\n";
+    std::fs::write(&run, scenario).unwrap();
+    let output = super::lifeboat(&["simulate", &run.display().to_string(), "--seed", "7"]);
+    let exported = std::fs::read_to_string(&site).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}{exported}", text(&output.stdout));
+    for part in ["small", "db-01", "4MiB", "isolated = true"] {
+        assert!(exported.contains(part), "{part:?} is not in: {exported}");
+    }
+}

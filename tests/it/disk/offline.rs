@@ -133,3 +133,23 @@ fn a_power_loss_after_a_close_is_no_change_of_the_disk() {
         assert_eq!(broken, None, "seed {seed}");
     }
 }
+
+/// What the logs held is not written over a disk that took the place of the one that they belong to: a backup that
+/// was restored after a power loss had the last logs applied to it.
+#[test]
+fn the_logs_of_a_disk_are_not_applied_to_one_that_took_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::new(Arc::new(RealFiles), folder.path(), 1, SIZE);
+    let tracker = machine.tracking();
+    let disk = tracker.disk(Machine::id(0)).unwrap();
+    disk.write_at(&[1; 4096], 8192, false).unwrap();
+    disk.flush().unwrap();
+    drop((disk, tracker));
+    let backup = vec![7; SIZE as usize];
+    let image = machine.image(0);
+    fs::write(image.with_extension("backup"), &backup).unwrap();
+    fs::rename(image.with_extension("backup"), &image).unwrap();
+    let tracker = machine.open(NEXT_BOOT).unwrap();
+    assert!(matches!(tracker.status().broken, Some(Broken::DiskChangedOffline { .. })));
+    assert!(fs::read(&image).unwrap() == backup, "a log was applied to the backup");
+}

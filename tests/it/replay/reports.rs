@@ -3,8 +3,10 @@
 use super::{INCIDENTS, commits, fixture, lifeboat, log, text};
 use lifeboat::domain::entity::Entry;
 use lifeboat::domain::vm::Event;
+use lifeboat::replay::History;
 use lifeboat::replay::{Moment, Question, explain, incident, page};
 use lifeboat::sim::{RunOptions, Scenario, recorded, run};
+use lifeboat::store::{MemoryStore, jsonl};
 
 #[test]
 fn the_figures_of_an_incident_are_those_of_its_log() {
@@ -98,4 +100,23 @@ fn a_scenario_of_an_incident_fails_in_the_same_way() {
         assert_eq!(vm.resyncs, resyncs, "{name}");
         assert!(failure.is_empty() || vm.failures.contains(&failure), "{name}: {:?}", vm.failures);
     }
+}
+
+/// A flush that failed is told as a resource that the host is short of (SR-2303); in the scenario it is the VM's
+/// disks that fail.
+#[test]
+fn a_flush_that_failed_becomes_a_fault_of_the_disks() {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations/disk_errors.toml");
+    let outcome =
+        run(&Scenario::read(&path).unwrap(), RunOptions { seed: 7, ..RunOptions::default() });
+    let outcome = outcome.unwrap();
+    let sick = outcome.vms.iter().find(|vm| vm.name == "sick").unwrap();
+    assert_eq!(sick.failures, ["SR-2303"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let store = MemoryStore::of_this_build(outcome.log).unwrap();
+    jsonl::export(&store, &mut |_, _| None, &mut std::io::BufWriter::new(file.as_file())).unwrap();
+    let (scenario, _) = recorded(&mut History::of_file(file.path()).unwrap(), "again").unwrap();
+    let steps: Vec<String> = scenario.at.iter().map(ToString::to_string).collect();
+    assert!(steps.len() == 1 && steps[0].starts_with("fail_disk sick for "), "{steps:?}");
 }

@@ -79,3 +79,22 @@ fn a_retry_off_the_schedule_is_found() {
 fn a_log_that_fills_up_is_found() {
     finds(Invariant::Bounded, Plant::Chatter, "");
 }
+
+#[test]
+fn a_disk_that_was_changed_without_a_trace_breaks_durability() {
+    let edited = "[[at]]\nt = \"6m\"\ndo = \"kill_service\"\nfor = \"1m\"\n\
+                  [[at]]\nt = \"6m30s\"\ndo = \"edit_disk\"\nvm = \"web\"\n";
+    finds(Invariant::Durability, Plant::UnseenEdit, edited);
+}
+
+/// The second service gets into the replica that was closed to it: as a second primary, and as what the recovery
+/// points hold.
+#[test]
+fn a_vault_that_keeps_no_writers_apart_is_found() {
+    let scenario = super::named("second_service");
+    let outcome = with(Plant::NoFence, &scenario);
+    for invariant in [Invariant::OnePrimary, Invariant::Durability] {
+        let found = outcome.violations.iter().any(|it| it.invariant == invariant);
+        assert!(found, "{invariant:?}: {:#?}", outcome.violations);
+    }
+}

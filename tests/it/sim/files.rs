@@ -65,3 +65,65 @@ fn a_scenario_reads_back_as_it_is_written() {
         assert_eq!(read.to_toml().unwrap(), text);
     }
 }
+
+/// What is said of a scenario in a folder with these files, of which the first is the scenario.
+#[track_caller]
+fn refused_in_folder(files: &[(&str, &str)], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let error = Scenario::read(&folder.path().join(files[0].0)).unwrap_err().to_string();
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+}
+
+const NAMES_SITE: &str =
+    "title = \"t\"\nwhy = \"w\"\nduration = \"1h\"\ntopology = \"site.toml\"\n";
+
+#[test]
+fn what_is_wrong_in_a_topology_or_a_trace_names_that_file_and_its_line() {
+    let vm = "[[vm]]\nname = \"web\"\nhost = \"host-1\"\ndisks = [\"1MiB\"]\n";
+    let site = |more: &str| format!("{vm}{more}");
+    let both = |text: &str, words: &[&str]| {
+        refused_in_folder(&[("run.toml", NAMES_SITE), ("site.toml", text)], words);
+    };
+    refused_in_folder(&[("run.toml", NAMES_SITE)], &["read scenario", "site.toml"]);
+    both(&site("hots = 3\n"), &["site.toml", "line 5", "hots"]);
+    both(&vm.replace("host-1", "host-9"), &["site.toml", "line 3", "host-9"]);
+    both(&site("[[site.cluster]]\nname = \"c\"\nhosts = [\"host-2\"]\n"), &["line 7", "host-2"]);
+    let network = "[[site.network]]\nname = \"web\"\nto = \"dr\"\n";
+    both(&site(network), &["site.toml", "line 7", "to", "dr"]);
+    both(&site("nic = [{ name = \"eth0\", network = \"web\" }]\n"), &["line 5", "network", "web"]);
+    both(&site("trace = \"web.trace\"\n"), &["read trace", "web.trace"]);
+    let traced = site("trace = \"web.trace\"\n");
+    let traces = |trace: &str, words: &[&str]| {
+        let files = [("run.toml", NAMES_SITE), ("site.toml", &traced), ("web.trace", trace)];
+        refused_in_folder(&files, words);
+    };
+    traces("1s 0 0 4KiB\n2s 0 1MiB 4KiB\n", &["web.trace", "line 2", "behind the disk"]);
+    traces("1s 0 0\n", &["web.trace", "line 1", "time, disk, offset, length"]);
+    let beside = format!("{NAMES_SITE}{vm}");
+    refused_in_folder(
+        &[("run.toml", &beside), ("site.toml", vm)],
+        &["run.toml", "line 4", "topology", "no [[vm]]"],
+    );
+    let moved = format!(
+        "{NAMES_SITE}[[at]]\nt = \"1m\"\ndo = \"move_vm\"\nvm = \"web\"\nhost = \"host-1\"\n"
+    );
+    refused_in_folder(
+        &[("run.toml", &moved), ("site.toml", vm)],
+        &["run.toml", "line 9", "host", "no cluster"],
+    );
+}
+
+#[test]
+fn a_scenario_with_files_reads_back_as_it_is_written_elsewhere() {
+    let scenario = super::named("mapped_networks");
+    let text = scenario.to_toml().unwrap();
+    let read = Scenario::parse("elsewhere", &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(read.to_toml().unwrap(), text);
+    assert_eq!(read.vm[1].recorded, scenario.vm[1].recorded);
+    assert!(read.vm[1].recorded.is_some());
+}

@@ -25,8 +25,7 @@ fn all() -> Vec<(String, Scenario)> {
 }
 
 fn read(path: &Path) -> Scenario {
-    let text = std::fs::read_to_string(path).unwrap();
-    Scenario::parse(&path.display().to_string(), &text).unwrap_or_else(|error| panic!("{error}"))
+    Scenario::read(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn named(name: &str) -> Scenario {
