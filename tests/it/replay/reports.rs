@@ -115,7 +115,7 @@ fn a_flush_that_failed_becomes_a_fault_of_the_disks() {
     assert_eq!(sick.failures, ["SR-2303"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     let store = MemoryStore::of_this_build(outcome.log).unwrap();
-    jsonl::export(&store, &mut std::io::BufWriter::new(file.as_file())).unwrap();
+    jsonl::export(&store, &mut |_, _| None, &mut std::io::BufWriter::new(file.as_file())).unwrap();
     let (scenario, _) = recorded(&mut History::of_file(file.path()).unwrap(), "again").unwrap();
     let steps: Vec<String> = scenario.at.iter().map(ToString::to_string).collect();
     assert!(steps.len() == 1 && steps[0].starts_with("fail_disk sick for "), "{steps:?}");
