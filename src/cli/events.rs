@@ -1,21 +1,18 @@
-//! `lifeboat events`: the event log of a service that does not run.
+//! `lifeboat events`: the event log of a service, which may be running unless it is imported or verified.
 
+use super::replay::open_data;
 use super::{Answer, CommandError, DataArg, Output, Results, print};
 use crate::domain::entity::{Commit, Entry};
-use crate::ports::event_store::EventStore;
 use crate::ports::random::Random;
-use crate::replay::{Redactor, StatesOfExport};
+use crate::replay::{Checkpoints, Damage, History, Redactor, StatesOfExport};
 use crate::service::KernelRandom;
 use crate::store::jsonl::Header;
 use crate::store::{SledStore, jsonl, verify};
 use serde::Serialize;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-
-/// Commits read at a time.
-const BATCH: usize = 1_000;
 
 /// Read the event log.
 #[derive(Debug, clap::Args)]
@@ -94,49 +91,42 @@ fn folder(data: &DataArg) -> PathBuf {
     data.data.join("events")
 }
 
-/// Opens a log that must be there: a look at nothing must not make something.
-fn open(data: &DataArg) -> Result<SledStore, CommandError> {
-    let folder = folder(data);
-    if !folder.is_dir() {
-        let place = data.data.display();
-        return Err(format!("no event log in {place}: --data names a service's data folder").into());
-    }
-    Ok(SledStore::open(&folder)?)
+/// Opens a log to read it, also of a service that runs.
+fn open(data: &DataArg) -> Result<History, CommandError> {
+    open_data(&data.data, &Checkpoints::of_data(&data.data))
 }
 
+/// Hands the commits from a position on to `take`, until it has enough.
 fn each(
-    store: &dyn EventStore,
+    log: &mut History,
     from: u64,
     mut take: impl FnMut(Commit) -> Result<bool, CommandError>,
 ) -> Result<(), CommandError> {
-    let mut from = from.max(1);
-    loop {
-        let commits = store.read_all(from, BATCH)?;
-        let Some(last) = commits.last() else { return Ok(()) };
-        from = last.global + 1;
-        for commit in commits {
-            if !take(commit)? {
-                return Ok(());
-            }
+    let mut ended = Ok(());
+    log.each_since(from, |found| {
+        let unreadable = |damage: Damage| {
+            CommandError::from(format!("{damage}; `lifeboat replay` reads on behind it"))
+        };
+        match found.map_err(unreadable).and_then(|recorded| take(recorded.commit)) {
+            Ok(true) => return ControlFlow::Continue(()),
+            Ok(false) => {}
+            Err(error) => ended = Err(error),
         }
-    }
+        ControlFlow::Break(())
+    })?;
+    ended
 }
 
 fn tail(data: &DataArg, lines: usize, output: Output) -> Result<Answer, CommandError> {
-    let store = open(data)?;
-    let from = (store.durable() + 1).saturating_sub(lines as u64);
-    let mut last = VecDeque::new();
-    each(&store, from, |commit| {
-        last.push_back(commit);
-        Ok(true)
-    })?;
-    for commit in last {
+    let mut log = open(data)?;
+    let from = (log.last() + 1).saturating_sub(lines as u64);
+    each(&mut log, from, |commit| {
         match output {
             Output::Json => print(&serde_json::to_string(&commit)?),
             Output::Table => in_lines(&commit).iter().for_each(|line| print(line)),
         }
-    }
-    store.close()?;
+        Ok(true)
+    })?;
     Ok(Answer::Done)
 }
 
@@ -147,10 +137,10 @@ fn show(
     stream: Option<&str>,
     one: bool,
 ) -> Result<Answer, CommandError> {
-    let store = open(data)?;
+    let mut log = open(data)?;
     let to = if one && stream.is_some() { u64::MAX } else { to };
     let mut shown = 0;
-    each(&store, from, |commit| {
+    each(&mut log, from, |commit| {
         if to < commit.global {
             return Ok(false);
         }
@@ -160,52 +150,47 @@ fn show(
         }
         Ok(true)
     })?;
-    let last = store.durable();
-    store.close()?;
     if shown == 0 {
-        return Err(format!("no such commit: the log has positions 1 to {last}").into());
+        return Err(format!("no such commit: the log has positions 1 to {}", log.last()).into());
     }
     Ok(Answer::Done)
 }
 
 fn export(data: &DataArg, redact: bool, to: Option<&PathBuf>) -> Result<Answer, CommandError> {
-    let store = open(data)?;
-    let write = if redact { export_redacted } else { export_all };
+    let mut log = open(data)?;
     if let Some(path) = to {
         let file = File::create_new(path)
             .map_err(|error| format!("create {}: {error}", path.display()))?;
         let mut out = BufWriter::new(file);
-        let header = write(&store, &mut out)?;
+        let header = write(&mut log, redact, &mut out)?;
         out.into_inner()?.sync_all()?;
         print(&format!("{} commits exported to {}", header.count, path.display()));
     } else {
         let mut out = BufWriter::new(Results(std::io::stdout().lock()));
-        write(&store, &mut out)?;
+        write(&mut log, redact, &mut out)?;
         out.flush()?;
     }
-    store.close()?;
     Ok(Answer::Done)
 }
 
-fn export_all(store: &SledStore, out: &mut dyn Write) -> Result<Header, CommandError> {
-    let mut states = StatesOfExport::default();
-    Ok(jsonl::export(store, &mut |commit, place| states.after(commit, place), out)?)
-}
-
-/// Exports under a key that is forgotten with the end of this process.
-fn export_redacted(store: &SledStore, out: &mut dyn Write) -> Result<Header, CommandError> {
+/// Pseudonyms are made under a key that is forgotten with the end of this process.
+fn write(log: &mut History, redact: bool, out: &mut dyn Write) -> Result<Header, CommandError> {
     let mut key = [0; 32];
     KernelRandom.fill(&mut key);
-    let redacted = |write: &mut dyn FnMut(&Commit) -> std::io::Result<()>| {
-        let mut redactor = Redactor::new(key);
-        each(store, 1, |commit| {
-            write(&redactor.redact(&commit)?)?;
+    let written_by = log.written_by();
+    let commits = |write: &mut dyn FnMut(&Commit) -> std::io::Result<()>| {
+        let mut redactor = redact.then(|| Redactor::new(key));
+        each(log, 1, |commit| {
+            match &mut redactor {
+                Some(redactor) => write(&redactor.redact(&commit)?)?,
+                None => write(&commit)?,
+            }
             Ok(true)
         })
     };
     let mut states = StatesOfExport::default();
     let mut state_after = |commit: &Commit, place| states.after(commit, place);
-    jsonl::write_redacted::<CommandError>(store.written_by(), redacted, &mut state_after, out)
+    jsonl::write::<CommandError>(redact, written_by, commits, &mut state_after, out)
 }
 
 fn import(data: &DataArg, from: &Path) -> Result<Answer, CommandError> {

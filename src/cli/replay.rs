@@ -186,7 +186,8 @@ impl SourceArg {
     }
 }
 
-fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, CommandError> {
+/// Opens a log that must be there: a look at nothing must not make something.
+pub(super) fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, CommandError> {
     let folder = data.join("events");
     if !folder.is_dir() {
         let place = data.display();

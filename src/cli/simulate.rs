@@ -1,15 +1,17 @@
 //! `lifeboat simulate`: outages in virtual time.
 
 mod against;
+mod many;
 mod report;
 mod topology;
 
+use super::grid::columns;
 use super::{Answer, CommandError, Output, print};
 use crate::domain::entity::Commit;
 use crate::replay::StatesOfExport;
 use crate::sim::{
     Driver, Explored, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Subject,
-    Verdict, explore, run, shrink,
+    Verdict, explore, run, shrink, survey,
 };
 use crate::store::{MemoryStore, jsonl};
 use serde_json::json;
@@ -76,7 +78,7 @@ struct WhatArgs {
 struct RunArgs {
     #[command(flatten)]
     what: WhatArgs,
-    /// Run so many seeds, from --seed on, and stop at the first that fails
+    /// Run so many seeds, from --seed on, and stop at the first that fails, unless there is to be a report
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
     #[arg(short, long, value_enum, default_value_t)]
@@ -84,8 +86,9 @@ struct RunArgs {
     /// Write the event log as JSON Lines, as `lifeboat events import` reads it
     #[arg(long, value_name = "FILE", conflicts_with = "runs")]
     log: Option<PathBuf>,
-    /// Write one HTML page with everything in it: the verdict, RPO over time with the outages behind it, jobs
-    #[arg(long, value_name = "FILE", conflicts_with = "runs")]
+    /// Write one HTML page with everything in it: the verdict, RPO over time with the outages behind it, jobs;
+    /// of many runs their verdicts, how RPO and RTO are spread over them, and the worst seeds
+    #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The same under another policy, side by side: a file with `copy_frequency`, `retention`, `resync_window`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "log", "report"])]
@@ -159,11 +162,45 @@ fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
 fn run_many(args: &RunArgs, runs: u64) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
     let progress = |done: u64| show_progress(done, runs);
-    let explored =
-        explore(subject(&args.what, scenario.as_ref()), args.what.options(), runs, &progress)?;
+    let subject = subject(&args.what, scenario.as_ref());
+    let explored = if let Some(path) = &args.report {
+        let explored = survey(subject, args.what.options(), runs, &progress)?;
+        std::fs::write(
+            path,
+            many::page(
+                &explored,
+                &title(&args.what, scenario.as_ref()),
+                &what_in_words(&args.what),
+            ),
+        )?;
+        explored
+    } else {
+        explore(subject, args.what.options(), runs, &progress)?
+    };
     hide_progress();
     tell_explored(&explored, args)?;
     Ok(answer(explored.failed.is_none()))
+}
+
+/// What was run many times.
+fn title(what: &WhatArgs, scenario: Option<&Scenario>) -> String {
+    let random = if what.sizes { "Random fleets" } else { "Random sites and faults" };
+    scenario.map_or_else(|| random.to_owned(), |scenario| scenario.title.clone())
+}
+
+/// What is simulated, as it is given on the command line, without the seed.
+fn what_in_words(what: &WhatArgs) -> String {
+    let mut words = match &what.scenario {
+        Some(path) => path.display().to_string(),
+        None => "--swarm".to_owned(),
+    };
+    if what.sizes {
+        words += " --sizes";
+    }
+    if let DriverArg::Actix = what.driver {
+        words += " --driver actix";
+    }
+    words
 }
 
 fn answer(passed: bool) -> Answer {
@@ -249,11 +286,13 @@ fn tell_explored(explored: &Explored, args: &RunArgs) -> Result<(), CommandError
         Output::Json => print(&serde_json::to_string(&json!({
             "verdict": verdict,
             "runs": explored.runs,
+            "failed_runs": explored.all.iter().filter(|it| it.verdict == Verdict::Fail).count(),
             "failed_seed": seed,
             "commits": explored.commits,
             "virtual_ms": explored.virtual_ms,
             "rpo_max_ms": [half, most, max],
             "worst_seeds": explored.worst,
+            "attempts": explored.attempts,
         }))?),
         Output::Table => {
             let [half, most, max] = [half, most, max].map(|ms| Span(ms).to_string());
@@ -299,6 +338,13 @@ fn tell_people(outcome: &Outcome) {
         if let Some(rto) = vm.rto_ms {
             let lost = vm.lost_bytes.unwrap_or(0);
             print(&format!("  {:<10} RTO {}, {lost} bytes lost", "", Span(rto)));
+        }
+    }
+    if !outcome.attempts.is_empty() {
+        print("");
+        let (heads, rows) = report::attempts(&outcome.attempts);
+        for line in columns(&heads, &rows).lines() {
+            print(&format!("  {line}"));
         }
     }
     print("");

@@ -60,6 +60,66 @@ fn let_go_of_window<W>(points: &[(W, Candidate)]) -> impl Iterator<Item = u64> {
     points.filter(move |point| !is_left(point)).map(|point| point.cycle)
 }
 
+/// From when on the levels can let one of some points go: before that nobody need look. It follows from the
+/// points, so it is no part of what makes two states differ, and is never stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NextThinning(Option<Timestamp>);
+
+impl NextThinning {
+    /// That of these points, in the order of their making. Where their times are in another order, a clock was
+    /// set back, and it is at any time.
+    pub fn of(points: impl Iterator<Item = Candidate> + Clone) -> Self {
+        if !points.clone().is_sorted_by_key(|point| point.at) {
+            return Self::default();
+        }
+        let pairs = points.clone().zip(points.skip(1));
+        let first_of = |level: Level| {
+            // In order, so the first window with two points is the first that is over.
+            let mut pairs = pairs.clone();
+            let crowded = pairs.find(|(one, other)| {
+                let stay = one.application_consistent && other.application_consistent;
+                !stay && level.number(one.at) == level.number(other.at)
+            });
+            crowded.map_or(NEVER, |(one, _)| level.over_at(one.at))
+        };
+        Self(LEVELS.into_iter().map(first_of).min())
+    }
+
+    /// Another point is made after the newest.
+    pub fn added(&mut self, newest: Timestamp, at: Timestamp) {
+        let Some(due) = self.0 else { return };
+        let shared = LEVELS.into_iter().filter(|level| level.number(newest) == level.number(at));
+        let earliest = shared.map(|level| level.over_at(at)).min().unwrap_or(NEVER);
+        self.0 = (newest <= at).then_some(due.min(earliest));
+    }
+
+    /// Those of these points that are worth a look at `now`: in order, the young ones at the end are not.
+    pub fn old_enough(
+        self,
+        points: impl Iterator<Item = Candidate>,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Candidate> {
+        let in_order = self.0.is_some();
+        points.take_while(move |point| !in_order || LEVELS[0].from <= now.since(point.at))
+    }
+
+    /// Whether the levels may let one go at `now`.
+    pub fn is_due(self, now: Timestamp) -> bool {
+        self.0.is_none_or(|due| due <= now)
+    }
+}
+
+impl PartialEq for NextThinning {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for NextThinning {}
+
+/// The far end of time.
+const NEVER: Timestamp = Timestamp::from_millis(i64::MAX);
+
 impl Level {
     /// The number of the window that a moment lies in.
     fn number(self, at: Timestamp) -> i64 {
@@ -68,10 +128,12 @@ impl Level {
 
     /// Whether all of the window that a moment lies in is as old as the level.
     fn is_over(self, at: Timestamp, now: Timestamp) -> bool {
-        if now.since(at) < self.from {
-            return false;
-        }
+        self.from <= now.since(at) && self.over_at(at) <= now
+    }
+
+    /// When all of the window that a moment lies in is as old as the level.
+    fn over_at(self, at: Timestamp) -> Timestamp {
         let end = self.number(at).saturating_add(1).saturating_mul(self.window.as_millis() as i64);
-        Timestamp::from_millis(end) <= now && self.from <= now.since(Timestamp::from_millis(end))
+        Timestamp::from_millis(end).after(self.from)
     }
 }

@@ -151,6 +151,11 @@ pub trait File: Send + Sync + Debug {
     /// What the file system answers, unchanged.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Asks for room behind the end of the file, so that appending there costs less. Neither its length nor
+    /// what it holds changes, and nothing is promised: a volume that cannot do it, or is full, shows when
+    /// it is written to. [`File::set_len`] gives back what was not used.
+    fn reserve(&self, _range: Range<u64>) {}
+
     /// Makes a range read as zeroes. `punch` asks for its space back as well; without it the space
     /// may stay allocated. Falls back to writing zeroes where the file system cannot.
     ///

@@ -150,12 +150,37 @@ impl History {
         }
     }
 
+    /// The last position that the log has, or should have; 0 if that is not known.
+    pub fn last(&self) -> u64 {
+        match self {
+            Self::Folder(log) => log.last(),
+            Self::File(file, _) => file.header().map_or(0, |header| header.last),
+            Self::Commits(commits) => commits.last().map_or(0, |commit| commit.global),
+        }
+    }
+
     /// Hands everything from the beginning on to `take`, in order, until it breaks.
     ///
     /// # Errors
     /// [`HistoryError`].
     pub fn each(&mut self, take: impl FnMut(Found) -> ControlFlow<()>) -> Result<(), HistoryError> {
-        self.each_from(1, None, take)
+        self.each_since(1, take)
+    }
+
+    /// The same from a position on. A file is read from its beginning all the same.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn each_since(
+        &mut self,
+        from: u64,
+        mut take: impl FnMut(Found) -> ControlFlow<()>,
+    ) -> Result<(), HistoryError> {
+        let is_file = matches!(self, Self::File(..));
+        self.each_from(if is_file { 1 } else { from }, None, |found| match found {
+            Ok(recorded) if recorded.commit.global < from => ControlFlow::Continue(()),
+            found => take(found),
+        })
     }
 
     /// The same from a position on, which in a file lies at this place.

@@ -29,7 +29,7 @@ pub use difference::{Change, between};
 pub use history::{Damage, Found, History, HistoryError, Recorded};
 pub use incident::{Attempt, Away, Incident, JobSpan, Line, Track, incident};
 pub use keeper::keep;
-pub use page::{Table, page, page_with};
+pub use page::{Bars, Part, Table, page, page_of, page_with};
 pub use past::{Divergence, Moment, Past};
 pub use pseudonyms::Unveilable;
 pub use redact::{RedactError, Redactor};

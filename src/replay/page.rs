@@ -47,6 +47,40 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+/// How often something was how large: a bar for each range.
+#[derive(Clone, Debug)]
+pub struct Bars {
+    /// What it is about.
+    pub title: String,
+    /// What the drawing does not say by itself.
+    pub key: String,
+    /// The ranges in order: what it is called, how many, and how many of these were as they must not be.
+    pub bars: Vec<(String, u64, u64)>,
+}
+
+/// Something on a page.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// A table.
+    Table(Table),
+    /// A drawing of bars.
+    Bars(Bars),
+}
+
+/// A page of parts, in the looks of that of an incident. `lead` says what it is about in a line.
+pub fn page_of(title: &str, lead: &str, parts: &[Part]) -> String {
+    let mut out = head(title);
+    let _ = writeln!(out, "<p class=\"lead\">{}</p>", escaped(lead));
+    for part in parts {
+        out.push_str(&match part {
+            Part::Table(table) => table.drawn(),
+            Part::Bars(bars) => bars.drawn(),
+        });
+    }
+    out.push_str(&foot("simulated runs"));
+    out
+}
+
 /// The page with tables in front of what happened.
 pub fn page_with(
     incident: &Incident,
@@ -54,20 +88,12 @@ pub fn page_with(
     title: &str,
     tables: &[Table],
 ) -> String {
-    let mut out = String::new();
+    let mut out = head(title);
     let axis = Axis::of(incident);
-    let title = escaped(title);
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-    );
     let lasted = span(incident.to.0.since(incident.from.0));
     let _ = write!(
         out,
-        "<h1>{title}</h1>\n<p class=\"lead\">{} to {}, {lasted}, {} commits</p>\n",
+        "<p class=\"lead\">{} to {}, {lasted}, {} commits</p>\n",
         time(incident.from.0),
         time(incident.to.0),
         incident.commits
@@ -85,17 +111,34 @@ pub fn page_with(
     out.push_str(&causes(explained));
     out.push_str(&jobs(incident));
     out.push_str(&timeline(incident));
-    let _ = write!(
-        out,
-        "<footer>Made from the event log by lifeboat {BUILD}. Times are UTC.</footer>\n\
-         </main>\n</body>\n</html>\n"
-    );
+    out.push_str(&foot("the event log"));
     out
+}
+
+/// A page up to its title.
+fn head(title: &str) -> String {
+    let title = escaped(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n"
+    )
+}
+
+/// The end of a page, and what it was made from.
+fn foot(made_from: &str) -> String {
+    format!(
+        "<footer>Made from {made_from} by lifeboat {BUILD}. Times are UTC.</footer>\n\
+         </main>\n</body>\n</html>\n"
+    )
 }
 
 impl Table {
     fn drawn(&self) -> String {
-        let mut out = format!("<h2>{}</h2>\n<table>\n<thead><tr>", escaped(&self.title));
+        let mut out =
+            format!("<h2>{}</h2>\n<div class=\"wide\"><table>\n<thead><tr>", escaped(&self.title));
         for head in &self.heads {
             let _ = write!(out, "<th>{}</th>", escaped(head));
         }
@@ -111,8 +154,47 @@ impl Table {
             }
             out.push_str("</tr>\n");
         }
-        out.push_str("</tbody>\n</table>\n");
+        out.push_str("</tbody>\n</table></div>\n");
         out
+    }
+}
+
+impl Bars {
+    fn drawn(&self) -> String {
+        let most = self.bars.iter().map(|(_, times, _)| *times).max().unwrap_or(0).max(1);
+        let slot = (WIDTH - LEFT) / self.bars.len().max(1) as f64;
+        // Names that would run into each other are left out, as the ticks of an axis are.
+        let named = (90.0 / slot).ceil().max(1.0) as usize;
+        let mut body = format!(
+            "<text class=\"tick right\" x=\"{:.1}\" y=\"14\">{most}</text>\
+             <line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{CURVE}\" y2=\"{CURVE}\"/>",
+            LEFT - 6.0
+        );
+        for (nth, (name, times, bad)) in self.bars.iter().enumerate() {
+            let (x, width) = (LEFT + nth as f64 * slot, (slot - 2.0).max(1.0));
+            let says = escaped(&format!("{name}: {times}, {bad} of them failed"));
+            let height = |times: u64| times as f64 / most as f64 * (CURVE - 10.0);
+            let mut bar = |class: &str, bottom: f64, height: f64| {
+                let _ = write!(
+                    body,
+                    "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{width:.1}\" \
+                     height=\"{height:.1}\"><title>{says}</title></rect>",
+                    bottom - height
+                );
+            };
+            bar("critical", CURVE, height(*bad));
+            bar("job", CURVE - height(*bad), height(times.saturating_sub(*bad)));
+            if nth.is_multiple_of(named) {
+                let _ = write!(
+                    body,
+                    "<text class=\"tick left\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
+                    CURVE + 14.0,
+                    escaped(name)
+                );
+            }
+        }
+        let (title, key) = (escaped(&self.title), escaped(&self.key));
+        format!("<h2>{title}</h2>\n<p class=\"key\">{key}</p>\n") + &svg(CURVE, &self.title, &body)
     }
 }
 

@@ -1,9 +1,11 @@
 //! Many runs: seeds one after the other on every processor, and the smallest timeline that still fails.
 
+use super::attempts::{self, RetryReport};
 use super::report::{Outcome, Verdict};
 use super::run::{RunError, RunOptions, run};
 use super::scenario::Scenario;
-use std::collections::BTreeSet;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -49,6 +51,57 @@ pub struct Explored {
     pub worst: Vec<(u64, u64)>,
     /// Every age that a newest recovery point reached at most, by run, in milliseconds, ascending.
     pub rpo_max_ms: Vec<u64>,
+    /// Each run, by its seed.
+    pub all: Vec<RunSummary>,
+    /// Attempts of failed work against the schedule, of all runs.
+    pub attempts: Vec<RetryReport>,
+}
+
+/// One of many runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    /// Its seed.
+    pub seed: u64,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Expectations and invariants that were broken.
+    pub broken: Vec<String>,
+    /// The greatest age of a newest recovery point, of all VMs, in milliseconds.
+    pub rpo_max_ms: u64,
+    /// The greatest age that a VM's newest recovery point stayed below 95 times in 100, in milliseconds.
+    pub rpo_p95_ms: u64,
+    /// The longest time to a replica's start, in milliseconds.
+    pub rto_max_ms: Option<u64>,
+    /// Bytes that failovers did not bring along.
+    pub lost_bytes: u64,
+    /// Resynchronizations of all VMs.
+    pub resyncs: u64,
+    /// Attempts of all VMs.
+    pub retries: u64,
+    /// The catalogue entries of failures, each with how many VMs met it.
+    pub failures: BTreeMap<&'static str, usize>,
+}
+
+impl RunSummary {
+    fn of(outcome: &Outcome) -> Self {
+        let vms = &outcome.vms;
+        let mut failures = BTreeMap::new();
+        for failure in vms.iter().flat_map(|vm| &vm.failures) {
+            *failures.entry(*failure).or_default() += 1;
+        }
+        Self {
+            seed: outcome.seed,
+            verdict: outcome.verdict,
+            broken: wrong(outcome).into_iter().collect(),
+            rpo_max_ms: vms.iter().map(|vm| vm.rpo_ms[2]).max().unwrap_or(0),
+            rpo_p95_ms: vms.iter().map(|vm| vm.rpo_ms[1]).max().unwrap_or(0),
+            rto_max_ms: vms.iter().filter_map(|vm| vm.rto_ms).max(),
+            lost_bytes: vms.iter().filter_map(|vm| vm.lost_bytes).sum(),
+            resyncs: vms.iter().map(|vm| vm.resyncs).sum(),
+            retries: vms.iter().map(|vm| vm.retries).sum(),
+            failures,
+        }
+    }
 }
 
 /// Runs seeds from `options.seed` on, `runs` of them, each on one thread, on as many threads as the machine
@@ -60,6 +113,29 @@ pub fn explore(
     subject: Subject<'_>,
     options: RunOptions,
     runs: u64,
+    tell: &(dyn Fn(u64) + Sync),
+) -> Result<Explored, RunError> {
+    run_seeds(subject, options, runs, true, tell)
+}
+
+/// As [`explore`], and goes on after a run that fails: what many runs come to is told of all.
+///
+/// # Errors
+/// [`RunError`] of the first run that could not be made.
+pub fn survey(
+    subject: Subject<'_>,
+    options: RunOptions,
+    runs: u64,
+    tell: &(dyn Fn(u64) + Sync),
+) -> Result<Explored, RunError> {
+    run_seeds(subject, options, runs, false, tell)
+}
+
+fn run_seeds(
+    subject: Subject<'_>,
+    options: RunOptions,
+    runs: u64,
+    stops_at_failure: bool,
     tell: &(dyn Fn(u64) + Sync),
 ) -> Result<Explored, RunError> {
     let next = AtomicU64::new(0);
@@ -80,7 +156,7 @@ pub fn explore(
                     let (explored, error) = &mut *found;
                     match outcome {
                         Ok(outcome) => {
-                            if !outcome.passed() {
+                            if stops_at_failure && !outcome.passed() {
                                 last.fetch_min(nth, Ordering::SeqCst);
                             }
                             explored.add(outcome);
@@ -97,6 +173,7 @@ pub fn explore(
     });
     let (mut explored, error) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     explored.rpo_max_ms.sort_unstable();
+    explored.all.sort_unstable_by_key(|run| run.seed);
     error.map_or(Ok(explored), Err)
 }
 
@@ -105,9 +182,11 @@ impl Explored {
         self.runs += 1;
         self.commits += outcome.commits;
         self.virtual_ms += outcome.virtual_ms;
-        self.rpo_max_ms.extend(outcome.vms.iter().map(|vm| vm.rpo_ms[2]).max());
-        let rpo = outcome.vms.iter().map(|vm| vm.rpo_ms[2]).max().unwrap_or(0);
-        self.worst.push((outcome.seed, rpo));
+        let run = RunSummary::of(&outcome);
+        self.rpo_max_ms.push(run.rpo_max_ms);
+        self.worst.push((run.seed, run.rpo_max_ms));
+        self.all.push(run);
+        self.attempts = attempts::joined(self.attempts.iter().chain(&outcome.attempts));
         self.worst.sort_by_key(|(seed, rpo)| (std::cmp::Reverse(*rpo), *seed));
         self.worst.truncate(WORST);
         let earlier = |failed: &Outcome| failed.seed < outcome.seed;

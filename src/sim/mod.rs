@@ -17,6 +17,7 @@
 //! files below the trackers. Everything is done by one thread at a time, and every choice follows from
 //! the seed, so the same scenario and seed give the same log, byte for byte.
 
+mod attempts;
 mod clock;
 mod dice;
 mod driver;
@@ -42,9 +43,10 @@ mod swarm;
 mod topology;
 mod trace;
 
+pub use attempts::RetryReport;
 pub use clock::BEGINNING;
 pub use driver::Driver;
-pub use explore::{Explored, Subject, explore, shrink};
+pub use explore::{Explored, RunSummary, Subject, explore, shrink, survey};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
 pub use quantity::{Size, Span, Window};

@@ -1,6 +1,7 @@
 //! The observer of the log: folds every commit beside the service, decides it again, and keeps the
 //! figures of every VM.
 
+use super::attempts::Attempts;
 use super::ghost::Invariant;
 use super::outside::Outside;
 use super::scenario::Figure;
@@ -36,21 +37,39 @@ const POINTS_SPARE: u64 = 20;
 /// Minutes after a first failure at which the schedule of Site Recovery tries again, then every 30.
 const SCHEDULE_MIN: [i64; 5] = [1, 2, 4, 8, 10];
 
+/// Values that are gathered before they are counted: one after the other, each would find its place in
+/// memory that others took meanwhile.
+const GATHERED: usize = 128;
+
 /// How often each value was met.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spread {
     times: BTreeMap<u64, u64>,
     all: u64,
+    /// Not yet among `times`.
+    gathered: Vec<u64>,
 }
 
 impl Spread {
     pub(super) fn add(&mut self, value: u64) {
-        *self.times.entry(value).or_default() += 1;
+        self.gathered.push(value);
         self.all += 1;
+        if GATHERED <= self.gathered.len() {
+            self.count();
+        }
+    }
+
+    fn count(&mut self) {
+        self.gathered.sort_unstable();
+        for same in self.gathered.chunk_by(|one, other| one == other) {
+            *self.times.entry(same[0]).or_default() += same.len() as u64;
+        }
+        self.gathered.clear();
     }
 
     /// The value that so many of a hundred do not exceed.
-    pub(super) fn at(&self, percent: u64) -> Option<u64> {
+    pub(super) fn at(&mut self, percent: u64) -> Option<u64> {
+        self.count();
         let place = self.all.saturating_sub(1) * percent / 100;
         let mut before = 0;
         self.times.iter().find_map(|(value, times)| {
@@ -98,6 +117,7 @@ pub(super) struct Figures {
     pub(super) second_service: BTreeSet<&'static str>,
     pub(super) worst: Option<Health>,
     pub(super) administrator: u64,
+    pub(super) attempts: Attempts,
     /// Every age that its newest recovery point reached before the next one, in milliseconds.
     pub(super) rpos_ms: Spread,
     /// How the greatest RPO came about: from the cut to its end, and the waits for an attempt meanwhile.
@@ -142,6 +162,7 @@ impl Figures {
         now_ms: u64,
         clock_was_set: bool,
     ) -> Result<(), u64> {
+        self.attempts.note(event, at, now_ms);
         match event {
             Event::SnapshotTaken { cycle, .. } => _ = self.cut_ms.insert(*cycle, now_ms),
             Event::LogShipped { point } => {
@@ -216,6 +237,7 @@ impl Figures {
     pub(super) fn out_of_trouble(&mut self) {
         self.waits_since = None;
         self.trouble_since = None;
+        self.attempts.end();
     }
 
     /// The run is over: what has aged has done so up to now.
@@ -223,6 +245,7 @@ impl Figures {
         if vm.rpo(vm.phase_since).is_some() {
             self.aged(now_ms);
         }
+        self.attempts.end();
     }
 
     /// A VM's health, as it was seen.

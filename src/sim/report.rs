@@ -1,5 +1,6 @@
 //! What a run came to: the verdict, every expectation and invariant, and the figures of every VM.
 
+use super::attempts::{self, RetryReport};
 use super::ghost::{Invariant, Violation};
 use super::journal::Journal;
 use super::observer::Figures;
@@ -88,6 +89,8 @@ pub struct Outcome {
     pub invariants: Vec<Finding>,
     /// The VMs, in the order of their names.
     pub vms: Vec<VmReport>,
+    /// Attempts of failed work against the schedule, of all VMs: by failure, then by when they were planned.
+    pub attempts: Vec<RetryReport>,
     /// What happened when, in milliseconds: the timeline, and what operators were answered.
     pub remarks: Vec<(u64, String)>,
     /// The faults of the timeline: what, from when and until when, in milliseconds.
@@ -150,14 +153,16 @@ pub(super) struct Ran {
 }
 
 impl Ran {
-    pub(super) fn outcome(self, scenario: &Scenario) -> Outcome {
+    pub(super) fn outcome(mut self, scenario: &Scenario) -> Outcome {
         let expected = scenario.expect.iter();
         let expectations: Vec<_> =
             expected.flat_map(|expect| judged(expect, &self.ended)).collect();
         let invariants = invariants(&self.violations, self.unchecked);
         let failed = expectations.iter().chain(&invariants).any(|it| it.verdict == Verdict::Fail);
         let outages = joined(scenario.outages());
-        let mut vms: Vec<_> = self.ended.iter().map(|vm| vm.report(&outages)).collect();
+        let attempts =
+            attempts::joined(self.ended.iter().flat_map(|vm| vm.figures.attempts.reports()));
+        let mut vms: Vec<_> = self.ended.iter_mut().map(|vm| vm.report(&outages)).collect();
         vms.sort_by(|one, other| one.name.cmp(&other.name));
         Outcome {
             title: scenario.title.clone(),
@@ -169,6 +174,7 @@ impl Ran {
             expectations,
             invariants,
             vms,
+            attempts,
             remarks: self.remarks,
             outages: scenario.faults(),
             violations: self.violations,
@@ -215,7 +221,7 @@ impl Ended {
         Self { name, host: None, health: vm.health(now), because, lost, figures, vm }
     }
 
-    fn report(&self, outages: &[(u64, u64)]) -> VmReport {
+    fn report(&mut self, outages: &[(u64, u64)]) -> VmReport {
         VmReport {
             name: self.name.clone(),
             phase: self.vm.phase.to_string(),

@@ -142,21 +142,12 @@ pub fn export(
     write(false, store.written_by(), each, state_after, out)
 }
 
-/// The same of the commits that `each` hands on, as a log that says that its texts are pseudonyms. They are
-/// asked for twice.
+/// The same of the commits that `each` hands on, which are asked for twice. The first line says who wrote
+/// them, and whether their texts are pseudonyms.
 ///
 /// # Errors
 /// What `each` answers; the file system's.
-pub fn write_redacted<E: From<io::Error>>(
-    written_by: Vec<WrittenBy>,
-    each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,
-    state_after: StateAfter<'_>,
-    out: &mut dyn Write,
-) -> Result<Header, E> {
-    write(true, written_by, each, state_after, out)
-}
-
-fn write<E: From<io::Error>>(
+pub fn write<E: From<io::Error>>(
     redacted: bool,
     written_by: Vec<WrittenBy>,
     mut each: impl FnMut(&mut dyn FnMut(&Commit) -> io::Result<()>) -> Result<(), E>,

@@ -2,7 +2,7 @@
 
 use super::{CommandError, export};
 use crate::replay::{Away, History, Table, incident, page_with};
-use crate::sim::{BEGINNING, Finding, Outcome, Span, Verdict, VmReport};
+use crate::sim::{BEGINNING, Finding, Outcome, RetryReport, Span, Verdict, VmReport};
 use std::path::Path;
 
 /// Writes the page of a run.
@@ -17,7 +17,9 @@ pub(super) fn write(outcome: &Outcome, path: &Path) -> Result<(), CommandError> 
         incident.away.push(Away { what, from, until, because });
     }
     let title = format!("{}, seed {}", outcome.title, outcome.seed);
-    let page = page_with(&incident, &[], &title, &[verdict(outcome), figures(outcome)]);
+    let mut tables = vec![verdict(outcome), figures(outcome)];
+    tables.extend(attempts_table(&outcome.attempts));
+    let page = page_with(&incident, &[], &title, &tables);
     std::fs::write(path, page)?;
     Ok(())
 }
@@ -38,6 +40,40 @@ fn verdict(outcome: &Outcome) -> Table {
         heads: vec!["", "What", "Found"],
         rows: all.map(row).collect(),
     }
+}
+
+/// Attempts of failed work against the schedule, for a page; none where nothing failed.
+pub(super) fn attempts_table(all: &[RetryReport]) -> Option<Table> {
+    let (heads, rows) = attempts(all);
+    let title = "Attempts against the schedule".to_owned();
+    (!rows.is_empty()).then_some(Table { title, heads, rows })
+}
+
+/// Attempts of failed work against the schedule: the heads of a table, and its rows.
+pub(super) fn attempts(all: &[RetryReport]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let time = |ms: u64| Span(ms).to_string();
+    let row = |it: &RetryReport| {
+        let planned = it.planned_ms.map_or_else(|| "by hand".to_owned(), time);
+        let made = match it.made_ms {
+            None => "-".to_owned(),
+            Some([first, last]) if first == last => time(first),
+            Some([first, last]) => format!("{} to {}", time(first), time(last)),
+        };
+        let counts = [it.times, it.on_time, it.cause_ended, it.by_hand, it.left_out];
+        let counts = counts.map(|count| count.to_string());
+        [vec![it.failure.to_owned(), planned], counts.to_vec(), vec![made]].concat()
+    };
+    let heads = vec![
+        "FAILURE",
+        "PLANNED AFTER",
+        "PLANNED",
+        "ON TIME",
+        "CAUSE ENDED",
+        "BY HAND",
+        "LEFT OUT",
+        "MADE AFTER",
+    ];
+    (heads, all.iter().map(row).collect())
 }
 
 fn figures(outcome: &Outcome) -> Table {

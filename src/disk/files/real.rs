@@ -138,6 +138,12 @@ impl File for RealFile {
         self.0.set_len(len)
     }
 
+    fn reserve(&self, range: Range<u64>) {
+        let (offset, length) = (range.start, range.end - range.start);
+        // The next write says what is wrong.
+        let _ = rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, length);
+    }
+
     fn zero(&self, range: Range<u64>, punch: bool) -> io::Result<()> {
         let range = range.start..range.end.min(self.len()?);
         if range.is_empty() {

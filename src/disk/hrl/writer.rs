@@ -8,13 +8,17 @@ use super::tail::Slot;
 use super::{LogError, Tail};
 use crate::ports::block::Write;
 use crate::ports::files::{File, Files, Open};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 /// Length of a log without writes, and where the data of the first group starts: after the header and
 /// the empty first block.
 pub const EMPTY_LOG_BYTES: u64 = HEADER_BYTES + BLOCK_BYTES;
+
+/// Room that is asked for ahead of a log's end: as much as it has, within these bounds. Appending into it
+/// is spared the search for free blocks; a log that hardly grows takes hardly more than it holds.
+const RESERVED_BYTES: RangeInclusive<u64> = (256 << 10)..=(16 << 20);
 
 /// The CRC32 of the longest piece of zeroes, computed once.
 static ZERO_PIECE_CRC: LazyLock<u32> = LazyLock::new(|| compute_zero_crc(DATA_BYTES_MAX));
@@ -38,6 +42,8 @@ pub struct LogWriter {
     hole_bytes: u64,
     /// Which flush record is the older one.
     next_record: bool,
+    /// Up to where room was asked for.
+    reserved: u64,
 }
 
 /// Where a log that is written on ends, as its recovery found it.
@@ -107,6 +113,7 @@ impl LogWriter {
             total_entries: position.total_entries,
             hole_bytes: position.hole_bytes,
             next_record: position.next_record,
+            reserved: position.end,
         }
     }
 
@@ -153,6 +160,7 @@ impl LogWriter {
         for (nth, piece) in data.chunks(DATA_BYTES_MAX).enumerate() {
             self.seal_full_group()?;
             let offset = offset + (nth * DATA_BYTES_MAX) as u64;
+            self.reserve(piece.len() as u64);
             self.file.write_all_at(piece, self.end).map_err(LogError::io(&self.path))?;
             self.enter(&[described(piece, offset, at)])?;
         }
@@ -171,6 +179,7 @@ impl LogWriter {
             let room = GROUP_ENTRIES_MAX - self.group.len();
             let (group, after) = rest.split_at(rest.len().min(room));
             let data: Vec<&[u8]> = group.iter().map(|write| write.data).collect();
+            self.reserve(data.iter().map(|data| data.len() as u64).sum());
             self.file.write_all_vectored_at(&data, self.end).map_err(LogError::io(&self.path))?;
             let entries: Vec<_> =
                 group.iter().map(|write| described(write.data, write.offset, at)).collect();
@@ -268,6 +277,9 @@ impl LogWriter {
         self.header.total_entries = self.total_entries;
         let header = self.header.encode();
         let (fields, reserved) = header.split_at(SealSlot::Flush(false).position() as usize);
+        if self.end < self.reserved {
+            self.file.set_len(self.end).map_err(io)?;
+        }
         // The end must not become durable before what it says, and the records not go before the end.
         self.file.sync_data().map_err(io)?;
         self.file.write_all_at(fields, 0).map_err(io)?;
@@ -284,6 +296,16 @@ impl LogWriter {
         let fields = &self.header.encode()[..SealSlot::Flush(false).position() as usize];
         self.file.write_all_at(fields, 0).map_err(LogError::io(&self.path))?;
         self.file.sync_data().map_err(LogError::io(&self.path))
+    }
+
+    /// Asks for room for so many more bytes, and for those after them, if there is none yet.
+    fn reserve(&mut self, bytes: u64) {
+        let end = self.end + bytes;
+        if self.reserved < end {
+            let ahead = end.clamp(*RESERVED_BYTES.start(), *RESERVED_BYTES.end());
+            self.file.reserve(self.reserved.max(self.end)..end + ahead);
+            self.reserved = end + ahead;
+        }
     }
 
     fn seal_full_group(&mut self) -> Result<(), LogError> {

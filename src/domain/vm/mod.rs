@@ -39,6 +39,7 @@ mod failback;
 mod health;
 mod message;
 mod operations;
+mod points;
 mod rules;
 mod statistics;
 mod test_failover;
@@ -47,6 +48,7 @@ mod window;
 pub use failback::{AfterFailover, Failback};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use points::Points;
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
@@ -58,6 +60,7 @@ use super::job::{Job, JobKind, JobOutcome, Step, TaskState};
 use super::machine::Machine;
 use super::placement::{Placement, Target};
 use super::policy::Policy;
+use super::retention::{Candidate, NextThinning};
 use super::retry::RetryLadder;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -355,7 +358,7 @@ pub struct Vm {
     /// Delta replication.
     pub delta: Delta,
     /// Recovery points, the oldest first.
-    pub points: Vec<RecoveryPoint>,
+    pub points: Points,
     /// Failed work, if any.
     pub trouble: Option<Trouble>,
     /// The epoch of the replica's writer; a failover raises it.
@@ -390,6 +393,9 @@ pub struct Vm {
     pub target: Target,
     /// Where the replica of the last failover is placed.
     pub placement: Option<Placement>,
+    /// From when on the levels of retention can let points go.
+    #[serde(skip)]
+    thinning: NextThinning,
 }
 
 impl Vm {
@@ -434,6 +440,9 @@ impl Vm {
     }
 
     fn forget_consistency_of_gone_points(&mut self) {
+        if self.application_consistent.is_empty() {
+            return;
+        }
         let (points, next) = (&self.points, self.delta.cycle);
         self.application_consistent.retain(|cycle| {
             next <= *cycle || points.binary_search_by_key(cycle, |point| point.cycle).is_ok()
@@ -500,7 +509,7 @@ impl Vm {
     }
 
     /// The job that brings the replica into step: a copy where there is nothing to compare with.
-    const fn resync_kind(&self) -> JobKind {
+    fn resync_kind(&self) -> JobKind {
         if self.points.is_empty() || self.resync.suspect.is_some() {
             JobKind::Resynchronize
         } else {
@@ -660,10 +669,27 @@ impl Vm {
     }
 
     fn point_added(&mut self, point: RecoveryPoint) {
-        if self.points.last().is_none_or(|last| last.cycle < point.cycle) {
+        let last = self.points.last().copied();
+        if last.is_none_or(|last| last.cycle < point.cycle) {
+            let newest = last.map_or(point.at, |last| last.at);
             self.points.push(point);
+            // What was due before has been done meanwhile.
+            if self.thinning.is_due(newest) {
+                self.thinning = NextThinning::of(self.candidates());
+            } else {
+                self.thinning.added(newest, point.at);
+            }
         }
         self.delta.cycle = self.delta.cycle.max(point.cycle + 1);
+    }
+
+    /// The recovery points, as retention sees them.
+    fn candidates(&self) -> impl Iterator<Item = Candidate> + Clone {
+        self.points.iter().map(|point| Candidate {
+            cycle: point.cycle,
+            at: point.at,
+            application_consistent: self.application_consistent.contains(&point.cycle),
+        })
     }
 
     fn wait_for_next_delta(&mut self, at: Timestamp) {
@@ -774,7 +800,7 @@ impl Entity for Vm {
             }
             Event::RecoveryPointsExpired { kept_from_cycle }
             | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
-                self.points.retain(|point| *kept_from_cycle <= point.cycle);
+                self.points.expire(*kept_from_cycle);
                 self.forget_consistency_of_gone_points();
             }
             Event::RecoveryPointsThinned { cycles } => {

@@ -10,7 +10,7 @@ use crate::domain::failure::{Cause, Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
 use crate::domain::prerequisites;
-use crate::domain::retention::{Candidate, thinned_out};
+use crate::domain::retention::thinned_out;
 use crate::domain::time::Timestamp;
 
 use super::failback;
@@ -659,14 +659,13 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     if vm.points.first().is_some_and(|oldest| oldest.cycle < kept_from_cycle) {
         events.push(Event::RecoveryPointsExpired { kept_from_cycle });
     }
-    let left = vm.points.iter().filter(|point| kept_from_cycle <= point.cycle);
+    if stood_on.is_none() && !vm.thinning.is_due(now) {
+        return events;
+    }
+    let old = vm.thinning.old_enough(vm.candidates(), now);
+    let left = old.filter(|point| kept_from_cycle <= point.cycle);
     let (left, past): (Vec<_>, Vec<_>) = left
         .filter(|point| point.cycle != newest.cycle && Some(point.cycle) != stood_on)
-        .map(|point| Candidate {
-            cycle: point.cycle,
-            at: point.at,
-            application_consistent: vm.application_consistent.contains(&point.cycle),
-        })
         .partition(|point| now.since(point.at) <= retention);
     let mut cycles = thinned_out(&left, now);
     // Those after the point that is stood on become too old as well.

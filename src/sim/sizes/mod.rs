@@ -34,6 +34,9 @@ use world::{Begun, World};
 /// Time between two looks at a tracker that may lose track, in milliseconds.
 const TRACKING_MS: u64 = 10_000;
 
+/// Looks that are left out at most: those of a day.
+const LOOKS_LEFT_OUT_MAX: u64 = 24 * 60 * 6;
+
 /// Invariants that need bytes.
 const UNCHECKED: &[Invariant] = &[Invariant::Durability, Invariant::Restorable];
 
@@ -519,8 +522,8 @@ impl Fleet<'_> {
             }
             (Effect::WatchTracking { first_cycle }, _) => {
                 let Some(reason) = self.world.tracking_lost(vm) else {
-                    self.run(vm, self.world.now + TRACKING_MS, again(Doing::Tracking));
-                    return;
+                    let at = self.world.now + self.next_look(vm);
+                    return self.run(vm, at, again(Doing::Tracking));
                 };
                 let command = vm::Command::ReportTrackingLost { first_cycle, reason };
                 self.report(vm, effect, command, Vm::WORKER, called_by);
@@ -541,6 +544,16 @@ impl Fleet<'_> {
             }
             (Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace, _) => {}
         }
+    }
+
+    /// Time to the next look at a tracker: that by which it could have lost track, since faults are looked at
+    /// when they happen. A shuffled schedule has each look take its turn.
+    fn next_look(&self, vm: usize) -> u64 {
+        let looks = match self.scenario.schedule {
+            Schedule::Fifo => self.world.tracks_for(vm) / TRACKING_MS,
+            Schedule::Shuffle => 1,
+        };
+        looks.clamp(1, LOOKS_LEFT_OUT_MAX) * TRACKING_MS
     }
 
     fn work_done(

@@ -277,6 +277,19 @@ impl World {
         })
     }
 
+    /// How long the logs cannot become too large, in milliseconds: as if the guest wrote without a pause, as fast
+    /// as it ever does.
+    pub(super) fn tracks_for(&self, index: usize) -> u64 {
+        let guest = &self.guests[index];
+        let logged = guest.written_at(self.now).saturating_sub(guest.base());
+        let room = u128::from((guest.disk_bytes / 2).saturating_sub(logged));
+        let bursts = guest.bursts.iter().map(|burst| u64::from(burst.writes_per_minute));
+        let fastest = bursts.max().unwrap_or(0).max(guest.writes_per_minute);
+        let in_a_minute = u128::from(fastest) * u128::from(guest.write_bytes);
+        let ms = (room * 60_000).checked_div(in_a_minute).unwrap_or(u128::MAX);
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
+
     /// Begins a call; also answers how long it takes, in milliseconds.
     pub(super) fn begin(
         &mut self,
@@ -314,23 +327,13 @@ impl World {
         let size = disk.map_or(0, |disk| guest.size(disk));
         match call {
             Call::Ship => (guest.newest_cut.saturating_sub(guest.shipped()), 0),
-            Call::ShipAll => (self.differing(index, vm), 0),
+            Call::ShipAll => (guest.differing(vm, self.now), 0),
             Call::Copy => (size, size),
             Call::Compare | Call::Restore => {
                 let (compared, different) = self.compared(index, disk);
                 (different, compared)
             }
             _ => (0, 0),
-        }
-    }
-
-    /// Bytes that are not in the newest recovery point.
-    fn differing(&self, guest: usize, vm: &Vm) -> u64 {
-        let guest = &self.guests[guest];
-        if vm.source == Side::Recovery {
-            0
-        } else {
-            guest.written_at(self.now).saturating_sub(guest.base())
         }
     }
 
@@ -412,10 +415,16 @@ impl World {
         let (now, wall) = (self.now, self.wall());
         let answers = self.answers(index);
         let point_of = |cycle, at, bytes| RecoveryPoint { cycle, at, bytes };
-        let (compared_bytes, different_bytes) = self.compared(index, begun.disk);
-        let bytes = self.differing(index, vm);
-        let guest = &mut self.guests[index];
         let disk = begun.disk.unwrap_or_default();
+        if let Call::Compare | Call::Restore = begun.call {
+            let (compared_bytes, different_bytes) = self.compared(index, begun.disk);
+            return Ok(if begun.call == Call::Compare {
+                Outcome::Compared { disk, compared_bytes, different_bytes }
+            } else {
+                Outcome::Restored { disk, compared_bytes, different_bytes }
+            });
+        }
+        let guest = &mut self.guests[index];
         match begun.call {
             Call::StartTracking | Call::TrackRestored => {
                 let lost = guest.broken.take();
@@ -424,15 +433,10 @@ impl World {
                 guest.newest_cut = guest.tracked_from;
             }
             Call::Copy => return Ok(Outcome::Copied { disk, bytes: guest.size(disk) }),
-            Call::Compare => {
-                return Ok(Outcome::Compared { disk, compared_bytes, different_bytes });
-            }
-            Call::Restore => {
-                return Ok(Outcome::Restored { disk, compared_bytes, different_bytes });
-            }
             Call::Cut => guest.newest_cut = guest.source_bytes(vm, now),
             Call::Ship => guest.shipped_point(vm, vm.delta.cycle, guest.newest_cut),
             Call::ShipAll => {
+                let bytes = guest.differing(vm, now);
                 let mut points = Vec::new();
                 if let Stage::Shipping { snapshot_at } = vm.delta.stage {
                     points.push(point_of(vm.delta.cycle, snapshot_at, 0));
@@ -580,6 +584,15 @@ impl Guest {
         match vm.source {
             Side::Primary => self.written_at(now),
             Side::Recovery => self.away.unwrap_or(0),
+        }
+    }
+
+    /// Bytes that are not in the newest recovery point.
+    fn differing(&self, vm: &Vm, now: u64) -> u64 {
+        if vm.source == Side::Recovery {
+            0
+        } else {
+            self.written_at(now).saturating_sub(self.base())
         }
     }
 

@@ -27,7 +27,8 @@ pub fn medians<T>(
     figures.into_iter().map(median).collect()
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+/// The one in the middle.
+pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
@@ -53,4 +54,12 @@ pub fn half_compressible(seed: u64, bytes: &mut [u8]) {
         word[..8].copy_from_slice(&state.to_le_bytes());
         word[8..].copy_from_slice(&[seed as u8; 8]);
     }
+}
+
+/// The most memory that this process ever had.
+pub fn peak_resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("read the status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB");
+    kib / 1024
 }

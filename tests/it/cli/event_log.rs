@@ -66,6 +66,16 @@ fn the_log_of_a_running_service_is_replayed_and_a_redacted_export_as_well() {
     let verified = done(&["replay", "verify", "--data", &data]);
     assert!(verified.contains("another process has it open"), "{verified}");
     assert!(verified.contains("decided again: as recorded"), "{verified}");
+    // It is exported and listed beside the service as well.
+    let live = place.file("live.jsonl");
+    done(&["events", "export", "--data", &data, "--to", &live]);
+    done(&["replay", "verify", "--log", &live]);
+    done(&["events", "import", "--data", &place.file("copy"), "--from", &live]);
+    assert_eq!(
+        done(&["events", "tail", "--data", &data, "-n", "3", "-o", "json"]).lines().count(),
+        3
+    );
+    assert!(done(&["events", "show", "--data", &data, "--from", "1"]).contains("Created"));
     assert!(service.stop().success());
 
     let verified = done(&["replay", "verify", "--data", &data]);

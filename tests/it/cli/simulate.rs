@@ -88,3 +88,53 @@ fn a_run_has_a_page_and_is_played_and_stands_beside_another_policy() {
     let points = |side: &str| both[side]["vms"][0]["points"].as_u64().expect("a number of points");
     assert!(points("against") < points("as_it_is"), "fewer deltas, fewer points");
 }
+
+#[test]
+fn many_runs_have_one_page_that_stands_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("runs.html").display().to_string();
+    let path = scenario("flapping_link");
+    let arguments = ["simulate", &path, "--runs", "4", "--seed", "7", "--report", &page];
+    let said = super::done(&arguments);
+    assert!(said.contains("pass: 4 runs"), "{said}");
+    let page = std::fs::read_to_string(page).unwrap();
+    let opened = format!("lifeboat simulate {path} --seed 10 --report seed-10.html");
+    for part in [
+        "4 runs, 4 passed, 0 failed",
+        "Verdict: pass",
+        "Greatest RPO of each run",
+        "<rect class=\"job\"",
+        "The worst seeds",
+        "Failures of the sites",
+        "4 of 4",
+        "Attempts against the schedule",
+        &opened,
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("<script") && !page.contains("src="), "it stands for itself");
+}
+
+#[test]
+fn a_page_of_runs_that_fail_has_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, page) = (path("impossible.toml"), path("runs.html"));
+    let demand = "title = \"<t>\"\nwhy = \"w\"\nduration = \"5m\"\nsettle = \"5m\"\n\
+                  [[vm]]\nname = \"a\"\nhost = \"host-1\"\ndisks = [\"256KiB\"]\n\
+                  [[expect]]\nthat = \"rpo_max\"\nat_most = \"1s\"\n";
+    std::fs::write(&file, demand).unwrap();
+    let arguments = ["simulate", &file, "--runs", "3", "--report", &page, "-o", "json"];
+    let (code, told) = last_line(&arguments);
+    assert_eq!((code, &told["runs"], &told["failed_runs"]), (Some(1), &3.into(), &3.into()));
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in [
+        "&lt;t&gt;: 3 runs",
+        "Verdict: fail",
+        "rpo_max of a at most &quot;1s&quot;",
+        "<rect class=\"critical\"",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("Failures of the sites"), "nothing failed there");
+}

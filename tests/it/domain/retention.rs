@@ -2,7 +2,7 @@
 
 use super::story::{Story, quiet, second};
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::retention::{Candidate, LEVELS, thinned_out};
+use lifeboat::domain::retention::{Candidate, LEVELS, NextThinning, thinned_out};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{Command, Event};
 use proptest::prelude::*;
@@ -139,4 +139,47 @@ fn a_vm_lets_go_of_what_its_levels_leave_out_and_of_nothing_during_a_failover() 
     story.tell(super::story::planned());
     story.work_off();
     assert_eq!(story.vm.points[..before.len()], before);
+}
+
+proptest! {
+    /// Whoever looks only when it is due misses nothing, however the points came, and whichever of them are
+    /// gone or exempt by then.
+    #[test]
+    fn before_the_next_thinning_is_due_there_is_nothing_to_let_go(
+        steps in prop::collection::vec((-40_i64..400, any::<bool>()), 2..120),
+        known in 1_usize..60,
+        ages in prop::collection::vec(0..3 * DAY, 1..20),
+        exempt in prop::collection::vec(any::<bool>(), 120),
+    ) {
+        let mut now = 3 * DAY;
+        let mut points = Vec::new();
+        for (cycle, (step, in_order)) in steps.into_iter().enumerate() {
+            now += step;
+            let point = if in_order { consistent } else { crash };
+            points.push(point(cycle as u64, now));
+        }
+        let known = known.min(points.len());
+        let mut next = NextThinning::of(points[..known].iter().copied());
+        for pair in points[known - 1..].windows(2) {
+            next.added(pair[0].at, pair[1].at);
+        }
+        let left: Vec<_> = points.iter().zip(&exempt).filter(|it| *it.1).map(|it| *it.0).collect();
+        for age in ages {
+            let then = Timestamp::from_millis((now + age) * 1000);
+            if !next.is_due(then) {
+                prop_assert_eq!(thinned_out(&left, then), Vec::<u64>::new());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_next_thinning_is_due_when_a_window_with_two_points_is_over() {
+    let begins = LEVELS[0].from.as_secs() as i64;
+    let at = |second: i64| Timestamp::from_millis(second * 1000);
+    let mut next = NextThinning::of([crash(1, 0), crash(2, 5 * MINUTE)].into_iter());
+    next.added(at(5 * MINUTE), at(6 * MINUTE));
+    assert!(!next.is_due(at(10 * MINUTE + begins - 1)));
+    assert!(next.is_due(at(10 * MINUTE + begins)));
+    assert!(NextThinning::default().is_due(at(0)), "nothing is known of it");
 }

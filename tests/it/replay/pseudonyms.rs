@@ -114,8 +114,7 @@ async fn a_redacted_export_says_so_and_is_imported() {
         |write: &mut dyn FnMut(&Commit) -> std::io::Result<()>| veiled.iter().try_for_each(write);
     let mut bytes = Vec::new();
     let header =
-        jsonl::write_redacted::<std::io::Error>(vec![], each, &mut |_, _| None, &mut bytes)
-            .unwrap();
+        jsonl::write::<std::io::Error>(true, vec![], each, &mut |_, _| None, &mut bytes).unwrap();
     assert!(header.redacted);
     std::fs::write(&file, bytes).unwrap();
     assert_eq!(commits(&mut History::of_file(&file).unwrap()), veiled);

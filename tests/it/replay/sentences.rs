@@ -119,7 +119,8 @@ fn with_a_divergence(folder: &Path, written_by: Vec<WrittenBy>) -> PathBuf {
         }
     }
     let mut bytes = Vec::new();
-    jsonl::write_redacted::<std::io::Error>(
+    jsonl::write::<std::io::Error>(
+        true,
         written_by,
         |write| all.iter().try_for_each(&mut *write),
         &mut |_, _| None,

@@ -1,7 +1,9 @@
 //! Fidelity `sizes`: the same decisions as with real bytes, and what it refuses.
 
 use super::{faults, named, of, seeded};
-use lifeboat::sim::{Driver, Fidelity, RunOptions, Scenario, Subject, Verdict, explore, run};
+use lifeboat::sim::{
+    Driver, Fidelity, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, survey,
+};
 
 /// Scenarios whose faults are all about sizes and rates.
 const BOTH: [&str; 5] =
@@ -93,4 +95,84 @@ fn the_greatest_rpo_is_split_into_outage_and_back_off() {
     let vm = &outcome.vms[0];
     let [outage, waiting] = vm.rpo_max_of_ms;
     assert!(0 < outage && outage + waiting <= vm.rpo_ms[2], "{vm:?}");
+}
+
+/// Which attempts the class planned, and when each was made, in the hour without a vault and after it.
+#[test]
+fn attempts_stand_against_the_schedule_with_when_they_were_made() {
+    let outcome = of(&named("fleet"), 7);
+    let minutes = |ms: u64| ms / 60_000;
+    let link: Vec<_> = outcome.attempts.iter().filter(|it| it.failure == "SR-2101").collect();
+    let planned: Vec<_> = link.iter().filter_map(|it| it.planned_ms.map(minutes)).collect();
+    assert_eq!(planned, [1, 2, 4, 8, 10, 40, 70]);
+    for place in &link[..6] {
+        let planned = place.planned_ms.expect("the class plans it");
+        assert_eq!((place.times, place.on_time), (24, 24), "{place:?}");
+        assert_eq!(place.made_ms, Some([planned; 2]), "{place:?}");
+    }
+    // The vault answered again before the last was due.
+    let last = link[6];
+    assert_eq!((last.times, last.on_time, last.cause_ended), (24, 0, 24), "{last:?}");
+    let [first, latest] = last.made_ms.expect("all were made");
+    assert!(40 <= minutes(first) && minutes(latest) < 70, "{last:?}");
+    for place in &outcome.attempts {
+        let came = place.on_time + place.cause_ended + place.by_hand + place.left_out;
+        assert_eq!(place.times, came, "{place:?}");
+    }
+}
+
+/// Each run of many is told of, also after one that failed.
+#[test]
+fn a_survey_goes_on_after_a_run_that_fails() {
+    let mut scenario = named("fleet");
+    scenario.duration = lifeboat::sim::Span::hours(4);
+    scenario.at.truncate(1);
+    let explored = survey(Subject::One(&scenario), seeded(5), 3, &|_| ()).unwrap();
+    let seeds: Vec<_> = explored.all.iter().map(|run| (run.seed, run.verdict)).collect();
+    let failed = Verdict::Fail;
+    assert_eq!(seeds, [(5, failed), (6, failed), (7, failed)]);
+    let run = &explored.all[0];
+    assert!(run.broken.iter().any(|what| what.starts_with("phase of db-1")), "{:?}", run.broken);
+    assert_eq!(run.failures.get("SR-2101"), Some(&24));
+    assert_eq!(explored.attempts.iter().map(|it| it.times).max(), Some(3 * 24));
+}
+
+/// Looks that are left out find nothing, and leave the order of everything else as it is.
+#[test]
+fn a_tracker_that_loses_track_is_seen_at_the_same_look_in_a_day_as_in_ten_seconds() {
+    let text = r#"
+        title = "logs that grow too large"
+        why = "to be seen at a look"
+        duration = "30h"
+        settle = "1h"
+        fidelity = "sizes"
+        [[vm]]
+        name = "db"
+        host = "host-1"
+        disks = ["8GiB"]
+        writes_per_minute = 60
+        burst = [{ at = "20h", for = "6h", writes_per_minute = 600 }]
+        [[at]]
+        t = "1h"
+        do = "pause"
+        vm = "db"
+        [[expect]]
+        that = "resyncs"
+        is = 1
+    "#;
+    let scenario = Scenario::parse("looks", text).unwrap_or_else(|error| panic!("{error}"));
+    let shuffled = Scenario { schedule: Schedule::Shuffle, ..scenario.clone() };
+    // A shuffled schedule looks every ten seconds.
+    let lost = |scenario: &Scenario| {
+        let outcome = of(scenario, 7);
+        assert!(outcome.passed(), "{:#?}", faults(&outcome));
+        let commit = outcome.log.into_iter().find(|commit| {
+            matches!(&commit.entry, lifeboat::domain::entity::Entry::Vm { command, .. }
+                if matches!(command, lifeboat::domain::vm::Command::ReportTrackingLost { .. }))
+        });
+        commit.expect("tracking is lost").at
+    };
+    let (at, in_turn) = (lost(&scenario), lost(&shuffled));
+    let apart = at.since(in_turn).max(in_turn.since(at));
+    assert!(apart.as_secs() <= 10, "{at} and {in_turn}");
 }

@@ -18,7 +18,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::{Compression, KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::{KernelRandom, SystemClock};
-use lifeboat_bench::{half_compressible, is_installed, medians, row};
+use lifeboat_bench::{half_compressible, is_installed, medians, peak_resident_mib, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -98,16 +98,7 @@ fn main() {
     for ((work, ours, name), figure) in names.iter().zip(&figures[2..]) {
         row(work, figures[*ours], *figure, name);
     }
-    let peak = peak_resident_mib();
-    println!("{}", serde_json::json!({ "work": "initial copy, peak resident MiB", "ours": peak }));
-}
-
-/// The most memory that this process ever had.
-fn peak_resident_mib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("read the status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB");
-    kib / 1024
+    row("initial copy, peak resident MiB", peak_resident_mib() as f64, 64.0, "limit");
 }
 
 /// The files of this system one after the other: data as disks have it.

@@ -17,7 +17,7 @@ use lifeboat::domain::id::DiskId;
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::files::Open;
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, medians, row};
+use lifeboat_bench::{half_compressible, is_installed, median, medians, row};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -64,6 +64,13 @@ const fn load(
     Load { name, pattern, block, depth, figure }
 }
 
+impl Load {
+    /// The load alone.
+    fn title(&self) -> &str {
+        self.name.split(',').next().unwrap_or(self.name)
+    }
+}
+
 /// A server to write to.
 enum Contestant {
     Pass(Server),
@@ -94,10 +101,16 @@ fn main() {
         contestants.push(Contestant::qemu(&image, folder));
     }
     for load in &LOADS {
+        let mut tails = vec![Vec::new(); contestants.len()];
+        let mut turn = 0;
         let figures = medians(rounds, &mut contestants, |contestant| {
             settle(&image);
-            contestant.measure(load, seconds)
+            let (figure, p99_us) = contestant.measure(load, seconds);
+            tails[turn].push(p99_us);
+            turn = (turn + 1) % tails.len();
+            figure
         });
+        let tails: Vec<_> = tails.into_iter().map(median).collect();
         let (pass, tracked, shipping) = (figures[0], figures[1], figures[2]);
         row(&format!("{}, tracked", load.name), tracked, pass, "pass-through");
         row(&format!("{}, tracked, shipping", load.name), shipping, pass, "pass-through");
@@ -105,6 +118,9 @@ fn main() {
             row(&format!("{}, tracked", load.name), tracked, *qemu, "qemu-nbd");
             row(&format!("{}, tracked, shipping", load.name), shipping, *qemu, "qemu-nbd");
             row(&format!("{}, pass-through", load.name), pass, *qemu, "qemu-nbd");
+            let of_p99 = format!("{}, µs at the 99th percentile", load.title());
+            row(&format!("{of_p99}, tracked"), tails[1], tails[3], "qemu-nbd");
+            row(&format!("{of_p99}, tracked, shipping"), tails[2], tails[3], "qemu-nbd");
         }
     }
 }
@@ -168,7 +184,8 @@ impl Contestant {
         Self::Qemu { socket, child }
     }
 
-    fn measure(&mut self, load: &Load, seconds: f64) -> f64 {
+    /// The load's figure, and the microseconds that 99 % of the writes took at most.
+    fn measure(&mut self, load: &Load, seconds: f64) -> (f64, f64) {
         match self {
             Self::Pass(server) => fio(&server.uri(EXPORT).to_string(), load, seconds),
             Self::Tracked { server, tracker, ships: false, .. } => {
@@ -210,7 +227,7 @@ impl Drop for Contestant {
 }
 
 /// One round.
-fn fio(uri: &str, load: &Load, seconds: f64) -> f64 {
+fn fio(uri: &str, load: &Load, seconds: f64) -> (f64, f64) {
     let output = Command::new("fio")
         .args(["--name=write", "--ioengine=nbd", "--time_based", "--norandommap"])
         .args(["--randrepeat=0", "--output-format=json"])
@@ -228,6 +245,8 @@ fn fio(uri: &str, load: &Load, seconds: f64) -> f64 {
     let text = String::from_utf8_lossy(&output.stdout);
     let json = text.find('{').map_or("", |start| &text[start..]);
     let report: serde_json::Value = serde_json::from_str(json).expect("fio's report");
-    let figure = report["jobs"][0]["write"][load.figure].as_f64().expect("a figure of fio");
-    if load.figure == "bw_bytes" { figure / 1e6 } else { figure }
+    let write = &report["jobs"][0]["write"];
+    let figure = write[load.figure].as_f64().expect("a figure of fio");
+    let p99_ns = write["clat_ns"]["percentile"]["99.000000"].as_f64().expect("a percentile of fio");
+    (if load.figure == "bw_bytes" { figure / 1e6 } else { figure }, p99_ns / 1e3)
 }

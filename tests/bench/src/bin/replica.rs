@@ -17,7 +17,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::Vault;
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, row};
+use lifeboat_bench::{half_compressible, is_installed, peak_resident_mib, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -80,6 +80,31 @@ fn main() {
         }
     }
     row(&work, read_s, 1.0, "limit");
+    large_and_sparse(&folder.join("large"), points);
+}
+
+/// A disk of 1 TiB with 64 MiB of data: what depends on the size of a disk shows here.
+fn large_and_sparse(folder: &Path, points: u64) {
+    fs::create_dir(folder).expect("folder");
+    let image = folder.join("image");
+    let file = fs::File::create(&image).expect("image");
+    file.set_len(1 << 40).expect("size the image");
+    let mut piece = vec![0; MIB as usize];
+    for nth in 0..64 {
+        half_compressible(nth, &mut piece);
+        // Some of it far behind.
+        let offset = if nth % 2 == 0 { nth * MIB } else { nth << 34 };
+        file.write_all_at(&piece, offset).expect("write the image");
+    }
+    file.sync_all().expect("sync the image");
+    let ours = Ours::new(&image, folder);
+    ours.copy();
+    (0..points).for_each(|nth| ours.one_more_point(nth));
+    let read_s = timed(|| ours.fail_over_and_read());
+    let work = format!("first read of 1 TiB, sparse, {points} recovery points, seconds");
+    row(&work, read_s, 1.0, "limit");
+    // Of everything before as well.
+    row("peak resident MiB with a disk of 1 TiB", peak_resident_mib() as f64, 67.0, "limit");
 }
 
 fn timed(work: impl FnOnce()) -> f64 {
@@ -285,7 +310,8 @@ impl Ours {
             vm.delta.cycle = 1;
             self.engine.copy_disk(&vm, self.disk, &|_, _| {}).await.expect("copy");
             self.engine.complete_copy(&vm).await.expect("complete the copy");
-            vm.points = self.engine.ship_through(&vm, 1).await.expect("first point");
+            let points = self.engine.ship_through(&vm, 1).await.expect("first point");
+            vm.points = points.into();
         });
     }
 
