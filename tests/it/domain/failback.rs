@@ -266,7 +266,7 @@ fn another_point_can_be_chosen_until_the_failover_is_committed() {
 
     story.tell(commit());
     story.work_off();
-    assert_eq!(story.vm.points, [first]);
+    assert_eq!(*story.vm.points, [first]);
     assert!(story.try_tell(change_point(PointChoice::Latest)).is_err());
 }
 

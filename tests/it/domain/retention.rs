@@ -138,7 +138,7 @@ fn a_vm_lets_go_of_what_its_levels_leave_out_and_of_nothing_during_a_failover() 
     let before = story.vm.points.clone();
     story.tell(super::story::planned());
     story.work_off();
-    assert_eq!(story.vm.points[..before.len()], before);
+    assert_eq!(story.vm.points[..before.len()], *before);
 }
 
 proptest! {
