@@ -121,6 +121,7 @@ struct Host {
 }
 
 /// A VM and its guest.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 #[derive(Clone)]
 pub(super) struct Machine {
     pub(super) name: String,
