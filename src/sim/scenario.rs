@@ -407,6 +407,8 @@ deeds! {
     Resume = "resume", needs ["vm"], takes [];
     /// An operator has a recovery point made.
     TakePoint = "take_point", needs ["vm"], takes [];
+    /// An operator makes the first disk of a VM half as large again.
+    ResizeDisk = "resize_disk", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// An operator runs a recovery plan.
@@ -429,6 +431,7 @@ impl Deed {
                 | Self::LoseAnswers
                 | Self::RotVault
                 | Self::FailDisk
+                | Self::ResizeDisk
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan

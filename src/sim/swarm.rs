@@ -57,6 +57,7 @@ const CLASSES: &[Deed] = &[
     Deed::CancelJob,
     Deed::RunPlan,
     Deed::ContinuePlan,
+    Deed::ResizeDisk,
 ];
 
 /// How plans are run.
