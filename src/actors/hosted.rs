@@ -36,6 +36,7 @@ mod placing;
 mod plan;
 mod vault;
 mod vm;
+mod watch;
 
 /// Everything that the actors reach the world through.
 pub struct World {

@@ -128,7 +128,7 @@ impl Enrolment {
                 continue;
             }
             match self.vm(vm, agent).await {
-                // One VM, as with a disk that grew, is no reason to leave the others alone.
+                // One VM, as with a disk that is gone, is no reason to leave the others alone.
                 Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
                     let because = error.source().map(ToString::to_string);
                     tracing::error!(vm = %vm_name, %error, because, "enrol a VM");

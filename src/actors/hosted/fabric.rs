@@ -1,5 +1,6 @@
 //! How the provider of a fabric is watched.
 
+use super::watch::watch;
 use super::{Hosted, Reporter, World};
 use crate::actors::entity_actor::EntityActor;
 use crate::actors::supervisor::Shelves;
@@ -28,17 +29,16 @@ impl Hosted for Fabric {
         let side = self.side;
         let Effect::Watch = effect;
         Box::pin(async move {
-            loop {
-                let site = match side {
-                    Side::Primary => &world.primary,
-                    Side::Recovery => &world.recovery,
-                };
-                reporter.report(match site.provider_heartbeat().await {
-                    Ok(()) => Command::ReportHeartbeat,
-                    Err(failure) => Command::ReportSilence { failure },
-                });
-                actix::clock::sleep(world.watch_interval).await;
-            }
+            let site = match side {
+                Side::Primary => &world.primary,
+                Side::Recovery => &world.recovery,
+            };
+            let report = |answer| match answer {
+                Ok(()) => Command::ReportHeartbeat,
+                Err(failure) => Command::ReportSilence { failure },
+            };
+            let every = world.watch_interval;
+            watch(&reporter, every..=every, || site.provider_heartbeat(), report).await
         })
     }
 }

@@ -1,5 +1,6 @@
 //! How a host is watched.
 
+use super::watch::watch;
 use super::{Hosted, Reporter, World};
 use crate::actors::entity_actor::EntityActor;
 use crate::actors::supervisor::Shelves;
@@ -27,13 +28,12 @@ impl Hosted for Host {
         let host = self.id;
         let Effect::Watch = effect;
         Box::pin(async move {
-            loop {
-                reporter.report(match world.primary.heartbeat(host).await {
-                    Ok(()) => Command::ReportHeartbeat,
-                    Err(failure) => Command::ReportSilence { failure },
-                });
-                actix::clock::sleep(world.watch_interval).await;
-            }
+            let report = |answer| match answer {
+                Ok(()) => Command::ReportHeartbeat,
+                Err(failure) => Command::ReportSilence { failure },
+            };
+            let every = world.watch_interval;
+            watch(&reporter, every..=every, || world.primary.heartbeat(host), report).await
         })
     }
 }

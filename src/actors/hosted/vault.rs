@@ -1,5 +1,6 @@
 //! How a vault is watched.
 
+use super::watch::watch;
 use super::{Hosted, Reporter, World};
 use crate::actors::entity_actor::EntityActor;
 use crate::actors::supervisor::Shelves;
@@ -32,20 +33,12 @@ impl Hosted for Vault {
         let vault = self.id;
         let Effect::Watch = effect;
         Box::pin(async move {
-            let (mut pause, mut answered) = (world.watch_interval, None);
-            loop {
-                let probed = world.replication.probe_vault(vault).await;
-                let answers = probed.is_ok();
-                reporter.report(match probed {
-                    Ok(()) => Command::ReportReachable,
-                    Err(failure) => Command::ReportUnreachable { failure },
-                });
-                let changed = answered.is_some_and(|before| before != answers);
-                pause = if changed { pause * 2 } else { pause / 2 };
-                pause = pause.min(LONGEST_PAUSE).max(world.watch_interval);
-                answered = Some(answers);
-                actix::clock::sleep(pause).await;
-            }
+            let report = |answer| match answer {
+                Ok(()) => Command::ReportReachable,
+                Err(failure) => Command::ReportUnreachable { failure },
+            };
+            let probe = || world.replication.probe_vault(vault);
+            watch(&reporter, world.watch_interval..=LONGEST_PAUSE, probe, report).await
         })
     }
 }

@@ -562,25 +562,13 @@ impl Vm {
         self.job_mut(job)?.tasks.get_mut(task as usize)
     }
 
-    /// Whether the VM could start and waits for its recovery plan.
-    pub fn waits_for_plan(&self) -> bool {
-        let test = self.test.as_ref().map(|test| &test.job);
-        let mut current = self.job.iter().chain(test).filter_map(Job::current);
-        let starts =
-            current.any(|(_, task)| matches!(task.step, Step::StartReplica | Step::StartTest));
-        self.held.is_some() && starts
-    }
-
     /// Whether a job is that of the test failover, which has nothing to do with the VM's own.
     fn is_test_job(&self, id: JobId) -> bool {
         self.test.as_ref().is_some_and(|test| test.job.id == id)
     }
 
     fn job_started(&mut self, id: JobId, kind: JobKind, at: Timestamp) {
-        let resized = self.resize.filter(|_| kind == JobKind::ResizeDisk).map(|it| it.disk);
-        let disks = self.disks.iter().map(|disk| disk.id);
-        let disks: Vec<_> = disks.filter(|disk| resized.is_none_or(|it| it == *disk)).collect();
-        let job = Job::new(id, kind, &disks, at);
+        let job = Job::new(id, kind, &self.disks_of(kind), at);
         self.jobs += 1;
         if let (JobKind::TestFailover | JobKind::TestFailoverCleanup, Some(test)) =
             (kind, self.test.as_mut())

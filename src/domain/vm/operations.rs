@@ -9,11 +9,22 @@ use super::rules::{begin_resync, cancel_job, start, start_next};
 use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm};
 use crate::domain::entity::Rejection;
 use crate::domain::id::JobId;
-use crate::domain::job::JobKind;
+use crate::domain::job::{Job, JobKind, Step};
 use crate::domain::time::Timestamp;
 
 /// The operation that begins a resynchronization, by the name of the API.
 pub(super) const REPAIR: &str = "RepairReplication";
+
+impl Vm {
+    /// Whether the VM could start and waits for its recovery plan.
+    pub fn waits_for_plan(&self) -> bool {
+        let test = self.test.as_ref().map(|test| &test.job);
+        let mut current = self.job.iter().chain(test).filter_map(Job::current);
+        let starts =
+            current.any(|(_, task)| matches!(task.step, Step::StartReplica | Step::StartTest));
+        self.held.is_some() && starts
+    }
+}
 
 /// The operations of a state, by the names of the API.
 pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {

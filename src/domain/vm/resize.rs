@@ -63,6 +63,14 @@ impl Vm {
         at.map_or(disk.size_bytes, |former| former.size_bytes)
     }
 
+    /// The disks that a job is about.
+    pub(super) fn disks_of(&self, kind: JobKind) -> Vec<DiskId> {
+        match (kind, self.resize) {
+            (JobKind::ResizeDisk, Some(resize)) => vec![resize.disk],
+            _ => self.disks.iter().map(|disk| disk.id).collect(),
+        }
+    }
+
     /// What was added to a disk and has to be seeded, while that is done.
     pub fn added_range(&self, disk: DiskId) -> Option<Range<u64>> {
         let resize = self.resize.filter(|resize| resize.grown && resize.disk == disk)?;

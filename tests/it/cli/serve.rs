@@ -70,7 +70,8 @@ guest = { seed = 2, install_mib = 1 }
 }
 
 #[test]
-fn a_disk_that_grew_while_nobody_watched_does_not_stop_the_other_vms() {
+fn a_disk_image_that_grew_while_nobody_watched_is_compared_and_its_vm_protected_at_the_size_it_had()
+{
     let other = r#"
 [[host.vm]]
 name = "db-01"
@@ -80,5 +81,8 @@ disk = [{ name = "os", path = "disks/db-01.img", create_mib = 2 }]
     super::crash::protected_and_normal(&place, &["web-01", "db-01"]);
     let image = place.data().join("disks/db-01.img");
     fs::File::options().write(true).open(image).unwrap().set_len(4 << 20).unwrap();
-    super::crash::protected_and_normal(&place, &["web-01"]);
+    super::crash::protected_and_normal(&place, &["web-01", "db-01"]);
+    let (vms, _) = super::crash::logged(&place.data());
+    let vm = vms.iter().find(|vm| vm.name == "db-01").unwrap();
+    assert_eq!(vm.disks[0].size_bytes, 2 << 20);
 }
