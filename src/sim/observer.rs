@@ -279,7 +279,9 @@ impl Observer {
     /// An observer of what goes on after this log.
     pub(super) fn after(log: &[Commit]) -> Self {
         let mut observer = Self::default();
-        log.iter().for_each(|commit| observer.past.apply(commit));
+        for commit in log {
+            observer.past.apply(commit);
+        }
         observer
     }
 

@@ -63,6 +63,7 @@ const CLASSES: &[Deed] = &[
     Deed::EditDisk,
     Deed::SecondService,
     Deed::MoveVm,
+    Deed::ResizeDisk,
 ];
 
 /// How plans are run.
@@ -107,7 +108,9 @@ impl Scenario {
         };
         let networks = random_networks(&dice);
         if !networks.network.is_empty() {
-            vms.iter_mut().for_each(|vm| vm.nic = vec![random_nic(&dice)]);
+            for vm in &mut vms {
+                vm.nic = vec![random_nic(&dice)];
+            }
         }
         let plan = PlanSpec { name: PLAN.to_owned(), group: vms.iter().map(group).collect() };
         Self {

@@ -106,7 +106,7 @@ mod tests {
     fn a_trace_is_read_and_its_writes_are_widened_to_blocks() {
         let text =
             "# recorded\n\n250ms 0 64KiB 4KiB\n1m30s 1 8192 512 # the log\n1m30s 0 4000 200\n";
-        let trace = Trace::parse(text, &DISKS).unwrap();
+        let trace = Trace::parse(text, &DISKS).expect("it is a trace");
         assert_eq!(trace.at_ms, [250, 90_000, 90_000]);
         let write = |disk, first_block, blocks| Write { disk, first_block, blocks };
         assert_eq!(trace.writes, [write(0, 16, 1), write(1, 2, 1), write(0, 0, 2)]);
@@ -123,7 +123,7 @@ mod tests {
             ("soon 0 0 4KiB", 1, "soon"),
             ("2s 0 0 4KiB\n1s 0 0 4KiB", 2, "before"),
         ] {
-            let (found, because) = Trace::parse(text, &DISKS).unwrap_err();
+            let (found, because) = Trace::parse(text, &DISKS).expect_err("it is none");
             assert_eq!(found, line, "{text:?}: {because}");
             assert!(because.contains(problem), "{text:?}: {because}");
         }

@@ -103,7 +103,7 @@ impl Told {
                 name: unplaced(&network.name),
                 isolated: network.isolated,
                 subnet: network.subnets.clone(),
-                to: mapping(&network.name).map(unplaced),
+                to: mapping(&network.name).map(|name| unplaced(name)),
             })
             .collect()
     }
@@ -125,7 +125,7 @@ impl Told {
             let network = nic.network.as_ref().filter(|name| is_known(name));
             NicSpec {
                 name: nic.name.clone(),
-                network: network.map(unplaced),
+                network: network.map(|name| unplaced(name)),
                 subnet: nic.subnet.clone().filter(|_| network.is_some()),
                 address: nic.address.clone().filter(|_| network.is_some()),
             }
@@ -162,8 +162,8 @@ fn whole_blocks(bytes: u64) -> Size {
     Size((bytes / 4096 * 4096).max(4096))
 }
 
-fn unplaced(name: &String) -> Spanned<String> {
-    Spanned::new(0..0, name.clone())
+fn unplaced(name: &str) -> Spanned<String> {
+    Spanned::new(0..0, name.to_owned())
 }
 
 fn unplaced_sizes(sizes: Vec<Size>) -> Spanned<Vec<Size>> {
