@@ -265,7 +265,7 @@ fn verify_log(source: &SourceArg, output: Output) -> Result<Answer, CommandError
 /// The state snapshots of a store, or why they are not looked at.
 fn snapshots(source: &SourceArg) -> Result<(Vec<Snapshot>, Option<String>), CommandError> {
     let Some(data) = &source.data else {
-        return Ok((vec![], Some("a file has none".to_owned())));
+        return Ok((vec![], Some("this file has none".to_owned())));
     };
     if !data.join("events").join("HEAD").is_file() {
         return Ok((vec![], Some("the store was never used".to_owned())));
@@ -306,8 +306,10 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
         ));
     }
     match unchecked {
-        None => print(&format!("{} state snapshots compared", result.snapshots)),
-        Some(because) => print(&format!("no state snapshots compared: {because}")),
+        Some(because) if result.snapshots == 0 => {
+            print(&format!("no state snapshots compared: {because}"));
+        }
+        _ => print(&format!("{} state snapshots compared", result.snapshots)),
     }
     let verdict = if result.is_sound() { "as recorded" } else { "NOT as recorded" };
     print(&format!("{} of {} commits decided again: {verdict}", result.decided, result.commits));

@@ -343,6 +343,8 @@ fn tell_people(outcome: &Outcome) {
     if !outcome.attempts.is_empty() {
         print("");
         let (heads, rows) = report::attempts(&outcome.attempts);
+        let heads: Vec<_> = heads.into_iter().map(str::to_uppercase).collect();
+        let heads: Vec<_> = heads.iter().map(String::as_str).collect();
         for line in columns(&heads, &rows).lines() {
             print(&format!("  {line}"));
         }

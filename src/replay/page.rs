@@ -91,9 +91,9 @@ pub fn page_with(
     let mut out = head(title);
     let axis = Axis::of(incident);
     let lasted = span(incident.to.0.since(incident.from.0));
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<p class=\"lead\">{} to {}, {lasted}, {} commits</p>\n",
+        "<p class=\"lead\">{} to {}, {lasted}, {} commits</p>",
         time(incident.from.0),
         time(incident.to.0),
         incident.commits

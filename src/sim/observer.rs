@@ -127,7 +127,8 @@ pub(super) struct Figures {
     protected_once: bool,
     /// When the newest recovery point was cut.
     newest_cut_ms: Option<u64>,
-    cut_ms: BTreeMap<u64, u64>,
+    /// When each cycle was cut that is not shipped: one, as a rule.
+    cut_ms: Vec<(u64, u64)>,
     failover_asked_ms: Option<u64>,
     trouble_since: Option<Timestamp>,
 }
@@ -164,10 +165,12 @@ impl Figures {
     ) -> Result<(), u64> {
         self.attempts.note(event, at, now_ms);
         match event {
-            Event::SnapshotTaken { cycle, .. } => _ = self.cut_ms.insert(*cycle, now_ms),
+            Event::SnapshotTaken { cycle, .. } => self.cut_ms.push((*cycle, now_ms)),
             Event::LogShipped { point } => {
                 self.aged(now_ms);
-                let cut = self.cut_ms.remove(&point.cycle).unwrap_or(now_ms);
+                let cut = self.cut_ms.iter().rev().find(|(cycle, _)| *cycle == point.cycle);
+                let cut = cut.map_or(now_ms, |(_, cut)| *cut);
+                self.cut_ms.retain(|(cycle, _)| point.cycle < *cycle);
                 self.newest_cut_ms = self.newest_cut_ms.max(Some(cut));
                 // What lies before the cut makes no recovery point any older.
                 self.waits.clear();

@@ -64,14 +64,14 @@ pub(super) fn attempts(all: &[RetryReport]) -> (Vec<&'static str>, Vec<Vec<Strin
         [vec![it.failure.to_owned(), planned], counts.to_vec(), vec![made]].concat()
     };
     let heads = vec![
-        "FAILURE",
-        "PLANNED AFTER",
-        "PLANNED",
-        "ON TIME",
-        "CAUSE ENDED",
-        "BY HAND",
-        "LEFT OUT",
-        "MADE AFTER",
+        "Failure",
+        "Planned after",
+        "Planned",
+        "On time",
+        "Cause ended",
+        "By hand",
+        "Left out",
+        "Made after",
     ];
     (heads, all.iter().map(row).collect())
 }
