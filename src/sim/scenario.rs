@@ -685,8 +685,7 @@ impl Scenario {
 }
 
 fn read_text(path: &Path) -> Result<String, ScenarioError> {
-    text_of(path)
-        .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
+    text_of(path).map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
 }
 
 fn from_toml<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, ScenarioError> {
