@@ -10,7 +10,7 @@ use super::token::Token;
 use crate::actors::{Hosted, Origin};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::failure::Failure;
-use crate::domain::id::{FabricId, HostId, JobId, VmId};
+use crate::domain::id::{DiskId, FabricId, HostId, JobId, VmId};
 use crate::domain::vault::Component;
 use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
@@ -38,6 +38,9 @@ const EVENTS_MAX: usize = 1_000;
 pub trait Outside: Send + Sync {
     /// The logs of a VM, of what is in no recovery point yet; `None` while its host is away.
     fn logs(&self, vm: VmId) -> Option<LogsView>;
+
+    /// How long the image of a disk at the primary site is; `None` while its host is away.
+    fn image_bytes(&self, vm: &Vm, disk: DiskId) -> Option<u64>;
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;

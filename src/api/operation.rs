@@ -3,7 +3,7 @@
 use super::control::Outside;
 use super::problem::Problem;
 use super::target::{TargetBody, chosen};
-use crate::domain::id::JobId;
+use crate::domain::id::{DiskId, JobId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{AfterFailover, Command, PointChoice, RecoveryPoint, RetryReason, Vm};
 use crate::views::{PolicyView, Site};
@@ -342,6 +342,28 @@ const OPERATIONS: &[Operation] = &[
         },
     },
     Operation {
+        path: "resize-disk",
+        title: "Resize a disk",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let (disk, size_bytes) = resized(asked)?;
+            Ok(Command::ResizeDisk { job: asked.job, disk, size_bytes })
+        },
+        consequence: |asked| {
+            let name = &asked.vm.name;
+            let (Ok(ResizeBody { disk, .. }), Ok((_, bytes))) = (asked.body(), resized(asked))
+            else {
+                return format!("A disk of {name} becomes larger.");
+            };
+            format!(
+                "Disk {disk} of {name} becomes {} large while the VM runs and is replicated; only what is added \
+                 is sent. Recovery points from before keep its size. Whoever uses the disk loses it for a \
+                 moment, and sees its size once connected again. It cannot shrink.",
+                size(bytes),
+            )
+        },
+    },
+    Operation {
         path: "release-start",
         title: "Release the start",
         needs: Needs::Nothing,
@@ -433,6 +455,23 @@ struct DecideBody {
 #[serde(deny_unknown_fields, default)]
 struct FailbackBody {
     in_full: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResizeBody {
+    disk: String,
+    size_bytes: Option<u64>,
+}
+
+/// Which disk is to have which size: the one that is said, or that of its image.
+fn resized(asked: &Asked<'_>) -> Result<(DiskId, u64), Problem> {
+    let ResizeBody { disk: name, size_bytes } = asked.body()?;
+    let found = asked.vm.disks.iter().find(|it| it.name == name || it.id.to_string() == name);
+    let disk = found.ok_or_else(|| Problem::unknown("disk", &name))?;
+    let size_bytes = size_bytes.or_else(|| asked.outside.image_bytes(asked.vm, disk.id));
+    let unknown = || Problem::invalid("`size_bytes` must be given: the image cannot be looked at");
+    Ok((disk.id, size_bytes.ok_or_else(unknown)?))
 }
 
 #[derive(Default, Deserialize)]

@@ -6,6 +6,7 @@
 
 mod client;
 mod demo;
+mod disk;
 mod ending;
 mod events;
 mod explain;

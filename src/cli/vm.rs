@@ -70,6 +70,9 @@ enum Command {
         #[command(flatten)]
         order: OrderArgs,
     },
+    /// The disks of a VM: their sizes, and making one larger
+    #[command(subcommand)]
+    Disk(super::disk::Command),
     /// Move a VM of the lab to another member of its host's cluster; it stays protected
     Move {
         /// The VM, by name or id
@@ -168,6 +171,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             let fine = checks.iter().all(|check| check.ok);
             Ok(if fine { Answer::Done } else { Answer::Code(WRONG_STATE) })
         }
+        Command::Disk(command) => super::disk::run(command),
         Command::Move { vm, to, service, output } => {
             let client = Client::find(service)?;
             let answer = client.post(&["vms", vm, "move"], &[], &json!({ "to": to }), None)?;

@@ -14,7 +14,7 @@ use thiserror::Error;
 /// The unit that a disk's size is a multiple of.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// A disk whose byte `n` is byte `n` of a file. A flush is an `fdatasync` of the file.
+/// A disk whose byte `n` is byte `n` of a file, which may be longer. A flush is an `fdatasync` of the file.
 #[derive(Debug)]
 pub struct RawDisk {
     file: Arc<dyn File>,
@@ -84,6 +84,12 @@ impl RawDisk {
         Ok(Self { file, path: path.to_owned(), size_bytes, read_only: false })
     }
 
+    /// The first `size_bytes` of it as a disk of that size; all of it where it is no longer than that.
+    #[must_use]
+    pub fn limited_to(self, size_bytes: u64) -> Self {
+        Self { size_bytes: self.size_bytes.min(size_bytes), ..self }
+    }
+
     fn check_writable(&self) -> io::Result<()> {
         if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
@@ -118,7 +124,9 @@ impl BlockDevice for RawDisk {
     }
 
     fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
-        self.file.next_data(from)
+        let data = self.file.next_data(from)?;
+        let data = data.filter(|data| data.start < self.size_bytes);
+        Ok(data.map(|data| data.start..data.end.min(self.size_bytes)))
     }
 
     fn identity(&self) -> io::Result<Option<DiskIdentity>> {

@@ -48,6 +48,8 @@ pub enum JobKind {
     DisableProtection,
     /// Ends the protection of a VM whose host does not answer.
     RemoveProtection,
+    /// Makes a disk larger while the VM runs and is replicated.
+    ResizeDisk,
 }
 
 impl JobKind {
@@ -72,6 +74,7 @@ impl JobKind {
             Self::ResumeReplication => "ResumeReplication",
             Self::DisableProtection => "DisableDr",
             Self::RemoveProtection => "RemoveDr",
+            Self::ResizeDisk => "ResizeDisk",
         }
     }
 
@@ -107,10 +110,11 @@ impl JobKind {
             Self::ResumeReplication => "Resume replication",
             Self::DisableProtection => "Disable replication and remove",
             Self::RemoveProtection => "Remove",
+            Self::ResizeDisk => "Resize a disk",
         }
     }
 
-    /// The tasks of a job on a VM with these disks, in order.
+    /// The tasks of a job on a VM with these disks, or on these disks of it, in order.
     pub fn steps(self, disks: &[DiskId]) -> Vec<Step> {
         let copies = disks.iter().copied().map(Step::CopyDisk);
         let restores = disks.iter().copied().map(Step::RestoreDisk);
@@ -185,6 +189,14 @@ impl JobKind {
             Self::ResumeReplication => vec![Step::ApplyTrackedChanges, Step::VerifyReplica],
             Self::DisableProtection => vec![Step::StopTracking, Step::DeleteReplica],
             Self::RemoveProtection => vec![Step::DeleteReplica],
+            // What was written before is sent first: a point has one size of each disk.
+            Self::ResizeDisk => [Step::CheckResize, Step::SendBeforeResize]
+                .into_iter()
+                .chain(disks.iter().copied().flat_map(|disk| {
+                    [Step::GrowDisk(disk), Step::OfferGrownDisk(disk), Step::CompareDisk(disk)]
+                }))
+                .chain([Step::ApplyTrackedChanges, Step::VerifyReplica])
+                .collect(),
         }
     }
 }
@@ -264,6 +276,14 @@ pub enum Step {
     StopTracking,
     /// Deletes the replica from the vault.
     DeleteReplica,
+    /// Checks that a disk can be made larger.
+    CheckResize,
+    /// Makes the file of one disk longer.
+    GrowDisk(DiskId),
+    /// Tracks what was added to one disk, and offers it to the VM.
+    OfferGrownDisk(DiskId),
+    /// Sends what was written before a disk grows.
+    SendBeforeResize,
 }
 
 impl Step {
@@ -306,6 +326,10 @@ impl Step {
             Self::CheckReverseReplicate => "VmReversePrerequisitesCheck",
             Self::StopTracking => "VmStopTracking",
             Self::DeleteReplica => "VmDeleteReplica",
+            Self::CheckResize => "VmResizePrerequisitesCheck",
+            Self::GrowDisk(_) => "VmGrowDisk",
+            Self::OfferGrownDisk(_) => "VmOfferGrownDisk",
+            Self::SendBeforeResize => "VmSendBeforeResize",
         }
     }
 
@@ -348,6 +372,10 @@ impl Step {
             Self::CheckReverseReplicate => "Prerequisites check for reverse replication",
             Self::StopTracking => "Stopping change tracking",
             Self::DeleteReplica => "Deleting the replica",
+            Self::CheckResize => "Prerequisites check for resizing a disk",
+            Self::GrowDisk(_) => "Growing the disk",
+            Self::OfferGrownDisk(_) => "Tracking and offering what was added",
+            Self::SendBeforeResize => "Sending what was written before",
         }
     }
 
@@ -373,6 +401,7 @@ impl Step {
                 | Self::CheckTestFailover
                 | Self::CheckFailback
                 | Self::CheckReverseReplicate
+                | Self::CheckResize
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use super::replication::ServedDisk;
 use crate::domain::failure::Failure;
-use crate::domain::id::HostId;
+use crate::domain::id::{DiskId, HostId};
 use crate::domain::vm::Vm;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -51,6 +51,24 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.
     async fn attach(&self, vm: &Vm) -> Result<(), Failure>;
+
+    /// Makes the file of a disk at least so long, with zeroes; durable when this returns. The disk is served
+    /// as large as before. Nothing to do where no disk is ever resized.
+    ///
+    /// # Errors
+    /// `HostLost`, `HostResourcesShort`.
+    async fn lengthen_disk(&self, _: &Vm, _: DiskId, _size_bytes: u64) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Has the attached disks of a VM be as large as the VM says, tracked. Where one is not, all are taken away
+    /// for a moment, and whoever uses them connects to them again.
+    ///
+    /// # Errors
+    /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.
+    async fn fit_disks(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Starts a copy of a VM for a test, on these disks and in this network, beside the VM itself. One
     /// that runs on them goes on running.

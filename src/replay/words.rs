@@ -293,6 +293,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::Describe { .. } => format!("{who} said what {name} is"),
         Command::ChangeTarget { .. } => format!("{who} chose what the replica of {name} gets"),
         Command::ReportMoved { .. } => format!("{who} saw that {name} runs on another host"),
+        Command::ResizeDisk { size_bytes, .. } => {
+            format!("{who} asked for a disk of {name} to be made {} large", bytes(*size_bytes))
+        }
     }
 }
 
@@ -590,6 +593,12 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
             format!("the copy of the test has its place: {}", place_in_words(placement))
         }
         Event::Moved { .. } => "it runs on another host".to_owned(),
+        Event::DiskResizeRequested { size_bytes, .. } => {
+            format!("a disk is to be made {} large", bytes(*size_bytes))
+        }
+        Event::DiskResized { size_bytes, .. } => {
+            format!("a disk is {} large, in points from here on", bytes(*size_bytes))
+        }
     }
 }
 

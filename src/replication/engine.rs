@@ -489,11 +489,15 @@ fn check_disks(work: &Work<'_>, source: &Source) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What of a disk may differ from the end of its log in the vault.
+/// What of a disk may differ from the end of its log in the vault. Of one that grew, what was added: all else
+/// is tracked.
 ///
 /// At the recovery site the log may go on after the point that the VM was failed over from: what was
 /// sent then is not on the disk. And only what is in the overlay can differ from that point.
 fn suspect(work: &Work<'_>, source: &Source, disk: DiskId) -> Result<Suspect, Failure> {
+    if let Some(added) = work.vm.added_range(disk) {
+        return Ok(Suspect::Ranges(vec![added]));
+    }
     let tracked = source.tracker.suspect(disk);
     let Some(overlay) = source.overlays.get(&disk) else { return Ok(tracked) };
     let operation = "finding the end of the replica";
@@ -584,6 +588,8 @@ impl Replication for Engine {
         let comparison = self.run_at_source(vm, move |work, source| {
             check_disks(work, source)?;
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm, work.side))?;
+            // What it sends moves the end of the disk's log.
+            source.forget_heads();
             let suspect = suspect(work, source, disk)?;
             let progress = move |done, total| _ = tell.send((done, total));
             compare_disk(work, disk, &*device, &suspect, done_bytes, now, &progress)

@@ -9,9 +9,9 @@ use super::running::ServiceError;
 use crate::api::{Control, ControlParts, History, Live, Outside, Token};
 use crate::disk::tracker::DiskStatus;
 use crate::domain::failure::Failure;
-use crate::domain::id::{FabricId, HostId, VmId};
+use crate::domain::id::{DiskId, FabricId, HostId, VmId};
 use crate::domain::vault::Component;
-use crate::domain::vm::ResyncWindow;
+use crate::domain::vm::{ResyncWindow, Vm};
 use crate::ports::clock::Clock;
 use crate::replication::Sources;
 use crate::views::LogsView;
@@ -84,6 +84,11 @@ impl Here {
 impl Outside for Here {
     fn logs(&self, vm: VmId) -> Option<LogsView> {
         logs(&self.sources, vm)
+    }
+
+    fn image_bytes(&self, vm: &Vm, disk: DiskId) -> Option<u64> {
+        let agent = self.cluster.agents.iter().find(|agent| agent.host == vm.host)?;
+        agent.image_bytes(vm.id, disk)
     }
 
     fn program_missing(&self, program: &str) -> Option<String> {

@@ -8,7 +8,7 @@ use crate::disk::tracker::{BootId, DiskSpec, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, HostId, VmId};
-use crate::domain::vm::{Disk, Vm};
+use crate::domain::vm::{Disk, Phase, Vm};
 use crate::drivers::lab::LabFiles;
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
@@ -16,7 +16,7 @@ use crate::ports::files::{Files, Open};
 use crate::ports::replication::ServedDisk;
 use crate::replication::Sources;
 use crate::replication::pace::Pace;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -57,7 +57,11 @@ pub(super) struct AgentParts {
     /// How fast the host may send.
     pub(super) pace: Arc<Pace>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) sizes: Sizes,
 }
+
+/// How large disks are by the log, where it says so; the others are as large as their images.
+pub(super) type Sizes = Arc<Mutex<BTreeMap<DiskId, u64>>>;
 
 /// What is done with the disks of a VM here, by the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +147,62 @@ impl HostAgent {
         }
     }
 
+    /// Notes how large the disks of a VM are. Those of one that is not protected are as large as their images.
+    pub(super) fn know(&self, vm: &Vm) {
+        let mut sizes = self.parts.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = matches!(vm.phase, Phase::Undiscovered | Phase::Unprotected);
+        for disk in &vm.disks {
+            if is_free {
+                sizes.remove(&disk.id);
+            } else {
+                sizes.insert(disk.id, disk.size_bytes);
+            }
+        }
+    }
+
+    /// Attaches the disks of a VM, or attaches them anew where one of them is not as large as the VM says: whoever
+    /// uses them is cut off, and finds them again once they are offered.
+    pub(super) fn fit(&self, vm: &Vm) -> Result<(), Failure> {
+        self.know(vm);
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        let Ok(source) = self.parts.sources.find(vm.id) else { return self.open(own) };
+        let fits = |disk: &Disk| {
+            let tracked = source.tracker.disk(disk.id);
+            tracked.is_none_or(|tracked| tracked.size_bytes() == disk.size_bytes)
+        };
+        if vm.disks.iter().all(fits) {
+            return Ok(());
+        }
+        drop(source);
+        self.let_go(vm.id);
+        self.open(own)
+    }
+
+    /// The length of the image of a disk.
+    pub(super) fn image_bytes(&self, id: VmId, disk: DiskId) -> Option<u64> {
+        let disks = self.vms.iter().filter(|vm| vm.id == id).flat_map(|vm| &vm.disks);
+        let image = &disks.into_iter().find(|it| it.id == disk)?.image;
+        self.files().open(image, Open::Read).and_then(|file| file.len()).ok()
+    }
+
+    /// Makes the image of a disk at least so long; durable on return.
+    pub(super) fn lengthen(&self, vm: &Vm, disk: DiskId, bytes: u64) -> Result<(), Failure> {
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        let Some(disk) = own.disks.iter().find(|own| own.id == disk) else { return Ok(()) };
+        let lengthen = || {
+            let file = self.files().open(&disk.image, Open::Write)?;
+            if file.len()? < bytes {
+                file.set_len(bytes)?;
+            }
+            file.sync_data()
+        };
+        lengthen().map_err(|error| {
+            Failure::new(Code::HostResourcesShort, Cause::Host(self.host), in_full(&error))
+                .with("host", &self.name)
+                .with("operation", format!("growing disk image {}", disk.image.display()))
+        })
+    }
+
     /// Attaches the disks of a VM to this agent, where they are not, and offers them to nobody.
     pub(super) fn attach(&self, id: VmId) -> Result<(), Failure> {
         let Some(vm) = self.vms.iter().find(|vm| vm.id == id) else { return Ok(()) };
@@ -218,13 +278,22 @@ impl HostAgent {
                 .map_err(|error| in_words("create the image", error))?;
         }
         let opened = RawDisk::open(&files, &disk.image, Open::Write);
-        let device = opened.map_err(|error| in_full(&error))?;
-        Ok(Arc::new(device))
+        let whole = opened.map_err(|error| in_full(&error))?;
+        let sizes = self.parts.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = sizes.get(&disk.id).copied() else { return Ok(Arc::new(whole)) };
+        if known < whole.size_bytes() {
+            let (image, bytes) = (disk.image.display(), whole.size_bytes());
+            tracing::warn!(
+                %image, bytes, known,
+                "a disk image is longer than its disk: `lifeboat vm disk resize` makes the disk as large"
+            );
+        }
+        Ok(Arc::new(whole.limited_to(known)))
     }
 
     /// The disks of a VM as its entity knows them.
     ///
-    /// The sizes are those of the images; a VM that is not attached has none.
+    /// A VM that is not attached has none.
     pub(super) fn inventory(&self, vm: &AgentVm) -> Option<Vec<Disk>> {
         let source = self.parts.sources.find(vm.id).ok()?;
         let size = |disk: &AttachedDisk| source.tracker.disk(disk.id).map(|own| own.size_bytes());

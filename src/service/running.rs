@@ -10,7 +10,9 @@ use super::config::{Config, DiskConfig, HostConfig, VmConfig};
 use super::control;
 use super::enrolment::Enrolment;
 use super::health;
-use super::host_agent::{AgentParts, AgentVm, AttachedDisk, HostAgent, Standing, export_name};
+use super::host_agent::{
+    AgentParts, AgentVm, AttachedDisk, HostAgent, Sizes, Standing, export_name,
+};
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
 use crate::actors::{Site, TellError, World, load_entity};
@@ -243,7 +245,7 @@ impl Service {
             source,
         })?;
         let sources = Sources::default();
-        let mut agents = Vec::new();
+        let (sizes, mut agents) = (Sizes::default(), Vec::new());
         for host in &config.host {
             let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
             let limits = limits.expect("the configuration was checked");
@@ -254,6 +256,7 @@ impl Service {
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
+                sizes: Sizes::clone(&sizes),
             };
             agents.push(Arc::new(agent(config, host, parts)));
         }
@@ -567,14 +570,16 @@ fn protected_vms(
     Ok(vms)
 }
 
-/// The writes of a VM's guest, over disks of the sizes that they have or will be made with.
+/// The writes of a VM's guest, over disks of the sizes that they have, or were or will be made with.
 fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceError> {
     let Some(guest) = vm.guest else { return Ok(None) };
     let mut sizes = Vec::new();
     for disk in &vm.disk {
         let path = config.place(&disk.path);
         let size = match (std::fs::metadata(&path), disk.create_mib) {
-            (Ok(image), _) => image.len(),
+            // A guest goes on with the disks that it was made for.
+            (Ok(image), Some(mib)) => image.len().min(mib << 20),
+            (Ok(image), None) => image.len(),
             (Err(_), Some(mib)) => mib << 20,
             // The agent refuses the VM's disks, and says why; the other VMs go on.
             (Err(_), None) => return Ok(None),
@@ -611,6 +616,7 @@ fn standings(
     for vm in &agent.vms {
         let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
         let (state, _) = load_entity::<Vm>(store, stream)?;
+        agent.know(&state);
         let is_here = if state.phase == Phase::Undiscovered {
             vm.home
         } else {

@@ -5,7 +5,7 @@ use super::host_agent::{HostAgent, export_name};
 use crate::disk::nbd::Exports;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::{HostId, VmId};
+use crate::domain::id::{DiskId, HostId, VmId};
 use crate::domain::vm::{Side, Vm};
 use crate::drivers::lab::LabSite;
 use crate::ports::hypervisor::Hypervisor;
@@ -101,11 +101,11 @@ impl Hypervisor for PrimarySite {
 
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
         self.lab.heartbeat(vm.host).await?;
-        let id = vm.id;
+        let own = vm.clone();
         let disks = self
             .at_agent(vm, move |agent| {
-                agent.attach(id)?;
-                Ok(agent.offer(id))
+                agent.fit(&own)?;
+                Ok(agent.offer(own.id))
             })
             .await?;
         if !self.guests.contains(&vm.id) {
@@ -133,7 +133,25 @@ impl Hypervisor for PrimarySite {
             if own.source == Side::Recovery {
                 agent.withdraw(&own);
             }
-            agent.attach(own.id)
+            agent.fit(&own)
+        })
+        .await
+    }
+
+    async fn lengthen_disk(&self, vm: &Vm, disk: DiskId, bytes: u64) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let own = vm.clone();
+        self.at_agent(vm, move |agent| agent.lengthen(&own, disk, bytes)).await
+    }
+
+    async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let own = vm.clone();
+        self.at_agent(vm, move |agent| {
+            agent.fit(&own)?;
+            // Also where an attempt before this one was interrupted.
+            agent.offer(own.id);
+            Ok(())
         })
         .await
     }

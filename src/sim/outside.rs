@@ -25,6 +25,7 @@ use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{CloudId, DiskId, HostId, VaultId, VmId};
 use crate::domain::vm::Disk;
+use crate::domain::vm::Vm;
 use crate::drivers::lab::{LabFiles, Workload};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
@@ -467,6 +468,51 @@ impl Outside {
         }
     }
 
+    /// Notes how large the disks of a VM are by the log.
+    pub(super) fn know(&self, vm: &Vm) {
+        if let Some(machine) = self.state().vms.get_mut(&vm.id)
+            && machine.disks != vm.disks
+        {
+            machine.disks.clone_from(&vm.disks);
+        }
+    }
+
+    /// Whether the attached disks of a VM are as large as the VM says.
+    pub(super) fn fits(&self, vm: &Vm) -> bool {
+        let size = |disk: &Disk, tracker: &Tracker| Some(tracker.disk(disk.id)?.size_bytes());
+        self.machine(vm.id).tracker.is_some_and(|tracker| {
+            vm.disks.iter().all(|disk| size(disk, &tracker) == Some(disk.size_bytes))
+        })
+    }
+
+    /// Attaches the disks of a VM anew, as large as the VM says; a guest that runs goes on.
+    pub(super) fn fit(&self, vm: &Vm) {
+        self.know(vm);
+        let tracker = self.state().vms.get_mut(&vm.id).and_then(|it| it.tracker.take());
+        if let Some(tracker) = tracker {
+            if let Some(life) = self.state().life.as_ref() {
+                life.sources.detach(vm.id);
+            }
+            // What could not be closed is found as after a kill.
+            _ = tracker.close();
+        }
+        self.attach_again(vm.id, Standing::Tracked);
+    }
+
+    /// Makes the image of a disk at least so long.
+    pub(super) fn lengthen(&self, id: VmId, disk: DiskId, bytes: u64) -> io::Result<()> {
+        let machine = self.machine(id);
+        let disk =
+            machine.disks.iter().find(|own| own.id == disk).ok_or(io::ErrorKind::NotFound)?;
+        let files = self.state().hosts[&machine.host].files.clone();
+        let image = machine.folder().join(format!("{}.img", disk.name));
+        let file = files.open(&image, Open::Write)?;
+        if file.len()? < bytes {
+            file.set_len(bytes)?;
+        }
+        file.sync_data()
+    }
+
     /// The run is over: what is under way breaks off without a trace.
     pub(super) fn close(&self) {
         self.state().life = None;
@@ -512,9 +558,10 @@ impl Outside {
         for disk in &machine.disks {
             let image = folder.join(format!("{}.img", disk.name));
             let opened = RawDisk::open(&**files, &image, Open::Write);
-            let device: Arc<dyn BlockDevice> = Arc::new(opened.map_err(|error| {
+            let whole = opened.map_err(|error| {
                 Failure::new(Code::DiskUnusable, cause, in_full(&error)).with("disk", &disk.name)
-            })?);
+            })?;
+            let device: Arc<dyn BlockDevice> = Arc::new(whole.limited_to(disk.size_bytes));
             specs.push(DiskSpec { id: disk.id, name: disk.name.clone(), device });
         }
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;

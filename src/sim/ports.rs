@@ -5,7 +5,7 @@
 //! answer can get lost.
 
 use super::ghost::Invariant;
-use super::outside::{Away, Outside, Standing};
+use super::outside::{Away, Outside};
 use super::plant::Plant;
 use super::proof;
 use crate::domain::catalogue::Code;
@@ -482,7 +482,27 @@ impl Hypervisor for PrimarySite {
         if vm.source == Side::Recovery {
             self.0.switch_off(vm.id);
         }
-        self.0.attach_again(vm.id, Standing::Tracked);
+        if !self.0.fits(vm) {
+            self.0.fit(vm);
+        }
+        Ok(())
+    }
+
+    async fn lengthen_disk(&self, vm: &Vm, disk: DiskId, bytes: u64) -> Result<(), Failure> {
+        self.reach(vm, &format!("lengthen a disk of {}", vm.name), (1, 20)).await?;
+        self.0.lengthen(vm.id, disk, bytes).map_err(|error| {
+            Failure::new(Code::HostResourcesShort, Cause::Host(vm.host), error)
+                .with("host", self.0.host_name(vm.host))
+                .with("operation", "growing a disk image")
+        })
+    }
+
+    async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.0.fits(vm) {
+            return Ok(());
+        }
+        self.reach(vm, &format!("fit the disks of {}", vm.name), (1, 20)).await?;
+        self.0.fit(vm);
         Ok(())
     }
 

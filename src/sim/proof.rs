@@ -86,6 +86,20 @@ pub(super) fn prove_point(outside: &Outside, vm: VmId, cycle: u64) {
     }
 }
 
+/// Proves that the disks of a recovery point have the sizes that they had then.
+pub(super) fn prove_sizes(outside: &Outside, vm: &Vm, cycle: u64) {
+    let machine = outside.machine(vm.id);
+    let Ok((_, disks)) = open_point(outside, vm.id, &machine, cycle) else { return };
+    for (disk, image) in vm.disks.iter().zip(disks) {
+        let (expected, found) = (vm.size_in_point(disk, cycle), image.size_bytes());
+        if expected != found {
+            let name = format!("{} in recovery point {cycle} of {}", disk.name, vm.name);
+            let what = format!("{name} has {found} bytes, not {expected}");
+            outside.violation(Invariant::Restorable, what);
+        }
+    }
+}
+
 /// The disks of a recovery point, and the second that its cut is named after.
 fn open_point(
     outside: &Outside,

@@ -142,6 +142,7 @@ impl Reading {
             Command::ResumeReplication => Deed::Resume,
             Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
             Command::CancelJob { .. } => Deed::CancelJob,
+            Command::ResizeDisk { .. } => Deed::ResizeDisk,
             Command::Retry { because: RetryReason::Administrator }
                 if commit.actor != "configuration" =>
             {

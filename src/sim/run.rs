@@ -17,6 +17,7 @@ use super::report::{self, Outcome};
 use super::scenario::{Deed, Fidelity, Scenario, Schedule, Step};
 use super::sizes;
 use crate::actors::{Origin, World};
+use crate::disk::raw::SECTOR_BYTES;
 use crate::domain::cloud;
 use crate::domain::entity::{Entity, Entry, Kind, StreamId};
 use crate::domain::fabric;
@@ -193,13 +194,17 @@ impl Run {
 
     /// What VMs may do at the primary site, by the log; as the service decides it at its start.
     fn standing(&self) -> impl Fn(VmId) -> Standing + use<> {
-        let journal = Arc::clone(&self.journal);
-        move |vm| match journal.observer().past.site.vms.get(&vm) {
-            Some(vm) if vm.may_run_at_primary() => Standing::Runs,
-            // A planned failover still has to send what its source wrote last.
-            Some(vm) if vm.is_tracked() => Standing::Tracked,
-            Some(_) => Standing::Away,
-            None => Standing::Runs,
+        let (journal, outside) = (Arc::clone(&self.journal), Arc::clone(&self.outside));
+        move |vm| {
+            let observer = journal.observer();
+            let Some(vm) = observer.past.site.vms.get(&vm) else { return Standing::Runs };
+            outside.know(vm);
+            match vm {
+                vm if vm.may_run_at_primary() => Standing::Runs,
+                // A planned failover still has to send what its source wrote last.
+                vm if vm.is_tracked() => Standing::Tracked,
+                _ => Standing::Away,
+            }
         }
     }
 
@@ -547,6 +552,7 @@ impl Run {
             let step = vm.points.len().div_ceil(PROVEN_AT_END).max(1);
             for point in vm.points.iter().rev().step_by(step) {
                 proof::prove_point(&self.outside, id, point.cycle);
+                proof::prove_sizes(&self.outside, &vm, point.cycle);
             }
         }
     }
@@ -624,6 +630,12 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
         Deed::Pause => vm::Command::PauseReplication,
         Deed::Resume => vm::Command::ResumeReplication,
         Deed::TakePoint => vm::Command::TakeRecoveryPoint { application_consistent: false },
+        Deed::ResizeDisk => {
+            let disk = known.disks.first().map(|disk| (disk.id, disk.size_bytes));
+            let (disk, size) = disk.unwrap_or_default();
+            let size_bytes = (size + size / 2).next_multiple_of(SECTOR_BYTES);
+            vm::Command::ResizeDisk { job, disk, size_bytes }
+        }
         Deed::CancelJob => {
             let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();
             vm::Command::CancelJob { job }

@@ -496,6 +496,8 @@ deeds! {
     Resume = "resume", needs ["vm"], takes [];
     /// An operator has a recovery point made.
     TakePoint = "take_point", needs ["vm"], takes [];
+    /// An operator makes the first disk of a VM half as large again.
+    ResizeDisk = "resize_disk", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// A VM is moved to another member of its host's cluster, while it runs.
@@ -524,6 +526,7 @@ impl Deed {
                 | Self::EditDisk
                 | Self::SecondService
                 | Self::MoveVm
+                | Self::ResizeDisk
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan

@@ -63,6 +63,7 @@ const CLASSES: &[Deed] = &[
     Deed::EditDisk,
     Deed::SecondService,
     Deed::MoveVm,
+    Deed::ResizeDisk,
 ];
 
 /// How plans are run.

@@ -144,9 +144,11 @@ impl JobView {
 impl TaskView {
     fn new(task: &Task, vm: &Vm) -> Self {
         let disk = match task.step {
-            Step::CopyDisk(id) | Step::CompareDisk(id) | Step::RestoreDisk(id) => {
-                vm.disks.iter().find(|disk| disk.id == id)
-            }
+            Step::CopyDisk(id)
+            | Step::CompareDisk(id)
+            | Step::RestoreDisk(id)
+            | Step::GrowDisk(id)
+            | Step::OfferGrownDisk(id) => vm.disks.iter().find(|disk| disk.id == id),
             _ => None,
         };
         let state = match task.state {

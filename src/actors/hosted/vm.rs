@@ -37,7 +37,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 6;
+    const STATE_SCHEMA: u16 = 7;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -132,7 +132,7 @@ async fn perform_step(
     match step {
         Step::CheckEnableProtection => replication.check_source(vm).await?,
         // A source that is shut down for a vault that takes nothing would be down for nothing.
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
             replication.check_source(vm).await?;
             replication.check_vault(vm).await?;
             if step == Step::CheckPlannedFailover {
@@ -140,7 +140,21 @@ async fn perform_step(
             }
         }
         Step::IdentifyTarget => replication.check_vault(vm).await?,
-        Step::EnableReplication | Step::RestartTracking => replication.start_tracking(vm).await?,
+        Step::EnableReplication => replication.start_tracking(vm).await?,
+        Step::RestartTracking => {
+            // It may be that they grew, and that the job which had to see to it was given up.
+            if vm.source == Side::Primary {
+                world.primary.fit_disks(vm).await?;
+            }
+            replication.start_tracking(vm).await?;
+        }
+        Step::GrowDisk(disk) => {
+            let resize = vm.resize.filter(|resize| resize.disk == disk);
+            if let Some(resize) = resize {
+                world.primary.lengthen_disk(vm, disk, resize.to_bytes).await?;
+            }
+        }
+        Step::OfferGrownDisk(_) => world.primary.fit_disks(vm).await?,
         // The transitions themselves are the work; the commit that records them is what counts.
         Step::StartInitialReplication | Step::UpdateProviderState => {}
         Step::CopyDisk(disk) => {
@@ -181,7 +195,7 @@ async fn perform_step(
             return Ok(Outcome::Restored { disk, compared_bytes, different_bytes });
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
-        Step::ApplyTrackedChanges | Step::PrepareForFailover => {
+        Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             return Ok(Outcome::Shipped {
                 points: replication.ship_through(vm, vm.last_cycle_of_job()).await?,
             });

@@ -40,8 +40,11 @@
 //! | the last run ended by | must be the same | is not detected |
 //! |---|---|---|
 //! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, or with the time set back |
-//! | kill -9 | inode and length; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
-//! | power loss | inode and length | a change in place |
+//! | kill -9 | inode, length not less; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
+//! | power loss | inode, length not less | a change in place |
+//!
+//! **A disk that is larger** than it was when the tracker was closed or killed is the same disk, and what was
+//! added is suspect: it goes on, if nothing else is the matter. One that is smaller is another one.
 //!
 //! While tracking is off there is nothing to compare, and a device that is no file has no identity.
 //!
@@ -247,6 +250,11 @@ impl Tracker {
         }
         if state.tracking != Tracking::Off {
             disk::identify(&disks, &mut state.disks)?;
+            for disk in &disks {
+                if let Some(known) = state.disks.get_mut(&disk.id) {
+                    known.size_bytes = known.size_bytes.max(disk.device.size_bytes());
+                }
+            }
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
@@ -821,7 +829,11 @@ fn load_suspects(
         if changed.contains(&disk.id) {
             disk.suspects.forget_durably(files)?;
         } else {
-            disk.suspects.load(files, state.chain, logs);
+            let known = state.disks.get(&disk.id).map(|known| known.size_bytes);
+            match known.filter(|known| *known < disk.device.size_bytes()) {
+                Some(before) => disk.suspects.load_grown(files, state.chain, logs, before)?,
+                None => disk.suspects.load(files, state.chain, logs),
+            }
         }
     }
     Ok(())

@@ -83,10 +83,13 @@ enum Ended {
 impl Ended {
     /// Whether a file that was `known` can be what is `found`, if only this tracker wrote to it.
     fn can_leave(self, known: &FileIdentity, found: &FileIdentity) -> bool {
-        let same_file = known.inode == found.inode && known.bytes == found.bytes;
-        same_file
+        // A resize makes the file longer, and may have been killed before the tracker was told.
+        let grown_at_most = known.inode == found.inode && known.bytes <= found.bytes;
+        grown_at_most
             && match self {
-                Self::Closed => known.modified_ns == found.modified_ns,
+                Self::Closed => {
+                    (known.bytes, known.modified_ns) == (found.bytes, found.modified_ns)
+                }
                 Self::Killed => known.modified_ns <= found.modified_ns,
                 // What a flush of the guest makes durable is the content, not the time.
                 Self::PowerLost => true,
@@ -137,11 +140,12 @@ impl Found<'_> {
         Ok(changed)
     }
 
-    /// A disk that is there and was not, or the other way round.
+    /// A disk that is there and was not, or the other way round, or that is smaller. One that grew is the
+    /// same, and what was added is suspect.
     fn changed_set(&self) -> Option<Broken> {
         let same = |disk: &&Disk| {
             self.state.disks.get(&disk.id).is_some_and(|known| {
-                known.name == disk.name && known.size_bytes == disk.device.size_bytes()
+                known.name == disk.name && known.size_bytes <= disk.device.size_bytes()
             })
         };
         let added = self.disks.iter().find(|disk| !same(disk)).map(|disk| disk.id);

@@ -250,6 +250,48 @@ impl Suspects {
         }
     }
 
+    /// As [`Suspects::load`], for a disk that had `size_bytes` when it was tracked last: what was added is
+    /// suspect. The files are those of the larger disk on return, durably; a start that was interrupted before
+    /// knows too little, and then everything is suspect.
+    pub(super) fn load_grown(
+        &self,
+        files: &dyn Files,
+        chain: u64,
+        logs: LogsFound,
+        size_bytes: u64,
+    ) -> Result<(), TrackError> {
+        let mut before = Self {
+            disk: self.disk,
+            size_bytes,
+            path: self.path.clone(),
+            epochs: [Bitmap::new(0, CHUNK_BYTES), Bitmap::new(0, CHUNK_BYTES)],
+            current: AtomicUsize::new(0),
+            carried: Mutex::new(Carried::Everything),
+            marks: Marks::new(self.disk, size_bytes, self.marks.path().to_owned()),
+        };
+        before.load(files, chain, LogsFound::Whole);
+        let marked = before.marks.ranges();
+        let carried = match before.carried.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            Carried::Everything => Carried::Everything,
+            Carried::Chunks(words) => {
+                let all = Bitmap::new(self.size_bytes, CHUNK_BYTES);
+                all.replace(words);
+                all.set(&(size_bytes..self.size_bytes));
+                Carried::Chunks(all.words())
+            }
+        };
+        self.write(files, chain, &carried)?;
+        self.create_marks(files, &marked)?;
+        *self.lock_carried() = carried;
+        if logs == LogsFound::Broken {
+            for range in &marked {
+                self.touch(range);
+            }
+            self.settle();
+        }
+        Ok(())
+    }
+
     /// Forgets what is known, also what a restart would know. Durable on return.
     pub(super) fn forget_durably(&self, files: &dyn Files) -> Result<(), TrackError> {
         self.forget();

@@ -254,6 +254,15 @@ pub enum Command {
         /// Which.
         host: HostId,
     },
+    /// Make a disk larger while it runs; only what is added has to be sent.
+    ResizeDisk {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Which disk.
+        disk: DiskId,
+        /// Its size then.
+        size_bytes: u64,
+    },
 }
 
 impl Command {
@@ -273,7 +282,8 @@ impl Command {
         | Self::Failback { job, .. }
         | Self::CompleteFailback { job }
         | Self::ReverseReplicate { job }
-        | Self::DisableProtection { job, .. }) = &mut again
+        | Self::DisableProtection { job, .. }
+        | Self::ResizeDisk { job, .. }) = &mut again
         else {
             return None;
         };
@@ -753,5 +763,19 @@ pub enum Event {
     Moved {
         /// Which.
         host: HostId,
+    },
+    /// A disk is to be made larger.
+    DiskResizeRequested {
+        /// Which disk.
+        disk: DiskId,
+        /// Its size then.
+        size_bytes: u64,
+    },
+    /// A disk has another size: in recovery points from here on, and in no earlier one.
+    DiskResized {
+        /// Which disk.
+        disk: DiskId,
+        /// Its size.
+        size_bytes: u64,
     },
 }

@@ -25,7 +25,7 @@
 //!  CommitPending --ChangeRecoveryPoint--> FailingOver --> CommitPending
 //! ```
 //!
-//! The way back is [`failback`], the copy for a test is [`test_failover`].
+//! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`].
 //!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
@@ -40,6 +40,7 @@ mod health;
 mod message;
 mod operations;
 mod points;
+mod resize;
 mod rules;
 mod statistics;
 mod test_failover;
@@ -49,6 +50,7 @@ pub use failback::{AfterFailover, Failback};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
+pub use resize::{FormerSize, Resize};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
@@ -396,6 +398,10 @@ pub struct Vm {
     /// From when on the levels of retention can let points go.
     #[serde(skip)]
     thinning: NextThinning,
+    /// The disk that is being made larger.
+    pub resize: Option<Resize>,
+    /// What sizes disks have in points from before they grew.
+    pub former_sizes: Vec<FormerSize>,
 }
 
 impl Vm {
@@ -571,7 +577,9 @@ impl Vm {
     }
 
     fn job_started(&mut self, id: JobId, kind: JobKind, at: Timestamp) {
-        let disks: Vec<_> = self.disks.iter().map(|disk| disk.id).collect();
+        let resized = self.resize.filter(|_| kind == JobKind::ResizeDisk).map(|it| it.disk);
+        let disks = self.disks.iter().map(|disk| disk.id);
+        let disks: Vec<_> = disks.filter(|disk| resized.is_none_or(|it| it == *disk)).collect();
         let job = Job::new(id, kind, &disks, at);
         self.jobs += 1;
         if let (JobKind::TestFailover | JobKind::TestFailoverCleanup, Some(test)) =
@@ -592,7 +600,10 @@ impl Vm {
                 (self.resync.compared_bytes, self.resync.different_bytes) = (0, 0);
             }
             JobKind::CommitFailover => self.decision = None,
-            JobKind::CommitFailback | JobKind::TestFailover | JobKind::TestFailoverCleanup => {}
+            JobKind::CommitFailback
+            | JobKind::TestFailover
+            | JobKind::TestFailoverCleanup
+            | JobKind::ResizeDisk => {}
             // What it compares is the first that is.
             JobKind::Failback => {
                 self.resync.lost = None;
@@ -647,6 +658,9 @@ impl Vm {
             return;
         }
         self.trouble = None;
+        if kind == JobKind::ResizeDisk {
+            self.resize = self.resize.filter(|resize| resize.grown);
+        }
         match (kind, outcome) {
             (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
             (JobKind::PlannedFailover | JobKind::UnplannedFailover, JobOutcome::Failed) => {
@@ -777,6 +791,7 @@ impl Entity for Vm {
             }
             Event::Protected => {
                 self.resync.suspect = None;
+                self.resize = None;
                 self.enter(Phase::Protected, at);
                 self.delta.started_at = self.latest_point().map_or(at, |point| point.at);
                 self.wait_for_next_delta(at);
@@ -802,6 +817,7 @@ impl Entity for Vm {
             | Event::RecoveryPointsDropped { kept_from_cycle, .. } => {
                 self.points.expire(*kept_from_cycle);
                 self.forget_consistency_of_gone_points();
+                self.former_sizes.retain(|former| *kept_from_cycle <= former.until_cycle);
             }
             Event::RecoveryPointsThinned { cycles } => {
                 self.points.retain(|point| cycles.binary_search(&point.cycle).is_err());
@@ -824,6 +840,8 @@ impl Entity for Vm {
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;
+                // What was added to a disk is suspect like everything else.
+                self.resize = None;
                 if matches!(reason, ResyncReason::ReplicaSuspect(_)) {
                     self.resync.suspect = Some(reason.clone());
                 }
@@ -875,6 +893,7 @@ impl Entity for Vm {
             }
             Event::ResyncWindowChanged { window } => self.resync.window = *window,
             Event::ResyncScheduled { opening } => self.resync.waits_for = Some(*opening),
+            Event::DiskCompared { .. } if self.resize.is_some() => {}
             Event::DiskCompared { compared_bytes, different_bytes, .. } => {
                 self.resync.compared_bytes += compared_bytes;
                 self.resync.different_bytes += different_bytes;
@@ -908,6 +927,7 @@ impl Entity for Vm {
                 self.delta.stage = Stage::Off;
                 (self.failover, self.failback, self.decision) = (None, None, None);
                 self.placement = None;
+                (self.resize, self.former_sizes) = (None, vec![]);
                 (self.space, self.quiescence) = (None, Quiescence::default());
                 self.resync = Resync { window: self.resync.window, ..Resync::default() };
                 self.enter(Phase::Unprotected, at);
@@ -928,8 +948,12 @@ impl Entity for Vm {
                 }
             }
             Event::Moved { host } => self.host = *host,
+            Event::DiskResizeRequested { .. } | Event::DiskResized { .. } => {
+                resize::apply(self, event);
+            }
             Event::FailoverCommitted => {
                 self.decision = None;
+                resize::go_back_to_sizes_of_point(self);
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
                     self.forget_consistency_of_gone_points();

@@ -4,6 +4,7 @@
 //! Recovery's API where it has them. A test failover never stands in the way of a failover on the worst
 //! day: it runs on disks of its own.
 
+use super::resize;
 use super::rules::{begin_resync, cancel_job, start, start_next};
 use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm};
 use crate::domain::entity::Rejection;
@@ -42,6 +43,15 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
     let has_point = !vm.points.is_empty();
     match &vm.phase {
         Phase::Unprotected => vec!["EnableProtection"],
+        // What waits for a disk that grows need not wait on the worst day.
+        Phase::Protected if job_runs => {
+            let mut operations = vec![];
+            if has_point {
+                operations.extend(["UnplannedFailover", "TestFailover"]);
+            }
+            operations.push("DisableProtection");
+            operations
+        }
         Phase::Protected => {
             let mut operations = vec![];
             if has_point {
@@ -49,6 +59,9 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
             }
             operations.push("DisableProtection");
             operations.extend(operations_of_deltas(vm));
+            if !matches!(vm.delta.stage, Stage::Paused { .. }) {
+                operations.push(resize::OPERATION);
+            }
             operations
         }
         // The source cannot be trusted to send its last changes, but earlier points can be used.
@@ -146,7 +159,9 @@ pub(super) fn cancel_failover(vm: &Vm, job: JobId) -> Vec<Event> {
 /// the failover had taken the place of.
 pub(super) fn failover_cancelled(vm: &Vm, now: Timestamp) -> Vec<Event> {
     let mut events = vec![Event::FailoverCancelled];
-    if let Phase::Resynchronizing(reason) = &vm.phase_before {
+    if let Some(unfinished) = resize::left_unfinished(vm, now) {
+        events.extend(unfinished);
+    } else if let Phase::Resynchronizing(reason) = &vm.phase_before {
         events.push(Event::MarkedForResync { reason: reason.clone() });
         events.extend(begin_resync(vm, vm.resync.window, now));
     } else {
@@ -209,6 +224,7 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         JobKind::Failback | JobKind::CompleteFailback if vm.failback_can_be_cancelled() => {
             Ok(cancel_failback(vm))
         }
+        JobKind::ResizeDisk if vm.resize.is_some_and(|resize| !resize.grown) => Ok(cancel_job(vm)),
         // What these undo or make final is half done: going on is the only way to a sound state.
         JobKind::CommitFailover
         | JobKind::CommitFailback
@@ -219,6 +235,7 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         | JobKind::ResumeReplication
         | JobKind::DisableProtection
         | JobKind::RemoveProtection
+        | JobKind::ResizeDisk
         | JobKind::TestFailover
         | JobKind::TestFailoverCleanup => Err(unable()),
     }

@@ -15,6 +15,7 @@ use crate::domain::time::Timestamp;
 
 use super::failback;
 use super::operations::{self, REPAIR, allow};
+use super::resize;
 use super::test_failover;
 
 pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
@@ -28,6 +29,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
                     cloud: *cloud,
                     disks: disks.clone(),
                 }]);
+            }
+            if let Some(events) = resize::found_unprotected(vm, disks) {
+                return Ok(events);
             }
             if vm.disks != *disks {
                 let difference = "set of disks";
@@ -118,6 +122,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::DisableProtection { job, source_gone } => {
             allow(vm, "DisableProtection")?;
             Ok(operations::disable(vm, *job, *source_gone))
+        }
+        Command::ResizeDisk { job, disk, size_bytes } => {
+            allow(vm, resize::OPERATION)?;
+            resize::request(vm, *job, *disk, *size_bytes)
         }
         Command::PauseReplication => {
             allow(vm, "PauseReplication")?;
@@ -427,7 +435,7 @@ fn resumed(vm: &Vm, now: Timestamp) -> Vec<Event> {
         Phase::Resynchronizing(_) => start_next(vm, vm.resync_kind()),
         Phase::Finalizing => start_next(vm, JobKind::ResumeReplication),
         Phase::CancellingFailover => start_next(vm, JobKind::CancelFailover),
-        _ => vec![],
+        _ => resize::left_unfinished(vm, now).unwrap_or_default(),
     }
 }
 
@@ -523,7 +531,8 @@ fn task_done(
             | JobKind::Resynchronize
             | JobKind::ResynchronizeDifferences
             | JobKind::ReverseReplicate
-            | JobKind::ResumeReplication,
+            | JobKind::ResumeReplication
+            | JobKind::ResizeDisk,
         ) => events.push(Event::Protected),
         Some(
             JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint,
@@ -551,7 +560,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         (Step::CopyDisk(disk), Outcome::Copied { disk: done, .. })
         | (Step::CompareDisk(disk), Outcome::Compared { disk: done, .. })
         | (Step::RestoreDisk(disk), Outcome::Restored { disk: done, .. }) => disk == *done,
-        (Step::ApplyTrackedChanges, Outcome::Shipped { points }) => {
+        (Step::ApplyTrackedChanges | Step::SendBeforeResize, Outcome::Shipped { points }) => {
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
         (
@@ -566,6 +575,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
             | Step::RestoreDisk(_)
             | Step::FenceReplica
             | Step::ApplyTrackedChanges
+            | Step::SendBeforeResize
             | Step::PrepareForFailover
             | Step::FenceSource,
             _,
@@ -595,11 +605,15 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
                 different_bytes: *different_bytes,
             }]
         }
-        (Step::ApplyTrackedChanges | Step::PrepareForFailover, Outcome::Shipped { points }) => {
+        (
+            Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover,
+            Outcome::Shipped { points },
+        ) => {
             let mut events = shipped(vm, points, now);
             events.extend(dropped(vm, step));
             events
         }
+        (Step::GrowDisk(disk), _) => resize::grown(vm, disk),
         (_, Outcome::Placed { placement }) => {
             vec![Event::ReplicaPlaced { placement: placement.clone() }]
         }

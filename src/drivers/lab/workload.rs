@@ -358,7 +358,7 @@ pub enum CheckError {
         /// How many there are.
         found: usize,
     },
-    /// A disk has another size.
+    /// A disk is smaller.
     #[error("check disk {disk}: it has {found} bytes, the workload has {expected}")]
     WrongSize {
         /// Index of the disk.
@@ -455,7 +455,8 @@ impl Findings {
         let mut done = 0;
         for (disk, device) in disks.iter().enumerate() {
             let (expected, found) = (workload.disks[disk], device.size_bytes());
-            if expected != found {
+            // What was added to a disk is not the guest's.
+            if found < expected {
                 return Err(CheckError::WrongSize { disk, expected, found });
             }
             findings.last.push(vec![0; workload.blocks(disk) as usize]);
@@ -479,7 +480,7 @@ impl Findings {
         while position < size {
             let unreadable = |source| CheckError::Unreadable { disk, offset: position, source };
             let Some(data) = device.next_data(position).map_err(unreadable)? else { break };
-            if data.end <= position || data.end <= data.start || size < data.end {
+            if data.end <= position || data.end <= data.start || device.size_bytes() < data.end {
                 let said = format!("it says that its data after {position} is {data:?}");
                 return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, said)));
             }

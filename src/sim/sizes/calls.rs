@@ -147,7 +147,7 @@ impl Call {
 pub(super) const fn calls(step: Step) -> &'static [Call] {
     match step {
         Step::CheckEnableProtection => &[Call::CheckSource],
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
             &[Call::CheckSource, Call::CheckVault]
         }
         Step::IdentifyTarget => &[Call::CheckVault],
@@ -158,7 +158,9 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         Step::CompareDisk(_) => &[Call::Compare],
         Step::RestoreDisk(_) => &[Call::Restore],
         Step::CompleteCopy => &[Call::CompleteCopy],
-        Step::ApplyTrackedChanges | Step::PrepareForFailover => &[Call::ShipAll],
+        Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
+            &[Call::ShipAll]
+        }
         Step::VerifyReplica
         | Step::CheckUnplannedFailover
         | Step::CheckCommit
@@ -169,7 +171,7 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         Step::StopTest | Step::DeleteTest => &[Call::EndTest],
         Step::ShutDownReplica => &[Call::ShutDownReplica],
         Step::DeleteReplicaDisks => &[Call::StopServing],
-        Step::AttachSource => &[Call::AttachSource],
+        Step::AttachSource | Step::GrowDisk(_) | Step::OfferGrownDisk(_) => &[Call::AttachSource],
         Step::StartSource => &[Call::AttachSource, Call::StartSource],
         Step::CheckFailback => &[Call::Heartbeat, Call::CheckVault],
         Step::FenceReplica => &[Call::Fence],

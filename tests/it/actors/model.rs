@@ -55,9 +55,10 @@ enum Ask {
     Release,
     CancelJob,
     Retry,
+    Resize,
 }
 
-const ASKS: [Ask; 24] = [
+const ASKS: [Ask; 25] = [
     Ask::Enable,
     Ask::Disable(false),
     Ask::Disable(true),
@@ -82,6 +83,7 @@ const ASKS: [Ask; 24] = [
     Ask::Release,
     Ask::CancelJob,
     Ask::Retry,
+    Ask::Resize,
 ];
 
 /// A life there and back, from its end.
@@ -199,6 +201,7 @@ fn asked_by_name(name: &str) -> Option<Ask> {
         "RepairReplication" => Ask::Resync,
         "HoldStart" => Ask::Hold,
         "ReleaseStart" => Ask::Release,
+        "ResizeDisk" => Ask::Resize,
         _ => return None,
     })
 }
@@ -267,6 +270,10 @@ impl History {
             Ask::Release => Command::ReleaseStart,
             Ask::CancelJob => Command::CancelJob { job: running(vm)?.id },
             Ask::Retry => Command::Retry { because: RetryReason::Administrator },
+            Ask::Resize => {
+                let disk = vm.disks.first()?;
+                Command::ResizeDisk { job, disk: disk.id, size_bytes: disk.size_bytes + (1 << 20) }
+            }
         })
     }
 

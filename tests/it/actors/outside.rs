@@ -63,6 +63,8 @@ pub(crate) enum Op {
     StopTest,
     Freeze,
     Thaw,
+    LengthenDisk,
+    FitDisks,
 }
 
 impl Op {
@@ -98,6 +100,7 @@ impl Op {
                     Step::CheckEnableProtection
                         | Step::CheckPlannedFailover
                         | Step::CheckReverseReplicate
+                        | Step::CheckResize
                 ),
                 Self::CheckVault => matches!(
                     step,
@@ -105,7 +108,10 @@ impl Op {
                         | Step::CheckPlannedFailover
                         | Step::CheckFailback
                         | Step::CheckReverseReplicate
+                        | Step::CheckResize
                 ),
+                Self::LengthenDisk => matches!(step, Step::GrowDisk(_)),
+                Self::FitDisks => matches!(step, Step::OfferGrownDisk(_) | Step::RestartTracking),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -113,7 +119,12 @@ impl Op {
                 Self::CompareDisk => matches!(step, Step::CompareDisk(_)),
                 Self::CompleteCopy => step == Step::CompleteCopy,
                 Self::ShipThrough => {
-                    matches!(step, Step::ApplyTrackedChanges | Step::PrepareForFailover)
+                    matches!(
+                        step,
+                        Step::ApplyTrackedChanges
+                            | Step::SendBeforeResize
+                            | Step::PrepareForFailover
+                    )
                 }
                 Self::Fence => matches!(step, Step::FenceSource | Step::FenceReplica),
                 Self::StopServing => step == Step::DeleteReplicaDisks,
@@ -196,6 +207,9 @@ pub(crate) struct Facts {
     pub(crate) frozen: bool,
     /// What is on the disks of each site.
     pub(crate) disks: Disks,
+    /// How long their images are, and as how large they are offered, where they were resized.
+    pub(crate) lengths: BTreeMap<DiskId, u64>,
+    pub(crate) offered: BTreeMap<DiskId, u64>,
 }
 
 /// What a disk holds: the runs of the guest that wrote to it, each up to a moment. A guest writes all the time.
@@ -281,6 +295,8 @@ impl Default for Facts {
             restored: BTreeMap::new(),
             frozen: false,
             disks: Disks::default(),
+            lengths: BTreeMap::new(),
+            offered: BTreeMap::new(),
         }
     }
 }
@@ -621,7 +637,7 @@ impl Replication for Outside {
     async fn compare_disk(
         &self,
         vm: &Vm,
-        _: DiskId,
+        disk: DiskId,
         done_bytes: u64,
         progress: Progress<'_>,
     ) -> Result<Compared, Failure> {
@@ -630,6 +646,10 @@ impl Replication for Outside {
             let facts = self.facts(vm.id);
             self.expect(facts.tracked, "a disk is compared untracked");
             self.expect(facts.copy_complete, "a disk is compared with nothing");
+            if let Some(added) = vm.added_range(disk) {
+                let tracked = facts.offered.get(&disk) == Some(&added.end);
+                self.expect(tracked, "what was added is compared before it is tracked");
+            }
             Compared { compared_bytes: 1 << 20, different_bytes: 4096 }
         };
         self.call_with_middle(vm.id.0, Op::CompareDisk, || progress(1 << 19, 1 << 20), effect).await
@@ -915,6 +935,26 @@ impl Hypervisor for Guests {
             });
         };
         self.outside.call(vm.id.0, Op::Attach, effect).await
+    }
+
+    async fn lengthen_disk(&self, vm: &Vm, disk: DiskId, bytes: u64) -> Result<(), Failure> {
+        let effect = || {
+            self.outside.with(vm, |facts, _| facts.lengths.insert(disk, bytes));
+        };
+        self.outside.call(vm.id.0, Op::LengthenDisk, effect).await
+    }
+
+    async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || {
+            let sizes = vm.disks.iter().map(|disk| (disk.id, disk.size_bytes));
+            let long = self.outside.with(vm, |facts, _| {
+                facts.offered = sizes.collect();
+                let longer = |(disk, length)| facts.offered.get(disk) <= Some(length);
+                facts.lengths.iter().all(longer)
+            });
+            self.outside.expect(long, "a disk is offered larger than its image");
+        };
+        self.outside.call(vm.id.0, Op::FitDisks, effect).await
     }
 
     async fn start_test(&self, vm: &Vm, disks: &[ServedDisk], _: &str) -> Result<(), Failure> {

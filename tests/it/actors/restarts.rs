@@ -4,8 +4,10 @@ use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
-    Command, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
+    Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
+
+const MIB: u64 = 1 << 20;
 
 /// A kind of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +24,18 @@ enum Life {
     ThereAndBack,
     /// A planned failover that is cancelled, then three deltas.
     Cancelled,
+    /// Three deltas, a disk that grows, three deltas.
+    Resized,
 }
 
-const LIVES: [Life; 6] = [
+const LIVES: [Life; 7] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
     Life::OverABadLink,
     Life::ThereAndBack,
     Life::Cancelled,
+    Life::Resized,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -104,6 +109,11 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
                 return 7 <= vm.points.len();
             }
+            Life::Resized if vm.former_sizes.is_empty() && vm.resize.is_none() => {
+                let Disk { id, size_bytes, .. } = vm.disks[0];
+                Command::ResizeDisk { job: job_id(2), disk: id, size_bytes: size_bytes + MIB }
+            }
+            Life::Resized => return 9 <= vm.points.len(),
             Life::Planned | Life::OverABadLink | Life::ThereAndBack | Life::Cancelled => {
                 Command::PlannedFailover { job: job_id(2) }
             }
@@ -165,6 +175,7 @@ fn testbed(life: Life) -> Testbed {
         | Life::Unplanned
         | Life::Resynchronized
         | Life::ThereAndBack
+        | Life::Resized
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -252,6 +263,11 @@ fn a_life_with_a_cancelled_failover_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_with_a_disk_that_grows_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Resized);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -277,6 +293,7 @@ fn the_lives_are_what_their_names_say() {
         (Phase::Protected, true),
         planned,
         (Phase::Unprotected, true),
+        (Phase::Protected, false),
         (Phase::Protected, false),
     ];
     assert_eq!(kinds, expected);

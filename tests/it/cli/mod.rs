@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod demo_disk;
+mod disks;
 mod event_log;
 mod hrl;
 mod networks;

@@ -4,6 +4,7 @@ mod conformance;
 mod crash;
 mod files;
 mod fuzz;
+mod growing;
 mod hrl;
 mod kill;
 mod nbd;

@@ -26,7 +26,7 @@ const FACTS: [&str; 16] = [
     "provider",
 ];
 
-const JOBS: [JobKind; 19] = [
+const JOBS: [JobKind; 20] = [
     JobKind::EnableProtection,
     JobKind::InitialReplication,
     JobKind::FinalizeProtection,
@@ -46,6 +46,7 @@ const JOBS: [JobKind; 19] = [
     JobKind::ResumeReplication,
     JobKind::DisableProtection,
     JobKind::RemoveProtection,
+    JobKind::ResizeDisk,
 ];
 
 #[test]
@@ -124,7 +125,7 @@ fn jobs_and_the_tasks_of_a_job_have_names_of_their_own() {
             assert_eq!(*titles.entry(step.title()).or_insert(step), step, "{}", step.title());
         }
     }
-    assert_eq!(names.len(), 36);
+    assert_eq!(names.len(), 40);
 }
 
 /// Only then can a job that fails a check end with nothing changed.

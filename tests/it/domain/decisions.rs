@@ -2,7 +2,7 @@
 
 use super::story::{
     Story, cancel_failover, change_point, check_failed, clean_up, commit, complete_failback,
-    credentials_refused, disable, enable, failback, job_id, link_down, planned, reverse,
+    credentials_refused, disable, enable, failback, job_id, link_down, planned, resize, reverse,
     test_failover, unplanned,
 };
 use lifeboat::domain::entity::{Entity, Rejection};
@@ -74,6 +74,7 @@ fn states() -> Vec<(&'static str, Story)> {
         ("unplanned, committed", worked_off(driven(unplanned_done.clone(), &[commit()]))),
         ("protected, paused", driven(Story::protected(), &[Command::PauseReplication])),
         ("protected, test runs", tested(Story::protected())),
+        ("protected, disk grows", driven(Story::protected(), &[resize(1 << 20)])),
         ("cancelling a failover", driven(unplanned_done.clone(), &[cancel_failover()])),
         ("changing the point", driven(unplanned_done, &[change_point(PointChoice::Latest)])),
         ("failing back", driven(Story::failed_over(), &[failback()])),
@@ -114,6 +115,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("PauseReplication", Command::PauseReplication),
         ("ResumeReplication", Command::ResumeReplication),
         ("TakeRecoveryPoint", Command::TakeRecoveryPoint { application_consistent: false }),
+        ("ResizeDisk", resize(1 << 20)),
     ];
     let mut operations_table = String::new();
     for (name, story) in states() {
@@ -148,10 +150,10 @@ enabling: DisableProtection
 enabling, retry due: DisableProtection
 initial replication: DisableProtection
 finalizing: UnplannedFailover TestFailover DisableProtection HoldStart
-protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
-protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
-protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
-protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication HoldStart
+protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
+protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
+protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
+protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
 resynchronizing, no point: DisableProtection PauseReplication
 resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication HoldStart
 planned failover: UnplannedFailover CancelFailover
@@ -164,7 +166,8 @@ committing:
 planned, committed: Failback TestFailover HoldStart
 unplanned, committed: Failback TestFailover HoldStart
 protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
-protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication HoldStart TestFailoverCleanup
+protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk HoldStart TestFailoverCleanup
+protected, disk grows: UnplannedFailover TestFailover DisableProtection HoldStart
 cancelling a failover: UnplannedFailover HoldStart
 changing the point: CancelFailover
 failing back: CancelFailback
@@ -245,6 +248,7 @@ planned, committed                                               x      -       
 unplanned, committed                                             x      -               -
 protected, paused                       x       x                x      -               x
 protected, test runs                    x       x                x      -     x         x
+protected, disk grows                           x                x      -          x    x
 cancelling a failover                           x                x      -          x    -
 changing the point                                               x      -          x    -
 failing back                                                     x      -          x    -

@@ -3,8 +3,8 @@
 
 use super::story::{
     Story, cancel_failover, change_point, check_failed, clean_up, commit, complete_failback,
-    credentials_refused, disable, discover, enable, failback, job_id, link_down, planned, reverse,
-    test_failover, unplanned, vault, word,
+    credentials_refused, disable, discover, enable, failback, job_id, link_down, planned, resize,
+    reverse, test_failover, unplanned, vault, word,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Entry};
@@ -120,6 +120,7 @@ fn operations() -> Vec<Command> {
         Command::HoldStart { plan: PlanId::default() },
         Command::ReleaseStart,
         Command::ReleaseStart,
+        resize(1 << 20),
         Command::ChangeStatisticsSchedule {
             schedule: StatisticsSchedule { hours: 1, start_minute: 30, utc_offset_minutes: -90 },
         },
@@ -241,6 +242,7 @@ fn is_report(command: &Command) -> bool {
         | Command::Describe { .. }
         | Command::ChangeTarget { .. }
         | Command::ReportMoved { .. }
+        | Command::ResizeDisk { .. }
         | Command::Retry { .. } => false,
     }
 }
@@ -264,6 +266,7 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::Failback | JobKind::CompleteFailback => *phase == Phase::FailingBack,
         JobKind::CommitFailback => *phase == Phase::FailbackCommitPending,
         JobKind::DisableProtection | JobKind::RemoveProtection => *phase == Phase::Disabling,
+        JobKind::ResizeDisk => *phase == Phase::Protected,
         // They are the test's own.
         JobKind::TestFailover | JobKind::TestFailoverCleanup => false,
     }
@@ -600,7 +603,7 @@ fn the_histories_meet_every_phase_in_peace_and_in_every_kind_of_trouble() {
     let mut runner = TestRunner::deterministic();
     let histories = proptest::collection::vec(a_move(), 0..200);
     let mut met = BTreeSet::new();
-    for _ in 0..400 {
+    for _ in 0..480 {
         let drawn = histories.new_tree(&mut runner).unwrap().current();
         let mut story = Story::new();
         for next in [Move::Discover, Move::Enable].into_iter().chain(drawn) {

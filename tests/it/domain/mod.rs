@@ -12,6 +12,7 @@ mod lives;
 mod placement;
 mod plans;
 mod prerequisites;
+mod resize;
 mod resync;
 mod retention;
 mod retries;

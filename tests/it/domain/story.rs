@@ -108,6 +108,11 @@ pub(crate) fn disable() -> Command {
     Command::DisableProtection { job: job_id(13), source_gone: false }
 }
 
+/// Makes the first disk larger by this many bytes.
+pub(crate) fn resize(bytes: u64) -> Command {
+    Command::ResizeDisk { job: job_id(14), disk: disk_id(0), size_bytes: (1 << 30) + bytes }
+}
+
 pub(crate) fn link_down() -> Failure {
     Failure::new(Code::LinkDown, Cause::Vault(vault()), "connection refused")
 }
@@ -128,7 +133,9 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
         Step::CompareDisk(disk) => {
             Outcome::Compared { disk, compared_bytes: 1 << 30, different_bytes: 1 << 20 }
         }
-        Step::ApplyTrackedChanges => Outcome::Shipped { points: vec![point(vm.delta.cycle)] },
+        Step::ApplyTrackedChanges | Step::SendBeforeResize => {
+            Outcome::Shipped { points: vec![point(vm.delta.cycle)] }
+        }
         Step::PrepareForFailover => {
             let cycle = vm.delta.cycle;
             let points = match vm.delta.stage {
@@ -469,6 +476,8 @@ impl Story {
             | Event::ReplicaPlaced { .. }
             | Event::TestPlaced { .. }
             | Event::Moved { .. }
+            | Event::DiskResizeRequested { .. }
+            | Event::DiskResized { .. }
             | Event::FailoverCommitted => word,
         }
     }

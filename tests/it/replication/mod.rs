@@ -7,6 +7,7 @@ mod failing_over;
 mod failures;
 mod giving_up;
 mod pace;
+mod resize;
 mod resync;
 mod shipping;
 mod tap;
@@ -490,7 +491,7 @@ async fn perform(
     match step {
         Step::CheckEnableProtection => engine.check_source(vm).await?,
         Step::IdentifyTarget | Step::CheckFailback => engine.check_vault(vm).await?,
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate => {
+        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
             engine.check_source(vm).await?;
             engine.check_vault(vm).await?;
         }
@@ -508,7 +509,7 @@ async fn perform(
             outcome = Outcome::Compared { disk, compared_bytes, different_bytes };
         }
         Step::CompleteCopy => engine.complete_copy(vm).await?,
-        Step::ApplyTrackedChanges | Step::PrepareForFailover => {
+        Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             let points = engine.ship_through(vm, vm.last_cycle_of_job()).await?;
             outcome = Outcome::Shipped { points };
         }
@@ -533,6 +534,8 @@ async fn perform(
         | Step::ShutDownSource
         | Step::ShutDownReplica
         | Step::AttachSource
+        | Step::GrowDisk(_)
+        | Step::OfferGrownDisk(_)
         | Step::StartSource => {}
         Step::CheckTestFailover
         | Step::PrepareTest

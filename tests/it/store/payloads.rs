@@ -94,6 +94,10 @@ fn steps() -> Vec<Step> {
         Step::CheckReverseReplicate,
         Step::StopTracking,
         Step::DeleteReplica,
+        Step::CheckResize,
+        Step::GrowDisk(DiskId(id(3))),
+        Step::OfferGrownDisk(DiskId(id(3))),
+        Step::SendBeforeResize,
     ]
 }
 
@@ -215,6 +219,7 @@ fn operator_commands(job: JobId) -> Vec<vm::Command> {
         C::Wake { due: at(5), wake: Wake::Decision },
         C::ReportDone { job, task: 6, outcome: restored },
         C::ChangeStatisticsSchedule { schedule: schedule() },
+        C::ResizeDisk { job, disk: DiskId(id(3)), size_bytes: 1 << 41 },
     ]
 }
 
@@ -244,6 +249,8 @@ fn life_events() -> Vec<vm::Event> {
         E::StartHeld { plan: PlanId(id(6)) },
         E::StartReleased,
         E::StatisticsScheduleChanged { schedule: schedule() },
+        E::DiskResizeRequested { disk: DiskId(id(3)), size_bytes: 1 << 41 },
+        E::DiskResized { disk: DiskId(id(3)), size_bytes: 1 << 41 },
     ]
 }
 
@@ -562,6 +569,7 @@ fn vm_events() -> Vec<vm::Event> {
         JobKind::ResumeReplication,
         JobKind::DisableProtection,
         JobKind::RemoveProtection,
+        JobKind::ResizeDisk,
     ];
     events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
     let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];
