@@ -144,6 +144,7 @@ const OWNED: &[Owned] = &[
             ("replay/checkpoints.rs", "states kept beside a log that is replayed"),
             ("service/", "the configuration and the data folder"),
             ("cli/", "exports and imports"),
+            ("sim/beside.rs", "scenarios, and the files that they name"),
         ],
     },
     Owned {

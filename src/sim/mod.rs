@@ -18,6 +18,7 @@
 //! the seed, so the same scenario and seed give the same log, byte for byte.
 
 mod attempts;
+mod beside;
 mod clock;
 mod dice;
 mod driver;

@@ -7,6 +7,7 @@ mod expectation;
 pub use expectation::{Expectation, Figure};
 pub(super) use expectation::{Unit, Wanted};
 
+use super::beside::text_of;
 use super::quantity::{Size, Span, Window};
 use super::topology::{ClusterSpec, NetworkSpec, NicSpec, Topology};
 use super::trace::Trace;
@@ -687,8 +688,7 @@ impl Scenario {
 }
 
 fn read_text(path: &Path) -> Result<String, ScenarioError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
+    text_of(path).map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
 }
 
 fn from_toml<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, ScenarioError> {

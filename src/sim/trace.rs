@@ -10,6 +10,7 @@
 //! whole blocks of 4 KiB, the unit in which what a disk holds is proven. Empty lines, and what follows a `#`, are
 //! left out.
 
+use super::beside::text_of;
 use super::quantity::{Size, Span};
 use super::scenario::ScenarioError;
 use crate::drivers::lab::{BLOCK_BYTES, Write};
@@ -35,7 +36,7 @@ impl Trace {
     /// # Errors
     /// [`ScenarioError`] with the file and the line that cannot be used.
     pub(super) fn read(path: &Path, disks: &[Size]) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path)
+        let text = text_of(path)
             .map_err(|source| ScenarioError::TraceUnreadable { path: path.to_owned(), source })?;
         Self::parse(&text, disks).map_err(|(line, problem)| ScenarioError::TraceUnusable {
             path: path.to_owned(),

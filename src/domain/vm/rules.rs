@@ -676,14 +676,14 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     if stood_on.is_none() && !vm.thinning.is_due(now) {
         return events;
     }
+    let may_go =
+        |cycle: u64| kept_from_cycle <= cycle && cycle != newest.cycle && Some(cycle) != stood_on;
     let old = vm.thinning.old_enough(vm.candidates(), now);
-    let left = old.filter(|point| kept_from_cycle <= point.cycle);
-    let (left, past): (Vec<_>, Vec<_>) = left
-        .filter(|point| point.cycle != newest.cycle && Some(point.cycle) != stood_on)
-        .partition(|point| now.since(point.at) <= retention);
-    let mut cycles = thinned_out(&left, now);
-    // Those after the point that is stood on become too old as well.
-    cycles.extend(past.iter().map(|point| point.cycle));
+    let old = old.filter(|point| may_go(point.cycle) && now.since(point.at) <= retention);
+    let mut cycles = thinned_out(&old.collect::<Vec<_>>(), now);
+    // Those after the point that is stood on become too old as well, where that is too young for the levels.
+    let past = vm.points.iter().filter(|point| retention < now.since(point.at));
+    cycles.extend(past.map(|point| point.cycle).filter(|cycle| may_go(*cycle)));
     cycles.sort_unstable();
     if !cycles.is_empty() {
         events.push(Event::RecoveryPointsThinned { cycles });
