@@ -1,6 +1,6 @@
 //! `lifeboat serve`, from its start to its end.
 
-use super::{ONE_GUEST, Place, Running, lifeboat, text};
+use super::{ONE_GUEST, Place, Running, done, lifeboat, text};
 use std::fs;
 
 #[test]
@@ -21,15 +21,16 @@ fn a_service_answers_its_health_checks_and_ends_cleanly_when_it_is_told_to() {
 }
 
 #[test]
-fn one_service_at_a_time_has_a_data_folder_and_its_log_is_not_read_meanwhile() {
+fn one_service_at_a_time_has_a_data_folder_and_its_log_is_not_opened_by_others_meanwhile() {
     let place = Place::new(ONE_GUEST);
     let service = Running::serve(&place.config());
     let data = place.data_text();
     let config = place.file("lifeboat.toml");
-    let attempts: [&[&str]; 4] = [
+    let log = place.file("log.jsonl");
+    done(&["events", "export", "--data", &data, "--to", &log]);
+    let attempts: [&[&str]; 3] = [
         &["serve", "--config", &config],
-        &["events", "tail", "--data", &data],
-        &["events", "export", "--data", &data],
+        &["events", "import", "--data", &data, "--from", &log],
         &["events", "verify", "--data", &data],
     ];
     for attempt in attempts {
