@@ -20,7 +20,8 @@ fn the_last_progress_of_a_copy_is_always_told() {
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:#?}");
 }
 
-/// Random sites on which something once went wrong: space that could not be freed stayed a concern for
+/// Random sites of seeds with which something once went wrong; random sites have learned more since, so that these are
+/// others by now. What it was has tests of its own: space that could not be freed stayed a concern for
 /// ever (6004); a paused VM's planned failover left out the cut that was on its way (6065); a plan ordered
 /// a failed failover again and again (6071, 6374); a source that came back between its fence and the start
 /// of its replica ran on (6161), and so did one that a failing disk kept from shutting down (6439); points
