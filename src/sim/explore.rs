@@ -3,13 +3,14 @@
 use super::attempts::{self, RetryReport};
 use super::report::{Outcome, Verdict};
 use super::run::{RunError, RunOptions, run};
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Step};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use toml::Spanned;
 
 /// Seeds that are told as the worst.
 const WORST: usize = 5;
@@ -238,13 +239,24 @@ pub fn shrink(
         }
         piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
     }
+    for index in (0..smallest.plan.len()).rev() {
+        let mut candidate = smallest.clone();
+        let gone = candidate.plan.remove(index);
+        let runs =
+            |step: &Step| step.plan.as_ref().is_some_and(|plan| *plan.get_ref() == gone.name);
+        if !candidate.at.iter().any(runs) && fails(&candidate)? {
+            smallest = candidate;
+        }
+    }
     for index in (0..smallest.vm.len()).rev() {
         let mut candidate = smallest.clone();
         let gone = candidate.vm.remove(index);
-        let named = |step: &super::scenario::Step| {
-            step.vm.as_ref().is_some_and(|vm| vm.get_ref() == gone.name.get_ref())
-        };
-        let is_used = candidate.at.iter().any(named) || candidate.vm.is_empty();
+        let is_gone = |vm: &Spanned<String>| vm.get_ref() == gone.name.get_ref();
+        let named = |step: &Step| step.vm.as_ref().is_some_and(is_gone);
+        let mut groups = candidate.plan.iter().flat_map(|plan| &plan.group);
+        let is_used = candidate.at.iter().any(named)
+            || groups.any(|group| group.vms.iter().any(is_gone))
+            || candidate.vm.is_empty();
         if !is_used && gone.count.is_none() && fails(&candidate)? {
             smallest = candidate;
         }

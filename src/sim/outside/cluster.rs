@@ -105,11 +105,15 @@ impl Outside {
             }
         }
         drop(state);
+        if !closed {
+            // It was killed with its host, and boots again before anybody looks at its disks.
+            self.attach(id, standing);
+            return Ok(());
+        }
         self.attach(id, Standing::Tracked);
         let mut state = self.state();
         if let Some(machine) = state.vms.get_mut(&id).filter(|machine| machine.tracker.is_some()) {
-            // One that was killed with its host boots in its turn.
-            machine.runs = ran && closed;
+            machine.runs = ran;
         }
         Ok(())
     }
