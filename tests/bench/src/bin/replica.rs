@@ -331,7 +331,9 @@ impl Ours {
         let cycle = vm.points.last().expect("a point").cycle + 1;
         vm.delta.cycle = cycle;
         let points = self.runtime.block_on(self.engine.ship_through(&vm, cycle));
-        vm.points.extend(points.expect("ship"));
+        let mut all = vm.points.to_vec();
+        all.extend(points.expect("ship"));
+        vm.points = all.into();
     }
 
     fn one_more_point(&self, nth: u64) {
