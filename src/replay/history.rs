@@ -283,27 +283,22 @@ impl History {
 
     /// The states that an exported log has with it, by the position of the commit that they come after.
     pub(super) fn attached(&mut self) -> Result<BTreeMap<u64, Vec<u8>>, HistoryError> {
-        let Self::File(file, _) = self else { return Ok(BTreeMap::new()) };
-        let path = file.path().to_path_buf();
-        let read = file.states().and_then(|states| {
-            let read = states.into_iter().map(|at| Ok((at.after, file.state(at)?)));
-            let read: Vec<_> = read.collect::<io::Result<_>>()?;
-            Ok(read.into_iter().filter_map(|(after, state)| Some((after, state?))).collect())
-        });
-        read.map_err(|source| HistoryError::Io { path, source })
+        let mut attached = BTreeMap::new();
+        for at in self.ask_file(LogFile::states)? {
+            if let Some(state) = self.ask_file(|file| file.state(at))? {
+                attached.insert(at.after, state);
+            }
+        }
+        Ok(attached)
     }
 
     /// The last state before a moment that an exported log has with it.
     fn attached_before(&mut self, moment: Moment) -> Result<Option<Checkpoint>, HistoryError> {
-        let Self::File(file, _) = self else { return Ok(None) };
-        let path = file.path().to_path_buf();
-        let io = |source| HistoryError::Io { path: path.clone(), source };
-        let mut states = file.states().map_err(io)?;
+        let mut states = self.ask_file(LogFile::states)?;
         states.retain(|it| moment.is_at_or_after(it.after, it.latest_ms));
-        for state in states.into_iter().rev() {
-            let Self::File(file, _) = self else { return Ok(None) };
-            let bytes = file.state(state).map_err(io)?;
-            let kept = bytes.and_then(|bytes| Checkpoint::read(&bytes, state.after));
+        for at in states.into_iter().rev() {
+            let bytes = self.ask_file(|file| file.state(at))?;
+            let kept = bytes.and_then(|bytes| Checkpoint::read(&bytes, at.after));
             if let Some(kept) = kept
                 && self.has(&kept)?
             {
@@ -311,6 +306,15 @@ impl History {
             }
         }
         Ok(None)
+    }
+
+    /// What the file of an exported log answers; of another log, nothing.
+    fn ask_file<T: Default>(
+        &mut self,
+        ask: impl FnOnce(&mut LogFile) -> io::Result<T>,
+    ) -> Result<T, HistoryError> {
+        let Self::File(file, _) = self else { return Ok(T::default()) };
+        ask(file).map_err(|source| HistoryError::Io { path: file.path().to_path_buf(), source })
     }
 
     /// Whether the commit that a state comes after lies where it says.

@@ -121,8 +121,18 @@ impl Run {
     fn start(scenario: &Scenario, options: RunOptions) -> Result<Self, RunError> {
         let outside = Outside::new(scenario, options.seed, options.plant)?;
         let journal = Arc::new(Journal::new(Arc::clone(&outside), Observer::default()));
-        Ok(Self {
-            scenario: Rc::new(scenario.clone()),
+        Ok(Self::of(Rc::new(scenario.clone()), options, outside, journal))
+    }
+
+    /// A run in which nothing has happened yet.
+    fn of(
+        scenario: Rc<Scenario>,
+        options: RunOptions,
+        outside: Arc<Outside>,
+        journal: Arc<Journal>,
+    ) -> Self {
+        Self {
+            scenario,
             options,
             outside,
             journal,
@@ -130,7 +140,7 @@ impl Run {
             active: Rc::default(),
             remarks: Rc::default(),
             seconds: Rc::default(),
-        })
+        }
     }
 
     async fn finish(self) -> Result<Outcome, RunError> {

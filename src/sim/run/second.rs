@@ -47,15 +47,7 @@ impl Run {
     fn copied(&self) -> Result<Second, RunError> {
         let outside = self.outside.copied()?;
         let journal = Arc::new(self.journal.copied(Arc::clone(&outside))?);
-        let run = Self {
-            outside,
-            journal,
-            service: Rc::default(),
-            active: Rc::default(),
-            remarks: Rc::default(),
-            seconds: Rc::default(),
-            ..self.clone()
-        };
+        let run = Self::of(Rc::clone(&self.scenario), self.options, outside, journal);
         Ok(Second { run, since: Timestamp::default(), closed: vec![] })
     }
 
