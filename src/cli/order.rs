@@ -100,7 +100,8 @@ pub(super) fn give(
     Ok(Answer::Done)
 }
 
-/// Protection is enabled by a chain of jobs: each begins when the one before has ended.
+/// Protection is enabled by a chain of jobs: each begins when the one before has ended, and may itself have
+/// ended before it is looked at.
 fn follow_on(
     client: &Client,
     accepted: &Accepted,
@@ -110,7 +111,7 @@ fn follow_on(
     let mut last = first;
     while accepted.operation == "protect" && last.state == "Succeeded" {
         let vm: VmView = read(&client.get(&["vms", &accepted.target])?)?;
-        match vm.job.filter(|job| !job.ended() && job.id != last.id) {
+        match vm.job.filter(|job| job.id != last.id) {
             Some(next) => last = watch(client, &next, timeout, &mut |line| tell(line))?,
             None => break,
         }

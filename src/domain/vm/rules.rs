@@ -691,9 +691,12 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Once another copy has its first point, those of the suspect replica go.
+/// Once another copy has its first point, those of the suspect replica go. A VM that failed over to a
+/// suspect replica goes on with it: nothing is copied anew there.
 fn dropped(vm: &Vm, step: Step) -> Option<Event> {
-    let because = vm.resync.suspect.clone().filter(|_| step == Step::ApplyTrackedChanges)?;
+    let is_copied_anew =
+        step == Step::ApplyTrackedChanges && matches!(vm.phase, Phase::Resynchronizing(_));
+    let because = vm.resync.suspect.clone().filter(|_| is_copied_anew)?;
     let kept_from_cycle = vm.delta.chain_first_cycle;
     vm.points.first().filter(|oldest| oldest.cycle < kept_from_cycle)?;
     Some(Event::RecoveryPointsDropped { kept_from_cycle, because })

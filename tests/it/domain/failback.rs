@@ -2,9 +2,11 @@
 
 use super::story::{
     Story, cancel_failover, change_point, check_failed, commit, complete_failback, disable,
-    failback, job_id, link_down, planned, reverse, unplanned,
+    failback, job_id, link_down, planned, reverse, unplanned, vault,
 };
+use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::vm::{
     AfterFailover, Command, Effect, Event, Health, Phase, PointChoice, Side, Stage, Wake,
@@ -169,6 +171,28 @@ fn the_point_that_the_replica_stands_on_is_kept_however_old_it_is() {
     }
     assert!(story.vm.points.contains(&stands_on));
     assert_eq!(story.vm.failover_point(), Some(stands_on));
+}
+
+/// Whoever fails over to a suspect replica goes on with it: the point is kept in the way back, and where
+/// that is given up.
+#[test]
+fn a_point_of_a_suspect_replica_is_kept_once_the_vm_runs_from_it() {
+    let mut story = Story::protected();
+    let damaged = Failure::new(Code::ReplicaDamaged, Cause::Vault(vault()), "checksum");
+    story.wake();
+    story.fail(damaged);
+    story.tell(Command::Resynchronize { job: job_id(5) });
+    story.tell(unplanned(PointChoice::Latest));
+    story.work_off();
+    story.tell(commit());
+    story.work_off();
+    let stands_on = story.vm.failover.expect("it failed over").point;
+    story.tell(failback());
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::FailbackReady);
+    assert!(story.vm.points.contains(&stands_on));
+    story.tell(Command::CancelFailback);
+    assert!(story.vm.points.contains(&stands_on));
 }
 
 #[test]
