@@ -4,6 +4,7 @@ use super::clock::SystemClock;
 use super::cluster::Cluster;
 use super::config::{Config, HostConfig, WindowConfig};
 use super::enrolment;
+use super::images;
 use super::random::KernelRandom;
 use super::running::ServiceError;
 use crate::api::{Control, ControlParts, History, Live, Outside, Token};
@@ -13,8 +14,10 @@ use crate::domain::id::{DiskId, FabricId, HostId, VmId};
 use crate::domain::vault::Component;
 use crate::domain::vm::{ResyncWindow, Vm};
 use crate::ports::clock::Clock;
+use crate::ports::hypervisor::Hypervisor;
 use crate::replication::Sources;
 use crate::views::LogsView;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -89,6 +92,13 @@ impl Outside for Here {
     fn image_bytes(&self, vm: &Vm, disk: DiskId) -> Option<u64> {
         let agent = self.cluster.agents.iter().find(|agent| agent.host == vm.host)?;
         agent.image_bytes(vm.id, disk)
+    }
+
+    fn image(&self, vm: &Vm, disk: &str, image: &Path) -> Result<u64, Failure> {
+        let Cluster { agents, lab } = &self.cluster;
+        // The lab answers at once.
+        lab.heartbeat(vm.host).now_or_never().unwrap_or(Ok(()))?;
+        images::look(agents, vm, disk, image)
     }
 
     fn program_missing(&self, program: &str) -> Option<String> {

@@ -11,7 +11,7 @@ use super::control;
 use super::enrolment::Enrolment;
 use super::health;
 use super::host_agent::{
-    AgentParts, AgentVm, AttachedDisk, HostAgent, Sizes, Standing, export_name,
+    AgentParts, AgentVm, AttachedDisk, HostAgent, Knowledge, Standing, export_name,
 };
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
@@ -146,7 +146,7 @@ pub struct ProtectedVm {
     pub name: String,
     /// Its host.
     pub host: HostId,
-    /// Its disks.
+    /// The disks that it was made with.
     pub disks: Vec<AttachedDisk>,
     /// The writes of its guest, if it has one.
     pub workload: Option<Workload>,
@@ -245,7 +245,7 @@ impl Service {
             source,
         })?;
         let sources = Sources::default();
-        let (sizes, mut agents) = (Sizes::default(), Vec::new());
+        let (known, mut agents) = (Knowledge::default(), Vec::new());
         for host in &config.host {
             let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
             let limits = limits.expect("the configuration was checked");
@@ -256,13 +256,14 @@ impl Service {
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
-                sizes: Sizes::clone(&sizes),
+                known: Knowledge::clone(&known),
             };
             agents.push(Arc::new(agent(config, host, parts)));
         }
+        let standings = agents.iter().map(|agent| standings(&*store, agent, &agents));
+        let standings = standings.collect::<Result<Vec<_>, _>>()?;
         let vms = protected_vms(config, &agents)?;
-        for agent in &agents {
-            let standings = standings(&*store, agent, &agents)?;
+        for (agent, standings) in agents.iter().zip(&standings) {
             agent.attach_all(|vm| standings[&vm]);
         }
 
@@ -558,12 +559,14 @@ fn protected_vms(
     let mut vms = Vec::new();
     for agent in agents {
         for vm in agent.vms.iter().filter(|vm| vm.home) {
+            let mut disks = agent.disks_of(vm);
+            disks.retain(|disk| !agent.was_added(vm.id, disk.id));
             vms.push(ProtectedVm {
                 id: vm.id,
                 name: vm.config.name.clone(),
                 host: agent.host,
-                disks: vm.disks.clone(),
-                workload: workload(config, &vm.config)?,
+                workload: workload(config, &vm.config, &disks)?,
+                disks,
             });
         }
     }
@@ -571,10 +574,14 @@ fn protected_vms(
 }
 
 /// The writes of a VM's guest, over disks of the sizes that they have, or were or will be made with.
-fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceError> {
+fn workload(
+    config: &Config,
+    vm: &VmConfig,
+    disks: &[AttachedDisk],
+) -> Result<Option<Workload>, ServiceError> {
     let Some(guest) = vm.guest else { return Ok(None) };
     let mut sizes = Vec::new();
-    for disk in &vm.disk {
+    for disk in vm.disk.iter().filter(|disk| disks.iter().any(|own| own.name == disk.name)) {
         let path = config.place(&disk.path);
         let size = match (std::fs::metadata(&path), disk.create_mib) {
             // A guest goes on with the disks that it was made for.

@@ -64,6 +64,7 @@ const CLASSES: &[Deed] = &[
     Deed::SecondService,
     Deed::MoveVm,
     Deed::ResizeDisk,
+    Deed::AddDisk,
 ];
 
 /// How plans are run.

@@ -263,6 +263,15 @@ pub enum Command {
         /// Its size then.
         size_bytes: u64,
     },
+    /// Give it another disk while it runs; only that has to be sent.
+    AddDisk {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
 }
 
 impl Command {
@@ -283,7 +292,8 @@ impl Command {
         | Self::CompleteFailback { job }
         | Self::ReverseReplicate { job }
         | Self::DisableProtection { job, .. }
-        | Self::ResizeDisk { job, .. }) = &mut again
+        | Self::ResizeDisk { job, .. }
+        | Self::AddDisk { job, .. }) = &mut again
         else {
             return None;
         };
@@ -777,5 +787,17 @@ pub enum Event {
         disk: DiskId,
         /// Its size.
         size_bytes: u64,
+    },
+    /// A disk is to be added.
+    DiskAddRequested {
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
+    /// The disk that was to be added is one of the VM's: in recovery points from here on, and in no earlier one.
+    DiskAdded {
+        /// Which disk.
+        disk: DiskId,
     },
 }

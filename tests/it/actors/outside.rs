@@ -11,7 +11,7 @@ use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
+    AddedDisk, Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
@@ -65,6 +65,7 @@ pub(crate) enum Op {
     Thaw,
     LengthenDisk,
     FitDisks,
+    CheckImage,
 }
 
 impl Op {
@@ -101,6 +102,7 @@ impl Op {
                         | Step::CheckPlannedFailover
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
                 Self::CheckVault => matches!(
                     step,
@@ -109,9 +111,14 @@ impl Op {
                         | Step::CheckFailback
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
+                Self::CheckImage => step == Step::CheckAddDisk,
                 Self::LengthenDisk => matches!(step, Step::GrowDisk(_)),
-                Self::FitDisks => matches!(step, Step::OfferGrownDisk(_) | Step::RestartTracking),
+                Self::FitDisks => matches!(
+                    step,
+                    Step::OfferGrownDisk(_) | Step::OfferAddedDisk(_) | Step::RestartTracking
+                ),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -942,6 +949,12 @@ impl Hypervisor for Guests {
             self.outside.with(vm, |facts, _| facts.lengths.insert(disk, bytes));
         };
         self.outside.call(vm.id.0, Op::LengthenDisk, effect).await
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        let is_new = vm.disks.iter().all(|own| own.id != disk.disk.id);
+        let effect = || self.outside.expect(is_new, "an image is looked at that is a disk already");
+        self.outside.call(vm.id.0, Op::CheckImage, effect).await
     }
 
     async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {

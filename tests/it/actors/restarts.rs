@@ -2,10 +2,12 @@
 
 use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
+use lifeboat::domain::id::DiskId;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
     Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
+use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 
@@ -26,9 +28,11 @@ enum Life {
     Cancelled,
     /// Three deltas, a disk that grows, three deltas.
     Resized,
+    /// Three deltas, a disk that is added, three deltas.
+    DiskAdded,
 }
 
-const LIVES: [Life; 7] = [
+const LIVES: [Life; 8] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -36,6 +40,7 @@ const LIVES: [Life; 7] = [
     Life::ThereAndBack,
     Life::Cancelled,
     Life::Resized,
+    Life::DiskAdded,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -113,7 +118,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 let Disk { id, size_bytes, .. } = vm.disks[0];
                 Command::ResizeDisk { job: job_id(2), disk: id, size_bytes: size_bytes + MIB }
             }
-            Life::Resized => return 9 <= vm.points.len(),
+            Life::DiskAdded if vm.added.is_empty() => {
+                let disk = Disk {
+                    id: DiskId(Uuid::from_u128(7)),
+                    name: "data".to_owned(),
+                    size_bytes: MIB,
+                };
+                Command::AddDisk { job: job_id(2), disk, image: "/data.img".to_owned() }
+            }
+            Life::Resized | Life::DiskAdded => return 9 <= vm.points.len(),
             Life::Planned | Life::OverABadLink | Life::ThereAndBack | Life::Cancelled => {
                 Command::PlannedFailover { job: job_id(2) }
             }
@@ -176,6 +189,7 @@ fn testbed(life: Life) -> Testbed {
         | Life::Resynchronized
         | Life::ThereAndBack
         | Life::Resized
+        | Life::DiskAdded
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -268,6 +282,11 @@ fn a_life_with_a_disk_that_grows_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_with_a_disk_that_is_added_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::DiskAdded);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -293,6 +312,7 @@ fn the_lives_are_what_their_names_say() {
         (Phase::Protected, true),
         planned,
         (Phase::Unprotected, true),
+        (Phase::Protected, false),
         (Phase::Protected, false),
         (Phase::Protected, false),
     ];
