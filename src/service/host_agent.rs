@@ -1,6 +1,6 @@
 //! The agent of a host: attaches the disks of its VMs, tracks their writes and exports them.
 
-use super::config::{DiskConfig, VmConfig};
+use super::config::{DiskConfig, HostConfig, VmConfig};
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
 use crate::disk::raw::RawDisk;
@@ -19,7 +19,7 @@ use crate::replication::pace::Pace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A disk of a VM, where it is and how it can be reached.
@@ -41,9 +41,10 @@ pub(super) struct AgentVm {
     pub(super) id: VmId,
     pub(super) config: VmConfig,
     pub(super) disks: Vec<AttachedDisk>,
-    /// Whether the configuration has it here; else it may come here from another member of the cluster.
+    /// Whether the configuration has it here; else it may come here from another member of the cluster, or by a
+    /// failback.
     pub(super) home: bool,
-    /// Where its logs are.
+    /// Where its logs are, and its disks if they are made here.
     folder: PathBuf,
 }
 
@@ -78,6 +79,9 @@ pub(super) enum Standing {
 pub(super) struct HostAgent {
     pub(super) host: HostId,
     pub(super) name: String,
+    /// Hosts of one cluster reach the same disks.
+    pub(super) cluster: Option<String>,
+    /// Those of the whole site: each may come here.
     pub(super) vms: Vec<AgentVm>,
     parts: AgentParts,
     /// The host's files; another set of them each time that the host comes up.
@@ -92,20 +96,15 @@ pub(super) fn export_name(vm: &str, disk: &str) -> String {
 }
 
 impl AgentVm {
-    pub(super) fn new(
-        id: VmId,
-        config: VmConfig,
-        folder: PathBuf,
-        place: impl Fn(&DiskConfig) -> PathBuf,
-        server: &Endpoint,
-    ) -> Self {
+    /// The paths of its disks are where they are at the host.
+    pub(super) fn new(id: VmId, config: VmConfig, folder: PathBuf, server: &Endpoint) -> Self {
         let disks = config
             .disk
             .iter()
             .map(|disk| AttachedDisk {
                 id: DiskId::named(id.0, &disk.name),
                 name: disk.name.clone(),
-                image: place(disk),
+                image: disk.path.clone(),
                 uri: NbdUri {
                     endpoint: server.clone(),
                     export: export_name(&config.name, &disk.name),
@@ -118,10 +117,21 @@ impl AgentVm {
 }
 
 impl HostAgent {
-    pub(super) fn new(host: HostId, name: &str, vms: Vec<AgentVm>, parts: AgentParts) -> Self {
-        let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), name));
-        let attached = Mutex::default();
-        Self { host, name: name.to_owned(), vms, parts, files, attached }
+    pub(super) fn new(
+        host: HostId,
+        config: &HostConfig,
+        vms: Vec<AgentVm>,
+        parts: AgentParts,
+    ) -> Self {
+        let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), &config.name));
+        let (name, cluster, attached) =
+            (config.name.clone(), config.cluster.clone(), Mutex::default());
+        Self { host, name, cluster, vms, parts, files, attached }
+    }
+
+    /// Whether what is on the disks of another host is on those of this one.
+    pub(super) fn reaches_disks_of(&self, other: &Self) -> bool {
+        self.host == other.host || (self.cluster.is_some() && self.cluster == other.cluster)
     }
 
     fn files(&self) -> LabFiles {
@@ -183,6 +193,60 @@ impl HostAgent {
         let disks = self.vms.iter().filter(|vm| vm.id == id).flat_map(|vm| &vm.disks);
         let image = &disks.into_iter().find(|it| it.id == disk)?.image;
         self.files().open(image, Open::Read).and_then(|file| file.len()).ok()
+    }
+
+    /// The images of those disks of a VM that are here.
+    pub(super) fn images(&self, id: VmId) -> Vec<PathBuf> {
+        let disks = self.vms.iter().filter(|vm| vm.id == id).flat_map(|vm| &vm.disks);
+        let images = disks.map(|disk| disk.image.clone());
+        images.filter(|image| self.files().exists(image)).collect()
+    }
+
+    /// Checks that there is room for those disks of a VM that are not here. The error says how much is missing.
+    pub(super) fn check_room(&self, vm: &Vm) -> Result<(), String> {
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        let bytes = |disk: &Disk| {
+            let there = self.image_bytes(vm.id, disk.id).unwrap_or(0);
+            disk.size_bytes.saturating_sub(there)
+        };
+        let wanted: u64 = vm.disks.iter().map(bytes).sum();
+        let files = self.files();
+        let there = own.folder.ancestors().find(|folder| files.exists(folder));
+        let (there, host) = (there.unwrap_or(&own.folder), &self.name);
+        let free = files.free_bytes(there);
+        let free = free.map_err(|error| format!("room on {host} ({})", in_full(&error)))?;
+        if wanted <= free {
+            return Ok(());
+        }
+        Err(format!("room on {host} (its disks take {wanted} bytes, and {free} are free)"))
+    }
+
+    /// Makes the images of those disks of a VM that are not here, empty and as large as its disks; durable on
+    /// return.
+    pub(super) fn make_disks(&self, vm: &Vm) -> Result<(), Failure> {
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        for (disk, size) in vm.disks.iter().map(|disk| (disk.id, disk.size_bytes)) {
+            let Some(image) = own.disks.iter().find(|own| own.id == disk) else { continue };
+            self.make_image(&image.image, size).map_err(|error| {
+                let operation = format!("making disk image {}", image.image.display());
+                Failure::new(Code::HostResourcesShort, Cause::Host(self.host), in_full(&error))
+                    .with("host", &self.name)
+                    .with("operation", operation)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn make_image(&self, image: &Path, bytes: u64) -> io::Result<()> {
+        let files = self.files();
+        let folder = image.parent().unwrap_or(Path::new("."));
+        files.make_folder(folder)?;
+        let file = files.open(image, Open::Create)?;
+        if file.len()? < bytes {
+            file.set_len(bytes)?;
+        }
+        file.sync_data()?;
+        files.sync_dir(folder)
     }
 
     /// Makes the image of a disk at least so long; durable on return.
@@ -306,8 +370,11 @@ impl HostAgent {
             .collect()
     }
 
-    /// Takes the exports of a VM away: whoever is connected to them is cut off.
+    /// Takes the exports of a VM away that is attached here: whoever is connected to them is cut off.
     pub(super) fn withdraw(&self, vm: &Vm) {
+        if !self.attached().contains(&vm.id) {
+            return;
+        }
         for disk in &vm.disks {
             self.parts.exports.remove(&export_name(&vm.name, &disk.name));
         }

@@ -40,16 +40,18 @@ mod health;
 mod message;
 mod operations;
 mod points;
+mod quiescence;
 mod resize;
 mod rules;
 mod statistics;
 mod test_failover;
 mod window;
 
-pub use failback::{AfterFailover, Failback};
+pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
+pub use quiescence::Quiescence;
 pub use resize::{FormerSize, Resize};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
@@ -67,7 +69,6 @@ use super::retry::RetryLadder;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,30 +247,6 @@ pub struct Delta {
     pub started_at: Timestamp,
 }
 
-/// Where application-consistent points stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quiescence {
-    /// The cycle for which the guest is to be quiesced.
-    pub requested: Option<u64>,
-    /// When the cycle began that was application-consistent last.
-    pub reached_at: Option<Timestamp>,
-    /// When the cycle began for which it was last tried in vain since, and why.
-    pub missed: Option<(Timestamp, Failure)>,
-}
-
-impl Quiescence {
-    /// Time between two attempts to quiesce a guest that cannot be: a guest that has to be waited for
-    /// must not be in every cycle.
-    const RETRY: Duration = Duration::from_mins(15);
-
-    fn is_due(&self, every: Duration, now: Timestamp) -> bool {
-        // A moment in the future is one from before the clock was set back.
-        let over = |since: Timestamp, time| now < since || time <= now.since(since);
-        self.reached_at.is_none_or(|at| over(at, every))
-            && self.missed.as_ref().is_none_or(|(at, _)| over(*at, Self::RETRY))
-    }
-}
-
 /// Failed work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
@@ -402,6 +379,10 @@ pub struct Vm {
     pub resize: Option<Resize>,
     /// What sizes disks have in points from before they grew.
     pub former_sizes: Vec<FormerSize>,
+    /// The host to which a failback brought its disks; `None` while they are where they were made.
+    pub brought_to: Option<HostId>,
+    /// Hosts that a failback brought it away from, where it may still run and must not.
+    pub left: BTreeSet<HostId>,
 }
 
 impl Vm {
@@ -892,6 +873,9 @@ impl Entity for Vm {
             | Event::TestCleanUpPutOff { .. }
             | Event::TestCleanedUp { .. } => test_failover::apply(self, event, at),
             Event::FailbackRequested { .. }
+            | Event::FailbackHostChosen { .. }
+            | Event::HostLeft { .. }
+            | Event::SourcePlaced { .. }
             | Event::DiskRestored { .. }
             | Event::DisksRestored { .. }
             | Event::FailbackReady
@@ -935,7 +919,10 @@ impl Entity for Vm {
                     test.placement = Some(placement.clone());
                 }
             }
-            Event::Moved { host } => self.host = *host,
+            Event::Moved { host } => {
+                self.host = *host;
+                self.left.remove(host);
+            }
             Event::DiskResizeRequested { .. } | Event::DiskResized { .. } => {
                 resize::apply(self, event);
             }
@@ -985,6 +972,7 @@ impl Entity for Vm {
         if self.runs_replica() {
             effects.push(Effect::RunReplica);
         }
+        effects.extend(self.left.iter().map(|host| Effect::KeepOff { host: *host }));
         if self.reclaims_space() {
             effects.push(Effect::ReclaimSpace);
         }

@@ -1,7 +1,9 @@
 //! Kill -9 at every instant of every kind of life: the next start goes on, and it comes to the same.
 
 use super::outside::{Answer, Facts, Op, link_down};
-use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
+use super::testbed::{
+    DAY, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
+};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
     Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
@@ -26,9 +28,11 @@ enum Life {
     Cancelled,
     /// Three deltas, a disk that grows, three deltas.
     Resized,
+    /// A planned failover and its commit, a failback to another host and its commit, the reversal.
+    ToAnotherHost,
 }
 
-const LIVES: [Life; 7] = [
+const LIVES: [Life; 8] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -36,6 +40,7 @@ const LIVES: [Life; 7] = [
     Life::ThereAndBack,
     Life::Cancelled,
     Life::Resized,
+    Life::ToAnotherHost,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -69,13 +74,15 @@ fn timeless(value: &impl serde::Serialize) -> serde_json::Value {
 fn outcome(bed: &Testbed) -> Outcome {
     let vm = vm_id(1);
     let events = bed.events_of(vm).into_iter().map(|(_, event)| event);
-    // How often progress is told, and how often work fails, depends on how often it is begun.
+    // How often progress is told, and how often work fails, depends on how often it is begun. When a host that was
+    // left answers has nothing to do with the rest.
     let events = events.filter(|event| {
         !matches!(
             event,
             Event::TaskProgressed { .. }
                 | Event::RetryScheduled { .. }
                 | Event::RetryStarted { .. }
+                | Event::HostLeft { .. }
         )
     });
     let Facts { points, fenced, runs_at_primary, runs_at_recovery, .. } = bed.outside.facts(vm);
@@ -102,6 +109,9 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             let policy = if life == Life::OverABadLink { every_5_min } else { every_30_s() };
             Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
         }
+        Phase::Protected if life == Life::ToAnotherHost && vm.epoch == 2 => {
+            return vm.host == other_host_id() && vm.left.is_empty();
+        }
         Phase::Protected if fail_over => match life {
             Life::ThereAndBack if vm.epoch == 2 => {
                 Command::DisableProtection { job: job_id(9), source_gone: false }
@@ -114,9 +124,11 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 Command::ResizeDisk { job: job_id(2), disk: id, size_bytes: size_bytes + MIB }
             }
             Life::Resized => return 9 <= vm.points.len(),
-            Life::Planned | Life::OverABadLink | Life::ThereAndBack | Life::Cancelled => {
-                Command::PlannedFailover { job: job_id(2) }
-            }
+            Life::Planned
+            | Life::OverABadLink
+            | Life::ThereAndBack
+            | Life::ToAnotherHost
+            | Life::Cancelled => Command::PlannedFailover { job: job_id(2) },
             Life::Unplanned => {
                 // While the next delta is on its way, which hangs.
                 service.bed.outside.always(vm.id.0, Op::Ship, Answer::Hang);
@@ -137,6 +149,10 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
         }
         Phase::FailedOver(_) if life == Life::ThereAndBack => {
             Command::Failback { job: job_id(5), in_full: false }
+        }
+        Phase::FailedOver(_) if life == Life::ToAnotherHost => {
+            let (host, cloud) = (other_host_id(), vm.cloud);
+            Command::FailbackToHost { job: job_id(5), in_full: false, host, cloud }
         }
         Phase::FailbackReady => Command::CompleteFailback { job: job_id(6) },
         Phase::FailbackCommitPending if vm.allowed_operations().contains(&"Commit") => {
@@ -175,6 +191,7 @@ fn testbed(life: Life) -> Testbed {
         | Life::Unplanned
         | Life::Resynchronized
         | Life::ThereAndBack
+        | Life::ToAnotherHost
         | Life::Resized
         | Life::Cancelled => {}
         Life::OverABadLink => {
@@ -268,6 +285,11 @@ fn a_life_with_a_disk_that_grows_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_that_goes_on_at_another_host_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::ToAnotherHost);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -295,6 +317,7 @@ fn the_lives_are_what_their_names_say() {
         (Phase::Unprotected, true),
         (Phase::Protected, false),
         (Phase::Protected, false),
+        (Phase::Protected, true),
     ];
     assert_eq!(kinds, expected);
 }
