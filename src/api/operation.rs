@@ -1,6 +1,7 @@
 //! The operations on a VM: each is a command of the domain, and says what it would do.
 
 use super::control::Outside;
+use super::failback;
 use super::problem::Problem;
 use super::target::{TargetBody, chosen};
 use crate::domain::failure::Failure;
@@ -285,17 +286,8 @@ const OPERATIONS: &[Operation] = &[
         path: "failback",
         title: "Synchronize for failback",
         needs: Needs::HostAndVault,
-        command: |asked| {
-            let FailbackBody { in_full } = asked.body()?;
-            Ok(Command::Failback { job: asked.job, in_full })
-        },
-        consequence: |asked| {
-            format!(
-                "The disks of {} at the primary site are overwritten with what differs at the recovery \
-                 site, where the VM goes on running.",
-                asked.vm.name
-            )
-        },
+        command: failback::command,
+        consequence: failback::consequence,
     },
     Operation {
         path: "complete-failback",
@@ -482,12 +474,6 @@ struct DecideBody {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct FailbackBody {
-    in_full: bool,
-}
-
-#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ResizeBody {
     disk: String,
@@ -666,7 +652,7 @@ impl Asked<'_> {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} bytes");

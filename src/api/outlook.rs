@@ -1,10 +1,12 @@
 //! What an operation would do if it were asked for: allowed or not, the checks, and the consequence.
 
 use super::control::Outside;
+use super::failback;
 use super::operation::{Asked, Needs, Operation, disk_to_add, test_network};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
+use crate::domain::host::Host;
 use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
@@ -55,7 +57,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn of(name: String, because: Option<String>) -> Self {
+    pub(super) fn of(name: String, because: Option<String>) -> Self {
         Self { name, ok: because.is_none(), because }
     }
 }
@@ -81,7 +83,13 @@ impl Outlook {
             _ => refused,
         };
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
-        checks.extend(outside_checks(operation.needs, asked.site, asked.vm));
+        let chosen = match operation.path {
+            "failback" => failback::chosen_host(asked)?,
+            _ => None,
+        };
+        let host = chosen.or_else(|| asked.site.hosts.get(&asked.vm.host));
+        checks.extend(outside_checks(operation.needs, asked.site, asked.vm, host));
+        checks.extend(chosen.map(|host| failback::checks(asked, host)).unwrap_or_default());
         checks.extend(image);
         checks.extend(prerequisites(operation, asked));
         let (target, place) = target(operation, asked);
@@ -141,26 +149,32 @@ fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Opti
         "planned-failover" => Purpose::Planned,
         "unplanned-failover" => Purpose::Unplanned,
         "test-failover" => Purpose::Test(&network),
+        "failback" => Purpose::Failback,
         _ => return (None, None),
     };
     let (vm, site) = (asked.vm, asked.site);
     let Some(sites) = site.sites() else { return (None, None) };
-    let placed = sites.place(vm, purpose).unwrap_or_else(|| Ok(Placement::default()));
+    let placed = match (sites.place(vm, purpose), purpose) {
+        (Some(placed), _) => placed,
+        (None, Purpose::Failback) => return (None, None),
+        (None, _) => Ok(Placement::default()),
+    };
     let wrong = sites.admits(purpose).and(placed.map(drop).map_err(|wrong| wrong.join("; ")));
     let mut target = TargetView::new(vm, site, purpose);
-    if let (Some(target), false) = (&mut target, matches!(purpose, Purpose::Test(_))) {
+    let is_failover = matches!(purpose, Purpose::Planned | Purpose::Unplanned);
+    if let (Some(target), true) = (&mut target, is_failover) {
         target.add_clashes(vm, &site.clashes(), site);
     }
-    (target, Some(Check::of("there is a place at the recovery site".to_owned(), wrong.err())))
+    let site = if purpose == Purpose::Failback { "primary" } else { "recovery" };
+    (target, Some(Check::of(format!("there is a place at the {site} site"), wrong.err())))
 }
 
 /// Whether those answer that the operation needs.
-fn outside_checks(needs: Needs, site: &Site, vm: &Vm) -> Vec<Check> {
+fn outside_checks(needs: Needs, site: &Site, vm: &Vm, host: Option<&Host>) -> Vec<Check> {
     let because = |failed: &Option<(Timestamp, Failure)>| {
         failed.as_ref().map(|(since, failure)| format!("{failure}, since {since}"))
     };
     let mut checks = Vec::new();
-    let host = site.hosts.get(&vm.host);
     if let (Needs::HostAndVault, Some(host)) = (needs, host) {
         checks.push(Check::of(format!("host {} answers", host.name), because(&host.silent)));
     }
@@ -247,7 +261,7 @@ fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> 
             continue;
         };
         checks.push(Check::of(format!("VM {}", vm.name), hindrance(plan, &run, vm, now)));
-        for check in outside_checks(needs, site, vm) {
+        for check in outside_checks(needs, site, vm, site.hosts.get(&vm.host)) {
             if !around.contains(&check) {
                 around.push(check);
             }

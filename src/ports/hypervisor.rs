@@ -45,8 +45,17 @@ pub trait Hypervisor: Send + Sync {
     /// `ReplicaDidNotStart`, `HostLost`.
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure>;
 
+    /// Checks that the host of a VM, which may be one that it never was on, has room for those of its disks that
+    /// are not there.
+    ///
+    /// # Errors
+    /// `HostLost`, `PrerequisiteFailed`.
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure>;
+
     /// Attaches the disks of a VM that is off to its host's agent, for the data plane and for nobody
-    /// else. Those that are attached stay so.
+    /// else. Those that are attached stay so; where another host has them, it lets them go. Disks that are not
+    /// there are made, empty, if that is what a failback calls for
+    /// ([`Failback::makes_disks`](crate::domain::vm::Failback::makes_disks)).
     ///
     /// # Errors
     /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.

@@ -1,6 +1,6 @@
 //! The agent of a host: attaches the disks of its VMs, tracks their writes and exports them.
 
-use super::config::{DiskConfig, VmConfig};
+use super::config::{DiskConfig, HostConfig, VmConfig};
 use super::images::same_file;
 use crate::disk::files::RealFiles;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
@@ -45,9 +45,12 @@ pub(super) struct AgentVm {
     pub(super) config: VmConfig,
     /// The disks of the configuration; those that it has are told by [`HostAgent::disks_of`].
     configured: Vec<AttachedDisk>,
-    /// Whether the configuration has it here; else it may come here from another member of the cluster.
+    /// Whether the configuration has it here; else it may come here from another member of the cluster, or by a
+    /// failback.
     pub(super) home: bool,
-    /// Where its logs are.
+    /// Whether it comes here by a failback alone, which makes its disks here.
+    pub(super) brought: bool,
+    /// Where its logs are, and its disks if they are made here.
     folder: PathBuf,
 }
 
@@ -91,6 +94,9 @@ pub(super) enum Standing {
 pub(super) struct HostAgent {
     pub(super) host: HostId,
     pub(super) name: String,
+    /// Hosts of one cluster reach the same disks.
+    pub(super) cluster: Option<String>,
+    /// Those of the whole site: each may come here.
     pub(super) vms: Vec<AgentVm>,
     parts: AgentParts,
     /// The host's files; another set of them each time that the host comes up.
@@ -105,22 +111,22 @@ pub(super) fn export_name(vm: &str, disk: &str) -> String {
 }
 
 impl AgentVm {
-    pub(super) fn new(
-        id: VmId,
-        config: VmConfig,
-        folder: PathBuf,
-        place: impl Fn(&DiskConfig) -> PathBuf,
-        server: &Endpoint,
-    ) -> Self {
+    /// The paths of its disks are where they are at the host.
+    pub(super) fn new(id: VmId, config: VmConfig, folder: PathBuf, server: &Endpoint) -> Self {
         let disk = |disk: &DiskConfig| AttachedDisk {
             id: DiskId::named(id.0, &disk.name),
             name: disk.name.clone(),
-            image: place(disk),
+            image: disk.path.clone(),
             uri: uri(server, &config.name, &disk.name),
             create_mib: disk.create_mib,
         };
         let configured = config.disk.iter().map(disk).collect();
-        Self { id, config, configured, home: true, folder }
+        Self { id, config, configured, home: true, brought: false, folder }
+    }
+
+    /// Where a failback makes a disk of it.
+    pub(super) fn made_here(&self, disk: &str) -> PathBuf {
+        self.folder.join(format!("{disk}.img"))
     }
 }
 
@@ -129,10 +135,21 @@ fn uri(server: &Endpoint, vm: &str, disk: &str) -> String {
 }
 
 impl HostAgent {
-    pub(super) fn new(host: HostId, name: &str, vms: Vec<AgentVm>, parts: AgentParts) -> Self {
-        let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), name));
-        let attached = Mutex::default();
-        Self { host, name: name.to_owned(), vms, parts, files, attached }
+    pub(super) fn new(
+        host: HostId,
+        config: &HostConfig,
+        vms: Vec<AgentVm>,
+        parts: AgentParts,
+    ) -> Self {
+        let files = Mutex::new(LabFiles::new(Arc::new(RealFiles), &config.name));
+        let (name, cluster, attached) =
+            (config.name.clone(), config.cluster.clone(), Mutex::default());
+        Self { host, name, cluster, vms, parts, files, attached }
+    }
+
+    /// Whether what is on the disks of another host is on those of this one.
+    pub(super) fn reaches_disks_of(&self, other: &Self) -> bool {
+        self.host == other.host || (self.cluster.is_some() && self.cluster == other.cluster)
     }
 
     fn files(&self) -> LabFiles {
@@ -183,7 +200,11 @@ impl HostAgent {
             Some(AttachedDisk {
                 id: disk.id,
                 name: disk.name.clone(),
-                image: PathBuf::from(&added.image),
+                image: if vm.brought {
+                    vm.made_here(&disk.name)
+                } else {
+                    PathBuf::from(&added.image)
+                },
                 uri: uri(&self.parts.server, &vm.config.name, &disk.name),
                 create_mib: None,
             })
@@ -279,11 +300,72 @@ impl HostAgent {
         })
     }
 
+    /// Whether a VM is here by a failback alone.
+    pub(super) fn was_brought(&self, vm: VmId) -> bool {
+        self.vms.iter().any(|own| own.id == vm && own.brought)
+    }
+
     /// Where the configuration has a disk of a VM.
     pub(super) fn configured(&self, vm: VmId, disk: &str) -> Option<&Path> {
         let vm = self.vms.iter().find(|own| own.id == vm)?;
         let disk = vm.configured.iter().find(|own| own.name == disk)?;
         Some(&disk.image)
+    }
+
+    /// The images of those disks of a VM that are here.
+    pub(super) fn images(&self, id: VmId) -> Vec<PathBuf> {
+        let disks = self.vms.iter().filter(|vm| vm.id == id).flat_map(|vm| self.disks_of(vm));
+        let images = disks.map(|disk| disk.image);
+        images.filter(|image| self.files().exists(image)).collect()
+    }
+
+    /// Checks that there is room for those disks of a VM that are not here. The error says how much is missing.
+    pub(super) fn check_room(&self, vm: &Vm) -> Result<(), String> {
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        let bytes = |disk: &Disk| {
+            let there = self.image_bytes(vm.id, disk.id).unwrap_or(0);
+            disk.size_bytes.saturating_sub(there)
+        };
+        let wanted: u64 = vm.disks.iter().map(bytes).sum();
+        let files = self.files();
+        let there = own.folder.ancestors().find(|folder| files.exists(folder));
+        let (there, host) = (there.unwrap_or(&own.folder), &self.name);
+        let free = files.free_bytes(there);
+        let free = free.map_err(|error| format!("room on {host} ({})", in_full(&error)))?;
+        if wanted <= free {
+            return Ok(());
+        }
+        Err(format!("room on {host} (its disks take {wanted} bytes, and {free} are free)"))
+    }
+
+    /// Makes the images of those disks of a VM that are not here, empty and as large as its disks; durable on
+    /// return.
+    pub(super) fn make_disks(&self, vm: &Vm) -> Result<(), Failure> {
+        self.know(vm);
+        let Some(own) = self.vms.iter().find(|own| own.id == vm.id) else { return Ok(()) };
+        let disks = self.disks_of(own);
+        for (disk, size) in vm.disks.iter().map(|disk| (disk.id, disk.size_bytes)) {
+            let Some(image) = disks.iter().find(|own| own.id == disk) else { continue };
+            self.make_image(&image.image, size).map_err(|error| {
+                let operation = format!("making disk image {}", image.image.display());
+                Failure::new(Code::HostResourcesShort, Cause::Host(self.host), in_full(&error))
+                    .with("host", &self.name)
+                    .with("operation", operation)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn make_image(&self, image: &Path, bytes: u64) -> io::Result<()> {
+        let files = self.files();
+        let folder = image.parent().unwrap_or(Path::new("."));
+        files.make_folder(folder)?;
+        let file = files.open(image, Open::Create)?;
+        if file.len()? < bytes {
+            file.set_len(bytes)?;
+        }
+        file.sync_data()?;
+        files.sync_dir(folder)
     }
 
     /// Makes the image of a disk at least so long; durable on return.
@@ -429,7 +511,7 @@ impl HostAgent {
             .collect()
     }
 
-    /// Takes the exports of a VM away: whoever is connected to them is cut off.
+    /// Takes the exports of a VM away that is attached here: whoever is connected to them is cut off.
     pub(super) fn withdraw(&self, vm: &Vm) {
         let names = self.attached().get(&vm.id).cloned().unwrap_or_default();
         self.take_away(&names);

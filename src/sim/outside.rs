@@ -5,6 +5,7 @@
 //! numbered writes of the lab's workload, so that how far each disk came is known without looking.
 
 mod added;
+mod brought;
 mod cluster;
 mod copied;
 mod edited;
@@ -35,7 +36,7 @@ use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
 use crate::replica::Vault;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -153,6 +154,8 @@ pub(super) struct Machine {
     /// What its hypervisor says of it.
     pub(super) described: Option<crate::domain::machine::Machine>,
     tracker: Option<Arc<Tracker>>,
+    /// Hosts that it was brought away from while its guest ran there, out of reach.
+    strays: BTreeSet<HostId>,
 }
 
 /// A guest at the recovery site.
@@ -224,6 +227,7 @@ impl Outside {
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
+                strays: BTreeSet::new(),
                 name: one.name,
             };
             vms.insert(id, machine);
@@ -587,6 +591,7 @@ impl Outside {
             return;
         }
         self.break_off_all(Some(host));
+        self.lose_strays(host);
         let own = |vm: &VmId| self.machine(*vm).host == host;
         let vms: Vec<VmId> = self.vm_ids().into_iter().filter(own).collect();
         if let Some(life) = self.state().life.as_ref() {

@@ -482,6 +482,8 @@ deeds! {
     CancelFailover = "cancel_failover", needs ["vm"], takes [];
     /// An operator brings the primary site into step.
     Failback = "failback", needs ["vm"], takes [];
+    /// An operator brings another host of the primary site into step.
+    FailbackToHost = "failback_to_host", needs ["vm", "host"], takes [];
     /// An operator moves a VM back.
     CompleteFailback = "complete_failback", needs ["vm"], takes [];
     /// An operator gives a failback up.
@@ -528,6 +530,7 @@ impl Deed {
                 | Self::EditDisk
                 | Self::SecondService
                 | Self::MoveVm
+                | Self::FailbackToHost
                 | Self::ResizeDisk
                 | Self::AddDisk
                 | Self::ShutGates

@@ -64,6 +64,8 @@ const CLASSES: &[Deed] = &[
     Deed::SecondService,
     Deed::MoveVm,
     Deed::ResizeDisk,
+    Deed::FailbackToHost,
+    Deed::FailbackToHost,
     Deed::AddDisk,
 ];
 

@@ -28,6 +28,9 @@ pub struct VmView {
     pub name: String,
     /// Its host.
     pub host: String,
+    /// Hosts that it was brought away from: it is turned off there as soon as they answer.
+    #[serde(default)]
+    pub left_hosts: Vec<String>,
     /// Its cloud.
     pub cloud: String,
     /// Its vault, once it was protected.
@@ -216,6 +219,12 @@ pub struct TestResultView {
 pub struct FailbackView {
     /// Whether everything is downloaded, instead of what differs.
     pub in_full: bool,
+    /// The host that it was at, where it is brought to one that somebody chose.
+    #[serde(default)]
+    pub from_host: Option<String>,
+    /// What it gets at the primary site, where that is described.
+    #[serde(default)]
+    pub placement: Option<PlacementView>,
     /// The moment that the primary site's disks hold, once they do.
     pub restored_to: Option<Moment>,
     /// Bytes of the disks that were compared.
@@ -250,6 +259,7 @@ impl VmView {
             id: vm.id,
             name: vm.name.clone(),
             host: site.host_name(vm.host),
+            left_hosts: vm.left.iter().map(|host| site.host_name(*host)).collect(),
             cloud: site.cloud_name(vm.cloud),
             vault: site.vaults.get(&vm.vault).map(|vault| vault.name.clone()),
             state: state(&vm.phase).to_owned(),
@@ -297,6 +307,8 @@ impl VmView {
             }),
             failback: vm.failback.as_ref().map(|back| FailbackView {
                 in_full: back.in_full,
+                from_host: back.before.map(|before| site.host_name(before.host)),
+                placement: back.placement.as_ref().map(PlacementView::new),
                 restored_to: back.restored.map(|point| point.at.into()),
                 compared_bytes: back.compared_bytes,
                 different_bytes: back.different_bytes,

@@ -1,6 +1,6 @@
 //! How the work of a VM is done.
 
-use super::placing::{leave, place};
+use super::placing::{leave, place, place_back};
 use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
@@ -37,7 +37,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 8;
+    const STATE_SCHEMA: u16 = 9;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -82,6 +82,12 @@ impl Hosted for Vm {
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).await,
+                Effect::KeepOff { host } => {
+                    let mut there = vm;
+                    there.host = host;
+                    keep_source_off(&there, &world).await;
+                    Command::ReportLeft { host }
+                }
                 Effect::ReclaimSpace => reclaim_space(vm.id, &world, &reporter).await,
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
@@ -246,7 +252,11 @@ async fn perform_step(
         }
         Step::CheckFailback => {
             world.primary.heartbeat(vm.host).await?;
+            if vm.is_brought_to_host() {
+                world.primary.check_room(vm).await?;
+            }
             replication.check_vault(vm).await?;
+            return place_back(vm, world);
         }
         Step::FenceReplica => {
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });

@@ -263,6 +263,23 @@ pub enum Command {
         /// Its size then.
         size_bytes: u64,
     },
+    /// Bring it back to this host of the primary site, where its disks are made if they are not there: the
+    /// host that it came from may be gone for ever.
+    FailbackToHost {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Download everything, instead of what differs.
+        in_full: bool,
+        /// Which host.
+        host: HostId,
+        /// The cloud of that host.
+        cloud: CloudId,
+    },
+    /// It is off at a host that a failback brought it away from.
+    ReportLeft {
+        /// Which.
+        host: HostId,
+    },
     /// Give it another disk while it runs; only that has to be sent.
     AddDisk {
         /// The id of the job that this starts.
@@ -293,6 +310,7 @@ impl Command {
         | Self::ReverseReplicate { job }
         | Self::DisableProtection { job, .. }
         | Self::ResizeDisk { job, .. }
+        | Self::FailbackToHost { job, .. }
         | Self::AddDisk { job, .. }) = &mut again
         else {
             return None;
@@ -419,6 +437,11 @@ pub enum Effect {
     },
     /// Keep the replica VM running at the recovery site, for as long as this is called for.
     RunReplica,
+    /// Turn the VM off at a host that a failback brought it away from, as soon as that answers, and report it.
+    KeepOff {
+        /// Which.
+        host: HostId,
+    },
     /// Free, again and again, what recovery points that were let go took in the vault, and report
     /// what changes.
     ReclaimSpace,
@@ -787,6 +810,21 @@ pub enum Event {
         disk: DiskId,
         /// Its size.
         size_bytes: u64,
+    },
+    /// The failback brings it to this host, and leaves the one that it came from as it is.
+    FailbackHostChosen {
+        /// Which host.
+        host: HostId,
+    },
+    /// It is off at a host that a failback brought it away from.
+    HostLeft {
+        /// Which.
+        host: HostId,
+    },
+    /// The failback brings it into these networks of the primary site.
+    SourcePlaced {
+        /// Its place there.
+        placement: Placement,
     },
     /// A disk is to be added.
     DiskAddRequested {

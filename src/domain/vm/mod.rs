@@ -50,7 +50,7 @@ mod test_failover;
 mod window;
 
 pub use addition::AddedDisk;
-pub use failback::{AfterFailover, Failback};
+pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
@@ -382,6 +382,10 @@ pub struct Vm {
     pub resize: Option<Resize>,
     /// What sizes disks have in points from before they grew.
     pub former_sizes: Vec<FormerSize>,
+    /// The host to which a failback brought its disks; `None` while they are where they were made.
+    pub brought_to: Option<HostId>,
+    /// Hosts that a failback brought it away from, where it may still run and must not.
+    pub left: BTreeSet<HostId>,
     /// The disks that were added, and the one that is to be.
     pub added: Vec<AddedDisk>,
 }
@@ -876,6 +880,9 @@ impl Entity for Vm {
             | Event::TestCleanUpPutOff { .. }
             | Event::TestCleanedUp { .. } => test_failover::apply(self, event, at),
             Event::FailbackRequested { .. }
+            | Event::FailbackHostChosen { .. }
+            | Event::HostLeft { .. }
+            | Event::SourcePlaced { .. }
             | Event::DiskRestored { .. }
             | Event::DisksRestored { .. }
             | Event::FailbackReady
@@ -919,7 +926,10 @@ impl Entity for Vm {
                     test.placement = Some(placement.clone());
                 }
             }
-            Event::Moved { host } => self.host = *host,
+            Event::Moved { host } => {
+                self.host = *host;
+                self.left.remove(host);
+            }
             Event::DiskResizeRequested { .. } | Event::DiskResized { .. } => {
                 resize::apply(self, event);
             }
@@ -972,6 +982,7 @@ impl Entity for Vm {
         if self.runs_replica() {
             effects.push(Effect::RunReplica);
         }
+        effects.extend(self.left.iter().map(|host| Effect::KeepOff { host: *host }));
         if self.reclaims_space() {
             effects.push(Effect::ReclaimSpace);
         }

@@ -1,4 +1,4 @@
-//! Application-consistent points: when the guest is to be brought to rest.
+//! Application-consistent points: when a guest is asked to come to rest.
 
 use crate::domain::failure::Failure;
 use crate::domain::time::Timestamp;

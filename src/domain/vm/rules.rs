@@ -104,9 +104,16 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::Failback { job, in_full } => {
             allow(vm, "Failback")?;
-            let mut events = vec![Event::FailbackRequested { in_full: *in_full }];
-            events.extend(start(*job, JobKind::Failback));
-            Ok(events)
+            Ok(failback::request(*job, *in_full, None))
+        }
+        Command::FailbackToHost { job, in_full, host, cloud } => {
+            allow(vm, "Failback")?;
+            failback::check_cloud(vm, *cloud)?;
+            Ok(failback::request(*job, *in_full, Some(*host)))
+        }
+        Command::ReportLeft { host } => {
+            let is_left = vm.left.contains(host);
+            Ok(if is_left { vec![Event::HostLeft { host: *host }] } else { vec![] })
         }
         Command::CompleteFailback { job } => {
             allow(vm, "CompleteFailback")?;
@@ -162,7 +169,8 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(if same { vec![] } else { vec![Event::TargetChanged { target: target.clone() }] })
         }
         Command::ReportMoved { host } => {
-            if vm.phase == Phase::Undiscovered || vm.host == *host {
+            let is_elsewhere = vm.is_brought_to_host() && !vm.may_run_at_primary();
+            if vm.phase == Phase::Undiscovered || vm.host == *host || is_elsewhere {
                 return Ok(vec![]);
             }
             let mut events = vec![Event::Moved { host: *host }];
@@ -570,7 +578,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
         (
-            Step::CheckPlannedFailover | Step::CheckUnplannedFailover,
+            Step::CheckPlannedFailover | Step::CheckUnplannedFailover | Step::CheckFailback,
             Outcome::Placed { .. } | Outcome::Done,
         )
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
@@ -621,6 +629,9 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
             events
         }
         (Step::GrowDisk(disk), _) => resize::grown(vm, disk),
+        (Step::CheckFailback, Outcome::Placed { placement }) => {
+            vec![Event::SourcePlaced { placement: placement.clone() }]
+        }
         (_, Outcome::Placed { placement }) => {
             vec![Event::ReplicaPlaced { placement: placement.clone() }]
         }

@@ -207,6 +207,11 @@ impl LabSite {
         }
     }
 
+    /// The host that a VM is on.
+    pub fn host_of_vm(&self, vm: VmId) -> Option<HostId> {
+        self.vms().get(&vm).map(|slot| slot.vm.host)
+    }
+
     /// Whether the site's provider, its management server, is silent from here on.
     pub fn silence_provider(&self, silent: bool) {
         self.0.provider_silent.store(silent, Ordering::Relaxed);
@@ -438,6 +443,11 @@ impl Hypervisor for LabSite {
         .await?;
         self.note_placement(vm, false);
         Ok(())
+    }
+
+    /// Files are the agents' matter.
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.heartbeat(vm.host).await
     }
 
     /// A guest that still runs on the disks, as one that was out of reach when its VM was failed over,

@@ -454,9 +454,10 @@ impl Fleet<'_> {
         let wanted = self.vms[vm].state.pending();
         self.vms[vm].running.retain(|running| wanted.contains(&running.effect));
         for effect in wanted {
-            // Space is not modelled.
+            // Space is not modelled, and nothing is brought to another host.
+            let is_modelled = !matches!(effect, Effect::ReclaimSpace | Effect::KeepOff { .. });
             let known = self.vms[vm].running.iter().any(|running| running.effect == effect);
-            if !known && effect != Effect::ReclaimSpace {
+            if !known && is_modelled {
                 let called_by = self.vms[vm].last;
                 self.begin(vm, effect, called_by);
             }
@@ -470,7 +471,7 @@ impl Fleet<'_> {
             Effect::Do(work) => self.begin_call(vm, work, 0),
             Effect::WatchTracking { .. } => (now + 1, Doing::Tracking),
             Effect::RunReplica => (now + 1, Doing::Replica(0)),
-            Effect::ReclaimSpace => return,
+            Effect::ReclaimSpace | Effect::KeepOff { .. } => return,
         };
         self.run(vm, at, Running { effect, nth: 0, called_by, doing });
     }
@@ -542,7 +543,10 @@ impl Fleet<'_> {
                 let step = if off { u64::MAX / 2 } else { step };
                 self.run(vm, self.world.now.saturating_add(step), again(Doing::Replica(for_ms)));
             }
-            (Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace, _) => {}
+            (
+                Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace | Effect::KeepOff { .. },
+                _,
+            ) => {}
         }
     }
 

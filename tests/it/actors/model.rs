@@ -6,7 +6,7 @@
 
 use super::outside::{Answer, Op, credentials_refused, host_lost, link_down};
 use super::testbed::{
-    HOUR, MINUTE, Running, Testbed, every_30_s, host_id, job_id, vault_id, vm_id,
+    HOUR, MINUTE, Running, Testbed, every_30_s, host_id, job_id, other_host_id, vault_id, vm_id,
 };
 use super::virtual_clock::BEGINNING;
 use lifeboat::actors::TellError;
@@ -44,6 +44,7 @@ enum Ask {
     Test,
     CleanUp,
     Failback(bool),
+    FailbackToHost,
     Complete,
     CancelFailback,
     Reverse,
@@ -73,6 +74,7 @@ const ASKS: [Ask; 26] = [
     Ask::CleanUp,
     Ask::Failback(false),
     Ask::Failback(true),
+    Ask::FailbackToHost,
     Ask::Complete,
     Ask::CancelFailback,
     Ask::Reverse,
@@ -132,12 +134,13 @@ const VAULT_OPS: [Op; 13] = [
 ];
 
 /// Calls that reach the host.
-const HOST_OPS: [Op; 9] = [
+const HOST_OPS: [Op; 10] = [
     Op::CheckSource,
     Op::StartTracking,
     Op::Snapshot,
     Op::ShutDown,
     Op::KeepOff,
+    Op::CheckRoom,
     Op::Attach,
     Op::StartSource,
     Op::TrackRestored,
@@ -262,6 +265,11 @@ impl History {
             }
             Ask::CleanUp => Command::CleanUpTestFailover { job, notes: String::new() },
             Ask::Failback(in_full) => Command::Failback { job, in_full },
+            Ask::FailbackToHost => {
+                let back = vm.host == other_host_id();
+                let host = if back { host_id() } else { other_host_id() };
+                Command::FailbackToHost { job, in_full: false, host, cloud: vm.cloud }
+            }
             Ask::Complete => Command::CompleteFailback { job },
             Ask::CancelFailback => Command::CancelFailback,
             Ask::Reverse => Command::ReverseReplicate { job },
@@ -366,7 +374,11 @@ impl History {
             Move::AskAllowed(vm, nth) => {
                 let vm = vm_id(*vm);
                 let allowed = self.bed.logged(vm).allowed_operations();
-                let asks: Vec<_> = allowed.iter().filter_map(|name| asked_by_name(name)).collect();
+                let mut asks: Vec<_> =
+                    allowed.iter().filter_map(|name| asked_by_name(name)).collect();
+                if asks.contains(&Ask::Failback(false)) {
+                    asks.push(Ask::FailbackToHost);
+                }
                 if let Some(ask) = asks.get(nth % asks.len().max(1)) {
                     self.ask(service, vm, *ask).await;
                 }

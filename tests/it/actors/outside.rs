@@ -65,6 +65,7 @@ pub(crate) enum Op {
     Thaw,
     LengthenDisk,
     FitDisks,
+    CheckRoom,
     CheckImage,
 }
 
@@ -113,6 +114,7 @@ impl Op {
                         | Step::CheckResize
                         | Step::CheckAddDisk
                 ),
+                Self::CheckRoom => step == Step::CheckFailback,
                 Self::CheckImage => step == Step::CheckAddDisk,
                 Self::LengthenDisk => matches!(step, Step::GrowDisk(_)),
                 Self::FitDisks => matches!(
@@ -214,6 +216,8 @@ pub(crate) struct Facts {
     pub(crate) frozen: bool,
     /// What is on the disks of each site.
     pub(crate) disks: Disks,
+    /// The host of the primary site that has its disks; the first one that they are attached to, or asked of.
+    pub(crate) host: Option<HostId>,
     /// How long their images are, and as how large they are offered, where they were resized.
     pub(crate) lengths: BTreeMap<DiskId, u64>,
     pub(crate) offered: BTreeMap<DiskId, u64>,
@@ -302,6 +306,7 @@ impl Default for Facts {
             restored: BTreeMap::new(),
             frozen: false,
             disks: Disks::default(),
+            host: None,
             lengths: BTreeMap::new(),
             offered: BTreeMap::new(),
         }
@@ -875,6 +880,13 @@ pub(crate) struct Guests {
     pub(crate) side: Side,
 }
 
+impl Guests {
+    /// Whether the disks of a VM are at another host than the one that is meant.
+    fn is_elsewhere(&self, vm: &Vm) -> bool {
+        self.outside.facts(vm.id).host.is_some_and(|host| host != vm.host)
+    }
+}
+
 #[async_trait]
 impl Hypervisor for Guests {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
@@ -884,10 +896,14 @@ impl Hypervisor for Guests {
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
             let now = self.outside.clock.elapsed();
-            self.outside.with(vm, |facts, _| facts.switch(self.side, false, now));
+            let is_elsewhere = self.side == Side::Primary && self.is_elsewhere(vm);
+            if !is_elsewhere {
+                self.outside.with(vm, |facts, _| facts.switch(self.side, false, now));
+            }
         };
         let op = match self.side {
             Side::Recovery => Op::ShutDownReplica,
+            Side::Primary if vm.left.contains(&vm.host) => Op::KeepOff,
             Side::Primary if vm.pending().contains(&Effect::RunReplica) => Op::KeepOff,
             Side::Primary => Op::ShutDown,
         };
@@ -895,9 +911,13 @@ impl Hypervisor for Guests {
     }
 
     async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
-        let keeps_off = vm.pending().contains(&Effect::RunReplica);
+        let keeps_off = vm.pending().contains(&Effect::RunReplica) || vm.left.contains(&vm.host);
         let op = if keeps_off { Op::KeepOff } else { Op::SwitchOff };
-        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+        let effect = || {
+            if !self.is_elsewhere(vm) {
+                self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+            }
+        };
         self.outside.call(vm.id.0, op, effect).await
     }
 
@@ -930,11 +950,19 @@ impl Hypervisor for Guests {
         self.outside.call(vm.id.0, Op::Start, effect).await
     }
 
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.outside.call(vm.id.0, Op::CheckRoom, || {}).await
+    }
+
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
         let now = self.outside.clock.elapsed();
         let effect = || {
             self.outside.with(vm, |facts, _| {
                 facts.attached = true;
+                if facts.host.replace(vm.host).is_some_and(|before| before != vm.host) {
+                    // Nothing is on the disks that are made for it.
+                    facts.restored.clear();
+                }
                 // Whoever still uses the disks is cut off.
                 if vm.source == Side::Recovery {
                     facts.switch(Side::Primary, false, now);

@@ -2,8 +2,8 @@
 
 use super::story::{
     Story, add_disk, cancel_failover, change_point, check_failed, clean_up, commit,
-    complete_failback, credentials_refused, disable, enable, failback, job_id, link_down, planned,
-    resize, reverse, test_failover, unplanned,
+    complete_failback, credentials_refused, disable, enable, failback, failback_to_host, job_id,
+    link_down, planned, resize, reverse, test_failover, unplanned,
 };
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::id::PlanId;
@@ -79,6 +79,7 @@ fn states() -> Vec<(&'static str, Story)> {
         ("cancelling a failover", driven(unplanned_done.clone(), &[cancel_failover()])),
         ("changing the point", driven(unplanned_done, &[change_point(PointChoice::Latest)])),
         ("failing back", driven(Story::failed_over(), &[failback()])),
+        ("failing back to another host", driven(Story::failed_over(), &[failback_to_host()])),
         ("failing back, tracking starts", {
             let mut story = driven(Story::ready_to_fail_back(), &[complete_failback()]);
             story.until_step(|step| step == Step::TrackRestored);
@@ -107,6 +108,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("ChangePit", change_point(PointChoice::Latest)),
         ("CancelFailover", cancel_failover()),
         ("Failback", failback()),
+        ("Failback", failback_to_host()),
         ("CompleteFailback", complete_failback()),
         ("CancelFailback", Command::CancelFailback),
         ("ReverseReplicate", reverse()),
@@ -174,6 +176,7 @@ protected, disk is added: UnplannedFailover TestFailover DisableProtection HoldS
 cancelling a failover: UnplannedFailover HoldStart
 changing the point: CancelFailover
 failing back: CancelFailback
+failing back to another host: CancelFailback
 failing back, tracking starts: 
 ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication HoldStart
 failback, commit required: Commit UnplannedFailover TestFailover HoldStart
@@ -256,6 +259,7 @@ protected, disk is added                        x                x      -       
 cancelling a failover                           x                x      -          x    -
 changing the point                                               x      -          x    -
 failing back                                                     x      -          x    -
+failing back to another host                                     x      -          x    -
 failing back, tracking starts                                    x      -          x    -
 ready to fail back                                               x      -     x         x
 failback, commit required                       x         x      x      -               x

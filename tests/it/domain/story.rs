@@ -96,6 +96,16 @@ pub(crate) fn failback() -> Command {
     Command::Failback { job: job_id(10), in_full: false }
 }
 
+/// The host that it can be brought to instead.
+pub(crate) fn other_host() -> HostId {
+    HostId(Uuid::from_u128(5))
+}
+
+pub(crate) fn failback_to_host() -> Command {
+    let (host, cloud) = (other_host(), CloudId(Uuid::from_u128(3)));
+    Command::FailbackToHost { job: job_id(15), in_full: false, host, cloud }
+}
+
 pub(crate) fn complete_failback() -> Command {
     Command::CompleteFailback { job: job_id(11) }
 }
@@ -377,6 +387,7 @@ impl Story {
             Effect::Do(_)
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
+            | Effect::KeepOff { .. }
             | Effect::ReclaimSpace => None,
         })
     }
@@ -482,6 +493,9 @@ impl Story {
             | Event::ReplicaPlaced { .. }
             | Event::TestPlaced { .. }
             | Event::Moved { .. }
+            | Event::FailbackHostChosen { .. }
+            | Event::HostLeft { .. }
+            | Event::SourcePlaced { .. }
             | Event::DiskResizeRequested { .. }
             | Event::DiskResized { .. }
             | Event::DiskAddRequested { .. }
@@ -497,6 +511,7 @@ impl Story {
             Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
             Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),
             Effect::RunReplica => "RunReplica".to_owned(),
+            Effect::KeepOff { .. } => "KeepOff".to_owned(),
             Effect::ReclaimSpace => "ReclaimSpace".to_owned(),
             Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
         }

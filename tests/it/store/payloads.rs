@@ -226,6 +226,8 @@ fn operator_commands(job: JobId) -> Vec<vm::Command> {
         C::ReportDone { job, task: 6, outcome: restored },
         C::ChangeStatisticsSchedule { schedule: schedule() },
         C::ResizeDisk { job, disk: DiskId(id(3)), size_bytes: 1 << 41 },
+        C::FailbackToHost { job, in_full: true, host: HostId(id(2)), cloud: CloudId(id(4)) },
+        C::ReportLeft { host: HostId(id(2)) },
         C::AddDisk { job, disk: added_disk(), image: "/disks/data.img".to_owned() },
     ]
 }
@@ -258,6 +260,9 @@ fn life_events() -> Vec<vm::Event> {
         E::StatisticsScheduleChanged { schedule: schedule() },
         E::DiskResizeRequested { disk: DiskId(id(3)), size_bytes: 1 << 41 },
         E::DiskResized { disk: DiskId(id(3)), size_bytes: 1 << 41 },
+        E::FailbackHostChosen { host: HostId(id(2)) },
+        E::HostLeft { host: HostId(id(2)) },
+        E::SourcePlaced { placement: placement() },
         E::DiskAddRequested { disk: added_disk(), image: "/disks/data.img".to_owned() },
         E::DiskAdded { disk: added_disk().id },
     ]
