@@ -41,10 +41,8 @@ impl Cluster {
         agent.attach(vm)?;
         agent.offer(vm);
         let is_off = self.lab.guest(vm).is_some_and(|guest| guest.state.ended());
-        if is_off {
-            if let Err(error) = self.lab.boot(vm, &agent.guest_uris(vm)) {
-                tracing::error!(%vm, %error, "boot a guest where it was moved");
-            }
+        if is_off && let Err(error) = self.lab.boot(vm, &agent.guest_uris(vm)) {
+            tracing::error!(%vm, %error, "boot a guest where it was moved");
         }
         Ok(())
     }

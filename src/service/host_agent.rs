@@ -526,7 +526,9 @@ impl HostAgent {
     /// Lets all VMs go in an orderly way: the next start finds nothing to redo.
     pub(super) fn detach_all(&self) {
         let all: Vec<VmId> = self.attached().keys().copied().collect();
-        all.into_iter().for_each(|id| self.let_go(id));
+        for id in all {
+            self.let_go(id);
+        }
     }
 
     /// Lets a VM go in an orderly way, as to another member of the cluster. One that is not here is no error.

@@ -3,7 +3,7 @@
 use super::super::ghost::{CutState, Invariant, Violation};
 use super::super::plant::Plant;
 use super::super::scenario::Burst;
-use super::added::OpenDisk;
+use super::added::{Note, OpenDisk};
 use super::{Away, Machine, Outside, Standing};
 use crate::disk::raw::RawDisk;
 use crate::disk::tracker::Tracker;
@@ -106,7 +106,7 @@ impl Outside {
         let notes = self.notes_away(&machine, away, n);
         self.storage.begin(None);
         let written = self.inline.call(move || {
-            notes.into_iter().try_for_each(|note| note.write())?;
+            notes.into_iter().try_for_each(Note::write)?;
             device.write_at(&content, write.offset(), false)?;
             if n.is_multiple_of(FLUSH_EVERY) { device.flush() } else { Ok(()) }
         });
@@ -132,7 +132,7 @@ impl Outside {
             let device = RawDisk::open(&files, &image, Open::Write).map_err(io::Error::other)?;
             return device.write_at(&content, write.offset(), false);
         }
-        self.notes(machine, tracker, n).into_iter().try_for_each(|note| note.write())?;
+        self.notes(machine, tracker, n).into_iter().try_for_each(Note::write)?;
         let disk = tracker.disk(machine.disks[write.disk].id);
         disk.ok_or(io::ErrorKind::NotFound)?.write_at(&content, write.offset(), false)
     }

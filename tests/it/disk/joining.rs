@@ -8,6 +8,12 @@ use std::sync::Arc;
 
 const SIZE: u64 = 4 << 20;
 
+/// One chunk of a disk.
+fn chunk(nth: u64) -> Suspect {
+    let range = nth * CHUNK_BYTES..(nth + 1) * CHUNK_BYTES;
+    Suspect::Ranges(vec![range])
+}
+
 fn write(tracker: &Tracker, disk: u128, offset: u64, byte: u8) {
     tracker.disk(Machine::id(disk)).unwrap().write_at(&[byte; 4096], offset, false).unwrap();
 }
@@ -47,8 +53,7 @@ fn a_disk_that_joins_is_tracked_in_the_chain_of_the_others_and_all_of_it_is_susp
         assert!(tracker.status().tracking, "{:?}", tracker.status().broken);
         assert_eq!(tracker.chain(), chain);
         assert_eq!(tracker.suspect(Machine::id(2)), Suspect::Everything);
-        let expected = Suspect::Ranges(vec![CHUNK_BYTES..2 * CHUNK_BYTES]);
-        assert_eq!(tracker.suspect(Machine::id(0)), expected);
+        assert_eq!(tracker.suspect(Machine::id(0)), chunk(1));
 
         write(&tracker, 2, 4096, 3);
         let cut = tracker.cut(2).unwrap();
@@ -61,7 +66,7 @@ fn a_disk_that_joins_is_tracked_in_the_chain_of_the_others_and_all_of_it_is_susp
         assert_eq!(tracker.suspect(Machine::id(2)), Suspect::Everything);
         tracker.resolve_suspect(tracker.chain()).unwrap();
         tracker.acknowledge(2).unwrap();
-        assert_eq!(tracker.suspect(Machine::id(2)), Suspect::Ranges(vec![0..CHUNK_BYTES]));
+        assert_eq!(tracker.suspect(Machine::id(2)), chunk(0));
         let written = content(&machine.raw(2));
         assert_eq!((written[0], written[4096]), (4, 3));
     }
