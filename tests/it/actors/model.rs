@@ -60,7 +60,7 @@ enum Ask {
     AddDisk,
 }
 
-const ASKS: [Ask; 26] = [
+const ASKS: [Ask; 27] = [
     Ask::Enable,
     Ask::Disable(false),
     Ask::Disable(true),

@@ -637,6 +637,6 @@ fn the_histories_meet_every_phase_in_peace_and_in_every_kind_of_trouble() {
         }
     }
     let idle = ["Unprotected", "FailedOver"];
-    assert_eq!(met.len(), 45, "{met:#?}");
+    assert_eq!(met.len(), 46, "{met:#?}");
     assert!(idle.iter().all(|phase| met.contains(&((*phase).to_owned(), "in peace"))));
 }
