@@ -366,14 +366,14 @@ fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64)
 /// Puts a fence after everything that the disk's log holds.
 ///
 /// A fence of this epoch at the end of the log will do, unless something stands on it already: up to
-/// the sequence `used`.
+/// the sequence `used`. Answers its sequence and hash.
 pub(super) fn fence_disk(
     work: &Work<'_>,
     disk: DiskId,
     epoch: u64,
     used: u64,
     at: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(u64, SegmentHash), Failure> {
     let operation = "closing the replica to the primary site";
     let disk_size = work.disk_size(disk)?;
     let mut last = match work.vault_call(operation, work.vault.head(disk)) {
@@ -386,7 +386,7 @@ pub(super) fn fence_disk(
     };
     loop {
         if last.fence_of == Some(epoch) && used < last.sequence {
-            return Ok(());
+            return Ok((last.sequence, last.hash));
         }
         if epoch < last.epoch {
             let damage = format!("epoch {epoch} was closed off by epoch {}", last.epoch);
@@ -395,7 +395,7 @@ pub(super) fn fence_disk(
         let (sequence, previous) = (last.sequence + 1, last.hash);
         let header = DeltaHeader { sequence, epoch, previous, cut_at: at, disk_size };
         match work.vault_call(operation, work.vault.fence(disk, header))? {
-            FenceOutcome::Fenced(_) => return Ok(()),
+            FenceOutcome::Fenced(fence) => return Ok((sequence, fence.hash)),
             FenceOutcome::LostTo(segment) => last = LogEnd::of(Some(segment)),
         }
     }

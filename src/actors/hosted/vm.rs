@@ -202,9 +202,12 @@ async fn perform_step(
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
-            return Ok(Outcome::Shipped {
-                points: replication.ship_through(vm, vm.last_cycle_of_job()).await?,
-            });
+            let points = replication.ship_through(vm, vm.last_cycle_of_job()).await?;
+            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                // Everything is there: whoever starts the source again behind Lifeboat's back adds nothing.
+                return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
+            }
+            return Ok(Outcome::Shipped { points });
         }
         Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
         Step::ShutDownSource => world.primary.shut_down(vm).await?,

@@ -596,9 +596,10 @@ pub enum Event {
     },
     /// The source VM was shut down by Lifeboat.
     SourceShutDown,
-    /// The replica takes nothing more from the primary site.
+    /// The replica takes nothing more from who wrote to it before. Where a job was cancelled that was about to
+    /// see to that: it may take nothing more.
     SourceFenced {
-        /// The epoch that the recovery side writes under.
+        /// The epoch that is written under from here on.
         epoch: u64,
     },
     /// The disks of this recovery point are served at the recovery site.

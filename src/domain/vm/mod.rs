@@ -928,6 +928,8 @@ impl Entity for Vm {
             }
             Event::FailoverCommitted => {
                 self.decision = None;
+                // The VM goes on with the replica as it is: nothing takes its place.
+                self.resync.suspect = None;
                 resize::go_back_to_sizes_of_point(self);
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);

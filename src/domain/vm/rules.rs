@@ -303,12 +303,28 @@ pub(super) fn start_next(vm: &Vm, kind: JobKind) -> Vec<Event> {
 }
 
 pub(super) fn cancel_job(vm: &Vm) -> Vec<Event> {
-    match &vm.job {
-        Some(job) if job.ended.is_none() => {
-            vec![Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled }]
-        }
-        _ => vec![],
+    let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return vec![] };
+    let mut events = Vec::new();
+    if is_fencing(vm) {
+        // The fence may be up already, on some of the disks or on all: whoever goes on must not be shut out.
+        events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
     }
+    events.push(Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled });
+    events
+}
+
+/// Whether the task under way closes the replica to whoever wrote to it.
+fn is_fencing(vm: &Vm) -> bool {
+    let current = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+    match current {
+        Some(Step::FenceSource | Step::FenceReplica) => true,
+        Some(Step::PrepareForFailover) => is_in_planned_failover(vm),
+        _ => false,
+    }
+}
+
+fn is_in_planned_failover(vm: &Vm) -> bool {
+    vm.phase == Phase::FailingOver(FailoverKind::Planned)
 }
 
 /// Begins the resynchronization of a VM that is marked, or lets it wait for the window. One that has
@@ -577,6 +593,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         )
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
+        (Step::PrepareForFailover, Outcome::Fenced { .. }) => is_in_planned_failover(vm),
         (
             Step::CopyDisk(_)
             | Step::CompareDisk(_)
@@ -641,7 +658,10 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         (Step::TrackRestored, _) => {
             vec![Event::RestoredTracked { first_cycle: vm.first_cycle_of_new_chain() }]
         }
-        (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { found }) => {
+        (
+            Step::FenceSource | Step::FenceReplica | Step::PrepareForFailover,
+            Outcome::Fenced { found },
+        ) => {
             let mut events = shipped(vm, found, now);
             events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
             events
@@ -702,12 +722,9 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Once another copy has its first point, those of the suspect replica go. A VM that failed over to a
-/// suspect replica goes on with it: nothing is copied anew there.
+/// Once another copy has its first point, those of the suspect replica go.
 fn dropped(vm: &Vm, step: Step) -> Option<Event> {
-    let is_copied_anew =
-        step == Step::ApplyTrackedChanges && matches!(vm.phase, Phase::Resynchronizing(_));
-    let because = vm.resync.suspect.clone().filter(|_| is_copied_anew)?;
+    let because = vm.resync.suspect.clone().filter(|_| step == Step::ApplyTrackedChanges)?;
     let kept_from_cycle = vm.delta.chain_first_cycle;
     vm.points.first().filter(|oldest| oldest.cycle < kept_from_cycle)?;
     Some(Event::RecoveryPointsDropped { kept_from_cycle, because })

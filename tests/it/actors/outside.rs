@@ -128,7 +128,10 @@ impl Op {
                             | Step::PrepareForFailover
                     )
                 }
-                Self::Fence => matches!(step, Step::FenceSource | Step::FenceReplica),
+                Self::Fence => matches!(
+                    step,
+                    Step::FenceSource | Step::FenceReplica | Step::PrepareForFailover
+                ),
                 Self::StopServing => step == Step::DeleteReplicaDisks,
                 Self::RestoreDisk => matches!(step, Step::RestoreDisk(_)),
                 Self::TrackRestored => step == Step::TrackRestored,
@@ -199,6 +202,8 @@ pub(crate) struct Facts {
     cuts: BTreeMap<u64, Snapshot>,
     pub(crate) points: BTreeMap<u64, RecoveryPoint>,
     pub(crate) fenced: bool,
+    /// The epoch of the last fence.
+    fence: u64,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
     pub(crate) runs_test: bool,
@@ -291,6 +296,7 @@ impl Default for Facts {
             cuts: BTreeMap::new(),
             points: BTreeMap::new(),
             fenced: false,
+            fence: 0,
             runs_at_primary: true,
             runs_at_recovery: false,
             runs_test: false,
@@ -650,7 +656,10 @@ impl Replication for Outside {
         let effect = || {
             let facts = self.facts(vm.id);
             self.expect(facts.tracked, "a disk is compared untracked");
-            self.expect(facts.copy_complete, "a disk is compared with nothing");
+            let has_copy = facts.copy_complete || !facts.points.is_empty();
+            self.expect(has_copy, "a disk is compared with nothing");
+            // With what is there of an earlier copy, where one was not completed.
+            self.with(vm, |facts, _| facts.copy_complete = true);
             if let Some(added) = vm.added_range(disk) {
                 let tracked = facts.offered.get(&disk) == Some(&added.end);
                 self.expect(tracked, "what was added is compared before it is tracked");
@@ -684,14 +693,13 @@ impl Replication for Outside {
 
     async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure> {
         let effect = || {
-            let (is_cut, copy_complete, fenced) = self.with(vm, |facts, _| {
+            let (is_cut, copy_complete, fence) = self.with(vm, |facts, _| {
                 let cut = facts.cuts.get(&cycle).map(|cut| cut.at);
-                (cut == Some(snapshot_at), facts.copy_complete, facts.fenced)
+                (cut == Some(snapshot_at), facts.copy_complete, facts.fence)
             });
             self.expect(is_cut, "a delta is sent that was not cut");
             self.expect(copy_complete, "a delta is sent without a copy");
-            let closed = fenced && vm.source == Side::Primary;
-            self.expect(!closed, "a delta is sent past the fence");
+            self.expect(fence <= vm.epoch, "a delta is sent past the fence");
             self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
         };
         self.call(vm.id.0, Op::Ship, effect).await
@@ -717,6 +725,7 @@ impl Replication for Outside {
             let known = vm.latest_point().map_or(0, |point| point.cycle);
             self.with(vm, |facts, _| {
                 facts.fenced = true;
+                facts.fence = vm.epoch + 1;
                 facts.points.range(known + 1..).map(|(_, point)| *point).collect()
             })
         };

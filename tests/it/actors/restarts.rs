@@ -113,7 +113,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             return vm.host == other_host_id() && vm.left.is_empty();
         }
         Phase::Protected if fail_over => match life {
-            Life::ThereAndBack if vm.epoch == 2 => {
+            Life::ThereAndBack if vm.epoch == 3 => {
                 Command::DisableProtection { job: job_id(9), source_gone: false }
             }
             Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
@@ -144,7 +144,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             }
             Life::Resynchronized => return 8 <= vm.points.len(),
         },
-        Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 1 => {
+        Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 2 => {
             Command::CancelFailover { job: job_id(4) }
         }
         Phase::FailedOver(_) if life == Life::ThereAndBack => {

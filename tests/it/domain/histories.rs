@@ -514,9 +514,8 @@ fn check_history(moves: Vec<Move>) -> Story {
             if let Event::TrackingStarted { first_cycle } = event {
                 assert!(newest_in_vault < *first_cycle, "a chain that begins in an earlier one");
             }
-            if let Event::FailedOver { kind, .. } = event {
-                let fenced = *kind == lifeboat::domain::vm::FailoverKind::Unplanned;
-                assert!(!fenced || 1 < story.vm.epoch, "failed over without a fence");
+            if let Event::FailedOver { .. } = event {
+                assert!(1 < story.vm.epoch, "failed over without a fence");
             }
         }
         newest_in_vault = newest_in_vault.max(newest_cycle_in_vault(&story.vm));

@@ -8,8 +8,8 @@ use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
-    Stage, Vm, Wake, Work,
+    Command, Disk, Effect, Event, FailoverKind, Opening, Outcome, Phase, PointChoice,
+    RecoveryPoint, ResyncReason, Stage, Vm, Wake, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -155,6 +155,9 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
                     vec![point(cycle), point(cycle + 1)]
                 }
             };
+            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                return Outcome::Fenced { found: points };
+            }
             Outcome::Shipped { points }
         }
         Step::RestoreDisk(disk) => {

@@ -2,12 +2,13 @@
 //! tests of a failover, another recovery point, a failover that is cancelled, protection that ends.
 
 use super::tap::Death;
-use super::{BOOT, MIB, Rig, SIZES, VM, assert_same, disk_id, job};
+use super::{BOOT, MIB, Rig, SIZES, VAULT, VM, assert_same, disk_id, job};
 use futures_util::TryStreamExt;
 use lifeboat::disk::files::{MemoryFiles, RealFiles};
 use lifeboat::disk::raw::RawDisk;
 use lifeboat::disk::tracker::{BootId, DiskSpec, Tracker};
 use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{CloudId, HostId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::vm::{Command, Phase, PointChoice, Side, Vm};
@@ -143,6 +144,29 @@ fn three_points(rig: Rig) -> Rig {
     }
     rig.write(5);
     rig
+}
+
+/// The replica was suspect and being copied anew when the site was lost: what was copied is of no use, and in
+/// nobody's way.
+#[test]
+fn a_vm_that_was_lost_in_the_middle_of_a_full_copy_comes_back() {
+    for copied in [disk_id(0), disk_id(1)] {
+        let mut rig = three_points(Rig::protected());
+        rig.wake();
+        let damaged = Failure::new(Code::ReplicaDamaged, Cause::Vault(VAULT), "a checksum");
+        rig.fail(damaged);
+        rig.tell(&Command::Resynchronize { job: job(9) });
+        rig.work_until(Step::CopyDisk(copied));
+        rig.lose_to(3);
+        rig.write_away(10);
+        rig.synchronize();
+        rig.write_away(5);
+        rig.cycle();
+        assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+        rig.come_back();
+        rig.protect_again();
+        rig.expect_replication();
+    }
 }
 
 #[test]

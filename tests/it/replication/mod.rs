@@ -24,7 +24,8 @@ use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm, Wake, Work,
+    Command, Disk, Effect, FailoverKind, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm,
+    Wake, Work,
 };
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
@@ -32,7 +33,9 @@ use lifeboat::ports::clock::Clock;
 use lifeboat::ports::files::{Files, Open};
 use lifeboat::ports::replication::{Compared, Replication, Restore};
 use lifeboat::replica::segment::SegmentHash;
-use lifeboat::replica::{DeltaHeader, DiskImage, RecoveryPointRecord, Vault, VaultError};
+use lifeboat::replica::{
+    DeltaHeader, DiskImage, FenceOutcome, RecoveryPointRecord, Vault, VaultError,
+};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -374,6 +377,19 @@ impl Rig {
         })
     }
 
+    /// A fence that lands when nobody expects it.
+    fn late_fence(&self, disk: usize, after: u64, epoch: u64) {
+        let header = DeltaHeader {
+            sequence: after + 1,
+            epoch,
+            previous: self.hash(disk, after),
+            cut_at: self.clock.now(),
+            disk_size: SIZES[disk],
+        };
+        let put_up = self.runtime.block_on(self.proof.fence(disk_id(disk), header));
+        assert!(matches!(put_up, Ok(FenceOutcome::Fenced(_))));
+    }
+
     /// Damages a byte of an object.
     fn damage(&self, object: &str, at: usize) {
         self.runtime.block_on(async {
@@ -511,7 +527,11 @@ async fn perform(
         Step::CompleteCopy => engine.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             let points = engine.ship_through(vm, vm.last_cycle_of_job()).await?;
-            outcome = Outcome::Shipped { points };
+            outcome = if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                Outcome::Fenced { found: engine.fence(vm).await? }
+            } else {
+                Outcome::Shipped { points }
+            };
         }
         Step::VerifyReplica => engine.verify(vm, vm.latest_point().unwrap()).await?,
         Step::CheckUnplannedFailover | Step::CheckCommit => engine.verify(vm, chosen()).await?,
