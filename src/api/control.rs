@@ -17,6 +17,7 @@ use crate::ports::random::Random;
 use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -47,6 +48,12 @@ pub trait Outside: Send + Sync {
 
     /// Why the disks of a VM cannot be made at a host of the primary site, if they cannot.
     fn no_room(&self, vm: &Vm, host: HostId) -> Option<String>;
+
+    /// The bytes of an image that is to be a disk of a VM, at the VM's host.
+    ///
+    /// # Errors
+    /// Why it cannot be: `HostLost`, `DiskUnusable`, `DiskInUse`.
+    fn image(&self, vm: &Vm, disk: &str, image: &Path) -> Result<u64, Failure>;
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;

@@ -2,7 +2,7 @@
 
 use super::control::Outside;
 use super::failback;
-use super::operation::{Asked, Needs, Operation, test_network};
+use super::operation::{Asked, Needs, Operation, disk_to_add, test_network};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
@@ -65,14 +65,23 @@ impl Check {
 impl Outlook {
     /// Looks at an operation. The state machine itself is asked: on a state that is thrown away.
     pub(super) fn new(operation: &Operation, asked: &Asked<'_>) -> Result<Self, Problem> {
-        let command = (operation.command)(asked)?;
-        let decided = asked.vm.decide(&command, asked.now);
+        let image = image_check(operation, asked)?;
+        let decided = match (operation.command)(asked) {
+            Ok(command) => asked.vm.decide(&command, asked.now).map_err(Problem::from),
+            // The other checks are told as well.
+            Err(problem) if image.as_ref().is_some_and(|check| !check.ok) => Err(problem),
+            Err(problem) => return Err(problem),
+        };
         let changes = decided.as_ref().is_ok_and(|events| !events.is_empty());
-        let problem = decided.err().map(Problem::from);
+        let problem = decided.err();
         let loses = operation.path == "unplanned-failover" && problem.is_none();
         let point = asked.point().filter(|_| loses);
         let recovery_point = point.map(|point| PointView::new(point, asked.vm, asked.now));
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
+        let refused = match &image {
+            Some(check) if !check.ok => state_of_add(asked.vm),
+            _ => refused,
+        };
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
         let chosen = match operation.path {
             "failback" => failback::chosen_host(asked)?,
@@ -81,12 +90,8 @@ impl Outlook {
         let host = chosen.or_else(|| asked.site.hosts.get(&asked.vm.host));
         checks.extend(outside_checks(operation.needs, asked.site, asked.vm, host));
         checks.extend(chosen.map(|host| failback::checks(asked, host)).unwrap_or_default());
-        if operation.path == "protect" {
-            checks.extend(PrerequisiteView::all(asked.vm).into_iter().map(|it| {
-                let because = it.found.map(|found| format!("{found}. {}", it.action));
-                Check::of(format!("{}: {}", it.id, it.rule), because)
-            }));
-        }
+        checks.extend(image);
+        checks.extend(prerequisites(operation, asked));
         let (target, place) = target(operation, asked);
         checks.extend(place);
         Ok(Self {
@@ -104,6 +109,37 @@ impl Outlook {
             problem,
         })
     }
+}
+
+/// Whether an image can be a disk of the VM, where that is asked.
+fn image_check(operation: &Operation, asked: &Asked<'_>) -> Result<Option<Check>, Problem> {
+    if operation.path != "add-disk" {
+        return Ok(None);
+    }
+    let because = disk_to_add(asked)?.err().map(|failure| failure.to_string());
+    Ok(Some(Check::of("the image can be a disk of the VM".to_owned(), because)))
+}
+
+/// Why a disk cannot be added to a VM as it is, whatever the disk.
+fn state_of_add(vm: &Vm) -> Option<String> {
+    let allowed = vm.allowed_operations();
+    let names = allowed.join(", ");
+    (!allowed.contains(&"AddDisks")).then(|| format!("it allows {names}, and no disk to be added"))
+}
+
+/// What the VM must be to be protected, as it is or with the disk that is to be added.
+fn prerequisites(operation: &Operation, asked: &Asked<'_>) -> Vec<Check> {
+    let mut vm = asked.vm.clone();
+    match operation.path {
+        "protect" => {}
+        "add-disk" => vm.disks.extend(disk_to_add(asked).into_iter().flatten()),
+        _ => return vec![],
+    }
+    let check = |it: PrerequisiteView| {
+        let because = it.found.map(|found| format!("{found}. {}", it.action));
+        Check::of(format!("{}: {}", it.id, it.rule), because)
+    };
+    PrerequisiteView::all(&vm).into_iter().map(check).collect()
 }
 
 /// Where the replica would go, and whether it can.

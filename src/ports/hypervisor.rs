@@ -3,7 +3,7 @@
 use super::replication::ServedDisk;
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, HostId};
-use crate::domain::vm::Vm;
+use crate::domain::vm::{AddedDisk, Vm};
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -70,8 +70,18 @@ pub trait Hypervisor: Send + Sync {
         Ok(())
     }
 
-    /// Has the attached disks of a VM be as large as the VM says, tracked. Where one is not, all are taken away
-    /// for a moment, and whoever uses them connects to them again.
+    /// Checks that the image of a disk which is to be added is there, has its size, and is no disk of a VM yet.
+    /// Nothing to do where no disk is ever added.
+    ///
+    /// # Errors
+    /// `HostLost`, `DiskUnusable`, `DiskInUse`.
+    async fn check_image(&self, _: &Vm, _: &AddedDisk) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Has the attached disks of a VM be those that the VM says, as large as it says, tracked. Where one is not, all
+    /// are taken away for a moment, and whoever uses them connects to them again. Where they cannot be had, those
+    /// that were attached stay as they were.
     ///
     /// # Errors
     /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.

@@ -305,6 +305,11 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::ResizeDisk { size_bytes, .. } => {
             format!("{who} asked for a disk of {name} to be made {} large", bytes(*size_bytes))
         }
+        Command::AddDisk { disk, image, .. } => format!(
+            "{who} asked for disk {} of {} to be added to {name}, from {image}",
+            disk.name,
+            bytes(disk.size_bytes)
+        ),
     }
 }
 
@@ -618,6 +623,10 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::DiskResized { size_bytes, .. } => {
             format!("a disk is {} large, in points from here on", bytes(*size_bytes))
         }
+        Event::DiskAddRequested { disk, image } => {
+            format!("disk {} of {} is to be added, from {image}", disk.name, bytes(disk.size_bytes))
+        }
+        Event::DiskAdded { .. } => "the disk is one of its own, in points from here on".to_owned(),
     }
 }
 

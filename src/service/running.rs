@@ -11,7 +11,7 @@ use super::control;
 use super::enrolment::Enrolment;
 use super::health;
 use super::host_agent::{
-    AgentParts, AgentVm, AttachedDisk, HostAgent, Sizes, Standing, export_name,
+    AgentParts, AgentVm, AttachedDisk, HostAgent, Knowledge, Standing, export_name,
 };
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
@@ -146,7 +146,7 @@ pub struct ProtectedVm {
     pub name: String,
     /// Its host.
     pub host: HostId,
-    /// Its disks.
+    /// The disks that it was made with.
     pub disks: Vec<AttachedDisk>,
     /// The writes of its guest, if it has one.
     pub workload: Option<Workload>,
@@ -245,7 +245,7 @@ impl Service {
             source,
         })?;
         let sources = Sources::default();
-        let (sizes, mut agents) = (Sizes::default(), Vec::new());
+        let (known, mut agents) = (Knowledge::default(), Vec::new());
         for host in &config.host {
             let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
             let limits = limits.expect("the configuration was checked");
@@ -256,14 +256,16 @@ impl Service {
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
-                sizes: Sizes::clone(&sizes),
+                known: Knowledge::clone(&known),
             };
             agents.push(Arc::new(agent(config, host, parts)));
         }
+        let states = states(&*store, &agents)?;
+        let standings: Vec<_> =
+            agents.iter().map(|agent| standings(&states, agent, &agents)).collect();
         let vms = protected_vms(config, &agents)?;
-        let states = states(&*store, &vms)?;
-        for agent in &agents {
-            agent.attach_all(standings(&states, agent, &agents));
+        for (agent, standing) in agents.iter().zip(standings) {
+            agent.attach_all(standing);
         }
 
         let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
@@ -444,7 +446,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
-        let states = states(&*self.store, &self.vms)?;
+        let states = states(&*self.store, &self.agents)?;
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
             agent.come_up(standings(&states, agent, &self.agents));
         }
@@ -553,6 +555,7 @@ fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
             }
             let mut own = AgentVm::new(vm_id, vm, folder, &parts.server);
             own.home = at.name == host.name;
+            own.brought = !is_member(&at);
             own
         })
         .collect();
@@ -568,12 +571,14 @@ fn protected_vms(
     let mut vms = Vec::new();
     for agent in agents {
         for vm in agent.vms.iter().filter(|vm| vm.home) {
+            let mut disks = agent.disks_of(vm);
+            disks.retain(|disk| !agent.was_added(vm.id, disk.id));
             vms.push(ProtectedVm {
                 id: vm.id,
                 name: vm.config.name.clone(),
                 host: agent.host,
-                disks: vm.disks.clone(),
-                workload: workload(config, &vm.config)?,
+                workload: workload(config, &vm.config, &disks)?,
+                disks,
             });
         }
     }
@@ -581,10 +586,14 @@ fn protected_vms(
 }
 
 /// The writes of a VM's guest, over disks of the sizes that they have, or were or will be made with.
-fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceError> {
+fn workload(
+    config: &Config,
+    vm: &VmConfig,
+    disks: &[AttachedDisk],
+) -> Result<Option<Workload>, ServiceError> {
     let Some(guest) = vm.guest else { return Ok(None) };
     let mut sizes = Vec::new();
-    for disk in &vm.disk {
+    for disk in vm.disk.iter().filter(|disk| disks.iter().any(|own| own.name == disk.name)) {
         let path = config.place(&disk.path);
         let size = match (std::fs::metadata(&path), disk.create_mib) {
             // A guest goes on with the disks that it was made for.
@@ -613,12 +622,16 @@ fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
 }
 
 /// What the log says of each VM.
-fn states(store: &dyn EventStore, vms: &[ProtectedVm]) -> Result<BTreeMap<VmId, Vm>, StoreError> {
-    let load = |vm: &ProtectedVm| {
+fn states(
+    store: &dyn EventStore,
+    agents: &[Arc<HostAgent>],
+) -> Result<BTreeMap<VmId, Vm>, StoreError> {
+    let load = |vm: &AgentVm| {
         let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
         load_entity::<Vm>(store, stream).map(|(state, _)| (vm.id, state))
     };
-    vms.iter().map(load).collect()
+    let vms = agents.iter().flat_map(|agent| &agent.vms);
+    vms.filter(|vm| vm.home).map(load).collect()
 }
 
 /// What the log allows at a host.

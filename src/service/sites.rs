@@ -2,16 +2,18 @@
 //! VMs that somebody else runs and that reach their disks through the exports.
 
 use super::host_agent::{HostAgent, export_name};
+use super::images;
 use crate::disk::nbd::Exports;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, HostId, VmId};
-use crate::domain::vm::{Failback, Side, Vm};
+use crate::domain::vm::{AddedDisk, Failback, Side, Vm};
 use crate::drivers::lab::LabSite;
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +200,17 @@ impl Hypervisor for PrimarySite {
         self.lab.heartbeat(vm.host).await?;
         let own = vm.clone();
         self.at_agent(vm, move |agent| agent.lengthen(&own, disk, bytes)).await
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let bytes = images::look(&self.agents, vm, &disk.disk.name, Path::new(&disk.image))?;
+        if bytes == disk.disk.size_bytes {
+            return Ok(());
+        }
+        let because = format!("it has {bytes} bytes, not {}", disk.disk.size_bytes);
+        Err(Failure::new(Code::DiskUnusable, Cause::Host(vm.host), because)
+            .with("disk", &disk.image))
     }
 
     async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {

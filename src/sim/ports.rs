@@ -12,7 +12,7 @@ use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, HostId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
+use crate::domain::vm::{AddedDisk, RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
 use crate::replication::Engine;
@@ -513,6 +513,13 @@ impl Hypervisor for PrimarySite {
             Failure::new(Code::HostResourcesShort, Cause::Host(vm.host), error)
                 .with("host", self.0.host_name(vm.host))
                 .with("operation", "growing a disk image")
+        })
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        self.reach(vm, &format!("look at an image for {}", vm.name), (1, 20)).await?;
+        self.0.check_image(vm.id, disk).map_err(|error| {
+            Failure::new(Code::DiskUnusable, Cause::Host(vm.host), error).with("disk", &disk.image)
         })
     }
 

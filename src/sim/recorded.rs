@@ -147,6 +147,7 @@ impl Reading {
             Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
             Command::CancelJob { .. } => Deed::CancelJob,
             Command::ResizeDisk { .. } => Deed::ResizeDisk,
+            Command::AddDisk { .. } => Deed::AddDisk,
             Command::Retry { because: RetryReason::Administrator }
                 if commit.actor != "configuration" =>
             {
@@ -285,7 +286,9 @@ impl Reading {
         for (id, vm) in &self.past.site.vms {
             let host = self.hosts.get(id).unwrap_or(&vm.host);
             let host = self.past.site.hosts.get(host).map(|host| host.name.clone());
-            let sizes = vm.disks.iter().map(|disk| fitting(disk.size_bytes)).collect();
+            // Those that were added are added again.
+            let disks = vm.disks.iter().filter(|disk| vm.added_disk(disk.id).is_none());
+            let sizes = disks.map(|disk| fitting(disk.size_bytes)).collect();
             let written = self.written.get(id).copied().unwrap_or(0);
             let minutes = (length_ms / 60_000).max(1);
             if vm.disks.iter().any(|disk| fitting(disk.size_bytes).0 != disk.size_bytes) {

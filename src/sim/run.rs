@@ -8,7 +8,7 @@ use super::errands::Errands;
 use super::ghost::Invariant;
 use super::journal::Journal;
 use super::observer::Observer;
-use super::outside::{Outside, Standing};
+use super::outside::{Outside, Standing, added_disk};
 use super::plans::{definition, plan_id, run_kind};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
@@ -454,6 +454,11 @@ impl Run {
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
             let mut command = operation(*step.r#do.get_ref(), vm, &known);
+            if let vm::Command::AddDisk { disk, image, .. } = &command
+                && let Err(error) = self.outside.make_image(vm, disk, image)
+            {
+                self.remark(format!("nobody can make image {image}: {error}"));
+            }
             if let vm::Command::TestFailover { network, .. } = &mut command {
                 *network = self.scenario.site.test_network();
             }
@@ -656,6 +661,12 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
             let (disk, size) = disk.unwrap_or_default();
             let size_bytes = (size + size / 2).next_multiple_of(SECTOR_BYTES);
             vm::Command::ResizeDisk { job, disk, size_bytes }
+        }
+        Deed::AddDisk => {
+            // Of no other disk that it had once.
+            let name = format!("added{}", known.jobs);
+            let (disk, image) = added_disk(id, &known.name, name);
+            vm::Command::AddDisk { job, disk, image }
         }
         Deed::CancelJob => {
             let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();

@@ -500,6 +500,8 @@ deeds! {
     TakePoint = "take_point", needs ["vm"], takes [];
     /// An operator makes the first disk of a VM half as large again.
     ResizeDisk = "resize_disk", needs ["vm"], takes [];
+    /// An operator gives a VM another disk, whose image holds something.
+    AddDisk = "add_disk", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// A VM is moved to another member of its host's cluster, while it runs.
@@ -530,6 +532,7 @@ impl Deed {
                 | Self::MoveVm
                 | Self::FailbackToHost
                 | Self::ResizeDisk
+                | Self::AddDisk
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan

@@ -66,6 +66,7 @@ const CLASSES: &[Deed] = &[
     Deed::ResizeDisk,
     Deed::FailbackToHost,
     Deed::FailbackToHost,
+    Deed::AddDisk,
 ];
 
 /// How plans are run.

@@ -115,6 +115,9 @@ pub struct DiskView {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
+    /// The image that it was added from, which the configuration need not name.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// A recovery point.
@@ -317,7 +320,7 @@ impl VmView {
             statistics: StatisticsView::of(vm, now),
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
-            disks: vm.disks.iter().map(DiskView::new).collect(),
+            disks: vm.disks.iter().map(|disk| DiskView::new(disk, vm)).collect(),
             disk_bytes: vm.disks.iter().map(|disk| disk.size_bytes).sum(),
             epoch: vm.epoch,
             machine: vm.machine.clone(),
@@ -365,8 +368,9 @@ impl TestView {
 }
 
 impl DiskView {
-    fn new(disk: &crate::domain::vm::Disk) -> Self {
-        Self { id: disk.id, name: disk.name.clone(), size_bytes: disk.size_bytes }
+    fn new(disk: &crate::domain::vm::Disk, vm: &Vm) -> Self {
+        let image = vm.added_disk(disk.id).map(|added| added.image.clone());
+        Self { id: disk.id, name: disk.name.clone(), size_bytes: disk.size_bytes, image }
     }
 }
 

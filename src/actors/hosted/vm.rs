@@ -37,7 +37,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 8;
+    const STATE_SCHEMA: u16 = 9;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -160,7 +160,14 @@ async fn perform_step(
                 world.primary.lengthen_disk(vm, disk, resize.to_bytes).await?;
             }
         }
-        Step::OfferGrownDisk(_) => world.primary.fit_disks(vm).await?,
+        Step::CheckAddDisk => {
+            replication.check_source(vm).await?;
+            replication.check_vault(vm).await?;
+            if let Some(disk) = vm.disk_to_add() {
+                world.primary.check_image(vm, disk).await?;
+            }
+        }
+        Step::OfferGrownDisk(_) | Step::OfferAddedDisk(_) => world.primary.fit_disks(vm).await?,
         // The transitions themselves are the work; the commit that records them is what counts.
         Step::StartInitialReplication | Step::UpdateProviderState => {}
         Step::CopyDisk(disk) => {

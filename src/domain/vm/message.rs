@@ -280,6 +280,15 @@ pub enum Command {
         /// Which.
         host: HostId,
     },
+    /// Give it another disk while it runs; only that has to be sent.
+    AddDisk {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
 }
 
 impl Command {
@@ -301,7 +310,8 @@ impl Command {
         | Self::ReverseReplicate { job }
         | Self::DisableProtection { job, .. }
         | Self::ResizeDisk { job, .. }
-        | Self::FailbackToHost { job, .. }) = &mut again
+        | Self::FailbackToHost { job, .. }
+        | Self::AddDisk { job, .. }) = &mut again
         else {
             return None;
         };
@@ -816,5 +826,17 @@ pub enum Event {
     SourcePlaced {
         /// Its place there.
         placement: Placement,
+    },
+    /// A disk is to be added.
+    DiskAddRequested {
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
+    /// The disk that was to be added is one of the VM's: in recovery points from here on, and in no earlier one.
+    DiskAdded {
+        /// Which disk.
+        disk: DiskId,
     },
 }

@@ -25,7 +25,8 @@
 //!  CommitPending --ChangeRecoveryPoint--> FailingOver --> CommitPending
 //! ```
 //!
-//! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`].
+//! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`], one
+//! that is added is [`addition`].
 //!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
@@ -35,6 +36,7 @@
 //! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
 //! time: the running job's task, or else the delta.
 
+mod addition;
 mod failback;
 mod health;
 mod message;
@@ -47,6 +49,7 @@ mod statistics;
 mod test_failover;
 mod window;
 
+pub use addition::AddedDisk;
 pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
@@ -375,7 +378,7 @@ pub struct Vm {
     /// From when on the levels of retention can let points go.
     #[serde(skip)]
     thinning: NextThinning,
-    /// The disk that is being made larger.
+    /// The disk that is being made larger; one that is being added grows from nothing.
     pub resize: Option<Resize>,
     /// What sizes disks have in points from before they grew.
     pub former_sizes: Vec<FormerSize>,
@@ -383,6 +386,8 @@ pub struct Vm {
     pub brought_to: Option<HostId>,
     /// Hosts that a failback brought it away from, where it may still run and must not.
     pub left: BTreeSet<HostId>,
+    /// The disks that were added, and the one that is to be.
+    pub added: Vec<AddedDisk>,
 }
 
 impl Vm {
@@ -572,7 +577,8 @@ impl Vm {
             JobKind::CommitFailback
             | JobKind::TestFailover
             | JobKind::TestFailoverCleanup
-            | JobKind::ResizeDisk => {}
+            | JobKind::ResizeDisk
+            | JobKind::AddDisk => {}
             // What it compares is the first that is.
             JobKind::Failback => {
                 self.resync.lost = None;
@@ -627,8 +633,9 @@ impl Vm {
             return;
         }
         self.trouble = None;
-        if kind == JobKind::ResizeDisk {
+        if kind.changes_disks() {
             self.resize = self.resize.filter(|resize| resize.grown);
+            addition::forget_disks_that_are_not_there(self);
         }
         match (kind, outcome) {
             (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
@@ -926,11 +933,14 @@ impl Entity for Vm {
             Event::DiskResizeRequested { .. } | Event::DiskResized { .. } => {
                 resize::apply(self, event);
             }
+            Event::DiskAddRequested { .. } | Event::DiskAdded { .. } => {
+                addition::apply(self, event);
+            }
             Event::FailoverCommitted => {
                 self.decision = None;
                 // The VM goes on with the replica as it is: nothing takes its place.
                 self.resync.suspect = None;
-                resize::go_back_to_sizes_of_point(self);
+                resize::go_back_to_disks_of_point(self);
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
                     self.forget_consistency_of_gone_points();

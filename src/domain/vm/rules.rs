@@ -13,6 +13,7 @@ use crate::domain::prerequisites;
 use crate::domain::retention::thinned_out;
 use crate::domain::time::Timestamp;
 
+use super::addition;
 use super::failback;
 use super::operations::{self, REPAIR, allow};
 use super::resize;
@@ -133,6 +134,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::ResizeDisk { job, disk, size_bytes } => {
             allow(vm, resize::OPERATION)?;
             resize::request(vm, *job, *disk, *size_bytes)
+        }
+        Command::AddDisk { job, disk, image } => {
+            allow(vm, addition::OPERATION)?;
+            addition::request(vm, *job, disk, image)
         }
         Command::PauseReplication => {
             allow(vm, "PauseReplication")?;
@@ -556,7 +561,8 @@ fn task_done(
             | JobKind::ResynchronizeDifferences
             | JobKind::ReverseReplicate
             | JobKind::ResumeReplication
-            | JobKind::ResizeDisk,
+            | JobKind::ResizeDisk
+            | JobKind::AddDisk,
         ) => events.push(Event::Protected),
         Some(
             JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint,
@@ -636,6 +642,7 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         ) => {
             let mut events = shipped(vm, points, now);
             events.extend(dropped(vm, step));
+            events.extend(addition::added(vm));
             events
         }
         (Step::GrowDisk(disk), _) => resize::grown(vm, disk),

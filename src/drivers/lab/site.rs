@@ -491,7 +491,8 @@ impl Hypervisor for LabSite {
     }
 }
 
-/// The URIs of a VM's disks in the VM's order.
+/// The URIs of a VM's disks in the VM's order, without those that were added to it: a guest goes on with the disks
+/// that it was made for.
 fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
     let uri = |disk: &crate::domain::vm::Disk| {
         let found = served.iter().find(|served| served.disk == disk.id);
@@ -499,5 +500,5 @@ fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
             .map(|served| served.uri.clone())
             .ok_or_else(|| LabError::NotServed { name: vm.name.clone(), disk: disk.name.clone() })
     };
-    vm.disks.iter().map(uri).collect()
+    vm.disks.iter().filter(|disk| vm.added_disk(disk.id).is_none()).map(uri).collect()
 }

@@ -147,9 +147,10 @@ impl Call {
 pub(super) const fn calls(step: Step) -> &'static [Call] {
     match step {
         Step::CheckEnableProtection => &[Call::CheckSource],
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
-            &[Call::CheckSource, Call::CheckVault]
-        }
+        Step::CheckPlannedFailover
+        | Step::CheckReverseReplicate
+        | Step::CheckResize
+        | Step::CheckAddDisk => &[Call::CheckSource, Call::CheckVault],
         Step::IdentifyTarget => &[Call::CheckVault],
         Step::EnableReplication | Step::RestartTracking => &[Call::StartTracking],
         // Nothing but the commit that records them.
@@ -171,7 +172,10 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         Step::StopTest | Step::DeleteTest => &[Call::EndTest],
         Step::ShutDownReplica => &[Call::ShutDownReplica],
         Step::DeleteReplicaDisks => &[Call::StopServing],
-        Step::AttachSource | Step::GrowDisk(_) | Step::OfferGrownDisk(_) => &[Call::AttachSource],
+        Step::AttachSource
+        | Step::GrowDisk(_)
+        | Step::OfferGrownDisk(_)
+        | Step::OfferAddedDisk(_) => &[Call::AttachSource],
         Step::StartSource => &[Call::AttachSource, Call::StartSource],
         Step::CheckFailback => &[Call::Heartbeat, Call::CheckVault],
         Step::FenceReplica => &[Call::Fence],

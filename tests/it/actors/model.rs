@@ -13,11 +13,11 @@ use lifeboat::actors::TellError;
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::{Cause, Failure};
-use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::id::{DiskId, PlanId, VmId};
 use lifeboat::domain::job::{Job, JobKind};
 use lifeboat::domain::vm::{
-    Command, Effect, Health, NextStep, Phase, PointChoice, ResyncReason, RetryReason, Side, Vm,
-    Wake, Work,
+    Command, Disk, Effect, Health, NextStep, Phase, PointChoice, ResyncReason, RetryReason, Side,
+    Vm, Wake, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::views::JobView;
@@ -57,9 +57,10 @@ enum Ask {
     CancelJob,
     Retry,
     Resize,
+    AddDisk,
 }
 
-const ASKS: [Ask; 26] = [
+const ASKS: [Ask; 27] = [
     Ask::Enable,
     Ask::Disable(false),
     Ask::Disable(true),
@@ -86,6 +87,7 @@ const ASKS: [Ask; 26] = [
     Ask::CancelJob,
     Ask::Retry,
     Ask::Resize,
+    Ask::AddDisk,
 ];
 
 /// A life there and back, from its end.
@@ -205,6 +207,7 @@ fn asked_by_name(name: &str) -> Option<Ask> {
         "HoldStart" => Ask::Hold,
         "ReleaseStart" => Ask::Release,
         "ResizeDisk" => Ask::Resize,
+        "AddDisks" => Ask::AddDisk,
         _ => return None,
     })
 }
@@ -278,6 +281,11 @@ impl History {
             Ask::Release => Command::ReleaseStart,
             Ask::CancelJob => Command::CancelJob { job: running(vm)?.id },
             Ask::Retry => Command::Retry { because: RetryReason::Administrator },
+            Ask::AddDisk => {
+                let name = format!("data{}", vm.jobs);
+                let (id, image) = (DiskId::named(vm.id.0, &name), format!("/{name}.img"));
+                Command::AddDisk { job, disk: Disk { id, name, size_bytes: 1 << 20 }, image }
+            }
             Ask::Resize => {
                 let disk = vm.disks.first()?;
                 Command::ResizeDisk { job, disk: disk.id, size_bytes: disk.size_bytes + (1 << 20) }

@@ -11,7 +11,7 @@ use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
+    AddedDisk, Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
@@ -66,6 +66,7 @@ pub(crate) enum Op {
     LengthenDisk,
     FitDisks,
     CheckRoom,
+    CheckImage,
 }
 
 impl Op {
@@ -102,6 +103,7 @@ impl Op {
                         | Step::CheckPlannedFailover
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
                 Self::CheckVault => matches!(
                     step,
@@ -110,10 +112,15 @@ impl Op {
                         | Step::CheckFailback
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
                 Self::CheckRoom => step == Step::CheckFailback,
+                Self::CheckImage => step == Step::CheckAddDisk,
                 Self::LengthenDisk => matches!(step, Step::GrowDisk(_)),
-                Self::FitDisks => matches!(step, Step::OfferGrownDisk(_) | Step::RestartTracking),
+                Self::FitDisks => matches!(
+                    step,
+                    Step::OfferGrownDisk(_) | Step::OfferAddedDisk(_) | Step::RestartTracking
+                ),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -979,6 +986,12 @@ impl Hypervisor for Guests {
             self.outside.with(vm, |facts, _| facts.lengths.insert(disk, bytes));
         };
         self.outside.call(vm.id.0, Op::LengthenDisk, effect).await
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        let is_new = vm.disks.iter().all(|own| own.id != disk.disk.id);
+        let effect = || self.outside.expect(is_new, "an image is looked at that is a disk already");
+        self.outside.call(vm.id.0, Op::CheckImage, effect).await
     }
 
     async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {

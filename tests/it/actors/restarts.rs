@@ -4,10 +4,12 @@ use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{
     DAY, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
 };
+use lifeboat::domain::id::DiskId;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
     Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
+use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 
@@ -30,9 +32,11 @@ enum Life {
     Resized,
     /// A planned failover and its commit, a failback to another host and its commit, the reversal.
     ToAnotherHost,
+    /// Three deltas, a disk that is added, three deltas.
+    DiskAdded,
 }
 
-const LIVES: [Life; 8] = [
+const LIVES: [Life; 9] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -41,6 +45,7 @@ const LIVES: [Life; 8] = [
     Life::Cancelled,
     Life::Resized,
     Life::ToAnotherHost,
+    Life::DiskAdded,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -123,7 +128,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 let Disk { id, size_bytes, .. } = vm.disks[0];
                 Command::ResizeDisk { job: job_id(2), disk: id, size_bytes: size_bytes + MIB }
             }
-            Life::Resized => return 9 <= vm.points.len(),
+            Life::DiskAdded if vm.added.is_empty() => {
+                let disk = Disk {
+                    id: DiskId(Uuid::from_u128(7)),
+                    name: "data".to_owned(),
+                    size_bytes: MIB,
+                };
+                Command::AddDisk { job: job_id(2), disk, image: "/data.img".to_owned() }
+            }
+            Life::Resized | Life::DiskAdded => return 9 <= vm.points.len(),
             Life::Planned
             | Life::OverABadLink
             | Life::ThereAndBack
@@ -193,6 +206,7 @@ fn testbed(life: Life) -> Testbed {
         | Life::ThereAndBack
         | Life::ToAnotherHost
         | Life::Resized
+        | Life::DiskAdded
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -290,6 +304,11 @@ fn a_life_that_goes_on_at_another_host_comes_to_the_same_whenever_it_is_killed()
 }
 
 #[test]
+fn a_life_with_a_disk_that_is_added_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::DiskAdded);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -318,6 +337,7 @@ fn the_lives_are_what_their_names_say() {
         (Phase::Protected, false),
         (Phase::Protected, false),
         (Phase::Protected, true),
+        (Phase::Protected, false),
     ];
     assert_eq!(kinds, expected);
 }

@@ -2,9 +2,9 @@
 //! work that was replaced, failures of both classes, clocks that jump.
 
 use super::story::{
-    Story, cancel_failover, change_point, check_failed, clean_up, commit, complete_failback,
-    credentials_refused, disable, discover, enable, failback, failback_to_host, host, job_id,
-    link_down, planned, resize, reverse, test_failover, unplanned, vault, word,
+    Story, add_disk, cancel_failover, change_point, check_failed, clean_up, commit,
+    complete_failback, credentials_refused, disable, discover, enable, failback, failback_to_host,
+    host, job_id, link_down, planned, resize, reverse, test_failover, unplanned, vault, word,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Entry};
@@ -124,6 +124,7 @@ fn operations() -> Vec<Command> {
         Command::ReleaseStart,
         Command::ReleaseStart,
         resize(1 << 20),
+        add_disk(),
         Command::ChangeStatisticsSchedule {
             schedule: StatisticsSchedule { hours: 1, start_minute: 30, utc_offset_minutes: -90 },
         },
@@ -248,6 +249,7 @@ fn is_report(command: &Command) -> bool {
         | Command::ChangeTarget { .. }
         | Command::ReportMoved { .. }
         | Command::ResizeDisk { .. }
+        | Command::AddDisk { .. }
         | Command::Retry { .. } => false,
     }
 }
@@ -271,7 +273,7 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::Failback | JobKind::CompleteFailback => *phase == Phase::FailingBack,
         JobKind::CommitFailback => *phase == Phase::FailbackCommitPending,
         JobKind::DisableProtection | JobKind::RemoveProtection => *phase == Phase::Disabling,
-        JobKind::ResizeDisk => *phase == Phase::Protected,
+        JobKind::ResizeDisk | JobKind::AddDisk => *phase == Phase::Protected,
         // They are the test's own.
         JobKind::TestFailover | JobKind::TestFailoverCleanup => false,
     }

@@ -123,6 +123,12 @@ pub(crate) fn resize(bytes: u64) -> Command {
     Command::ResizeDisk { job: job_id(14), disk: disk_id(0), size_bytes: (1 << 30) + bytes }
 }
 
+/// Adds a disk of a MiB.
+pub(crate) fn add_disk() -> Command {
+    let disk = Disk { id: disk_id(7), name: "data".to_owned(), size_bytes: 1 << 20 };
+    Command::AddDisk { job: job_id(15), disk, image: "/disks/data.img".to_owned() }
+}
+
 pub(crate) fn link_down() -> Failure {
     Failure::new(Code::LinkDown, Cause::Vault(vault()), "connection refused")
 }
@@ -495,6 +501,8 @@ impl Story {
             | Event::SourcePlaced { .. }
             | Event::DiskResizeRequested { .. }
             | Event::DiskResized { .. }
+            | Event::DiskAddRequested { .. }
+            | Event::DiskAdded { .. }
             | Event::FailoverCommitted => word,
         }
     }

@@ -1,6 +1,7 @@
 //! Tests of `replication`: one VM driven by commands and events, its disks written by the lab's
 //! workload, its recovery points proven to be prefixes of the writes.
 
+mod addition;
 mod copying;
 mod failback;
 mod failing_over;
@@ -220,7 +221,9 @@ impl Rig {
             let device = Arc::new(RawDisk::open(&self.host, &path, Open::Write).unwrap());
             DiskSpec { id: disk_id(index), name: format!("disk{index}"), device }
         };
-        let (specs, host) = ((0..SIZES.len()).map(spec).collect(), Arc::new(self.host.clone()));
+        // One that was added, or is not to be there any more, as the VM says.
+        let disks = self.vm.disks.len();
+        let (specs, host) = ((0..disks).map(spec).collect(), Arc::new(self.host.clone()));
         let tracker = Tracker::open(host, self.folder.path(), specs, boot, self.clock.clone());
         self.tracker = tracker.unwrap();
         self.restart_engine();
@@ -333,7 +336,7 @@ impl Rig {
 
     fn images(&self, cycle: u64) -> Vec<ImageDisk> {
         let record = self.record(cycle);
-        assert_eq!(record.disks.len(), SIZES.len());
+        assert!(SIZES.len() <= record.disks.len());
         let sequence = |disk| record.disks[&disk_id(disk)].sequence;
         (0..SIZES.len()).map(|disk| self.image(disk, sequence(disk))).collect()
     }
@@ -507,7 +510,10 @@ async fn perform(
     match step {
         Step::CheckEnableProtection => engine.check_source(vm).await?,
         Step::IdentifyTarget | Step::CheckFailback => engine.check_vault(vm).await?,
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
+        Step::CheckPlannedFailover
+        | Step::CheckReverseReplicate
+        | Step::CheckResize
+        | Step::CheckAddDisk => {
             engine.check_source(vm).await?;
             engine.check_vault(vm).await?;
         }
@@ -556,6 +562,7 @@ async fn perform(
         | Step::AttachSource
         | Step::GrowDisk(_)
         | Step::OfferGrownDisk(_)
+        | Step::OfferAddedDisk(_)
         | Step::StartSource => {}
         Step::CheckTestFailover
         | Step::PrepareTest
