@@ -17,6 +17,7 @@ use crate::ports::random::Random;
 use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -41,6 +42,18 @@ pub trait Outside: Send + Sync {
 
     /// How long the image of a disk at the primary site is; `None` while its host is away.
     fn image_bytes(&self, vm: &Vm, disk: DiskId) -> Option<u64>;
+
+    /// Where those disks of a VM are that a host of the primary site has; none while it does not answer.
+    fn images(&self, vm: &Vm, host: HostId) -> Vec<String>;
+
+    /// Why the disks of a VM cannot be made at a host of the primary site, if they cannot.
+    fn no_room(&self, vm: &Vm, host: HostId) -> Option<String>;
+
+    /// The bytes of an image that is to be a disk of a VM, at the VM's host.
+    ///
+    /// # Errors
+    /// Why it cannot be: `HostLost`, `DiskUnusable`, `DiskInUse`.
+    fn image(&self, vm: &Vm, disk: &str, image: &Path) -> Result<u64, Failure>;
 
     /// Why a program cannot be run here, if it cannot.
     fn program_missing(&self, program: &str) -> Option<String>;
@@ -195,8 +208,8 @@ impl Control {
         body: &[u8],
     ) -> Result<Outlook, Problem> {
         let (mut site, _) = self.site_of(name).await?;
-        if !site.fabrics.is_empty() {
-            // Other VMs may want the same addresses.
+        if !site.fabrics.is_empty() || operation.path == "failback" {
+            // Other VMs may want the same addresses, or be where this one is to be brought.
             site = self.parts.live.site().await?;
         }
         let vm = vm_named(&site, name)?;

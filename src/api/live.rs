@@ -59,7 +59,7 @@ impl Live {
         Ok(site)
     }
 
-    /// A VM with what belongs to it: its host and cloud, and the vaults, of which there are few.
+    /// A VM with what belongs to it: its cloud, and the hosts and vaults, of which there are few.
     ///
     /// # Errors
     /// As of [`Live::site`].
@@ -73,10 +73,10 @@ impl Live {
             return Ok(site);
         }
         let state = self.state::<Vm>(vm.0).await?;
-        let (host, cloud) = (state.host, state.cloud);
+        let cloud = state.cloud;
         site.vms.insert(vm, state);
-        if is_there(Kind::Host, host.0) {
-            site.hosts.insert(host, self.state(host.0).await?);
+        for (StreamId { id, .. }, _) in streams.iter().filter(|(it, _)| it.kind == Kind::Host) {
+            site.hosts.insert(HostId(*id), self.state(*id).await?);
         }
         if is_there(Kind::Cloud, cloud.0) {
             site.clouds.insert(cloud, self.state(cloud.0).await?);

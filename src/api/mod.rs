@@ -17,6 +17,7 @@
 
 mod control;
 mod draft;
+mod failback;
 mod history;
 mod live;
 mod operation;

@@ -1,15 +1,20 @@
 //! The operations on a VM: each is a command of the domain, and says what it would do.
 
 use super::control::Outside;
+use super::failback;
 use super::problem::Problem;
 use super::target::{TargetBody, chosen};
+use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, JobId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{AfterFailover, Command, PointChoice, RecoveryPoint, RetryReason, Vm};
+use crate::domain::vm::{
+    AfterFailover, Command, Disk, PointChoice, RecoveryPoint, RetryReason, Vm,
+};
 use crate::views::{PolicyView, Site};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::path::Path;
 use std::time::Duration;
 
 /// An operation on a VM.
@@ -208,8 +213,9 @@ const OPERATIONS: &[Operation] = &[
         consequence: |asked| {
             format!(
                 "A copy of {} starts in the network; the VM and its replication go on. The test counts \
-                 once it is cleaned up.",
-                asked.vm.name
+                 once it is cleaned up.{}",
+                asked.vm.name,
+                asked.left_out(),
             )
         },
     },
@@ -233,8 +239,9 @@ const OPERATIONS: &[Operation] = &[
         consequence: |asked| {
             format!(
                 "The replica of {} is shut down and started again from the other recovery point; what it \
-                 wrote since the failover is lost.",
-                asked.vm.name
+                 wrote since the failover is lost.{}",
+                asked.vm.name,
+                asked.left_out(),
             )
         },
     },
@@ -279,17 +286,8 @@ const OPERATIONS: &[Operation] = &[
         path: "failback",
         title: "Synchronize for failback",
         needs: Needs::HostAndVault,
-        command: |asked| {
-            let FailbackBody { in_full } = asked.body()?;
-            Ok(Command::Failback { job: asked.job, in_full })
-        },
-        consequence: |asked| {
-            format!(
-                "The disks of {} at the primary site are overwritten with what differs at the recovery \
-                 site, where the VM goes on running.",
-                asked.vm.name
-            )
-        },
+        command: failback::command,
+        consequence: failback::consequence,
     },
     Operation {
         path: "complete-failback",
@@ -360,6 +358,30 @@ const OPERATIONS: &[Operation] = &[
                  is sent. Recovery points from before keep its size. Whoever uses the disk loses it for a \
                  moment, and sees its size once connected again. It cannot shrink.",
                 size(bytes),
+            )
+        },
+    },
+    Operation {
+        path: "add-disk",
+        title: "Add a disk",
+        needs: Needs::HostAndVault,
+        command: |asked| {
+            let AddBody { image, .. } = asked.body()?;
+            let disk = disk_to_add(asked)?.map_err(|failure| Problem::new(&failure))?;
+            Ok(Command::AddDisk { job: asked.job, disk, image })
+        },
+        consequence: |asked| {
+            let name = &asked.vm.name;
+            let (Ok(AddBody { disk, image }), Ok(Ok(Disk { size_bytes, .. }))) =
+                (asked.body(), disk_to_add(asked))
+            else {
+                return format!("{name} gets another disk.");
+            };
+            format!(
+                "{name} gets disk {disk} of {} from {image} while it runs and is replicated; only what is on it is \
+                 sent, and no recovery point is made meanwhile. Those from before are of {name} without it. \
+                 Whoever uses the disks of {name} loses them for a moment. It cannot be taken away again.",
+                size(size_bytes),
             )
         },
     },
@@ -452,12 +474,6 @@ struct DecideBody {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct FailbackBody {
-    in_full: bool,
-}
-
-#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ResizeBody {
     disk: String,
@@ -472,6 +488,25 @@ fn resized(asked: &Asked<'_>) -> Result<(DiskId, u64), Problem> {
     let size_bytes = size_bytes.or_else(|| asked.outside.image_bytes(asked.vm, disk.id));
     let unknown = || Problem::invalid("`size_bytes` must be given: the image cannot be looked at");
     Ok((disk.id, size_bytes.ok_or_else(unknown)?))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddBody {
+    disk: String,
+    image: String,
+}
+
+/// The disk that is to be added, as large as its image, or why the image cannot be one.
+pub(super) fn disk_to_add(asked: &Asked<'_>) -> Result<Result<Disk, Failure>, Problem> {
+    let AddBody { disk: name, image } = asked.body()?;
+    let id = DiskId::named(asked.vm.id.0, &name);
+    // Asked again: the image is its own.
+    if let Some(added) = asked.vm.added_disk(id).filter(|added| added.image == image) {
+        return Ok(Ok(added.disk.clone()));
+    }
+    let bytes = asked.outside.image(asked.vm, &name, Path::new(&image));
+    Ok(bytes.map(|size_bytes| Disk { id, name, size_bytes }))
 }
 
 #[derive(Default, Deserialize)]
@@ -588,16 +623,36 @@ impl Asked<'_> {
         };
         format!(
             "{name} starts at the recovery site from recovery point {} of {}, {} old. What was written \
-             since then is lost: {unsent}{unused}. The replica is closed to the primary site first.",
+             since then is lost: {unsent}{unused}. The replica is closed to the primary site first.{}",
             point.cycle,
             point.at,
             age(self.now.since(point.at)),
+            self.left_out(),
         )
+    }
+
+    /// The disks that the chosen recovery point does not have, since they were added after it.
+    fn left_out(&self) -> String {
+        // That of a test is named beside other things.
+        let named = self.body::<TestBody>().ok().map(|body| named_point(body.point.as_deref()));
+        let choice = named.unwrap_or_else(|| self.choice());
+        let Some(point) = choice.ok().and_then(|choice| self.vm.known_point(choice)) else {
+            return String::new();
+        };
+        let left = self.vm.disks.iter().filter(|disk| !self.vm.is_in_point(disk, point.cycle));
+        let names: Vec<_> = left.map(|disk| disk.name.as_str()).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            [name] => format!(" It starts without disk {name}, which was added later."),
+            names => {
+                format!(" It starts without disks {}, which were added later.", names.join(", "))
+            }
+        }
     }
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} bytes");

@@ -1,10 +1,12 @@
 //! What an operation would do if it were asked for: allowed or not, the checks, and the consequence.
 
 use super::control::Outside;
-use super::operation::{Asked, Needs, Operation, test_network};
+use super::failback;
+use super::operation::{Asked, Needs, Operation, disk_to_add, test_network};
 use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
+use crate::domain::host::Host;
 use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
@@ -55,7 +57,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn of(name: String, because: Option<String>) -> Self {
+    pub(super) fn of(name: String, because: Option<String>) -> Self {
         Self { name, ok: because.is_none(), because }
     }
 }
@@ -63,22 +65,33 @@ impl Check {
 impl Outlook {
     /// Looks at an operation. The state machine itself is asked: on a state that is thrown away.
     pub(super) fn new(operation: &Operation, asked: &Asked<'_>) -> Result<Self, Problem> {
-        let command = (operation.command)(asked)?;
-        let decided = asked.vm.decide(&command, asked.now);
+        let image = image_check(operation, asked)?;
+        let decided = match (operation.command)(asked) {
+            Ok(command) => asked.vm.decide(&command, asked.now).map_err(Problem::from),
+            // The other checks are told as well.
+            Err(problem) if image.as_ref().is_some_and(|check| !check.ok) => Err(problem),
+            Err(problem) => return Err(problem),
+        };
         let changes = decided.as_ref().is_ok_and(|events| !events.is_empty());
-        let problem = decided.err().map(Problem::from);
+        let problem = decided.err();
         let loses = operation.path == "unplanned-failover" && problem.is_none();
         let point = asked.point().filter(|_| loses);
         let recovery_point = point.map(|point| PointView::new(point, asked.vm, asked.now));
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
+        let refused = match &image {
+            Some(check) if !check.ok => state_of_add(asked.vm),
+            _ => refused,
+        };
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
-        checks.extend(outside_checks(operation.needs, asked.site, asked.vm));
-        if operation.path == "protect" {
-            checks.extend(PrerequisiteView::all(asked.vm).into_iter().map(|it| {
-                let because = it.found.map(|found| format!("{found}. {}", it.action));
-                Check::of(format!("{}: {}", it.id, it.rule), because)
-            }));
-        }
+        let chosen = match operation.path {
+            "failback" => failback::chosen_host(asked)?,
+            _ => None,
+        };
+        let host = chosen.or_else(|| asked.site.hosts.get(&asked.vm.host));
+        checks.extend(outside_checks(operation.needs, asked.site, asked.vm, host));
+        checks.extend(chosen.map(|host| failback::checks(asked, host)).unwrap_or_default());
+        checks.extend(image);
+        checks.extend(prerequisites(operation, asked));
         let (target, place) = target(operation, asked);
         checks.extend(place);
         Ok(Self {
@@ -98,6 +111,37 @@ impl Outlook {
     }
 }
 
+/// Whether an image can be a disk of the VM, where that is asked.
+fn image_check(operation: &Operation, asked: &Asked<'_>) -> Result<Option<Check>, Problem> {
+    if operation.path != "add-disk" {
+        return Ok(None);
+    }
+    let because = disk_to_add(asked)?.err().map(|failure| failure.to_string());
+    Ok(Some(Check::of("the image can be a disk of the VM".to_owned(), because)))
+}
+
+/// Why a disk cannot be added to a VM as it is, whatever the disk.
+fn state_of_add(vm: &Vm) -> Option<String> {
+    let allowed = vm.allowed_operations();
+    let names = allowed.join(", ");
+    (!allowed.contains(&"AddDisks")).then(|| format!("it allows {names}, and no disk to be added"))
+}
+
+/// What the VM must be to be protected, as it is or with the disk that is to be added.
+fn prerequisites(operation: &Operation, asked: &Asked<'_>) -> Vec<Check> {
+    let mut vm = asked.vm.clone();
+    match operation.path {
+        "protect" => {}
+        "add-disk" => vm.disks.extend(disk_to_add(asked).into_iter().flatten()),
+        _ => return vec![],
+    }
+    let check = |it: PrerequisiteView| {
+        let because = it.found.map(|found| format!("{found}. {}", it.action));
+        Check::of(format!("{}: {}", it.id, it.rule), because)
+    };
+    PrerequisiteView::all(&vm).into_iter().map(check).collect()
+}
+
 /// Where the replica would go, and whether it can.
 fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Option<Check>) {
     let network = test_network(asked).unwrap_or_default();
@@ -105,26 +149,32 @@ fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Opti
         "planned-failover" => Purpose::Planned,
         "unplanned-failover" => Purpose::Unplanned,
         "test-failover" => Purpose::Test(&network),
+        "failback" => Purpose::Failback,
         _ => return (None, None),
     };
     let (vm, site) = (asked.vm, asked.site);
     let Some(sites) = site.sites() else { return (None, None) };
-    let placed = sites.place(vm, purpose).unwrap_or_else(|| Ok(Placement::default()));
+    let placed = match (sites.place(vm, purpose), purpose) {
+        (Some(placed), _) => placed,
+        (None, Purpose::Failback) => return (None, None),
+        (None, _) => Ok(Placement::default()),
+    };
     let wrong = sites.admits(purpose).and(placed.map(drop).map_err(|wrong| wrong.join("; ")));
     let mut target = TargetView::new(vm, site, purpose);
-    if let (Some(target), false) = (&mut target, matches!(purpose, Purpose::Test(_))) {
+    let is_failover = matches!(purpose, Purpose::Planned | Purpose::Unplanned);
+    if let (Some(target), true) = (&mut target, is_failover) {
         target.add_clashes(vm, &site.clashes(), site);
     }
-    (target, Some(Check::of("there is a place at the recovery site".to_owned(), wrong.err())))
+    let site = if purpose == Purpose::Failback { "primary" } else { "recovery" };
+    (target, Some(Check::of(format!("there is a place at the {site} site"), wrong.err())))
 }
 
 /// Whether those answer that the operation needs.
-fn outside_checks(needs: Needs, site: &Site, vm: &Vm) -> Vec<Check> {
+fn outside_checks(needs: Needs, site: &Site, vm: &Vm, host: Option<&Host>) -> Vec<Check> {
     let because = |failed: &Option<(Timestamp, Failure)>| {
         failed.as_ref().map(|(since, failure)| format!("{failure}, since {since}"))
     };
     let mut checks = Vec::new();
-    let host = site.hosts.get(&vm.host);
     if let (Needs::HostAndVault, Some(host)) = (needs, host) {
         checks.push(Check::of(format!("host {} answers", host.name), because(&host.silent)));
     }
@@ -211,7 +261,7 @@ fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> 
             continue;
         };
         checks.push(Check::of(format!("VM {}", vm.name), hindrance(plan, &run, vm, now)));
-        for check in outside_checks(needs, site, vm) {
+        for check in outside_checks(needs, site, vm, site.hosts.get(&vm.host)) {
             if !around.contains(&check) {
                 around.push(check);
             }

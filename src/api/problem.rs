@@ -107,9 +107,11 @@ fn status(code: Code) -> StatusCode {
         Code::TokenRefused => StatusCode::UNAUTHORIZED,
         Code::RequestInvalid => StatusCode::BAD_REQUEST,
         Code::NothingOfThisName => StatusCode::NOT_FOUND,
-        Code::OperationNotAllowed | Code::PrerequisiteFailed | Code::RegistrationKeyRefused => {
-            StatusCode::CONFLICT
-        }
+        Code::OperationNotAllowed
+        | Code::PrerequisiteFailed
+        | Code::RegistrationKeyRefused
+        | Code::DiskUnusable
+        | Code::DiskInUse => StatusCode::CONFLICT,
         Code::ServiceNotReady => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -7,6 +7,7 @@ use super::{Answer, CommandError};
 use crate::sim::Size;
 use crate::views::{DiskView, VmView};
 use serde_json::json;
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -19,6 +20,18 @@ pub(super) enum Command {
         /// How the result is written
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
+    },
+    /// Give a VM another disk while it runs and is replicated; only what is on it is sent
+    Add {
+        /// The VM, by name or id
+        vm: String,
+        /// What the disk is called: letters, digits and hyphens
+        disk: String,
+        /// Its raw image at the VM's host, which exists and has the size of the disk
+        #[arg(long, value_name = "FILE")]
+        image: PathBuf,
+        #[command(flatten)]
+        order: OrderArgs,
     },
     /// Make a disk larger while its VM runs and is replicated; only what is added is sent
     Resize {
@@ -46,6 +59,10 @@ pub(super) fn run(command: &Command) -> Result<Answer, CommandError> {
             show(*output, &serde_json::to_value(&vm.disks)?, || Ok(disks(&vm)))?;
             Ok(Answer::Done)
         }
+        Command::Add { vm, disk, image, order } => {
+            let image = std::path::absolute(image)?;
+            give(order, vm, "add-disk", &json!({ "disk": disk, "image": image }), Confirm::No)
+        }
         Command::Resize { vm, disk, to, order } => {
             let body = json!({ "disk": disk, "size_bytes": to.map(|size| size.0) });
             give(order, vm, "resize-disk", &body, Confirm::No)
@@ -55,7 +72,8 @@ pub(super) fn run(command: &Command) -> Result<Answer, CommandError> {
 
 fn disks(vm: &VmView) -> String {
     let row = |disk: &DiskView| {
-        vec![disk.name.clone(), Size(disk.size_bytes).to_string(), disk.id.to_string()]
+        let image = disk.image.clone().unwrap_or_default();
+        vec![disk.name.clone(), Size(disk.size_bytes).to_string(), disk.id.to_string(), image]
     };
-    columns(&["DISK", "SIZE", "ID"], &vm.disks.iter().map(row).collect::<Vec<_>>())
+    columns(&["DISK", "SIZE", "ID", "ADDED FROM"], &vm.disks.iter().map(row).collect::<Vec<_>>())
 }

@@ -21,6 +21,9 @@ enum Command {
         /// Download everything, instead of what differs
         #[arg(long)]
         in_full: bool,
+        /// Bring it to this host of the primary site, where its disks are made if they are not there
+        #[arg(long, value_name = "HOST")]
+        to_host: Option<String>,
         #[command(flatten)]
         order: OrderArgs,
     },
@@ -34,8 +37,9 @@ enum Command {
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
-        Command::Begin { vm, in_full, order } => {
-            give(order, vm, "failback", &json!({ "in_full": in_full }), Confirm::First)
+        Command::Begin { vm, in_full, to_host, order } => {
+            let body = json!({ "in_full": in_full, "to_host": to_host });
+            give(order, vm, "failback", &body, Confirm::First)
         }
         Command::Complete(one) => {
             give(&one.order, &one.vm, "complete-failback", &nothing(), Confirm::First)

@@ -242,7 +242,8 @@ fn in_words(outlook: &Outlook) -> String {
     let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.vm);
     text.push_str(&checks_in_words(&outlook.checks));
     if let Some(target) = &outlook.target {
-        text.push_str(&super::vm::target_in_words(target));
+        let site = if outlook.operation == "failback" { "primary" } else { "recovery" };
+        text.push_str(&super::vm::target_in_words(site, target));
     }
     if outlook.allowed {
         text.push_str(&outlook.consequence);

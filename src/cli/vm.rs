@@ -241,8 +241,8 @@ fn verdicts(checks: &[PrerequisiteView]) -> String {
 }
 
 /// Where a replica would go, and what to know about it.
-pub(super) fn target_in_words(target: &TargetView) -> String {
-    let mut text = format!("at the recovery site: {}\n", place_in_words(&target.place));
+pub(super) fn target_in_words(site: &str, target: &TargetView) -> String {
+    let mut text = format!("at the {site} site: {}\n", place_in_words(&target.place));
     for warning in &target.warnings {
         let _ = writeln!(text, "  Warning: {warning}");
     }
@@ -294,6 +294,9 @@ fn in_words(vm: &VmView) -> String {
     }
     line("runs at", &vm.active_location);
     line("host, cloud", &format!("{}, {}", vm.host, vm.cloud));
+    if !vm.left_hosts.is_empty() {
+        line("left", &format!("{}: turned off there once that answers", vm.left_hosts.join(", ")));
+    }
     line("vault", &or_dash(vm.vault.as_ref()));
     let rpo = vm.rpo_seconds.map_or_else(|| "-".to_owned(), duration);
     line("RPO", &format!("{rpo}, a delta every {}", duration(vm.rpo_target_seconds)));
@@ -360,6 +363,9 @@ fn in_words(vm: &VmView) -> String {
     }
     if let Some(placement) = &vm.placement {
         line("replica has", &place_in_words(placement));
+    }
+    if let Some(placement) = vm.failback.as_ref().and_then(|back| back.placement.as_ref()) {
+        line("failback gets", &place_in_words(placement));
     }
     if let Some(placement) = vm.test_failover.as_ref().and_then(|test| test.placement.as_ref()) {
         line("test copy has", &place_in_words(placement));

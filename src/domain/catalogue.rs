@@ -288,6 +288,13 @@ catalogue! {
         causes: ["networks with the same addresses are mapped to one", "an address was chosen twice"],
         next: "Whoever fails over first gets it, another VM gets another address.",
         action: "Choose another address with `lifeboat vm set VM --nic NIC --ip ADDRESS`.";
+    /// The image of a disk that is to be added is a VM's already.
+    DiskInUse = "SR-2006", NonRecoverable, Warning, Administrator,
+        title: "The image is a disk of a VM already",
+        message: "image {path} cannot be added to {vm}: it is {damage}",
+        causes: ["the path is that of another disk", "two names lead to one file"],
+        next: "Nothing was changed.",
+        action: "Give the VM an image of its own.";
 }
 
 /// The entry of a code.

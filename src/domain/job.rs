@@ -50,6 +50,8 @@ pub enum JobKind {
     RemoveProtection,
     /// Makes a disk larger while the VM runs and is replicated.
     ResizeDisk,
+    /// Gives the VM another disk while it runs and is replicated.
+    AddDisk,
 }
 
 impl JobKind {
@@ -75,6 +77,7 @@ impl JobKind {
             Self::DisableProtection => "DisableDr",
             Self::RemoveProtection => "RemoveDr",
             Self::ResizeDisk => "ResizeDisk",
+            Self::AddDisk => "AddDisks",
         }
     }
 
@@ -87,6 +90,11 @@ impl JobKind {
                 | Self::ChangeRecoveryPoint
                 | Self::TestFailover
         )
+    }
+
+    /// Whether it leaves the VM with other disks, or sizes of them.
+    pub const fn changes_disks(self) -> bool {
+        matches!(self, Self::ResizeDisk | Self::AddDisk)
     }
 
     /// What people read.
@@ -111,6 +119,7 @@ impl JobKind {
             Self::DisableProtection => "Disable replication and remove",
             Self::RemoveProtection => "Remove",
             Self::ResizeDisk => "Resize a disk",
+            Self::AddDisk => "Add a disk",
         }
     }
 
@@ -195,6 +204,17 @@ impl JobKind {
                 .chain(disks.iter().copied().flat_map(|disk| {
                     [Step::GrowDisk(disk), Step::OfferGrownDisk(disk), Step::CompareDisk(disk)]
                 }))
+                .chain([Step::ApplyTrackedChanges, Step::VerifyReplica])
+                .collect(),
+            // A point has one set of disks.
+            Self::AddDisk => [Step::CheckAddDisk, Step::SendBeforeResize]
+                .into_iter()
+                .chain(
+                    disks
+                        .iter()
+                        .copied()
+                        .flat_map(|disk| [Step::OfferAddedDisk(disk), Step::CompareDisk(disk)]),
+                )
                 .chain([Step::ApplyTrackedChanges, Step::VerifyReplica])
                 .collect(),
         }
@@ -282,8 +302,12 @@ pub enum Step {
     GrowDisk(DiskId),
     /// Tracks what was added to one disk, and offers it to the VM.
     OfferGrownDisk(DiskId),
-    /// Sends what was written before a disk grows.
+    /// Sends what was written before a disk grows, or is added.
     SendBeforeResize,
+    /// Checks that a disk can be added.
+    CheckAddDisk,
+    /// Tracks a disk that is added, and offers it to the VM.
+    OfferAddedDisk(DiskId),
 }
 
 impl Step {
@@ -330,6 +354,8 @@ impl Step {
             Self::GrowDisk(_) => "VmGrowDisk",
             Self::OfferGrownDisk(_) => "VmOfferGrownDisk",
             Self::SendBeforeResize => "VmSendBeforeResize",
+            Self::CheckAddDisk => "VmAddDiskPrerequisitesCheck",
+            Self::OfferAddedDisk(_) => "VmOfferAddedDisk",
         }
     }
 
@@ -376,6 +402,8 @@ impl Step {
             Self::GrowDisk(_) => "Growing the disk",
             Self::OfferGrownDisk(_) => "Tracking and offering what was added",
             Self::SendBeforeResize => "Sending what was written before",
+            Self::CheckAddDisk => "Prerequisites check for adding a disk",
+            Self::OfferAddedDisk(_) => "Tracking and offering the disk",
         }
     }
 
@@ -402,6 +430,7 @@ impl Step {
                 | Self::CheckFailback
                 | Self::CheckReverseReplicate
                 | Self::CheckResize
+                | Self::CheckAddDisk
         )
     }
 }

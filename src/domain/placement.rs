@@ -1,8 +1,10 @@
-//! Where a replica goes at the recovery site: its size, its network adapters and their addresses.
+//! Where a replica goes at the recovery site: its size, its network adapters and their addresses; and where they
+//! go when the VM comes back.
 //!
 //! Source of the rules: Site Recovery for Hyper-V. A VM network maps to one network of the recovery site; the
 //! subnet is the one of the same name, else the first (in a test, the first by name). An adapter keeps its
-//! address where the subnet has it and nobody holds it.
+//! address where the subnet has it and nobody holds it. On the way back the mapping is read backwards: an adapter
+//! goes into the network that it came from, and one that is not connected stays so.
 
 use super::fabric::{Address, Fabric, Network, Size, Subnet, Tenant};
 use super::machine::{DiskRole, Machine, Nic};
@@ -113,6 +115,8 @@ pub enum Purpose<'a> {
     Unplanned,
     /// A test in a network.
     Test(&'a str),
+    /// A failback: the VM becomes at the primary site what it was there.
+    Failback,
 }
 
 /// A site at which a replica is to be placed, and the one that it comes from.
@@ -158,19 +162,41 @@ impl<'a> Sites<'a> {
         Err(format!("network {name} {is}; a test runs in one of: {have}"))
     }
 
-    /// Where the replica of a VM would go; `None` for one that nobody described.
+    /// The site that the VM goes to.
+    pub const fn destination(self, purpose: Purpose<'_>) -> &'a Fabric {
+        match purpose {
+            Purpose::Failback => self.primary,
+            Purpose::Planned | Purpose::Unplanned | Purpose::Test(_) => self.recovery,
+        }
+    }
+
+    /// Where the replica of a VM would go, or the VM when it comes back; `None` for one that nobody described, and
+    /// for a site without networks to come back into.
     ///
     /// # Errors
     /// Everything that was chosen and cannot be had, where the purpose does not do without.
     pub fn place(self, vm: &Vm, purpose: Purpose<'_>) -> Option<Result<Placement, Vec<String>>> {
         let machine = vm.machine.as_ref()?;
+        let comes_back = purpose == Purpose::Failback;
+        if comes_back && self.primary.networks.is_empty() {
+            return None;
+        }
         let mut wrong = Vec::new();
-        let (size, no_size_fits) = self.size(vm, machine, purpose, &mut wrong);
+        let (size, no_size_fits) = match purpose {
+            Purpose::Failback => (None, false),
+            Purpose::Planned | Purpose::Unplanned | Purpose::Test(_) => {
+                self.size(vm, machine, purpose, &mut wrong)
+            }
+        };
         let most = size.map_or(usize::MAX, |size| size.nics as usize);
         let tenant = Tenant { vm: vm.id, test: matches!(purpose, Purpose::Test(_)) };
         let mut placed: Vec<PlacedNic> = Vec::new();
         for nic in &machine.nics {
-            let target = vm.target.nic(&nic.name);
+            let mut target = vm.target.nic(&nic.name);
+            if comes_back {
+                // What was chosen was chosen for the replica.
+                target = NicTarget { network: self.came_from(vm, nic), ..NicTarget::default() };
+            }
             if target.role == NicRole::LeftOut || most <= placed.len() {
                 continue;
             }
@@ -188,6 +214,22 @@ impl<'a> Sites<'a> {
         let size = size.map(|size| size.name.clone());
         let placement = Placement { size, nics: placed, no_size_fits };
         Some(if wrong.is_empty() { Ok(placement) } else { Err(wrong) })
+    }
+
+    /// The network of the primary site that an adapter comes back into. One that the replica did not get was never
+    /// moved; one that was not connected stays so, and so does one in a network that none is mapped to, if it
+    /// was put there by hand.
+    fn came_from(self, vm: &Vm, nic: &Nic) -> Option<String> {
+        let own = nic.network.clone();
+        let replica = vm.placement.as_ref().and_then(|placement| placement.nic(&nic.name));
+        let Some(replica) = replica else { return own };
+        let at = replica.network.as_ref()?;
+        let leads_there = |network: &String| self.primary.mapping.get(network) == Some(at);
+        let own_leads_there = own.clone().filter(leads_there);
+        let mut mapping = self.primary.mapping.iter();
+        let other = mapping.find(|(_, to)| *to == at).map(|(from, _)| from.clone());
+        let was_chosen = vm.target.nic(&nic.name).network.is_some();
+        own_leads_there.or(other).or(own.filter(|_| !was_chosen))
     }
 
     /// The chosen size, or else the smallest that fits; and whether there are sizes and none does.
@@ -257,6 +299,11 @@ impl Target {
 }
 
 impl Placement {
+    /// One of its adapters.
+    fn nic(&self, name: &str) -> Option<&PlacedNic> {
+        self.nics.iter().find(|nic| nic.nic == name)
+    }
+
     /// The addresses that it takes.
     pub fn addresses(&self) -> Vec<Address> {
         let address = |nic: &PlacedNic| {
@@ -290,8 +337,11 @@ impl At<'_> {
             Ok(None) => return placed,
             Err(remark) => return PlacedNic { remark: Some(remark), ..placed },
         };
-        let Some(network) = self.sites.recovery.network(&name) else {
-            if chosen && self.purpose == Purpose::Planned {
+        let site = self.sites.destination(self.purpose);
+        let Some(network) = site.network(&name) else {
+            if self.purpose == Purpose::Failback {
+                wrong.push(format!("{}: the primary site has no network {name}", nic.name));
+            } else if chosen && self.purpose == Purpose::Planned {
                 wrong.push(format!("{}: the recovery site has no network {name}", nic.name));
             }
             return PlacedNic { remark: Some(Remark::NoSuchNetwork { network: name }), ..placed };
@@ -324,6 +374,9 @@ impl At<'_> {
         if let Some(network) = &target.network {
             return Ok(Some((network.clone(), true)));
         }
+        if self.purpose == Purpose::Failback {
+            return Ok(None);
+        }
         let Some(network) = &nic.network else { return Ok(None) };
         let mapped = self.sites.primary.mapping.get(network);
         mapped
@@ -342,7 +395,7 @@ impl At<'_> {
         };
         let first = || match self.purpose {
             Purpose::Test(_) => network.subnets.iter().min_by_key(|subnet| &subnet.name),
-            Purpose::Planned | Purpose::Unplanned => network.subnets.first(),
+            Purpose::Planned | Purpose::Unplanned | Purpose::Failback => network.subnets.first(),
         };
         called(&target.subnet).or_else(|| called(&nic.subnet)).or_else(first)
     }
@@ -353,14 +406,15 @@ impl At<'_> {
             nic.network.as_ref() == Some(&address.network)
                 && nic.address.as_ref() == Some(&address.address)
         });
-        own || self.sites.recovery.holder_other_than(self.tenant, address).is_some()
+        let site = self.sites.destination(self.purpose);
+        own || site.holder_other_than(self.tenant, address).is_some()
     }
 
     /// The first address of a subnet that nobody has.
     fn free(&self, network: &Network, subnet: &Subnet) -> Option<String> {
         let (first, last) = hosts(&subnet.range)?;
         // As many as are held, and one more: one of them is free.
-        let most = self.sites.recovery.leases.len() + self.others.len() + 1;
+        let most = self.sites.destination(self.purpose).leases.len() + self.others.len() + 1;
         (first..=last)
             .take(most)
             .map(|bits| Ipv4Addr::from_bits(bits).to_string())

@@ -3,7 +3,7 @@
 use super::replication::ServedDisk;
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, HostId};
-use crate::domain::vm::Vm;
+use crate::domain::vm::{AddedDisk, Vm};
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -45,8 +45,17 @@ pub trait Hypervisor: Send + Sync {
     /// `ReplicaDidNotStart`, `HostLost`.
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure>;
 
+    /// Checks that the host of a VM, which may be one that it never was on, has room for those of its disks that
+    /// are not there.
+    ///
+    /// # Errors
+    /// `HostLost`, `PrerequisiteFailed`.
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure>;
+
     /// Attaches the disks of a VM that is off to its host's agent, for the data plane and for nobody
-    /// else. Those that are attached stay so.
+    /// else. Those that are attached stay so; where another host has them, it lets them go. Disks that are not
+    /// there are made, empty, if that is what a failback calls for
+    /// ([`Failback::makes_disks`](crate::domain::vm::Failback::makes_disks)).
     ///
     /// # Errors
     /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.
@@ -61,8 +70,18 @@ pub trait Hypervisor: Send + Sync {
         Ok(())
     }
 
-    /// Has the attached disks of a VM be as large as the VM says, tracked. Where one is not, all are taken away
-    /// for a moment, and whoever uses them connects to them again.
+    /// Checks that the image of a disk which is to be added is there, has its size, and is no disk of a VM yet.
+    /// Nothing to do where no disk is ever added.
+    ///
+    /// # Errors
+    /// `HostLost`, `DiskUnusable`, `DiskInUse`.
+    async fn check_image(&self, _: &Vm, _: &AddedDisk) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Has the attached disks of a VM be those that the VM says, as large as it says, tracked. Where one is not, all
+    /// are taken away for a moment, and whoever uses them connects to them again. Where they cannot be had, those
+    /// that were attached stay as they were.
     ///
     /// # Errors
     /// `HostLost`, `DiskUnusable`, `HostResourcesShort`.

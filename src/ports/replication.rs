@@ -213,7 +213,7 @@ pub trait Replication: Send + Sync {
     /// Those of the vault.
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure>;
 
-    /// Deletes every recovery point but this one.
+    /// Deletes every recovery point but this one, and the disks of the VM that it does not have.
     ///
     /// # Errors
     /// Those of the vault.

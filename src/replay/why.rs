@@ -507,6 +507,7 @@ fn reported_on(command: &Command, vm: &Vm) -> Option<Effect> {
             Some(Effect::WatchTracking { first_cycle: *first_cycle })
         }
         Command::ReportSpace { .. } => Some(Effect::ReclaimSpace),
+        Command::ReportLeft { host } => Some(Effect::KeepOff { host: *host }),
         _ => None,
     }
 }

@@ -266,6 +266,15 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::Failback { in_full: true, .. } => {
             format!("{who} asked for the failback of {name}, by downloading everything")
         }
+        Command::FailbackToHost { in_full: false, .. } => {
+            format!("{who} asked for the failback of {name} to a host of their choice")
+        }
+        Command::FailbackToHost { in_full: true, .. } => format!(
+            "{who} asked for the failback of {name} to a host of their choice, by downloading everything"
+        ),
+        Command::ReportLeft { .. } => {
+            format!("{who} saw that {name} is off at the host that it was brought away from")
+        }
         Command::CompleteFailback { .. } => format!("{who} completed the failback of {name}"),
         Command::CancelFailback => format!("{who} gave up the failback of {name}"),
         Command::ReverseReplicate { .. } => {
@@ -296,6 +305,11 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::ResizeDisk { size_bytes, .. } => {
             format!("{who} asked for a disk of {name} to be made {} large", bytes(*size_bytes))
         }
+        Command::AddDisk { disk, image, .. } => format!(
+            "{who} asked for disk {} of {} to be added to {name}, from {image}",
+            disk.name,
+            bytes(disk.size_bytes)
+        ),
     }
 }
 
@@ -593,12 +607,26 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
             format!("the copy of the test has its place: {}", place_in_words(placement))
         }
         Event::Moved { .. } => "it runs on another host".to_owned(),
+        Event::FailbackHostChosen { .. } => {
+            "it is brought to a host that was chosen, and the one that it came from is left as it is"
+                .to_owned()
+        }
+        Event::SourcePlaced { placement } => {
+            format!("at the primary site it gets its place back: {}", place_in_words(placement))
+        }
+        Event::HostLeft { .. } => {
+            "it is off at a host that it was brought away from".to_owned()
+        }
         Event::DiskResizeRequested { size_bytes, .. } => {
             format!("a disk is to be made {} large", bytes(*size_bytes))
         }
         Event::DiskResized { size_bytes, .. } => {
             format!("a disk is {} large, in points from here on", bytes(*size_bytes))
         }
+        Event::DiskAddRequested { disk, image } => {
+            format!("disk {} of {} is to be added, from {image}", disk.name, bytes(disk.size_bytes))
+        }
+        Event::DiskAdded { .. } => "the disk is one of its own, in points from here on".to_owned(),
     }
 }
 

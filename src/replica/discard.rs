@@ -15,10 +15,19 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Store`].
     pub async fn discard(&self, vm: VmId, disks: &[DiskId]) -> Result<usize, VaultError> {
-        let mut folders = vec![self.points_folder(vm)];
-        folders.extend(disks.iter().map(|disk| self.folder(*disk, "man")));
+        let mut deleted = self.empty(&self.points_folder(vm)).await?;
+        deleted += self.discard_disks(disks).await?;
+        Ok(deleted + self.empty(&self.lease_folder(vm)).await?)
+    }
+
+    /// Deletes everything that the vault holds of disks that no recovery point has; answers how many objects.
+    /// After an error the call can be repeated.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub async fn discard_disks(&self, disks: &[DiskId]) -> Result<usize, VaultError> {
+        let mut folders: Vec<_> = disks.iter().map(|disk| self.folder(*disk, "man")).collect();
         folders.extend(disks.iter().map(|disk| self.disk_folder(*disk)));
-        folders.push(self.lease_folder(vm));
         let mut deleted = 0;
         for folder in &folders {
             deleted += self.empty(folder).await?;

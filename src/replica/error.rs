@@ -223,6 +223,8 @@ impl Classified for VaultError {
                 _ => Code::ReplicaDamaged,
             },
             Self::Missing { .. } => Code::ReplicaDamaged,
+            // A fence of ours, put up for a job that was cancelled: what follows it is found the next time.
+            Self::Fenced { ours, fence, .. } if fence <= ours => Code::VaultBusy,
             Self::ChainBroken { .. }
             | Self::EpochFell { .. }
             | Self::Fenced { .. }

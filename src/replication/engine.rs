@@ -329,8 +329,9 @@ fn ship_through(
     let first = known.map_or(0, |cycle| cycle + 1).max(work.vm.delta.chain_first_cycle);
     // Points that an earlier attempt made and could not report.
     let mut points = work.points_from(first)?;
-    if known.is_none_or(|known| known < work.vm.delta.chain_first_cycle) {
-        // The disks were copied, or compared: of them the vault lacks only what the logs hold.
+    let is_first = known.is_none_or(|known| known < work.vm.delta.chain_first_cycle);
+    if is_first || work.vm.has_added_something() {
+        // The disks, or what was added, were copied, or compared: the vault lacks only what the logs hold.
         let resolved = source.tracker.resolve_suspect(source.tracker.chain());
         work.checked_at_host("noting what the vault holds", resolved)?;
     }
@@ -366,14 +367,14 @@ fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64)
 /// Puts a fence after everything that the disk's log holds.
 ///
 /// A fence of this epoch at the end of the log will do, unless something stands on it already: up to
-/// the sequence `used`.
+/// the sequence `used`. Answers its sequence and hash.
 pub(super) fn fence_disk(
     work: &Work<'_>,
     disk: DiskId,
     epoch: u64,
     used: u64,
     at: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(u64, SegmentHash), Failure> {
     let operation = "closing the replica to the primary site";
     let disk_size = work.disk_size(disk)?;
     let mut last = match work.vault_call(operation, work.vault.head(disk)) {
@@ -386,7 +387,7 @@ pub(super) fn fence_disk(
     };
     loop {
         if last.fence_of == Some(epoch) && used < last.sequence {
-            return Ok(());
+            return Ok((last.sequence, last.hash));
         }
         if epoch < last.epoch {
             let damage = format!("epoch {epoch} was closed off by epoch {}", last.epoch);
@@ -395,7 +396,7 @@ pub(super) fn fence_disk(
         let (sequence, previous) = (last.sequence + 1, last.hash);
         let header = DeltaHeader { sequence, epoch, previous, cut_at: at, disk_size };
         match work.vault_call(operation, work.vault.fence(disk, header))? {
-            FenceOutcome::Fenced(_) => return Ok(()),
+            FenceOutcome::Fenced(fence) => return Ok((sequence, fence.hash)),
             FenceOutcome::LostTo(segment) => last = LogEnd::of(Some(segment)),
         }
     }
@@ -442,10 +443,21 @@ fn complete_copy(work: &Work<'_>, disk: DiskId, now: Timestamp) -> Result<(), Fa
     work.vault_call(operation, base.complete(completion)).map(drop)
 }
 
+/// A disk that was added has no replica yet, but for what an addition that was given up may have left: it begins
+/// with one of zeroes.
+fn begin_replica(work: &Work<'_>, disk: DiskId, now: Timestamp) -> Result<(), Failure> {
+    let own = work.vm.disks.iter().find(|own| own.id == disk).zip(work.vm.latest_point());
+    if own.is_none_or(|(own, point)| work.vm.is_in_point(own, point.cycle)) {
+        return Ok(());
+    }
+    let begun = work.vault_call("beginning a replica", work.vault.newest_base(disk))?;
+    if begun.is_none() { complete_copy(work, disk, now) } else { Ok(()) }
+}
+
 fn verify(work: &Work<'_>, point: RecoveryPoint) -> Result<(), Failure> {
     let operation = "proving a recovery point";
     let record = required_point(work, point)?;
-    for disk in &work.vm.disks {
+    for disk in work.vm.disks_in_point(point.cycle) {
         let Some(at) = record.disks.get(&disk.id) else {
             return Err(invalid(work.vm, operation, "a disk has no place in it"));
         };
@@ -590,6 +602,7 @@ impl Replication for Engine {
             let device = source.tracker.disk(disk).ok_or_else(|| host_lost(work.vm, work.side))?;
             // What it sends moves the end of the disk's log.
             source.forget_heads();
+            begin_replica(work, disk, now)?;
             let suspect = suspect(work, source, disk)?;
             let progress = move |done, total| _ = tell.send((done, total));
             compare_disk(work, disk, &*device, &suspect, done_bytes, now, &progress)
@@ -729,7 +742,13 @@ impl Replication for Engine {
         self.run(vm, move |_, work| {
             let keep = [point.id(work.vm.id)];
             let dropped = work.vault.drop_points(work.vm.id, &keep);
-            work.vault_call("deleting recovery points", dropped).map(drop)
+            work.vault_call("deleting recovery points", dropped)?;
+            // A test may read what it was started from.
+            let disks = work.vm.disks.iter().filter(|_| work.vm.test.is_none());
+            let left = disks.filter(|disk| !work.vm.is_in_point(disk, point.cycle));
+            let left: Vec<DiskId> = left.map(|disk| disk.id).collect();
+            let discarded = work.vault.discard_disks(&left);
+            work.vault_call("deleting the disks of recovery points", discarded).map(drop)
         })
         .await
     }

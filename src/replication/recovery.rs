@@ -246,7 +246,7 @@ impl RecoverySite {
         Ok((lease, overlays))
     }
 
-    /// Offers the disks of a VM; those that are offered stay as they are.
+    /// Offers the disks of a VM that the point has; those that are offered stay as they are.
     fn export(
         &self,
         vm: &Vm,
@@ -255,10 +255,10 @@ impl RecoverySite {
     ) -> Vec<ServedDisk> {
         let mut disks = Vec::new();
         for disk in &vm.disks {
+            // One that was added later is not in the point.
+            let Some(device) = device(disk.id) else { continue };
             let name = purpose.export(vm, disk);
-            if self.exports.get(&name).is_none()
-                && let Some(device) = device(disk.id)
-            {
+            if self.exports.get(&name).is_none() {
                 self.exports.add(&name, device);
             }
             let uri = NbdUri { endpoint: self.server.clone(), export: name };

@@ -1,6 +1,6 @@
 //! Sending one cut: the logs of all disks become segments, then a recovery point, then they go.
 
-use super::engine::Work;
+use super::engine::{Work, fence_disk};
 use super::failures::invalid;
 use super::last_writes::{EXTENTS_MAX, LastWrites};
 use super::source::{Head, Source};
@@ -34,11 +34,12 @@ pub(super) fn ship(
     if let Err(error) = source.tracker.compact_large() {
         tracing::warn!(vm = work.vm.name, %error, "cannot compact a log");
     }
+    let known = source.take_heads();
     let mut heads = BTreeMap::new();
     let mut disks = BTreeMap::new();
     let mut stored_bytes = 0;
     for log in &cut.logs {
-        let before = head_before(work, source, log.disk, last_cycle)?;
+        let before = head_before(work, known.get(&log.disk), log.disk, last_cycle, cut.at)?;
         let (head, bytes) = ship_log(work, &*source.files, log, before, cut.at)?;
         stored_bytes += bytes;
         heads.insert(log.disk, (cut.number, head));
@@ -174,19 +175,19 @@ pub(super) fn header_after(
 /// which is to be found again under its own number.
 fn head_before(
     work: &Work<'_>,
-    source: &Source,
+    known: Option<&(u64, Head)>,
     disk: DiskId,
     last_cycle: Option<u64>,
+    now: Timestamp,
 ) -> Result<Head, Failure> {
-    let operation = "finding the end of the replica";
-    let cached = source.head_of(disk);
+    let operation = Sender::OPERATION;
     // Of the copy, whatever was merged into it since.
     let generation = generation_of_copy(work.vm.delta.generation);
-    if let Some((cycle, head)) = cached
-        && Some(cycle) == last_cycle
+    if let Some((cycle, head)) = known
+        && Some(*cycle) == last_cycle
         && head.generation == generation
     {
-        return Ok(head);
+        return Ok(*head);
     }
     let base = work.vault_call(operation, work.vault.newest_base(disk))?;
     let Some((_, base)) = base else {
@@ -195,9 +196,9 @@ fn head_before(
     let from_base = Head { sequence: base.from_seq, hash: base.from_hash, generation };
     let Some(cycle) = last_cycle else { return Ok(from_base) };
     let record = work.point(cycle)?;
-    let sequence = record.and_then(|record| record.disks.get(&disk).map(|point| point.sequence));
-    let from_point = match sequence {
-        Some(sequence) if base.from_seq < sequence => {
+    let point = record.and_then(|record| record.disks.get(&disk).copied());
+    let from_point = match point {
+        Some(DiskPoint { sequence, .. }) if base.from_seq < sequence => {
             let segment = work.vault_call(operation, work.vault.segment(disk, sequence))?;
             let Some(segment) = segment else {
                 return Err(invalid(work.vm, operation, "its last segment is missing"));
@@ -206,25 +207,43 @@ fn head_before(
         }
         Some(_) | None => from_base,
     };
-    after_fence(work, disk, from_point)
+    let epoch = point.map_or(work.vm.epoch, |point| point.epoch);
+    after_fence(work, disk, from_point, epoch, now)
 }
 
 /// What the next delta follows: the last fence that this side put up after the newest point. One closed
 /// what a comparison had sent, or closed the log to the other site, or was put up by a failover that was
-/// cancelled. `before` itself where there is none, or where somebody else closed the log meanwhile, which
-/// sending will meet.
-fn after_fence(work: &Work<'_>, disk: DiskId, before: Head) -> Result<Head, Failure> {
-    let operation = "finding the end of the replica";
+/// cancelled. `before` itself, of this epoch, where there is none, or where somebody else closed the log
+/// meanwhile, which sending will meet.
+///
+/// An epoch begins with its fence: where a failover was cancelled before it had come so far, it is put up
+/// here, after whatever was half sent in the epoch before.
+fn after_fence(
+    work: &Work<'_>,
+    disk: DiskId,
+    before: Head,
+    epoch: u64,
+    now: Timestamp,
+) -> Result<Head, Failure> {
+    let operation = Sender::OPERATION;
     let last = work.vault_call(operation, work.vault.last_sequence(disk))?;
+    let mut fence = None;
     for sequence in (before.sequence + 1..=last.unwrap_or(0)).rev() {
         let segment = work.vault_call(operation, work.vault.segment(disk, sequence))?;
-        if let Some(segment) = segment
-            && segment.header.kind == Kind::Fence
-        {
-            let ours = segment.header.epoch <= work.vm.epoch;
-            let fence = Head { sequence, hash: segment.hash, ..before };
-            return Ok(if ours { fence } else { before });
+        fence = segment.filter(|segment| segment.header.kind == Kind::Fence);
+        if fence.is_some() {
+            break;
         }
     }
-    Ok(before)
+    let begun = fence.as_ref().map_or(epoch, |fence| fence.header.epoch);
+    match fence {
+        _ if begun < work.vm.epoch => {
+            let (sequence, hash) = fence_disk(work, disk, work.vm.epoch, before.sequence, now)?;
+            Ok(Head { sequence, hash, ..before })
+        }
+        Some(fence) if begun == work.vm.epoch => {
+            Ok(Head { sequence: fence.header.sequence, hash: fence.hash, ..before })
+        }
+        Some(_) | None => Ok(before),
+    }
 }

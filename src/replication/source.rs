@@ -57,8 +57,10 @@ impl Source {
         *self.heads.lock().unwrap_or_else(PoisonError::into_inner) = heads;
     }
 
-    pub(super) fn head_of(&self, disk: DiskId) -> Option<(u64, Head)> {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(&disk).copied()
+    /// Where the logs end, for one attempt to send: one that does not succeed looks anew, since something else
+    /// may be there by then.
+    pub(super) fn take_heads(&self) -> Heads {
+        std::mem::take(&mut *self.heads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -39,13 +39,10 @@ impl Cluster {
         self.lab.move_vm(vm, to);
         let Some(agent) = self.agents.iter().find(|agent| agent.host == to) else { return Ok(()) };
         agent.attach(vm)?;
-        let disks = agent.offer(vm);
+        agent.offer(vm);
         let is_off = self.lab.guest(vm).is_some_and(|guest| guest.state.ended());
-        if is_off {
-            let uris: Vec<_> = disks.into_iter().map(|disk| disk.uri).collect();
-            if let Err(error) = self.lab.boot(vm, &uris) {
-                tracing::error!(%vm, %error, "boot a guest where it was moved");
-            }
+        if is_off && let Err(error) = self.lab.boot(vm, &agent.guest_uris(vm)) {
+            tracing::error!(%vm, %error, "boot a guest where it was moved");
         }
         Ok(())
     }

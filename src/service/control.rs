@@ -4,6 +4,8 @@ use super::clock::SystemClock;
 use super::cluster::Cluster;
 use super::config::{Config, HostConfig, WindowConfig};
 use super::enrolment;
+use super::host_agent::HostAgent;
+use super::images;
 use super::random::KernelRandom;
 use super::running::ServiceError;
 use crate::api::{Control, ControlParts, History, Live, Outside, Token};
@@ -13,8 +15,10 @@ use crate::domain::id::{DiskId, FabricId, HostId, VmId};
 use crate::domain::vault::Component;
 use crate::domain::vm::{ResyncWindow, Vm};
 use crate::ports::clock::Clock;
+use crate::ports::hypervisor::Hypervisor;
 use crate::replication::Sources;
 use crate::views::LogsView;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -69,6 +73,13 @@ pub(super) struct Here {
 }
 
 impl Here {
+    fn agent_that_answers(&self, host: HostId) -> Option<&HostAgent> {
+        // The lab answers at once.
+        let answer = self.cluster.lab.heartbeat(host).now_or_never();
+        let agent = self.cluster.agents.iter().find(|agent| agent.host == host);
+        agent.filter(|_| matches!(answer, Some(Ok(())))).map(|agent| &**agent)
+    }
+
     pub(super) fn new(
         config: &Config,
         sources: Sources,
@@ -89,6 +100,25 @@ impl Outside for Here {
     fn image_bytes(&self, vm: &Vm, disk: DiskId) -> Option<u64> {
         let agent = self.cluster.agents.iter().find(|agent| agent.host == vm.host)?;
         agent.image_bytes(vm.id, disk)
+    }
+
+    fn images(&self, vm: &Vm, host: HostId) -> Vec<String> {
+        let images = self.agent_that_answers(host).map(|agent| agent.images(vm.id));
+        images.into_iter().flatten().map(|image| image.display().to_string()).collect()
+    }
+
+    fn no_room(&self, vm: &Vm, host: HostId) -> Option<String> {
+        match self.agent_that_answers(host) {
+            Some(agent) => agent.check_room(vm).err(),
+            None => Some("it does not answer".to_owned()),
+        }
+    }
+
+    fn image(&self, vm: &Vm, disk: &str, image: &Path) -> Result<u64, Failure> {
+        let Cluster { agents, lab } = &self.cluster;
+        // The lab answers at once.
+        lab.heartbeat(vm.host).now_or_never().unwrap_or(Ok(()))?;
+        images::look(agents, vm, disk, image)
     }
 
     fn program_missing(&self, program: &str) -> Option<String> {

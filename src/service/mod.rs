@@ -9,6 +9,7 @@ mod control;
 mod enrolment;
 mod health;
 mod host_agent;
+mod images;
 mod inventory;
 mod key_file;
 mod logging;

@@ -6,12 +6,12 @@
 use super::alerts;
 use super::clock::SystemClock;
 use super::cluster::Cluster;
-use super::config::{Config, DiskConfig, HostConfig, VmConfig};
+use super::config::{Config, HostConfig, VmConfig};
 use super::control;
 use super::enrolment::Enrolment;
 use super::health;
 use super::host_agent::{
-    AgentParts, AgentVm, AttachedDisk, HostAgent, Sizes, Standing, export_name,
+    AgentParts, AgentVm, AttachedDisk, HostAgent, Knowledge, Standing, export_name,
 };
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
@@ -146,7 +146,7 @@ pub struct ProtectedVm {
     pub name: String,
     /// Its host.
     pub host: HostId,
-    /// Its disks.
+    /// The disks that it was made with.
     pub disks: Vec<AttachedDisk>,
     /// The writes of its guest, if it has one.
     pub workload: Option<Workload>,
@@ -245,7 +245,7 @@ impl Service {
             source,
         })?;
         let sources = Sources::default();
-        let (sizes, mut agents) = (Sizes::default(), Vec::new());
+        let (known, mut agents) = (Knowledge::default(), Vec::new());
         for host in &config.host {
             let limits = config.bandwidth_of(host).limits(SystemClock::utc_offset_minutes());
             let limits = limits.expect("the configuration was checked");
@@ -256,14 +256,16 @@ impl Service {
                 sources: sources.clone(),
                 boot,
                 clock: Arc::clone(&clock),
-                sizes: Sizes::clone(&sizes),
+                known: Knowledge::clone(&known),
             };
             agents.push(Arc::new(agent(config, host, parts)));
         }
+        let states = states(&*store, &agents)?;
+        let standings: Vec<_> =
+            agents.iter().map(|agent| standings(&states, agent, &agents)).collect();
         let vms = protected_vms(config, &agents)?;
-        for agent in &agents {
-            let standings = standings(&*store, agent, &agents)?;
-            agent.attach_all(|vm| standings[&vm]);
+        for (agent, standing) in agents.iter().zip(standings) {
+            agent.attach_all(standing);
         }
 
         let connect: Connect = Arc::new(|uri| Ok(Arc::new(NbdDisk::connect(uri)?)));
@@ -275,7 +277,9 @@ impl Service {
         }
         for vm in &vms {
             if let Some(guest) = lab_vm(config, vm) {
-                primary.define(vm.id, guest.clone());
+                let known = states.get(&vm.id).filter(|known| known.phase != Phase::Undiscovered);
+                let at = known.map_or(vm.host, |known| known.host);
+                primary.define(vm.id, LabVm { host: at, ..guest.clone() });
                 let host = recovery_host;
                 recovery.define(vm.id, LabVm { host, after_boot, ..guest });
             }
@@ -442,9 +446,9 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] if the states of its VMs cannot be had.
     pub async fn revive_host(&self, host: HostId) -> Result<(), ServiceError> {
+        let states = states(&*self.store, &self.agents)?;
         for agent in self.agents.iter().filter(|agent| agent.host == host) {
-            let standings = standings(&*self.store, agent, &self.agents)?;
-            agent.come_up(|vm| standings[&vm]);
+            agent.come_up(standings(&states, agent, &self.agents));
         }
         self.primary.revive_host(host);
         self.boot_guests().await
@@ -530,8 +534,7 @@ fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
     let is_member = |other: &&HostConfig| {
         other.name == host.name || (other.cluster.is_some() && other.cluster == host.cluster)
     };
-    let all =
-        config.host.iter().filter(is_member).flat_map(|at| at.vm.iter().map(move |vm| (at, vm)));
+    let all = config.host.iter().flat_map(|at| at.vm.iter().map(move |vm| (at, vm)));
     let vms = all
         .map(|(at, vm)| {
             // What members of a cluster share is in one place.
@@ -540,15 +543,25 @@ fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
                 None => config.data.join("hosts").join(&host.name),
             };
             let (vm_id, folder) = (VmId::named(NAMES, &vm.name), folder.join(&vm.name));
-            let place = |disk: &DiskConfig| config.place(&disk.path);
-            let mut own = AgentVm::new(vm_id, vm.clone(), folder, place, &parts.server);
+            let mut vm = vm.clone();
+            for disk in &mut vm.disk {
+                if is_member(&at) {
+                    disk.path = config.place(&disk.path);
+                } else {
+                    // A failback makes its disks here, and nothing else does.
+                    disk.path = folder.join(format!("{}.img", disk.name));
+                    disk.create_mib = None;
+                }
+            }
+            let mut own = AgentVm::new(vm_id, vm, folder, &parts.server);
             own.home = at.name == host.name;
+            own.brought = !is_member(&at);
             own
         })
         .collect();
     // Members of a cluster lose power one by one: what one had in its memory another has not.
     let boot = if host.cluster.is_some() { parts.boot.standing_for(id.0) } else { parts.boot };
-    HostAgent::new(id, &host.name, vms, AgentParts { boot, ..parts })
+    HostAgent::new(id, host, vms, AgentParts { boot, ..parts })
 }
 
 fn protected_vms(
@@ -558,12 +571,14 @@ fn protected_vms(
     let mut vms = Vec::new();
     for agent in agents {
         for vm in agent.vms.iter().filter(|vm| vm.home) {
+            let mut disks = agent.disks_of(vm);
+            disks.retain(|disk| !agent.was_added(vm.id, disk.id));
             vms.push(ProtectedVm {
                 id: vm.id,
                 name: vm.config.name.clone(),
                 host: agent.host,
-                disks: vm.disks.clone(),
-                workload: workload(config, &vm.config)?,
+                workload: workload(config, &vm.config, &disks)?,
+                disks,
             });
         }
     }
@@ -571,10 +586,14 @@ fn protected_vms(
 }
 
 /// The writes of a VM's guest, over disks of the sizes that they have, or were or will be made with.
-fn workload(config: &Config, vm: &VmConfig) -> Result<Option<Workload>, ServiceError> {
+fn workload(
+    config: &Config,
+    vm: &VmConfig,
+    disks: &[AttachedDisk],
+) -> Result<Option<Workload>, ServiceError> {
     let Some(guest) = vm.guest else { return Ok(None) };
     let mut sizes = Vec::new();
-    for disk in &vm.disk {
+    for disk in vm.disk.iter().filter(|disk| disks.iter().any(|own| own.name == disk.name)) {
         let path = config.place(&disk.path);
         let size = match (std::fs::metadata(&path), disk.create_mib) {
             // A guest goes on with the disks that it was made for.
@@ -602,30 +621,51 @@ fn lab_vm(config: &Config, vm: &ProtectedVm) -> Option<LabVm> {
     })
 }
 
+/// What the log says of each VM.
+fn states(
+    store: &dyn EventStore,
+    agents: &[Arc<HostAgent>],
+) -> Result<BTreeMap<VmId, Vm>, StoreError> {
+    let load = |vm: &AgentVm| {
+        let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
+        load_entity::<Vm>(store, stream).map(|(state, _)| (vm.id, state))
+    };
+    let vms = agents.iter().flat_map(|agent| &agent.vms);
+    vms.filter(|vm| vm.home).map(load).collect()
+}
+
 /// What the log allows at a host.
 fn standings(
-    store: &dyn EventStore,
+    states: &BTreeMap<VmId, Vm>,
     agent: &HostAgent,
     all: &[Arc<HostAgent>],
-) -> Result<BTreeMap<VmId, Standing>, StoreError> {
+) -> impl Fn(VmId) -> Standing + use<> {
     let mut standings = BTreeMap::new();
-    let is_elsewhere = |state: &Vm| {
-        let others = all.iter().filter(|other| other.host == state.host);
-        others.flat_map(|other| &other.vms).any(|vm| vm.id == state.id)
-    };
     for vm in &agent.vms {
-        let stream = StreamId { kind: Kind::Vm, id: vm.id.0 };
-        let (state, _) = load_entity::<Vm>(store, stream)?;
-        agent.know(&state);
+        let Some(state) = states.get(&vm.id) else { continue };
+        agent.know(state);
         let is_here = if state.phase == Phase::Undiscovered {
             vm.home
         } else {
-            // A host that is none of the cluster any more leaves its VMs where they are configured.
-            state.host == agent.host || (vm.home && !is_elsewhere(&state))
+            host_with_disks(state, all) == Some(agent.host)
         };
-        standings.insert(vm.id, if is_here { standing(&state) } else { Standing::Away });
+        standings.insert(vm.id, if is_here { standing(state) } else { Standing::Away });
     }
-    Ok(standings)
+    move |vm| standings.get(&vm).copied().unwrap_or(Standing::Away)
+}
+
+/// The host that is to attach the disks of a VM: its own, where that has them. A host that is none of the cluster
+/// any more leaves its VMs where their disks were made.
+fn host_with_disks(vm: &Vm, all: &[Arc<HostAgent>]) -> Option<HostId> {
+    let has_at_home =
+        |agent: &&Arc<HostAgent>| agent.vms.iter().any(|own| own.home && own.id == vm.id);
+    let keeper = match vm.brought_to {
+        Some(host) => all.iter().find(|agent| agent.host == host),
+        None => all.iter().find(has_at_home),
+    }?;
+    let own = all.iter().find(|agent| agent.host == vm.host);
+    let own = own.filter(|agent| agent.reaches_disks_of(keeper));
+    Some(own.map_or(keeper.host, |agent| agent.host))
 }
 
 fn standing(vm: &Vm) -> Standing {

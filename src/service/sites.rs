@@ -2,16 +2,18 @@
 //! VMs that somebody else runs and that reach their disks through the exports.
 
 use super::host_agent::{HostAgent, export_name};
+use super::images;
 use crate::disk::nbd::Exports;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, HostId, VmId};
-use crate::domain::vm::{Side, Vm};
+use crate::domain::vm::{AddedDisk, Failback, Side, Vm};
 use crate::drivers::lab::LabSite;
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::ServedDisk;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +54,38 @@ impl PrimarySite {
         }
     }
 
+    /// Whether the host that is meant is one that a failback brought the VM away from.
+    fn was_left(&self, vm: &Vm) -> bool {
+        vm.left.contains(&vm.host) && self.lab.host_of_vm(vm.id) != Some(vm.host)
+    }
+
+    /// Turns a VM off at such a host. The lab has a VM's guest at one host only: what is left to be done is that the
+    /// agent lets the disks go.
+    async fn leave(&self, vm: &Vm) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let id = vm.id;
+        self.at_agent(vm, move |agent| {
+            agent.release(id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every other host lets the disks of a VM go, and its guest is at its own from here on.
+    async fn bring(&self, vm: &Vm) {
+        let others = self.agents.iter().filter(|agent| agent.host != vm.host);
+        let (others, id): (Vec<_>, _) = (others.cloned().collect(), vm.id);
+        let released = tokio::task::spawn_blocking(move || {
+            for agent in others {
+                agent.release(id);
+            }
+        });
+        if let Err(error) = released.await {
+            tracing::error!(vm = %vm.name, %error, "let the disks of a VM go at another host");
+        }
+        self.lab.move_vm(vm.id, vm.host);
+    }
+
     /// Does something at the agent of the VM's host, away from the executor.
     async fn at_agent<T: Default + Send + 'static>(
         &self,
@@ -80,6 +114,9 @@ impl Hypervisor for PrimarySite {
     }
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.was_left(vm) {
+            return self.leave(vm).await;
+        }
         if self.guests.contains(&vm.id) {
             self.lab.shut_down(vm).await?;
         } else {
@@ -90,6 +127,9 @@ impl Hypervisor for PrimarySite {
     }
 
     async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
+        if self.was_left(vm) {
+            return self.leave(vm).await;
+        }
         if self.guests.contains(&vm.id) {
             Hypervisor::switch_off(&self.lab, vm).await?;
         } else {
@@ -97,6 +137,19 @@ impl Hypervisor for PrimarySite {
         }
         self.cut_off(vm);
         Ok(())
+    }
+
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let own = vm.clone();
+        self.at_agent(vm, move |agent| {
+            agent.check_room(&own).map_err(|because| {
+                Failure::new(Code::PrerequisiteFailed, Cause::Itself, "")
+                    .with("check", because)
+                    .with("vm", &own.name)
+            })
+        })
+        .await
     }
 
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
@@ -123,6 +176,8 @@ impl Hypervisor for PrimarySite {
 
     /// As long as its replica is what counts, whoever still has a disk of the VM open is cut off.
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        self.bring(vm).await;
         if self.guests.contains(&vm.id) {
             self.lab.attach(vm).await?;
         } else {
@@ -133,6 +188,9 @@ impl Hypervisor for PrimarySite {
             if own.source == Side::Recovery {
                 agent.withdraw(&own);
             }
+            if own.failback.as_ref().is_some_and(Failback::makes_disks) {
+                agent.make_disks(&own)?;
+            }
             agent.fit(&own)
         })
         .await
@@ -142,6 +200,17 @@ impl Hypervisor for PrimarySite {
         self.lab.heartbeat(vm.host).await?;
         let own = vm.clone();
         self.at_agent(vm, move |agent| agent.lengthen(&own, disk, bytes)).await
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        self.lab.heartbeat(vm.host).await?;
+        let bytes = images::look(&self.agents, vm, &disk.disk.name, Path::new(&disk.image))?;
+        if bytes == disk.disk.size_bytes {
+            return Ok(());
+        }
+        let because = format!("it has {bytes} bytes, not {}", disk.disk.size_bytes);
+        Err(Failure::new(Code::DiskUnusable, Cause::Host(vm.host), because)
+            .with("disk", &disk.image))
     }
 
     async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {
@@ -223,6 +292,11 @@ impl Hypervisor for RecoveryGuests {
             return Ok(());
         }
         self.lab.start(vm, disks).await
+    }
+
+    /// Replicas need none: they read from the vault.
+    async fn check_room(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
     }
 
     /// Its disks are attached when they are served.

@@ -1,7 +1,7 @@
 //! What really happened, kept apart from what the service believes: how far each guest was at the
 //! moments at which its disks can have been cut, what failovers lost, and what must never be and was.
 
-use crate::domain::id::VmId;
+use crate::domain::id::{DiskId, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -94,6 +94,8 @@ struct Happened {
     /// VMs with objects that rotted.
     rotten: BTreeSet<VmId>,
     lost: BTreeMap<VmId, u64>,
+    /// The write that the guest noted first on a disk that was added.
+    noted_from: BTreeMap<DiskId, u64>,
 }
 
 /// Violations that are kept: one is enough, and a run may have very many.
@@ -122,6 +124,15 @@ impl Ghost {
 
     pub(super) fn violations(&self) -> Vec<Violation> {
         self.lock().violations.clone()
+    }
+
+    pub(super) fn noted(&self, disk: DiskId, n: u64) {
+        self.lock().noted_from.entry(disk).or_insert(n);
+    }
+
+    /// From which write on a disk that was added must have notes.
+    pub(super) fn noted_from(&self, disk: DiskId) -> u64 {
+        self.lock().noted_from.get(&disk).copied().unwrap_or(u64::MAX)
     }
 
     pub(super) fn rotted(&self, vm: VmId) {

@@ -4,10 +4,14 @@
 //! The disks are raw images on [`MemoryFiles`], written through the real trackers; a guest issues the
 //! numbered writes of the lab's workload, so that how far each disk came is known without looking.
 
+mod added;
+mod brought;
 mod cluster;
 mod copied;
 mod edited;
 mod guests;
+
+pub(super) use added::{OpenDisk, added_disk, check_notes};
 
 use super::clock::SimClock;
 use super::dice::{Dice, keyed};
@@ -32,7 +36,7 @@ use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
 use crate::replica::Vault;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -150,6 +154,8 @@ pub(super) struct Machine {
     /// What its hypervisor says of it.
     pub(super) described: Option<crate::domain::machine::Machine>,
     tracker: Option<Arc<Tracker>>,
+    /// Hosts that it was brought away from while its guest ran there, out of reach.
+    strays: BTreeSet<HostId>,
 }
 
 /// A guest at the recovery site.
@@ -162,8 +168,8 @@ pub(super) struct Away {
     /// Whether the one after it may be there in part.
     pub(super) torn: bool,
     pub(super) runs: bool,
-    /// Its disks, by the names of their exports.
-    pub(super) exports: Vec<String>,
+    /// Its disks, with the names of their exports.
+    pub(super) exports: Vec<(DiskId, String)>,
 }
 
 impl Outside {
@@ -221,6 +227,7 @@ impl Outside {
                 writes_per_minute: one.spec.writes_per_minute,
                 bursts: one.spec.burst.clone(),
                 tracker: None,
+                strays: BTreeSet::new(),
                 name: one.name,
             };
             vms.insert(id, machine);
@@ -477,15 +484,16 @@ impl Outside {
         }
     }
 
-    /// Whether the attached disks of a VM are as large as the VM says.
+    /// Whether the attached disks of a VM are those that the VM says, and as large.
     pub(super) fn fits(&self, vm: &Vm) -> bool {
         let size = |disk: &Disk, tracker: &Tracker| Some(tracker.disk(disk.id)?.size_bytes());
         self.machine(vm.id).tracker.is_some_and(|tracker| {
-            vm.disks.iter().all(|disk| size(disk, &tracker) == Some(disk.size_bytes))
+            tracker.status().disks.len() == vm.disks.len()
+                && vm.disks.iter().all(|disk| size(disk, &tracker) == Some(disk.size_bytes))
         })
     }
 
-    /// Attaches the disks of a VM anew, as large as the VM says; a guest that runs goes on.
+    /// Attaches the disks of a VM anew, as the VM says; a guest that runs goes on.
     pub(super) fn fit(&self, vm: &Vm) {
         self.know(vm);
         let tracker = self.state().vms.get_mut(&vm.id).and_then(|it| it.tracker.take());
@@ -583,6 +591,7 @@ impl Outside {
             return;
         }
         self.break_off_all(Some(host));
+        self.lose_strays(host);
         let own = |vm: &VmId| self.machine(*vm).host == host;
         let vms: Vec<VmId> = self.vm_ids().into_iter().filter(own).collect();
         if let Some(life) = self.state().life.as_ref() {

@@ -12,7 +12,7 @@ use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, HostId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
+use crate::domain::vm::{AddedDisk, RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
 use crate::replication::Engine;
@@ -439,6 +439,11 @@ impl Hypervisor for PrimarySite {
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let name = format!("shut down {}", vm.name);
+        if self.0.is_elsewhere(vm) {
+            self.reach(vm, &name, SHUT_DOWN_MS).await?;
+            self.0.end_stray(vm.id, vm.host);
+            return Ok(());
+        }
         if !self.0.answers(vm.host) {
             pause(&self.0, &name, NO_ANSWER_MS).await;
         }
@@ -457,7 +462,11 @@ impl Hypervisor for PrimarySite {
 
     async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
         self.reach(vm, &format!("switch off {}", vm.name), (1, 20)).await?;
-        self.0.switch_off(vm.id);
+        if self.0.is_elsewhere(vm) {
+            self.0.end_stray(vm.id, vm.host);
+        } else {
+            self.0.switch_off(vm.id);
+        }
         Ok(())
     }
 
@@ -477,8 +486,18 @@ impl Hypervisor for PrimarySite {
         Ok(())
     }
 
+    /// There is always room.
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.reach(vm, &format!("check the room for {}", vm.name), (1, 20)).await
+    }
+
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
         self.reach(vm, &format!("attach {}", vm.name), (1, 20)).await?;
+        self.0.bring(vm).map_err(|error| {
+            Failure::new(Code::HostResourcesShort, Cause::Host(vm.host), error)
+                .with("host", self.0.host_name(vm.host))
+                .with("operation", "making disk images")
+        })?;
         if vm.source == Side::Recovery {
             self.0.switch_off(vm.id);
         }
@@ -494,6 +513,13 @@ impl Hypervisor for PrimarySite {
             Failure::new(Code::HostResourcesShort, Cause::Host(vm.host), error)
                 .with("host", self.0.host_name(vm.host))
                 .with("operation", "growing a disk image")
+        })
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        self.reach(vm, &format!("look at an image for {}", vm.name), (1, 20)).await?;
+        self.0.check_image(vm.id, disk).map_err(|error| {
+            Failure::new(Code::DiskUnusable, Cause::Host(vm.host), error).with("disk", &disk.image)
         })
     }
 
@@ -563,6 +589,10 @@ impl Hypervisor for RecoveryHypervisors {
         let point = vm.failover_point().map_or(0, |point| point.cycle);
         let exports = proof::exports(disks);
         outside.runs_away(vm.id, Away { point, acked: served, torn: false, runs: true, exports });
+        Ok(())
+    }
+
+    async fn check_room(&self, _: &Vm) -> Result<(), Failure> {
         Ok(())
     }
 

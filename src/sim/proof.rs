@@ -2,9 +2,9 @@
 //! against what guests were told is safe.
 
 use super::ghost::{CutState, Invariant};
-use super::outside::{Machine, Outside};
+use super::outside::{Machine, OpenDisk, Outside, check_notes};
 use crate::disk::nbd::NbdUri;
-use crate::domain::id::VmId;
+use crate::domain::id::{DiskId, VmId};
 use crate::domain::vm::{FailoverKind, Vm};
 use crate::drivers::lab::{CheckError, Checked, LastWrite, Workload, check};
 use crate::ports::block::BlockDevice;
@@ -86,12 +86,14 @@ pub(super) fn prove_point(outside: &Outside, vm: VmId, cycle: u64) {
     }
 }
 
-/// Proves that the disks of a recovery point have the sizes that they had then.
+/// Proves that a recovery point has the disks that its VM had then, and that they have the sizes of that time.
 pub(super) fn prove_sizes(outside: &Outside, vm: &Vm, cycle: u64) {
     let machine = outside.machine(vm.id);
     let Ok((_, disks)) = open_point(outside, vm.id, &machine, cycle) else { return };
-    for (disk, image) in vm.disks.iter().zip(disks) {
-        let (expected, found) = (vm.size_in_point(disk, cycle), image.size_bytes());
+    for disk in &vm.disks {
+        let image = disks.iter().find(|(id, _)| *id == disk.id);
+        let found = image.map_or(0, |(_, image)| image.size_bytes());
+        let expected = vm.size_in_point(disk, cycle);
         if expected != found {
             let name = format!("{} in recovery point {cycle} of {}", disk.name, vm.name);
             let what = format!("{name} has {found} bytes, not {expected}");
@@ -106,31 +108,44 @@ fn open_point(
     vm: VmId,
     machine: &Machine,
     cycle: u64,
-) -> Result<(i64, Vec<Arc<dyn BlockDevice>>), String> {
+) -> Result<(i64, Vec<OpenDisk>), String> {
     let (vault, handle) = (&outside.proof, outside.inline.handle());
     let record = outside.inline.wait(vault.point(vm, cycle)).map_err(|error| error.to_string())?;
     let record = record.ok_or("it is not in the vault")?;
-    let mut disks: Vec<Arc<dyn BlockDevice>> = Vec::new();
-    for disk in &machine.disks {
-        let at = record.disks.get(&disk.id).ok_or("a disk has no place in it")?;
+    let mut disks: Vec<OpenDisk> = Vec::new();
+    for (nth, disk) in machine.disks.iter().enumerate() {
+        let at = match record.disks.get(&disk.id) {
+            Some(at) => at,
+            // It was added later.
+            None if machine.workload.disks().len() <= nth => continue,
+            None => return Err("a disk has no place in it".to_owned()),
+        };
         let image = outside.inline.wait(vault.open_disk(disk.id, at.sequence));
         let image = image.map_err(|error| crate::domain::failure::in_full(&error))?;
-        disks.push(Arc::new(ImageDisk(image, handle.clone())));
+        disks.push((disk.id, Arc::new(ImageDisk(image, handle.clone()))));
     }
     Ok((record.at.as_millis().div_euclid(1_000), disks))
 }
 
-/// Reads the disks whole; they must hold a prefix of the guest's writes.
+/// Reads the disks whole; they must hold a prefix of the guest's writes, and those that were added their notes.
 fn prefix(
     outside: &Outside,
     workload: &Workload,
-    disks: Vec<Arc<dyn BlockDevice>>,
+    disks: Vec<OpenDisk>,
     last: LastWrite,
 ) -> Result<Checked, CheckError> {
     let workload = workload.clone();
+    let noted = disks.iter().map(|(disk, _)| outside.ghost.noted_from(*disk));
+    let noted: Vec<u64> = noted.collect();
     let read = outside.inline.call(move || {
-        let disks: Vec<&dyn BlockDevice> = disks.iter().map(|disk| &**disk).collect();
-        check(&workload, &disks, last, &|_, _| ())
+        let (own, added) = disks.split_at(workload.disks().len().min(disks.len()));
+        let own_disks: Vec<&dyn BlockDevice> = own.iter().map(|(_, disk)| &**disk).collect();
+        let checked = check(&workload, &own_disks, last, &|_, _| ())?;
+        let added = (own.len()..).zip(added).zip(&noted[own.len()..]);
+        for ((nth, disk), noted_from) in added {
+            check_notes(&workload, nth, disk, checked.last_write, *noted_from)?;
+        }
+        Ok(checked)
     });
     read.unwrap_or_else(|panic| {
         Err(CheckError::Unreadable { disk: 0, offset: 0, source: io::Error::other(panic) })
@@ -152,17 +167,18 @@ fn in_words(states: &BTreeSet<CutState>) -> String {
     if each.is_empty() { "nothing that is known".to_owned() } else { each.join(" or ") }
 }
 
-/// The names of the exports at these places.
-pub(super) fn exports(disks: &[ServedDisk]) -> Vec<String> {
-    let uri = |disk: &ServedDisk| disk.uri.parse::<NbdUri>().ok();
-    disks.iter().filter_map(uri).map(|uri| uri.export).collect()
+/// The disks at these places, with the names of their exports.
+pub(super) fn exports(disks: &[ServedDisk]) -> Vec<(DiskId, String)> {
+    let export = |disk: &ServedDisk| Some((disk.disk, disk.uri.parse::<NbdUri>().ok()?.export));
+    disks.iter().filter_map(export).collect()
 }
 
 /// What is served at these places.
-fn devices(outside: &Outside, disks: &[ServedDisk]) -> Result<Vec<Arc<dyn BlockDevice>>, String> {
+fn devices(outside: &Outside, disks: &[ServedDisk]) -> Result<Vec<OpenDisk>, String> {
     let device = |disk: &ServedDisk| {
         let uri: NbdUri = disk.uri.parse().map_err(|error| format!("{}: {error}", disk.uri))?;
-        outside.served(&uri.export).ok_or_else(|| "a disk is not served".to_owned())
+        let device = outside.served(&uri.export).ok_or("a disk is not served")?;
+        Ok((disk.disk, device))
     };
     disks.iter().map(device).collect()
 }

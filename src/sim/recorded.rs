@@ -79,7 +79,10 @@ struct Reading {
     stopped: BTreeMap<VmId, Place>,
     /// Hosts that lost power, with the moment at which it was noticed.
     power: BTreeSet<(HostId, i64)>,
-    operations: Vec<(i64, Deed, String)>,
+    /// When, what, of which VM, and at which host.
+    operations: Vec<(i64, Deed, String, Option<String>)>,
+    /// The host that each VM was found at.
+    hosts: BTreeMap<VmId, HostId>,
     remarks: Vec<String>,
 }
 
@@ -134,6 +137,7 @@ impl Reading {
             Command::ChangeRecoveryPoint { .. } => Deed::ChangePoint,
             Command::CancelFailover { .. } => Deed::CancelFailover,
             Command::Failback { .. } => Deed::Failback,
+            Command::FailbackToHost { .. } => Deed::FailbackToHost,
             Command::CompleteFailback { .. } => Deed::CompleteFailback,
             Command::CancelFailback => Deed::CancelFailback,
             Command::ReverseReplicate { .. } => Deed::ReverseReplicate,
@@ -143,6 +147,7 @@ impl Reading {
             Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
             Command::CancelJob { .. } => Deed::CancelJob,
             Command::ResizeDisk { .. } => Deed::ResizeDisk,
+            Command::AddDisk { .. } => Deed::AddDisk,
             Command::Retry { because: RetryReason::Administrator }
                 if commit.actor != "configuration" =>
             {
@@ -150,12 +155,21 @@ impl Reading {
             }
             _ => return,
         };
-        self.operations.push((commit.at.as_millis(), deed, self.past.name(commit.stream)));
+        let host = match command {
+            Command::FailbackToHost { host, .. } => {
+                Some(self.past.name(StreamId { kind: Kind::Host, id: host.0 }))
+            }
+            _ => None,
+        };
+        self.operations.push((commit.at.as_millis(), deed, self.past.name(commit.stream), host));
     }
 
     fn vm_event(&mut self, commit: &Commit, event: &Event, at: i64) {
         let id = VmId(commit.stream.id);
         match event {
+            Event::Discovered { host, .. } => {
+                self.hosts.insert(id, *host);
+            }
             Event::SnapshotTaken { log_bytes, .. } => {
                 *self.written.entry(id).or_default() += log_bytes;
             }
@@ -270,8 +284,11 @@ impl Reading {
     fn vms(&mut self, length_ms: u64) -> Vec<VmSpec> {
         let mut specs = Vec::new();
         for (id, vm) in &self.past.site.vms {
-            let host = self.past.site.hosts.get(&vm.host).map(|host| host.name.clone());
-            let sizes = vm.disks.iter().map(|disk| fitting(disk.size_bytes)).collect();
+            let host = self.hosts.get(id).unwrap_or(&vm.host);
+            let host = self.past.site.hosts.get(host).map(|host| host.name.clone());
+            // Those that were added are added again.
+            let disks = vm.disks.iter().filter(|disk| vm.added_disk(disk.id).is_none());
+            let sizes = disks.map(|disk| fitting(disk.size_bytes)).collect();
             let written = self.written.get(id).copied().unwrap_or(0);
             let minutes = (length_ms / 60_000).max(1);
             if vm.disks.iter().any(|disk| fitting(disk.size_bytes).0 != disk.size_bytes) {
@@ -305,9 +322,10 @@ impl Reading {
                 steps.push(step);
             }
         }
-        for (at, deed, vm) in &self.operations {
+        for (at, deed, vm, host) in &self.operations {
             let mut step = step(at - began, *deed);
             step.vm = Some(unplaced(vm.clone()));
+            step.host = host.clone().map(unplaced);
             steps.push(step);
         }
         steps.retain(|step| *step.t.get_ref() < duration);

@@ -8,7 +8,7 @@ use super::errands::Errands;
 use super::ghost::Invariant;
 use super::journal::Journal;
 use super::observer::Observer;
-use super::outside::{Outside, Standing};
+use super::outside::{Outside, Standing, added_disk};
 use super::plans::{definition, plan_id, run_kind};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
@@ -238,7 +238,9 @@ impl Run {
             let discover = vm::Command::Discover { id, name, host, cloud, disks };
             self.configure(Kind::Vm, id.0, discover).await;
             // Where a cluster has it, if the service died before it heard of that.
-            self.configure(Kind::Vm, id.0, vm::Command::ReportMoved { host }).await;
+            if outside.share_disks(self.known(id).host, host) {
+                self.configure(Kind::Vm, id.0, vm::Command::ReportMoved { host }).await;
+            }
             if let Some(machine) = machine.described {
                 self.configure(Kind::Vm, id.0, vm::Command::Describe { machine }).await;
             }
@@ -449,8 +451,16 @@ impl Run {
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
             let mut command = operation(*step.r#do.get_ref(), vm, &known);
+            if let vm::Command::AddDisk { disk, image, .. } = &command
+                && let Err(error) = self.outside.make_image(vm, disk, image)
+            {
+                self.remark(format!("nobody can make image {image}: {error}"));
+            }
             if let vm::Command::TestFailover { network, .. } = &mut command {
                 *network = self.scenario.site.test_network();
+            }
+            if let vm::Command::FailbackToHost { host, .. } = &mut command {
+                *host = self.outside.hosts_called(step.host()).first().copied().unwrap_or(*host);
             }
             let run = self.clone();
             spawn_local(async move {
@@ -512,12 +522,14 @@ impl Run {
                 let vm = self.known(id);
                 let source = self.outside.machine(id);
                 let replica_runs = vm.pending().contains(&vm::Effect::RunReplica);
-                if replica_runs && source.runs && self.outside.answers(vm.host) {
+                let beside_replica =
+                    replica_runs && source.runs && self.outside.answers(source.host);
+                if beside_replica || self.outside.stray_within_reach(id) {
                     let for_ms = together.entry(id).or_default();
                     *for_ms += LOOK.as_millis() as u64;
                     if *for_ms == TWO_PRIMARIES_MS {
                         let what = format!(
-                            "{} has run at both sites for 5 minutes, with its host within reach",
+                            "{} has run twice for 5 minutes, with its host within reach",
                             vm.name
                         );
                         self.outside.violation(Invariant::OnePrimary, what);
@@ -630,6 +642,10 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
         }
         Deed::CancelFailover => vm::Command::CancelFailover { job },
         Deed::Failback => vm::Command::Failback { job, in_full: false },
+        Deed::FailbackToHost => {
+            let (host, cloud) = (known.host, known.cloud);
+            vm::Command::FailbackToHost { job, in_full: false, host, cloud }
+        }
         Deed::CompleteFailback => vm::Command::CompleteFailback { job },
         Deed::CancelFailback => vm::Command::CancelFailback,
         Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },
@@ -642,6 +658,12 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
             let (disk, size) = disk.unwrap_or_default();
             let size_bytes = (size + size / 2).next_multiple_of(SECTOR_BYTES);
             vm::Command::ResizeDisk { job, disk, size_bytes }
+        }
+        Deed::AddDisk => {
+            // Of no other disk that it had once.
+            let name = format!("added{}", known.jobs);
+            let (disk, image) = added_disk(id, &known.name, name);
+            vm::Command::AddDisk { job, disk, image }
         }
         Deed::CancelJob => {
             let job = known.job.as_ref().map(|job| job.id).unwrap_or_default();

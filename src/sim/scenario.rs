@@ -482,6 +482,8 @@ deeds! {
     CancelFailover = "cancel_failover", needs ["vm"], takes [];
     /// An operator brings the primary site into step.
     Failback = "failback", needs ["vm"], takes [];
+    /// An operator brings another host of the primary site into step.
+    FailbackToHost = "failback_to_host", needs ["vm", "host"], takes [];
     /// An operator moves a VM back.
     CompleteFailback = "complete_failback", needs ["vm"], takes [];
     /// An operator gives a failback up.
@@ -498,6 +500,8 @@ deeds! {
     TakePoint = "take_point", needs ["vm"], takes [];
     /// An operator makes the first disk of a VM half as large again.
     ResizeDisk = "resize_disk", needs ["vm"], takes [];
+    /// An operator gives a VM another disk, whose image holds something.
+    AddDisk = "add_disk", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// A VM is moved to another member of its host's cluster, while it runs.
@@ -526,7 +530,9 @@ impl Deed {
                 | Self::EditDisk
                 | Self::SecondService
                 | Self::MoveVm
+                | Self::FailbackToHost
                 | Self::ResizeDisk
+                | Self::AddDisk
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan

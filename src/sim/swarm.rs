@@ -64,6 +64,9 @@ const CLASSES: &[Deed] = &[
     Deed::SecondService,
     Deed::MoveVm,
     Deed::ResizeDisk,
+    Deed::FailbackToHost,
+    Deed::FailbackToHost,
+    Deed::AddDisk,
 ];
 
 /// How plans are run.

@@ -148,7 +148,11 @@ impl TaskView {
             | Step::CompareDisk(id)
             | Step::RestoreDisk(id)
             | Step::GrowDisk(id)
-            | Step::OfferGrownDisk(id) => vm.disks.iter().find(|disk| disk.id == id),
+            | Step::OfferGrownDisk(id)
+            | Step::OfferAddedDisk(id) => {
+                let to_add = vm.disk_to_add().map(|added| &added.disk);
+                vm.disks.iter().chain(to_add).find(|disk| disk.id == id)
+            }
             _ => None,
         };
         let state = match task.state {

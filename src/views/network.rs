@@ -228,14 +228,15 @@ impl TargetView {
                 let warnings = warnings_of(&placement, machine, vm);
                 (placement, warnings)
             }
+            Err(wrong) if purpose == Purpose::Failback => (Placement::default(), wrong),
             Err(wrong) => (sites.place(vm, Purpose::Unplanned)?.unwrap_or_default(), wrong),
         };
         let size =
             |size: &Size| SizeView { name: size.name.clone(), errors: misfits(size, vm, machine) };
         Some(Self {
             place: PlacementView::new(&placement),
-            chosen_size: vm.target.size.clone(),
-            sizes: sites.recovery.sizes.iter().map(size).collect(),
+            chosen_size: vm.target.size.clone().filter(|_| purpose != Purpose::Failback),
+            sizes: sites.destination(purpose).sizes.iter().map(size).collect(),
             warnings,
         })
     }

@@ -132,11 +132,13 @@ impl Site {
         self.vms.get(&id).map_or_else(|| id.to_string(), |vm| vm.name.clone())
     }
 
-    pub(super) fn host_name(&self, id: HostId) -> String {
+    /// What a host is called.
+    pub fn host_name(&self, id: HostId) -> String {
         self.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone())
     }
 
-    pub(super) fn cloud_name(&self, id: CloudId) -> String {
+    /// What a cloud is called.
+    pub fn cloud_name(&self, id: CloudId) -> String {
         self.clouds.get(&id).map_or_else(|| id.to_string(), |cloud| cloud.name.clone())
     }
 }

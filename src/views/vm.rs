@@ -28,6 +28,9 @@ pub struct VmView {
     pub name: String,
     /// Its host.
     pub host: String,
+    /// Hosts that it was brought away from: it is turned off there as soon as they answer.
+    #[serde(default)]
+    pub left_hosts: Vec<String>,
     /// Its cloud.
     pub cloud: String,
     /// Its vault, once it was protected.
@@ -112,6 +115,9 @@ pub struct DiskView {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
+    /// The image that it was added from, which the configuration need not name.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// A recovery point.
@@ -213,6 +219,12 @@ pub struct TestResultView {
 pub struct FailbackView {
     /// Whether everything is downloaded, instead of what differs.
     pub in_full: bool,
+    /// The host that it was at, where it is brought to one that somebody chose.
+    #[serde(default)]
+    pub from_host: Option<String>,
+    /// What it gets at the primary site, where that is described.
+    #[serde(default)]
+    pub placement: Option<PlacementView>,
     /// The moment that the primary site's disks hold, once they do.
     pub restored_to: Option<Moment>,
     /// Bytes of the disks that were compared.
@@ -247,6 +259,7 @@ impl VmView {
             id: vm.id,
             name: vm.name.clone(),
             host: site.host_name(vm.host),
+            left_hosts: vm.left.iter().map(|host| site.host_name(*host)).collect(),
             cloud: site.cloud_name(vm.cloud),
             vault: site.vaults.get(&vm.vault).map(|vault| vault.name.clone()),
             state: state(&vm.phase).to_owned(),
@@ -294,6 +307,8 @@ impl VmView {
             }),
             failback: vm.failback.as_ref().map(|back| FailbackView {
                 in_full: back.in_full,
+                from_host: back.before.map(|before| site.host_name(before.host)),
+                placement: back.placement.as_ref().map(PlacementView::new),
                 restored_to: back.restored.map(|point| point.at.into()),
                 compared_bytes: back.compared_bytes,
                 different_bytes: back.different_bytes,
@@ -305,7 +320,7 @@ impl VmView {
             statistics: StatisticsView::of(vm, now),
             resync: ResyncView::new(vm),
             policy: vm.policy.into(),
-            disks: vm.disks.iter().map(DiskView::new).collect(),
+            disks: vm.disks.iter().map(|disk| DiskView::new(disk, vm)).collect(),
             disk_bytes: vm.disks.iter().map(|disk| disk.size_bytes).sum(),
             epoch: vm.epoch,
             machine: vm.machine.clone(),
@@ -353,8 +368,9 @@ impl TestView {
 }
 
 impl DiskView {
-    fn new(disk: &crate::domain::vm::Disk) -> Self {
-        Self { id: disk.id, name: disk.name.clone(), size_bytes: disk.size_bytes }
+    fn new(disk: &crate::domain::vm::Disk, vm: &Vm) -> Self {
+        let image = vm.added_disk(disk.id).map(|added| added.image.clone());
+        Self { id: disk.id, name: disk.name.clone(), size_bytes: disk.size_bytes, image }
     }
 }
 

@@ -23,9 +23,9 @@ pub(super) async fn place(
     for _ in 0..ATTEMPTS {
         let fabrics = fabrics(world)?;
         let Some(sites) = Sites::of(fabrics.iter()) else { return Ok(Outcome::Done) };
-        sites.admits(purpose).map_err(|wrong| unmet(vm, &wrong))?;
+        sites.admits(purpose).map_err(|wrong| no_place(vm, "recovery", &wrong))?;
         let Some(placed) = sites.place(vm, purpose) else { return Ok(Outcome::Done) };
-        let placement = placed.map_err(|wrong| unmet(vm, &wrong.join("; ")))?;
+        let placement = placed.map_err(|wrong| no_place(vm, "recovery", &wrong.join("; ")))?;
         let addresses = placement.addresses();
         let claim = Command::Claim { tenant, addresses };
         match reporter.tell::<Fabric>(sites.recovery.id.0, claim).await {
@@ -36,6 +36,17 @@ pub(super) async fn place(
         }
     }
     Err(not_now("taking addresses", &"others took each of them first"))
+}
+
+/// Finds the networks of the primary site that a VM comes back into. Nobody holds addresses there.
+pub(super) fn place_back(vm: &Vm, world: &World) -> Result<Outcome, Failure> {
+    let fabrics = fabrics(world)?;
+    let sites = Sites::of(fabrics.iter());
+    let Some(placed) = sites.and_then(|sites| sites.place(vm, Purpose::Failback)) else {
+        return Ok(Outcome::Done);
+    };
+    let placement = placed.map_err(|wrong| no_place(vm, "primary", &wrong.join("; ")))?;
+    Ok(Outcome::Placed { placement })
 }
 
 /// Gives the addresses of a replica, or of the copy of a test, back.
@@ -61,9 +72,9 @@ fn fabrics(world: &World) -> Result<Vec<Fabric>, Failure> {
     fabrics.map_err(|error| not_now("reading the sites", &error))
 }
 
-fn unmet(vm: &Vm, what: &str) -> Failure {
+fn no_place(vm: &Vm, site: &str, why: &str) -> Failure {
     Failure::new(Code::PrerequisiteFailed, Cause::Itself, "")
-        .with("check", format!("a place at the recovery site ({what})"))
+        .with("check", format!("a place at the {site} site ({why})"))
         .with("vm", &vm.name)
 }
 

@@ -1,6 +1,6 @@
 //! How the work of a VM is done.
 
-use super::placing::{leave, place};
+use super::placing::{leave, place, place_back};
 use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
@@ -37,7 +37,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 7;
+    const STATE_SCHEMA: u16 = 9;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -82,6 +82,12 @@ impl Hosted for Vm {
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).await,
+                Effect::KeepOff { host } => {
+                    let mut there = vm;
+                    there.host = host;
+                    keep_source_off(&there, &world).await;
+                    Command::ReportLeft { host }
+                }
                 Effect::ReclaimSpace => reclaim_space(vm.id, &world, &reporter).await,
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
@@ -154,7 +160,14 @@ async fn perform_step(
                 world.primary.lengthen_disk(vm, disk, resize.to_bytes).await?;
             }
         }
-        Step::OfferGrownDisk(_) => world.primary.fit_disks(vm).await?,
+        Step::CheckAddDisk => {
+            replication.check_source(vm).await?;
+            replication.check_vault(vm).await?;
+            if let Some(disk) = vm.disk_to_add() {
+                world.primary.check_image(vm, disk).await?;
+            }
+        }
+        Step::OfferGrownDisk(_) | Step::OfferAddedDisk(_) => world.primary.fit_disks(vm).await?,
         // The transitions themselves are the work; the commit that records them is what counts.
         Step::StartInitialReplication | Step::UpdateProviderState => {}
         Step::CopyDisk(disk) => {
@@ -196,9 +209,12 @@ async fn perform_step(
         }
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
-            return Ok(Outcome::Shipped {
-                points: replication.ship_through(vm, vm.last_cycle_of_job()).await?,
-            });
+            let points = replication.ship_through(vm, vm.last_cycle_of_job()).await?;
+            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                // Everything is there: whoever starts the source again behind Lifeboat's back adds nothing.
+                return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
+            }
+            return Ok(Outcome::Shipped { points });
         }
         Step::VerifyReplica => replication.verify(vm, latest(vm)?).await?,
         Step::ShutDownSource => world.primary.shut_down(vm).await?,
@@ -239,7 +255,11 @@ async fn perform_step(
         }
         Step::CheckFailback => {
             world.primary.heartbeat(vm.host).await?;
+            if vm.is_brought_to_host() {
+                world.primary.check_room(vm).await?;
+            }
             replication.check_vault(vm).await?;
+            return place_back(vm, world);
         }
         Step::FenceReplica => {
             return Ok(Outcome::Fenced { found: replication.fence(vm).await? });

@@ -46,6 +46,9 @@
 //! **A disk that is larger** than it was when the tracker was closed or killed is the same disk, and what was
 //! added is suspect: it goes on, if nothing else is the matter. One that is smaller is another one.
 //!
+//! **A disk that was not there** joins the chain of the others, with all of it suspect, unless a cut is in transit:
+//! that has a log of each disk. One that is gone breaks tracking.
+//!
 //! While tracking is off there is nothing to compare, and a device that is no file has no identity.
 //!
 //! **What may differ from the replica** is known at any time, also while tracking is broken:
@@ -59,6 +62,7 @@ mod disk;
 mod error;
 mod frame;
 mod gate;
+mod joining;
 mod log;
 mod marks;
 mod names;
@@ -249,6 +253,10 @@ impl Tracker {
             state.tracking = Tracking::Broken(reason.clone());
         }
         if state.tracking != Tracking::Off {
+            for disk in &disks {
+                let (id, joined) = tracked_state(disk);
+                state.disks.entry(id).or_insert(joined);
+            }
             disk::identify(&disks, &mut state.disks)?;
             for disk in &disks {
                 if let Some(known) = state.disks.get_mut(&disk.id) {
@@ -826,7 +834,10 @@ fn load_suspects(
         Gate::Off | Gate::Closed => return Ok(()),
     };
     for disk in disks {
-        if changed.contains(&disk.id) {
+        if !state.disks.contains_key(&disk.id) {
+            disk.suspects.forget();
+            disk.suspects.save(files, state.chain)?;
+        } else if changed.contains(&disk.id) {
             disk.suspects.forget_durably(files)?;
         } else {
             let known = state.disks.get(&disk.id).map(|known| known.size_bytes);

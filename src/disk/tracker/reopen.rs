@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::gate::Gate;
+use super::joining::join;
 use super::log::DiskLogs;
 use super::names::{self, Names, Present};
 use super::state::{State, TrackedState, Tracking};
@@ -45,7 +46,9 @@ pub(super) fn reopen(
     boot: BootId,
     clock: &dyn Clock,
 ) -> Result<Reopened, TrackError> {
-    let found = Found { files, folder, disks, state };
+    let is_known = |disk: &&Disk| state.disks.contains_key(&disk.id);
+    let joins = disks.iter().find(|disk| state.tracking != Tracking::Off && !is_known(disk));
+    let found = Found { files, folder, disks: disks.iter().filter(is_known).collect(), state };
     let ended = match (state.clean, state.boot == boot) {
         (true, _) => Ended::Closed,
         (false, true) => Ended::Killed,
@@ -68,6 +71,19 @@ pub(super) fn reopen(
             (Some(reason), Ended::Closed | Ended::Killed) => found.stay_broken(reason)?,
             (None, Ended::Closed | Ended::Killed) => found.resume(clock)?,
         },
+    };
+    let (gate, transit) = match (joins, gate, transit) {
+        (None, gate, transit) => (gate, transit),
+        (Some(_), Gate::On(logs), None) => {
+            let at = LogTime::from(clock.now());
+            (Gate::On(join(files, folder, disks, state, logs, at)?), None)
+        }
+        // A cut has a log of each disk.
+        (Some(disk), Gate::On(_), Some(_)) => {
+            found.flush_devices()?;
+            (Gate::Broken(Broken::DiskChanged { disk: disk.id }), None)
+        }
+        (Some(_), gate, _) => (gate, None),
     };
     Ok(Reopened { gate, transit, changed })
 }
@@ -113,7 +129,8 @@ pub(super) fn rename_cut(files: &dyn Files, names: &Names, number: u64) -> io::R
 struct Found<'a> {
     files: &'a dyn Files,
     folder: &'a Path,
-    disks: &'a [Disk],
+    /// Those that were there before.
+    disks: Vec<&'a Disk>,
     state: &'a State,
 }
 
@@ -128,7 +145,7 @@ impl Found<'_> {
     /// The disks whose file is not what it was when the tracker knew it last.
     fn changed_files(&self, ended: Ended) -> Result<Vec<(DiskId, Broken)>, TrackError> {
         let mut changed = Vec::new();
-        for disk in self.disks {
+        for disk in &self.disks {
             let expected = self.state.disks.get(&disk.id).and_then(|known| known.identity);
             if let (Some(expected), Some(found)) = (expected, disk.identity()?)
                 && !ended.can_leave(&expected, &found.file)
@@ -140,18 +157,17 @@ impl Found<'_> {
         Ok(changed)
     }
 
-    /// A disk that is there and was not, or the other way round, or that is smaller. One that grew is the
-    /// same, and what was added is suspect.
+    /// A disk that was there and is not, or that is smaller. One that grew is the same, and what was added is
+    /// suspect.
     fn changed_set(&self) -> Option<Broken> {
-        let same = |disk: &&Disk| {
-            self.state.disks.get(&disk.id).is_some_and(|known| {
-                known.name == disk.name && known.size_bytes <= disk.device.size_bytes()
-            })
+        let same = |disk: &Disk| {
+            let known = self.tracked(disk);
+            known.name == disk.name && known.size_bytes <= disk.device.size_bytes()
         };
-        let added = self.disks.iter().find(|disk| !same(disk)).map(|disk| disk.id);
+        let other = self.disks.iter().find(|disk| !same(disk)).map(|disk| disk.id);
         let is_there = |id| self.disks.iter().any(|disk| disk.id == id);
         let removed = || self.state.disks.keys().copied().find(|id| !is_there(*id));
-        added.or_else(removed).map(|disk| Broken::DiskChanged { disk })
+        other.or_else(removed).map(|disk| Broken::DiskChanged { disk })
     }
 
     /// After a clean stop or kill -9: everything that was acknowledged is in the logs, or they are
@@ -175,7 +191,7 @@ impl Found<'_> {
         let mut logs = Vec::new();
         let mut transit = Vec::new();
         let mut to_apply = Vec::new();
-        for disk in self.disks {
+        for disk in self.disks.iter().copied() {
             let mut previous = self.tracked(disk).shipped;
             if let Some(number) = number {
                 let reader = self.closed(&disk.names.transit(number))?;
@@ -210,9 +226,7 @@ impl Found<'_> {
         mut reason: Broken,
         changed: &[DiskId],
     ) -> Result<Stand, TrackError> {
-        let is_known =
-            |disk: &&Disk| self.state.disks.contains_key(&disk.id) && !changed.contains(&disk.id);
-        for disk in self.disks.iter().filter(is_known) {
+        for disk in self.disks.iter().filter(|disk| !changed.contains(&disk.id)) {
             for path in self.chain_of(disk)? {
                 let is_next = path.extension().is_some_and(|kind| kind == "next");
                 match self.flushed_part(disk, &path) {
@@ -253,7 +267,7 @@ impl Found<'_> {
 
     /// Removes the logs of a cut that was acknowledged.
     fn finish_acknowledge(&self) -> Result<(), TrackError> {
-        for disk in self.disks {
+        for disk in &self.disks {
             let present = self.present(disk)?;
             for number in present.transit {
                 if number <= self.state.acknowledged {
@@ -281,7 +295,7 @@ impl Found<'_> {
         }
         if prepared {
             self.close_cut_logs(number, clock)?;
-            for disk in self.disks {
+            for disk in &self.disks {
                 rename_cut(self.files, &disk.names, number)
                     .map_err(|source| file_error(&disk.names.active(), source))?;
             }
@@ -304,7 +318,7 @@ impl Found<'_> {
     fn close_cut_logs(&self, number: u64, clock: &dyn Clock) -> Result<(), Stop> {
         let mut open = Vec::new();
         let mut at = None;
-        for disk in self.disks {
+        for disk in &self.disks {
             let (next, active) = (disk.names.next(number), disk.names.active());
             let switched = !self.files.exists(&next) || !self.files.exists(&active);
             let path = if switched { disk.names.transit(number) } else { active };
@@ -347,7 +361,7 @@ impl Found<'_> {
             return Ok(None);
         }
         let mut logs = Vec::new();
-        for disk in self.disks {
+        for disk in self.disks.iter().copied() {
             let whole = self.closed(&disk.names.transit(number)).and_then(|mut log| {
                 log.verify()?;
                 let known = self.state.disks.get(&disk.id).map_or(Uuid::nil(), |d| d.shipped);
@@ -373,7 +387,7 @@ impl Found<'_> {
     }
 
     fn tracked(&self, disk: &Disk) -> &TrackedState {
-        self.state.disks.get(&disk.id).expect("a disk that is not known has broken tracking")
+        self.state.disks.get(&disk.id).expect("those that are known were chosen")
     }
 
     fn present(&self, disk: &Disk) -> Result<Present, TrackError> {
@@ -385,7 +399,7 @@ impl Found<'_> {
     }
 
     fn flush_devices(&self) -> Result<(), TrackError> {
-        for disk in self.disks {
+        for disk in &self.disks {
             disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })?;
         }
         Ok(())

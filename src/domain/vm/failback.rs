@@ -13,9 +13,17 @@
 //! somebody completes the failback; that sends and fetches the rest, twice: while the VM runs, so that the
 //! stop is short, and after it was shut down. The primary site's disks belong to nobody meanwhile, so a
 //! failback that is given up costs nothing.
+//!
+//! It can lead to another host, where the disks are made if they are not there. The VM is that host's from the
+//! moment on that this is asked for, and that of the one before again if the failback is given up. Nothing is
+//! asked of the host that it leaves, which may be gone for ever: should it come back with the VM running, the
+//! VM is turned off there, for which it stays in [`Vm::left`] until it was seen to be so.
 
 use super::{Event, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Stage, Vm};
+use crate::domain::entity::Rejection;
+use crate::domain::id::{CloudId, HostId, JobId};
 use crate::domain::job::{Job, JobKind, Step};
+use crate::domain::placement::Placement;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -41,9 +49,34 @@ pub struct Failback {
     pub compared_bytes: u64,
     /// Bytes of them that differed.
     pub different_bytes: u64,
+    /// Where it was, if it is brought to a host that somebody chose.
+    pub before: Option<Whereabouts>,
+    /// Where it is placed at the primary site, if that is described.
+    pub placement: Option<Placement>,
+}
+
+/// Where a VM is at the primary site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The host that it runs on.
+    pub host: HostId,
+    /// The host to which a failback brought its disks.
+    pub brought_to: Option<HostId>,
+}
+
+impl Failback {
+    /// Whether disks that are not at the host are to be made there: before the first of them was restored.
+    pub const fn makes_disks(&self) -> bool {
+        self.before.is_some() && self.restored.is_none()
+    }
 }
 
 impl Vm {
+    /// Whether a failback is under way, or not committed, that brings it to a host that somebody chose.
+    pub fn is_brought_to_host(&self) -> bool {
+        self.failback.as_ref().is_some_and(|failback| failback.before.is_some())
+    }
+
     /// How the VM came to the recovery site.
     pub(super) fn failover_kind(&self) -> FailoverKind {
         self.failover.map_or(FailoverKind::Unplanned, |failover| failover.kind)
@@ -75,6 +108,23 @@ impl Vm {
             _ => false,
         }
     }
+}
+
+/// It is to be brought back, to the host that it came from or to one that somebody chose.
+pub(super) fn request(job: JobId, in_full: bool, host: Option<HostId>) -> Vec<Event> {
+    let mut events = vec![Event::FailbackRequested { in_full }];
+    events.extend(host.map(|host| Event::FailbackHostChosen { host }));
+    events.extend(super::rules::start(job, JobKind::Failback));
+    events
+}
+
+/// A VM is replicated by the policy of its cloud, so that it stays in it.
+pub(super) fn check_cloud(vm: &Vm, cloud: CloudId) -> Result<(), Rejection> {
+    if cloud == vm.cloud {
+        return Ok(());
+    }
+    let because = format!("the host is of another cloud than {}", vm.name);
+    Err(Rejection::Refused { because })
 }
 
 /// What the restoring of a disk makes true.
@@ -116,6 +166,25 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
         Event::FailbackRequested { in_full } => {
             vm.failback = Some(Failback { in_full: *in_full, ..Failback::default() });
             vm.source = Side::Recovery;
+            // Where it is brought back to it is off before anything is done there.
+            vm.left.remove(&vm.host);
+        }
+        Event::FailbackHostChosen { host } => {
+            let before = Whereabouts { host: vm.host, brought_to: vm.brought_to };
+            if let Some(failback) = vm.failback.as_mut() {
+                failback.before = Some(before);
+            }
+            vm.left.insert(before.host);
+            vm.left.remove(host);
+            (vm.host, vm.brought_to) = (*host, Some(*host));
+        }
+        Event::HostLeft { host } => {
+            vm.left.remove(host);
+        }
+        Event::SourcePlaced { placement } => {
+            if let Some(failback) = vm.failback.as_mut() {
+                failback.placement = Some(placement.clone());
+            }
         }
         Event::DiskRestored { compared_bytes, different_bytes, .. } => {
             if let Some(failback) = vm.failback.as_mut() {
@@ -139,7 +208,9 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
             }
         }
         Event::FailbackCancelled => {
-            vm.failback = None;
+            if let Some(before) = vm.failback.take().and_then(|failback| failback.before) {
+                (vm.host, vm.brought_to) = (before.host, before.brought_to);
+            }
             vm.source = Side::Primary;
             vm.delta.stage = Stage::Off;
             vm.trouble = None;

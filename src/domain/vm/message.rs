@@ -263,6 +263,32 @@ pub enum Command {
         /// Its size then.
         size_bytes: u64,
     },
+    /// Bring it back to this host of the primary site, where its disks are made if they are not there: the
+    /// host that it came from may be gone for ever.
+    FailbackToHost {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Download everything, instead of what differs.
+        in_full: bool,
+        /// Which host.
+        host: HostId,
+        /// The cloud of that host.
+        cloud: CloudId,
+    },
+    /// It is off at a host that a failback brought it away from.
+    ReportLeft {
+        /// Which.
+        host: HostId,
+    },
+    /// Give it another disk while it runs; only that has to be sent.
+    AddDisk {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
 }
 
 impl Command {
@@ -283,7 +309,9 @@ impl Command {
         | Self::CompleteFailback { job }
         | Self::ReverseReplicate { job }
         | Self::DisableProtection { job, .. }
-        | Self::ResizeDisk { job, .. }) = &mut again
+        | Self::ResizeDisk { job, .. }
+        | Self::FailbackToHost { job, .. }
+        | Self::AddDisk { job, .. }) = &mut again
         else {
             return None;
         };
@@ -409,6 +437,11 @@ pub enum Effect {
     },
     /// Keep the replica VM running at the recovery site, for as long as this is called for.
     RunReplica,
+    /// Turn the VM off at a host that a failback brought it away from, as soon as that answers, and report it.
+    KeepOff {
+        /// Which.
+        host: HostId,
+    },
     /// Free, again and again, what recovery points that were let go took in the vault, and report
     /// what changes.
     ReclaimSpace,
@@ -573,9 +606,10 @@ pub enum Event {
     },
     /// The source VM was shut down by Lifeboat.
     SourceShutDown,
-    /// The replica takes nothing more from the primary site.
+    /// The replica takes nothing more from who wrote to it before. Where a job was cancelled that was about to
+    /// see to that: it may take nothing more.
     SourceFenced {
-        /// The epoch that the recovery side writes under.
+        /// The epoch that is written under from here on.
         epoch: u64,
     },
     /// The disks of this recovery point are served at the recovery site.
@@ -777,5 +811,32 @@ pub enum Event {
         disk: DiskId,
         /// Its size.
         size_bytes: u64,
+    },
+    /// The failback brings it to this host, and leaves the one that it came from as it is.
+    FailbackHostChosen {
+        /// Which host.
+        host: HostId,
+    },
+    /// It is off at a host that a failback brought it away from.
+    HostLeft {
+        /// Which.
+        host: HostId,
+    },
+    /// The failback brings it into these networks of the primary site.
+    SourcePlaced {
+        /// Its place there.
+        placement: Placement,
+    },
+    /// A disk is to be added.
+    DiskAddRequested {
+        /// The disk.
+        disk: Disk,
+        /// The path of its image at the primary site.
+        image: String,
+    },
+    /// The disk that was to be added is one of the VM's: in recovery points from here on, and in no earlier one.
+    DiskAdded {
+        /// Which disk.
+        disk: DiskId,
     },
 }

@@ -25,7 +25,8 @@
 //!  CommitPending --ChangeRecoveryPoint--> FailingOver --> CommitPending
 //! ```
 //!
-//! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`].
+//! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`], one
+//! that is added is [`addition`].
 //!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
@@ -35,21 +36,25 @@
 //! failed check ends its job and puts the VM back where it was. A VM does one piece of [`Work`] at a
 //! time: the running job's task, or else the delta.
 
+mod addition;
 mod failback;
 mod health;
 mod message;
 mod operations;
 mod points;
+mod quiescence;
 mod resize;
 mod rules;
 mod statistics;
 mod test_failover;
 mod window;
 
-pub use failback::{AfterFailover, Failback};
+pub use addition::AddedDisk;
+pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
+pub use quiescence::Quiescence;
 pub use resize::{FormerSize, Resize};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
@@ -67,7 +72,6 @@ use super::retry::RetryLadder;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,30 +250,6 @@ pub struct Delta {
     pub started_at: Timestamp,
 }
 
-/// Where application-consistent points stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quiescence {
-    /// The cycle for which the guest is to be quiesced.
-    pub requested: Option<u64>,
-    /// When the cycle began that was application-consistent last.
-    pub reached_at: Option<Timestamp>,
-    /// When the cycle began for which it was last tried in vain since, and why.
-    pub missed: Option<(Timestamp, Failure)>,
-}
-
-impl Quiescence {
-    /// Time between two attempts to quiesce a guest that cannot be: a guest that has to be waited for
-    /// must not be in every cycle.
-    const RETRY: Duration = Duration::from_mins(15);
-
-    fn is_due(&self, every: Duration, now: Timestamp) -> bool {
-        // A moment in the future is one from before the clock was set back.
-        let over = |since: Timestamp, time| now < since || time <= now.since(since);
-        self.reached_at.is_none_or(|at| over(at, every))
-            && self.missed.as_ref().is_none_or(|(at, _)| over(*at, Self::RETRY))
-    }
-}
-
 /// Failed work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
@@ -398,10 +378,16 @@ pub struct Vm {
     /// From when on the levels of retention can let points go.
     #[serde(skip)]
     thinning: NextThinning,
-    /// The disk that is being made larger.
+    /// The disk that is being made larger; one that is being added grows from nothing.
     pub resize: Option<Resize>,
     /// What sizes disks have in points from before they grew.
     pub former_sizes: Vec<FormerSize>,
+    /// The host to which a failback brought its disks; `None` while they are where they were made.
+    pub brought_to: Option<HostId>,
+    /// Hosts that a failback brought it away from, where it may still run and must not.
+    pub left: BTreeSet<HostId>,
+    /// The disks that were added, and the one that is to be.
+    pub added: Vec<AddedDisk>,
 }
 
 impl Vm {
@@ -591,7 +577,8 @@ impl Vm {
             JobKind::CommitFailback
             | JobKind::TestFailover
             | JobKind::TestFailoverCleanup
-            | JobKind::ResizeDisk => {}
+            | JobKind::ResizeDisk
+            | JobKind::AddDisk => {}
             // What it compares is the first that is.
             JobKind::Failback => {
                 self.resync.lost = None;
@@ -646,8 +633,9 @@ impl Vm {
             return;
         }
         self.trouble = None;
-        if kind == JobKind::ResizeDisk {
+        if kind.changes_disks() {
             self.resize = self.resize.filter(|resize| resize.grown);
+            addition::forget_disks_that_are_not_there(self);
         }
         match (kind, outcome) {
             (JobKind::EnableProtection, JobOutcome::Failed) => self.enter(Phase::Unprotected, at),
@@ -892,6 +880,9 @@ impl Entity for Vm {
             | Event::TestCleanUpPutOff { .. }
             | Event::TestCleanedUp { .. } => test_failover::apply(self, event, at),
             Event::FailbackRequested { .. }
+            | Event::FailbackHostChosen { .. }
+            | Event::HostLeft { .. }
+            | Event::SourcePlaced { .. }
             | Event::DiskRestored { .. }
             | Event::DisksRestored { .. }
             | Event::FailbackReady
@@ -935,13 +926,21 @@ impl Entity for Vm {
                     test.placement = Some(placement.clone());
                 }
             }
-            Event::Moved { host } => self.host = *host,
+            Event::Moved { host } => {
+                self.host = *host;
+                self.left.remove(host);
+            }
             Event::DiskResizeRequested { .. } | Event::DiskResized { .. } => {
                 resize::apply(self, event);
             }
+            Event::DiskAddRequested { .. } | Event::DiskAdded { .. } => {
+                addition::apply(self, event);
+            }
             Event::FailoverCommitted => {
                 self.decision = None;
-                resize::go_back_to_sizes_of_point(self);
+                // The VM goes on with the replica as it is: nothing takes its place.
+                self.resync.suspect = None;
+                resize::go_back_to_disks_of_point(self);
                 if let Some(failover) = self.failover {
                     self.points.retain(|point| point.cycle == failover.point.cycle);
                     self.forget_consistency_of_gone_points();
@@ -985,6 +984,7 @@ impl Entity for Vm {
         if self.runs_replica() {
             effects.push(Effect::RunReplica);
         }
+        effects.extend(self.left.iter().map(|host| Effect::KeepOff { host: *host }));
         if self.reclaims_space() {
             effects.push(Effect::ReclaimSpace);
         }

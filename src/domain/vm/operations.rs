@@ -4,9 +4,8 @@
 //! Recovery's API where it has them. A test failover never stands in the way of a failover on the worst
 //! day: it runs on disks of its own.
 
-use super::resize;
 use super::rules::{begin_resync, cancel_job, start, start_next};
-use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm};
+use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm, addition, resize};
 use crate::domain::entity::Rejection;
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, Step};
@@ -71,7 +70,7 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
             operations.push("DisableProtection");
             operations.extend(operations_of_deltas(vm));
             if !matches!(vm.delta.stage, Stage::Paused { .. }) {
-                operations.push(resize::OPERATION);
+                operations.extend([resize::OPERATION, addition::OPERATION]);
             }
             operations
         }
@@ -235,7 +234,9 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         JobKind::Failback | JobKind::CompleteFailback if vm.failback_can_be_cancelled() => {
             Ok(cancel_failback(vm))
         }
-        JobKind::ResizeDisk if vm.resize.is_some_and(|resize| !resize.grown) => Ok(cancel_job(vm)),
+        JobKind::ResizeDisk | JobKind::AddDisk if vm.resize.is_some_and(|resize| !resize.grown) => {
+            Ok(cancel_job(vm))
+        }
         // What these undo or make final is half done: going on is the only way to a sound state.
         JobKind::CommitFailover
         | JobKind::CommitFailback
@@ -247,6 +248,7 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         | JobKind::DisableProtection
         | JobKind::RemoveProtection
         | JobKind::ResizeDisk
+        | JobKind::AddDisk
         | JobKind::TestFailover
         | JobKind::TestFailoverCleanup => Err(unable()),
     }

@@ -15,6 +15,7 @@
 //! A failover that took the place of the job and led back leaves what was added unseeded, and then the VM is
 //! resynchronized.
 
+use super::addition;
 use super::rules::{begin_resync, start};
 use super::{Disk, Event, Phase, ResyncReason, ResyncWindow, Vm};
 use crate::domain::entity::Rejection;
@@ -29,7 +30,7 @@ use std::ops::Range;
 pub(super) const OPERATION: &str = "ResizeDisk";
 
 /// What the size of a disk is a multiple of.
-const SECTOR_BYTES: u64 = 512;
+pub(super) const SECTOR_BYTES: u64 = 512;
 
 /// A disk that is being made larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub struct Resize {
     pub grown: bool,
 }
 
-/// The size of a disk in recovery points from before it grew.
+/// The size of a disk in recovery points from before it grew; 0 in those from before it was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormerSize {
     /// Which disk.
@@ -63,19 +64,34 @@ impl Vm {
         at.map_or(disk.size_bytes, |former| former.size_bytes)
     }
 
+    /// Whether the point of a cycle has one of its disks: none has it from before it was added.
+    pub fn is_in_point(&self, disk: &Disk, cycle: u64) -> bool {
+        0 < self.size_in_point(disk, cycle)
+    }
+
+    /// Those of its disks that the point of a cycle has.
+    pub fn disks_in_point(&self, cycle: u64) -> impl Iterator<Item = &Disk> {
+        self.disks.iter().filter(move |disk| self.is_in_point(disk, cycle))
+    }
+
     /// The disks that a job is about.
     pub(super) fn disks_of(&self, kind: JobKind) -> Vec<DiskId> {
         match (kind, self.resize) {
-            (JobKind::ResizeDisk, Some(resize)) => vec![resize.disk],
+            (kind, Some(resize)) if kind.changes_disks() => vec![resize.disk],
             _ => self.disks.iter().map(|disk| disk.id).collect(),
         }
     }
 
     /// What was added to a disk and has to be seeded, while that is done.
     pub fn added_range(&self, disk: DiskId) -> Option<Range<u64>> {
-        let resize = self.resize.filter(|resize| resize.grown && resize.disk == disk)?;
-        let seeds = self.job.as_ref().is_some_and(|job| job.kind == JobKind::ResizeDisk);
-        seeds.then_some(resize.from_bytes..resize.to_bytes)
+        let resize = self.resize.filter(|resize| resize.disk == disk)?;
+        self.has_added_something().then_some(resize.from_bytes..resize.to_bytes)
+    }
+
+    /// Whether the running job has added something to the disks, which it seeds.
+    pub fn has_added_something(&self) -> bool {
+        self.resize.is_some_and(|resize| resize.grown)
+            && self.job.as_ref().is_some_and(|job| job.kind.changes_disks())
     }
 }
 
@@ -136,22 +152,27 @@ pub(super) fn left_unfinished(vm: &Vm, now: Timestamp) -> Option<Vec<Event>> {
     let resize = vm.resize.filter(|resize| resize.grown)?;
     let disk = vm.disks.iter().find(|disk| disk.id == resize.disk);
     let name = disk.map_or_else(|| resize.disk.to_string(), |disk| disk.name.clone());
-    let because = format!("disk {name} grew, and what was added is not in the replica");
+    let because = if resize.from_bytes == 0 {
+        format!("disk {name} was added, and is not in the replica")
+    } else {
+        format!("disk {name} grew, and what was added is not in the replica")
+    };
     let mut events = vec![Event::MarkedForResync { reason: ResyncReason::DiskChanged(because) }];
     // Whoever led the failover back is there, and wants the VM as well protected as before.
     events.extend(begin_resync(vm, ResyncWindow::Always, now));
     Some(events)
 }
 
-/// The sizes of the disks are those of the point that the VM failed over to.
-pub(super) fn go_back_to_sizes_of_point(vm: &mut Vm) {
+/// The disks, and their sizes, are those of the point that the VM failed over to.
+pub(super) fn go_back_to_disks_of_point(vm: &mut Vm) {
     let Some(failover) = vm.failover else { return };
-    let sizes = vm.disks.iter().map(|disk| vm.size_in_point(disk, failover.point.cycle));
-    let sizes: Vec<_> = sizes.collect();
-    for (disk, size_bytes) in vm.disks.iter_mut().zip(sizes) {
-        disk.size_bytes = size_bytes;
-    }
+    let cycle = failover.point.cycle;
+    let disks = vm.disks_in_point(cycle);
+    let disks =
+        disks.map(|disk| Disk { size_bytes: vm.size_in_point(disk, cycle), ..disk.clone() });
+    vm.disks = disks.collect();
     (vm.resize, vm.former_sizes) = (None, vec![]);
+    addition::forget_disks_that_are_not_there(vm);
 }
 
 /// What one event makes of a VM's disks.

@@ -13,6 +13,7 @@ use crate::domain::prerequisites;
 use crate::domain::retention::thinned_out;
 use crate::domain::time::Timestamp;
 
+use super::addition;
 use super::failback;
 use super::operations::{self, REPAIR, allow};
 use super::resize;
@@ -103,9 +104,16 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::Failback { job, in_full } => {
             allow(vm, "Failback")?;
-            let mut events = vec![Event::FailbackRequested { in_full: *in_full }];
-            events.extend(start(*job, JobKind::Failback));
-            Ok(events)
+            Ok(failback::request(*job, *in_full, None))
+        }
+        Command::FailbackToHost { job, in_full, host, cloud } => {
+            allow(vm, "Failback")?;
+            failback::check_cloud(vm, *cloud)?;
+            Ok(failback::request(*job, *in_full, Some(*host)))
+        }
+        Command::ReportLeft { host } => {
+            let is_left = vm.left.contains(host);
+            Ok(if is_left { vec![Event::HostLeft { host: *host }] } else { vec![] })
         }
         Command::CompleteFailback { job } => {
             allow(vm, "CompleteFailback")?;
@@ -126,6 +134,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::ResizeDisk { job, disk, size_bytes } => {
             allow(vm, resize::OPERATION)?;
             resize::request(vm, *job, *disk, *size_bytes)
+        }
+        Command::AddDisk { job, disk, image } => {
+            allow(vm, addition::OPERATION)?;
+            addition::request(vm, *job, disk, image)
         }
         Command::PauseReplication => {
             allow(vm, "PauseReplication")?;
@@ -157,7 +169,8 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(if same { vec![] } else { vec![Event::TargetChanged { target: target.clone() }] })
         }
         Command::ReportMoved { host } => {
-            if vm.phase == Phase::Undiscovered || vm.host == *host {
+            let is_elsewhere = vm.is_brought_to_host() && !vm.may_run_at_primary();
+            if vm.phase == Phase::Undiscovered || vm.host == *host || is_elsewhere {
                 return Ok(vec![]);
             }
             let mut events = vec![Event::Moved { host: *host }];
@@ -295,12 +308,28 @@ pub(super) fn start_next(vm: &Vm, kind: JobKind) -> Vec<Event> {
 }
 
 pub(super) fn cancel_job(vm: &Vm) -> Vec<Event> {
-    match &vm.job {
-        Some(job) if job.ended.is_none() => {
-            vec![Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled }]
-        }
-        _ => vec![],
+    let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return vec![] };
+    let mut events = Vec::new();
+    if is_fencing(vm) {
+        // The fence may be up already, on some of the disks or on all: whoever goes on must not be shut out.
+        events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
     }
+    events.push(Event::JobEnded { job: job.id, outcome: JobOutcome::Cancelled });
+    events
+}
+
+/// Whether the task under way closes the replica to whoever wrote to it.
+fn is_fencing(vm: &Vm) -> bool {
+    let current = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+    match current {
+        Some(Step::FenceSource | Step::FenceReplica) => true,
+        Some(Step::PrepareForFailover) => is_in_planned_failover(vm),
+        _ => false,
+    }
+}
+
+fn is_in_planned_failover(vm: &Vm) -> bool {
+    vm.phase == Phase::FailingOver(FailoverKind::Planned)
 }
 
 /// Begins the resynchronization of a VM that is marked, or lets it wait for the window. One that has
@@ -532,7 +561,8 @@ fn task_done(
             | JobKind::ResynchronizeDifferences
             | JobKind::ReverseReplicate
             | JobKind::ResumeReplication
-            | JobKind::ResizeDisk,
+            | JobKind::ResizeDisk
+            | JobKind::AddDisk,
         ) => events.push(Event::Protected),
         Some(
             JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint,
@@ -564,11 +594,12 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
             points.iter().any(|point| vm.delta.chain_first_cycle <= point.cycle)
         }
         (
-            Step::CheckPlannedFailover | Step::CheckUnplannedFailover,
+            Step::CheckPlannedFailover | Step::CheckUnplannedFailover | Step::CheckFailback,
             Outcome::Placed { .. } | Outcome::Done,
         )
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
+        (Step::PrepareForFailover, Outcome::Fenced { .. }) => is_in_planned_failover(vm),
         (
             Step::CopyDisk(_)
             | Step::CompareDisk(_)
@@ -611,9 +642,13 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         ) => {
             let mut events = shipped(vm, points, now);
             events.extend(dropped(vm, step));
+            events.extend(addition::added(vm));
             events
         }
         (Step::GrowDisk(disk), _) => resize::grown(vm, disk),
+        (Step::CheckFailback, Outcome::Placed { placement }) => {
+            vec![Event::SourcePlaced { placement: placement.clone() }]
+        }
         (_, Outcome::Placed { placement }) => {
             vec![Event::ReplicaPlaced { placement: placement.clone() }]
         }
@@ -630,7 +665,10 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         (Step::TrackRestored, _) => {
             vec![Event::RestoredTracked { first_cycle: vm.first_cycle_of_new_chain() }]
         }
-        (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { found }) => {
+        (
+            Step::FenceSource | Step::FenceReplica | Step::PrepareForFailover,
+            Outcome::Fenced { found },
+        ) => {
             let mut events = shipped(vm, found, now);
             events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
             events
@@ -691,12 +729,9 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Once another copy has its first point, those of the suspect replica go. A VM that failed over to a
-/// suspect replica goes on with it: nothing is copied anew there.
+/// Once another copy has its first point, those of the suspect replica go.
 fn dropped(vm: &Vm, step: Step) -> Option<Event> {
-    let is_copied_anew =
-        step == Step::ApplyTrackedChanges && matches!(vm.phase, Phase::Resynchronizing(_));
-    let because = vm.resync.suspect.clone().filter(|_| is_copied_anew)?;
+    let because = vm.resync.suspect.clone().filter(|_| step == Step::ApplyTrackedChanges)?;
     let kept_from_cycle = vm.delta.chain_first_cycle;
     vm.points.first().filter(|oldest| oldest.cycle < kept_from_cycle)?;
     Some(Event::RecoveryPointsDropped { kept_from_cycle, because })

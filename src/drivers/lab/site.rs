@@ -207,6 +207,11 @@ impl LabSite {
         }
     }
 
+    /// The host that a VM is on.
+    pub fn host_of_vm(&self, vm: VmId) -> Option<HostId> {
+        self.vms().get(&vm).map(|slot| slot.vm.host)
+    }
+
     /// Whether the site's provider, its management server, is silent from here on.
     pub fn silence_provider(&self, silent: bool) {
         self.0.provider_silent.store(silent, Ordering::Relaxed);
@@ -440,6 +445,11 @@ impl Hypervisor for LabSite {
         Ok(())
     }
 
+    /// Files are the agents' matter.
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.heartbeat(vm.host).await
+    }
+
     /// A guest that still runs on the disks, as one that was out of reach when its VM was failed over,
     /// is switched off.
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
@@ -481,7 +491,8 @@ impl Hypervisor for LabSite {
     }
 }
 
-/// The URIs of a VM's disks in the VM's order.
+/// The URIs of a VM's disks in the VM's order, without those that were added to it: a guest goes on with the disks
+/// that it was made for.
 fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
     let uri = |disk: &crate::domain::vm::Disk| {
         let found = served.iter().find(|served| served.disk == disk.id);
@@ -489,5 +500,5 @@ fn uris(vm: &Vm, served: &[ServedDisk]) -> Result<Vec<String>, LabError> {
             .map(|served| served.uri.clone())
             .ok_or_else(|| LabError::NotServed { name: vm.name.clone(), disk: disk.name.clone() })
     };
-    vm.disks.iter().map(uri).collect()
+    vm.disks.iter().filter(|disk| vm.added_disk(disk.id).is_none()).map(uri).collect()
 }

@@ -21,6 +21,11 @@ impl Outside {
         others.map(|(id, _)| *id).collect()
     }
 
+    /// Whether two hosts reach the same disks.
+    pub(in crate::sim) fn share_disks(&self, one: HostId, other: HostId) -> bool {
+        one == other || self.other_members(one).contains(&other)
+    }
+
     /// The name of a host's cluster.
     pub(in crate::sim) fn cluster_of(&self, host: HostId) -> Option<String> {
         self.state().hosts.get(&host).and_then(|host| host.cluster.clone())
@@ -96,6 +101,7 @@ impl Outside {
         state.hosts[&from].disk.hand_over(&machine.folder(), &state.hosts[&to].disk, memory);
         if let Some(machine) = state.vms.get_mut(&id) {
             machine.host = to;
+            machine.strays.remove(&to);
             machine.tracker = None;
             machine.closed = closed;
             machine.runs = false;

@@ -4,6 +4,7 @@ use super::super::dice::{Dice, keyed};
 use super::super::ghost::Ghost;
 use super::{Host, INSTALL_BYTES, Machine, Outside, State};
 use crate::drivers::lab::Workload;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
@@ -65,6 +66,7 @@ impl Machine {
             runs: false,
             tracker: None,
             away: None,
+            strays: BTreeSet::new(),
             ..self.clone()
         })
     }

@@ -5,6 +5,7 @@
 //! are made later must hold it.
 
 use super::super::plant::Plant;
+use super::added::{begin, note};
 use super::{Machine, Outside, Standing};
 use crate::disk::raw::RawDisk;
 use crate::domain::id::VmId;
@@ -70,6 +71,7 @@ fn replace(files: &dyn Files, machine: &Machine, last: u64) -> io::Result<()> {
         RawDisk::create(files, &copy(&disk.name), disk.size_bytes).map_err(io::Error::other)
     };
     let disks: Vec<RawDisk> = machine.disks.iter().map(create).collect::<io::Result<_>>()?;
+    disks.iter().skip(machine.workload.disks().len()).try_for_each(|disk| begin(disk))?;
     write(machine, &disks, 1, last)?;
     for disk in &machine.disks {
         files.rename(&copy(&disk.name), &folder.join(format!("{}.img", disk.name)))?;
@@ -80,6 +82,10 @@ fn replace(files: &dyn Files, machine: &Machine, last: u64) -> io::Result<()> {
 fn write(machine: &Machine, disks: &[RawDisk], first: u64, last: u64) -> io::Result<()> {
     for n in first..=last {
         let write = machine.workload.write(n);
+        for (disk, device) in machine.disks.iter().zip(disks).skip(machine.workload.disks().len()) {
+            let (offset, note) = note(&machine.workload, disk.id, disk.size_bytes, n);
+            device.write_at(&note, offset, false)?;
+        }
         disks[write.disk].write_at(&machine.workload.content(n), write.offset(), false)?;
     }
     disks.iter().try_for_each(BlockDevice::flush)

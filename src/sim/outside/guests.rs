@@ -3,6 +3,7 @@
 use super::super::ghost::{CutState, Invariant, Violation};
 use super::super::plant::Plant;
 use super::super::scenario::Burst;
+use super::added::{Note, OpenDisk};
 use super::{Away, Machine, Outside, Standing};
 use crate::disk::raw::RawDisk;
 use crate::disk::tracker::Tracker;
@@ -99,11 +100,13 @@ impl Outside {
         let Some(away) = machine.away.as_ref().filter(|away| away.runs) else { return };
         let n = away.acked + 1;
         let (write, content) = (machine.workload.write(n), machine.workload.content(n));
-        let device = away.exports.get(write.disk).and_then(|export| self.served(export));
+        let device = away.exports.get(write.disk).and_then(|(_, export)| self.served(export));
         // What nobody serves, nobody writes to.
         let Some(device) = device.filter(|_| self.is_due(&machine, n)) else { return };
+        let notes = self.notes_away(&machine, away, n);
         self.storage.begin(None);
         let written = self.inline.call(move || {
+            notes.into_iter().try_for_each(Note::write)?;
             device.write_at(&content, write.offset(), false)?;
             if n.is_multiple_of(FLUSH_EVERY) { device.flush() } else { Ok(()) }
         });
@@ -129,6 +132,7 @@ impl Outside {
             let device = RawDisk::open(&files, &image, Open::Write).map_err(io::Error::other)?;
             return device.write_at(&content, write.offset(), false);
         }
+        self.notes(machine, tracker, n).into_iter().try_for_each(Note::write)?;
         let disk = tracker.disk(machine.disks[write.disk].id);
         disk.ok_or(io::ErrorKind::NotFound)?.write_at(&content, write.offset(), false)
     }
@@ -212,10 +216,10 @@ impl Outside {
     }
 
     /// The disks of a VM that its host has attached.
-    pub(in crate::sim) fn attached(&self, id: VmId) -> Option<Vec<Arc<dyn BlockDevice>>> {
+    pub(in crate::sim) fn attached(&self, id: VmId) -> Option<Vec<OpenDisk>> {
         let machine = self.machine(id);
         let tracker = machine.tracker.as_ref()?;
-        let device = |disk: &Disk| Some(tracker.disk(disk.id)? as Arc<dyn BlockDevice>);
+        let device = |disk: &Disk| Some((disk.id, tracker.disk(disk.id)? as Arc<dyn BlockDevice>));
         machine.disks.iter().map(device).collect()
     }
 

@@ -419,7 +419,10 @@ impl Replication for Ports {
     }
 
     async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure> {
-        self.0.done(vm, Call::Fence).await.map(|()| vec![])
+        match self.0.call(vm, Call::Fence, None).await? {
+            Outcome::Fenced { found } => Ok(found),
+            _ => Ok(vec![]),
+        }
     }
 
     async fn serve(&self, vm: &Vm, _: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
@@ -512,6 +515,10 @@ impl Hypervisor for Ports {
         self.0.done(vm, Call::StartSource).await
     }
 
+    async fn check_room(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
         self.0.done(vm, Call::AttachSource).await
     }
@@ -552,6 +559,10 @@ impl Hypervisor for Recovery {
 
     async fn start(&self, vm: &Vm, _: &[ServedDisk]) -> Result<(), Failure> {
         self.0.done(vm, Call::StartReplica).await
+    }
+
+    async fn check_room(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn attach(&self, _: &Vm) -> Result<(), Failure> {

@@ -176,20 +176,28 @@ const fn calls(vm: &Vm, work: Work) -> &'static [Call] {
     };
     match step {
         Step::CheckEnableProtection => &[Call::CheckSource],
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
-            &[Call::CheckSource, Call::CheckVault]
-        }
+        Step::CheckPlannedFailover
+        | Step::CheckReverseReplicate
+        | Step::CheckResize
+        | Step::CheckAddDisk => &[Call::CheckSource, Call::CheckVault],
         Step::IdentifyTarget => &[Call::CheckVault],
         Step::EnableReplication | Step::RestartTracking => &[Call::StartTracking],
-        // Nothing but the commit that records them; and no disk grows here.
+        // Nothing but the commit that records them; and no disk grows or is added here.
         Step::StartInitialReplication
         | Step::UpdateProviderState
         | Step::GrowDisk(_)
-        | Step::OfferGrownDisk(_) => &[],
+        | Step::OfferGrownDisk(_)
+        | Step::OfferAddedDisk(_) => &[],
         Step::CopyDisk(_) => &[Call::Copy],
         Step::CompareDisk(_) => &[Call::Compare],
         Step::RestoreDisk(_) => &[Call::Restore],
         Step::CompleteCopy => &[Call::CompleteCopy],
+        // Whoever starts the source again behind Lifeboat's back adds nothing.
+        Step::PrepareForFailover
+            if matches!(vm.phase, Phase::FailingOver(FailoverKind::Planned)) =>
+        {
+            &[Call::ShipAll, Call::Fence]
+        }
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             &[Call::ShipAll]
         }

@@ -211,8 +211,8 @@ impl LoopService {
                     self.keep(vm, call, called_by);
                 }
             }
-            // Space is not modelled.
-            Effect::ReclaimSpace => {}
+            // Space is not modelled, and nothing is brought to another host.
+            Effect::ReclaimSpace | Effect::KeepOff { .. } => {}
         }
     }
 
@@ -275,7 +275,10 @@ impl LoopService {
                 }
             },
             (_, Doing::Keeping(call, begun)) => self.kept(vm, call, begun, called_by),
-            (Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace, _) => {}
+            (
+                Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace | Effect::KeepOff { .. },
+                _,
+            ) => {}
         }
     }
 

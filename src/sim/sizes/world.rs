@@ -70,6 +70,8 @@ pub(super) struct Guest {
     tracked_from: u64,
     newest_cut: u64,
     points: VecDeque<(u64, u64)>,
+    /// Points of what was sent in one go, which may not be recorded.
+    sent: Vec<RecoveryPoint>,
     broken: Option<ResyncReason>,
     /// Bytes that are suspect for each that was written.
     widened: u64,
@@ -153,6 +155,7 @@ impl World {
                 tracked_from: 0,
                 newest_cut: 0,
                 points: VecDeque::new(),
+                sent: Vec::new(),
                 broken: None,
                 widened: 1,
                 away: None,
@@ -468,9 +471,15 @@ impl World {
                 guest.newest_cut = guest.source_bytes(vm, now);
                 guest.shipped_point(vm, vm.last_cycle_of_job(), guest.newest_cut);
                 points.push(point_of(vm.last_cycle_of_job(), wall, bytes));
+                guest.sent.clone_from(&points);
                 return Ok(Outcome::Shipped { points });
             }
-            Call::Fence => return Ok(Outcome::Fenced { found: vec![] }),
+            Call::Fence => {
+                let known = vm.latest_point().map_or(0, |point| point.cycle);
+                let mut found = std::mem::take(&mut guest.sent);
+                found.retain(|point| known < point.cycle);
+                return Ok(Outcome::Fenced { found });
+            }
             Call::ShutDownSource | Call::SwitchOff => guest.shut_down(now),
             Call::ShutDownReplica | Call::StopServing => guest.runs_away = false,
             Call::AttachSource if vm.source == Side::Recovery => guest.shut_down(now),

@@ -55,11 +55,3 @@ pub fn half_compressible(seed: u64, bytes: &mut [u8]) {
         word[8..].copy_from_slice(&[seed as u8; 8]);
     }
 }
-
-/// The most memory that this process ever had.
-pub fn peak_resident_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("read the status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB");
-    kib / 1024
-}

@@ -6,18 +6,18 @@
 
 use super::outside::{Answer, Op, credentials_refused, host_lost, link_down};
 use super::testbed::{
-    HOUR, MINUTE, Running, Testbed, every_30_s, host_id, job_id, vault_id, vm_id,
+    HOUR, MINUTE, Running, Testbed, every_30_s, host_id, job_id, other_host_id, vault_id, vm_id,
 };
 use super::virtual_clock::BEGINNING;
 use lifeboat::actors::TellError;
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::{Cause, Failure};
-use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::id::{DiskId, PlanId, VmId};
 use lifeboat::domain::job::{Job, JobKind};
 use lifeboat::domain::vm::{
-    Command, Effect, Health, NextStep, Phase, PointChoice, ResyncReason, RetryReason, Side, Vm,
-    Wake, Work,
+    Command, Disk, Effect, Health, NextStep, Phase, PointChoice, ResyncReason, RetryReason, Side,
+    Vm, Wake, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::views::JobView;
@@ -44,6 +44,7 @@ enum Ask {
     Test,
     CleanUp,
     Failback(bool),
+    FailbackToHost,
     Complete,
     CancelFailback,
     Reverse,
@@ -56,9 +57,10 @@ enum Ask {
     CancelJob,
     Retry,
     Resize,
+    AddDisk,
 }
 
-const ASKS: [Ask; 25] = [
+const ASKS: [Ask; 27] = [
     Ask::Enable,
     Ask::Disable(false),
     Ask::Disable(true),
@@ -72,6 +74,7 @@ const ASKS: [Ask; 25] = [
     Ask::CleanUp,
     Ask::Failback(false),
     Ask::Failback(true),
+    Ask::FailbackToHost,
     Ask::Complete,
     Ask::CancelFailback,
     Ask::Reverse,
@@ -84,6 +87,7 @@ const ASKS: [Ask; 25] = [
     Ask::CancelJob,
     Ask::Retry,
     Ask::Resize,
+    Ask::AddDisk,
 ];
 
 /// A life there and back, from its end.
@@ -130,12 +134,13 @@ const VAULT_OPS: [Op; 13] = [
 ];
 
 /// Calls that reach the host.
-const HOST_OPS: [Op; 9] = [
+const HOST_OPS: [Op; 10] = [
     Op::CheckSource,
     Op::StartTracking,
     Op::Snapshot,
     Op::ShutDown,
     Op::KeepOff,
+    Op::CheckRoom,
     Op::Attach,
     Op::StartSource,
     Op::TrackRestored,
@@ -202,6 +207,7 @@ fn asked_by_name(name: &str) -> Option<Ask> {
         "HoldStart" => Ask::Hold,
         "ReleaseStart" => Ask::Release,
         "ResizeDisk" => Ask::Resize,
+        "AddDisks" => Ask::AddDisk,
         _ => return None,
     })
 }
@@ -259,6 +265,11 @@ impl History {
             }
             Ask::CleanUp => Command::CleanUpTestFailover { job, notes: String::new() },
             Ask::Failback(in_full) => Command::Failback { job, in_full },
+            Ask::FailbackToHost => {
+                let back = vm.host == other_host_id();
+                let host = if back { host_id() } else { other_host_id() };
+                Command::FailbackToHost { job, in_full: false, host, cloud: vm.cloud }
+            }
             Ask::Complete => Command::CompleteFailback { job },
             Ask::CancelFailback => Command::CancelFailback,
             Ask::Reverse => Command::ReverseReplicate { job },
@@ -270,6 +281,11 @@ impl History {
             Ask::Release => Command::ReleaseStart,
             Ask::CancelJob => Command::CancelJob { job: running(vm)?.id },
             Ask::Retry => Command::Retry { because: RetryReason::Administrator },
+            Ask::AddDisk => {
+                let name = format!("data{}", vm.jobs);
+                let (id, image) = (DiskId::named(vm.id.0, &name), format!("/{name}.img"));
+                Command::AddDisk { job, disk: Disk { id, name, size_bytes: 1 << 20 }, image }
+            }
             Ask::Resize => {
                 let disk = vm.disks.first()?;
                 Command::ResizeDisk { job, disk: disk.id, size_bytes: disk.size_bytes + (1 << 20) }
@@ -358,7 +374,11 @@ impl History {
             Move::AskAllowed(vm, nth) => {
                 let vm = vm_id(*vm);
                 let allowed = self.bed.logged(vm).allowed_operations();
-                let asks: Vec<_> = allowed.iter().filter_map(|name| asked_by_name(name)).collect();
+                let mut asks: Vec<_> =
+                    allowed.iter().filter_map(|name| asked_by_name(name)).collect();
+                if asks.contains(&Ask::Failback(false)) {
+                    asks.push(Ask::FailbackToHost);
+                }
                 if let Some(ask) = asks.get(nth % asks.len().max(1)) {
                     self.ask(service, vm, *ask).await;
                 }

@@ -11,7 +11,7 @@ use lifeboat::domain::id::{DiskId, HostId, VaultId, VmId};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
+    AddedDisk, Effect, FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
@@ -65,6 +65,8 @@ pub(crate) enum Op {
     Thaw,
     LengthenDisk,
     FitDisks,
+    CheckRoom,
+    CheckImage,
 }
 
 impl Op {
@@ -101,6 +103,7 @@ impl Op {
                         | Step::CheckPlannedFailover
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
                 Self::CheckVault => matches!(
                     step,
@@ -109,9 +112,15 @@ impl Op {
                         | Step::CheckFailback
                         | Step::CheckReverseReplicate
                         | Step::CheckResize
+                        | Step::CheckAddDisk
                 ),
+                Self::CheckRoom => step == Step::CheckFailback,
+                Self::CheckImage => step == Step::CheckAddDisk,
                 Self::LengthenDisk => matches!(step, Step::GrowDisk(_)),
-                Self::FitDisks => matches!(step, Step::OfferGrownDisk(_) | Step::RestartTracking),
+                Self::FitDisks => matches!(
+                    step,
+                    Step::OfferGrownDisk(_) | Step::OfferAddedDisk(_) | Step::RestartTracking
+                ),
                 Self::StartTracking => {
                     matches!(step, Step::EnableReplication | Step::RestartTracking)
                 }
@@ -126,7 +135,10 @@ impl Op {
                             | Step::PrepareForFailover
                     )
                 }
-                Self::Fence => matches!(step, Step::FenceSource | Step::FenceReplica),
+                Self::Fence => matches!(
+                    step,
+                    Step::FenceSource | Step::FenceReplica | Step::PrepareForFailover
+                ),
                 Self::StopServing => step == Step::DeleteReplicaDisks,
                 Self::RestoreDisk => matches!(step, Step::RestoreDisk(_)),
                 Self::TrackRestored => step == Step::TrackRestored,
@@ -197,6 +209,8 @@ pub(crate) struct Facts {
     cuts: BTreeMap<u64, Snapshot>,
     pub(crate) points: BTreeMap<u64, RecoveryPoint>,
     pub(crate) fenced: bool,
+    /// The epoch of the last fence.
+    fence: u64,
     pub(crate) runs_at_primary: bool,
     pub(crate) runs_at_recovery: bool,
     pub(crate) runs_test: bool,
@@ -207,6 +221,8 @@ pub(crate) struct Facts {
     pub(crate) frozen: bool,
     /// What is on the disks of each site.
     pub(crate) disks: Disks,
+    /// The host of the primary site that has its disks; the first one that they are attached to, or asked of.
+    pub(crate) host: Option<HostId>,
     /// How long their images are, and as how large they are offered, where they were resized.
     pub(crate) lengths: BTreeMap<DiskId, u64>,
     pub(crate) offered: BTreeMap<DiskId, u64>,
@@ -287,6 +303,7 @@ impl Default for Facts {
             cuts: BTreeMap::new(),
             points: BTreeMap::new(),
             fenced: false,
+            fence: 0,
             runs_at_primary: true,
             runs_at_recovery: false,
             runs_test: false,
@@ -295,6 +312,7 @@ impl Default for Facts {
             restored: BTreeMap::new(),
             frozen: false,
             disks: Disks::default(),
+            host: None,
             lengths: BTreeMap::new(),
             offered: BTreeMap::new(),
         }
@@ -645,7 +663,10 @@ impl Replication for Outside {
         let effect = || {
             let facts = self.facts(vm.id);
             self.expect(facts.tracked, "a disk is compared untracked");
-            self.expect(facts.copy_complete, "a disk is compared with nothing");
+            let has_copy = facts.copy_complete || !facts.points.is_empty();
+            self.expect(has_copy, "a disk is compared with nothing");
+            // With what is there of an earlier copy, where one was not completed.
+            self.with(vm, |facts, _| facts.copy_complete = true);
             if let Some(added) = vm.added_range(disk) {
                 let tracked = facts.offered.get(&disk) == Some(&added.end);
                 self.expect(tracked, "what was added is compared before it is tracked");
@@ -679,14 +700,13 @@ impl Replication for Outside {
 
     async fn ship(&self, vm: &Vm, cycle: u64, snapshot_at: Timestamp) -> Result<u64, Failure> {
         let effect = || {
-            let (is_cut, copy_complete, fenced) = self.with(vm, |facts, _| {
+            let (is_cut, copy_complete, fence) = self.with(vm, |facts, _| {
                 let cut = facts.cuts.get(&cycle).map(|cut| cut.at);
-                (cut == Some(snapshot_at), facts.copy_complete, facts.fenced)
+                (cut == Some(snapshot_at), facts.copy_complete, facts.fence)
             });
             self.expect(is_cut, "a delta is sent that was not cut");
             self.expect(copy_complete, "a delta is sent without a copy");
-            let closed = fenced && vm.source == Side::Primary;
-            self.expect(!closed, "a delta is sent past the fence");
+            self.expect(fence <= vm.epoch, "a delta is sent past the fence");
             self.with(vm, |facts, _| add_point(facts, cycle, snapshot_at).bytes)
         };
         self.call(vm.id.0, Op::Ship, effect).await
@@ -712,6 +732,7 @@ impl Replication for Outside {
             let known = vm.latest_point().map_or(0, |point| point.cycle);
             self.with(vm, |facts, _| {
                 facts.fenced = true;
+                facts.fence = vm.epoch + 1;
                 facts.points.range(known + 1..).map(|(_, point)| *point).collect()
             })
         };
@@ -868,6 +889,13 @@ pub(crate) struct Guests {
     pub(crate) side: Side,
 }
 
+impl Guests {
+    /// Whether the disks of a VM are at another host than the one that is meant.
+    fn is_elsewhere(&self, vm: &Vm) -> bool {
+        self.outside.facts(vm.id).host.is_some_and(|host| host != vm.host)
+    }
+}
+
 #[async_trait]
 impl Hypervisor for Guests {
     async fn heartbeat(&self, host: HostId) -> Result<(), Failure> {
@@ -877,10 +905,14 @@ impl Hypervisor for Guests {
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
             let now = self.outside.clock.elapsed();
-            self.outside.with(vm, |facts, _| facts.switch(self.side, false, now));
+            let is_elsewhere = self.side == Side::Primary && self.is_elsewhere(vm);
+            if !is_elsewhere {
+                self.outside.with(vm, |facts, _| facts.switch(self.side, false, now));
+            }
         };
         let op = match self.side {
             Side::Recovery => Op::ShutDownReplica,
+            Side::Primary if vm.left.contains(&vm.host) => Op::KeepOff,
             Side::Primary if vm.pending().contains(&Effect::RunReplica) => Op::KeepOff,
             Side::Primary => Op::ShutDown,
         };
@@ -888,9 +920,13 @@ impl Hypervisor for Guests {
     }
 
     async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
-        let keeps_off = vm.pending().contains(&Effect::RunReplica);
+        let keeps_off = vm.pending().contains(&Effect::RunReplica) || vm.left.contains(&vm.host);
         let op = if keeps_off { Op::KeepOff } else { Op::SwitchOff };
-        let effect = || self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+        let effect = || {
+            if !self.is_elsewhere(vm) {
+                self.outside.with(vm, |facts, _| facts.runs_at_primary = false);
+            }
+        };
         self.outside.call(vm.id.0, op, effect).await
     }
 
@@ -923,11 +959,19 @@ impl Hypervisor for Guests {
         self.outside.call(vm.id.0, Op::Start, effect).await
     }
 
+    async fn check_room(&self, vm: &Vm) -> Result<(), Failure> {
+        self.outside.call(vm.id.0, Op::CheckRoom, || {}).await
+    }
+
     async fn attach(&self, vm: &Vm) -> Result<(), Failure> {
         let now = self.outside.clock.elapsed();
         let effect = || {
             self.outside.with(vm, |facts, _| {
                 facts.attached = true;
+                if facts.host.replace(vm.host).is_some_and(|before| before != vm.host) {
+                    // Nothing is on the disks that are made for it.
+                    facts.restored.clear();
+                }
                 // Whoever still uses the disks is cut off.
                 if vm.source == Side::Recovery {
                     facts.switch(Side::Primary, false, now);
@@ -942,6 +986,12 @@ impl Hypervisor for Guests {
             self.outside.with(vm, |facts, _| facts.lengths.insert(disk, bytes));
         };
         self.outside.call(vm.id.0, Op::LengthenDisk, effect).await
+    }
+
+    async fn check_image(&self, vm: &Vm, disk: &AddedDisk) -> Result<(), Failure> {
+        let is_new = vm.disks.iter().all(|own| own.id != disk.disk.id);
+        let effect = || self.outside.expect(is_new, "an image is looked at that is a disk already");
+        self.outside.call(vm.id.0, Op::CheckImage, effect).await
     }
 
     async fn fit_disks(&self, vm: &Vm) -> Result<(), Failure> {

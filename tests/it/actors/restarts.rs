@@ -1,11 +1,15 @@
 //! Kill -9 at every instant of every kind of life: the next start goes on, and it comes to the same.
 
 use super::outside::{Answer, Facts, Op, link_down};
-use super::testbed::{DAY, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
+use super::testbed::{
+    DAY, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
+};
+use lifeboat::domain::id::DiskId;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
     Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
+use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 
@@ -26,9 +30,13 @@ enum Life {
     Cancelled,
     /// Three deltas, a disk that grows, three deltas.
     Resized,
+    /// A planned failover and its commit, a failback to another host and its commit, the reversal.
+    ToAnotherHost,
+    /// Three deltas, a disk that is added, three deltas.
+    DiskAdded,
 }
 
-const LIVES: [Life; 7] = [
+const LIVES: [Life; 9] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -36,6 +44,8 @@ const LIVES: [Life; 7] = [
     Life::ThereAndBack,
     Life::Cancelled,
     Life::Resized,
+    Life::ToAnotherHost,
+    Life::DiskAdded,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -69,13 +79,15 @@ fn timeless(value: &impl serde::Serialize) -> serde_json::Value {
 fn outcome(bed: &Testbed) -> Outcome {
     let vm = vm_id(1);
     let events = bed.events_of(vm).into_iter().map(|(_, event)| event);
-    // How often progress is told, and how often work fails, depends on how often it is begun.
+    // How often progress is told, and how often work fails, depends on how often it is begun. When a host that was
+    // left answers has nothing to do with the rest.
     let events = events.filter(|event| {
         !matches!(
             event,
             Event::TaskProgressed { .. }
                 | Event::RetryScheduled { .. }
                 | Event::RetryStarted { .. }
+                | Event::HostLeft { .. }
         )
     });
     let Facts { points, fenced, runs_at_primary, runs_at_recovery, .. } = bed.outside.facts(vm);
@@ -102,8 +114,11 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             let policy = if life == Life::OverABadLink { every_5_min } else { every_30_s() };
             Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
         }
+        Phase::Protected if life == Life::ToAnotherHost && vm.epoch == 2 => {
+            return vm.host == other_host_id() && vm.left.is_empty();
+        }
         Phase::Protected if fail_over => match life {
-            Life::ThereAndBack if vm.epoch == 2 => {
+            Life::ThereAndBack if vm.epoch == 3 => {
                 Command::DisableProtection { job: job_id(9), source_gone: false }
             }
             Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
@@ -113,10 +128,20 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 let Disk { id, size_bytes, .. } = vm.disks[0];
                 Command::ResizeDisk { job: job_id(2), disk: id, size_bytes: size_bytes + MIB }
             }
-            Life::Resized => return 9 <= vm.points.len(),
-            Life::Planned | Life::OverABadLink | Life::ThereAndBack | Life::Cancelled => {
-                Command::PlannedFailover { job: job_id(2) }
+            Life::DiskAdded if vm.added.is_empty() => {
+                let disk = Disk {
+                    id: DiskId(Uuid::from_u128(7)),
+                    name: "data".to_owned(),
+                    size_bytes: MIB,
+                };
+                Command::AddDisk { job: job_id(2), disk, image: "/data.img".to_owned() }
             }
+            Life::Resized | Life::DiskAdded => return 9 <= vm.points.len(),
+            Life::Planned
+            | Life::OverABadLink
+            | Life::ThereAndBack
+            | Life::ToAnotherHost
+            | Life::Cancelled => Command::PlannedFailover { job: job_id(2) },
             Life::Unplanned => {
                 // While the next delta is on its way, which hangs.
                 service.bed.outside.always(vm.id.0, Op::Ship, Answer::Hang);
@@ -132,11 +157,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             }
             Life::Resynchronized => return 8 <= vm.points.len(),
         },
-        Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 1 => {
+        Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 2 => {
             Command::CancelFailover { job: job_id(4) }
         }
         Phase::FailedOver(_) if life == Life::ThereAndBack => {
             Command::Failback { job: job_id(5), in_full: false }
+        }
+        Phase::FailedOver(_) if life == Life::ToAnotherHost => {
+            let (host, cloud) = (other_host_id(), vm.cloud);
+            Command::FailbackToHost { job: job_id(5), in_full: false, host, cloud }
         }
         Phase::FailbackReady => Command::CompleteFailback { job: job_id(6) },
         Phase::FailbackCommitPending if vm.allowed_operations().contains(&"Commit") => {
@@ -175,7 +204,9 @@ fn testbed(life: Life) -> Testbed {
         | Life::Unplanned
         | Life::Resynchronized
         | Life::ThereAndBack
+        | Life::ToAnotherHost
         | Life::Resized
+        | Life::DiskAdded
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -268,6 +299,16 @@ fn a_life_with_a_disk_that_grows_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_that_goes_on_at_another_host_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::ToAnotherHost);
+}
+
+#[test]
+fn a_life_with_a_disk_that_is_added_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::DiskAdded);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -294,6 +335,8 @@ fn the_lives_are_what_their_names_say() {
         planned,
         (Phase::Unprotected, true),
         (Phase::Protected, false),
+        (Phase::Protected, false),
+        (Phase::Protected, true),
         (Phase::Protected, false),
     ];
     assert_eq!(kinds, expected);

@@ -38,6 +38,11 @@ pub(crate) fn host_id() -> HostId {
     HostId(Uuid::from_u128(2))
 }
 
+/// A host that a VM can be brought to.
+pub(crate) fn other_host_id() -> HostId {
+    HostId(Uuid::from_u128(0x4058))
+}
+
 pub(crate) fn vault_id() -> VaultId {
     VaultId(Uuid::from_u128(4))
 }

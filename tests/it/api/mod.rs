@@ -4,6 +4,7 @@ mod alerts;
 mod clusters;
 mod commands;
 mod endpoint;
+mod failback;
 mod life;
 mod plan;
 mod refusals;

@@ -84,3 +84,80 @@ fn a_disk_grows_online_survives_a_kill_and_earlier_points_keep_its_size() {
     assert_eq!(latest.len() as u64, 16 * MIB);
     assert_eq!((latest[0], latest[8 * MIB as usize - 1]), (1, 2));
 }
+
+#[test]
+fn a_disk_is_added_online_survives_a_kill_without_being_configured_and_fails_over() {
+    let operated = Operated::of(SITE, &["db-01", "web-01"]);
+    let image = |name: &str, bytes: u64| {
+        let path = operated.place.file(name);
+        fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+        path
+    };
+    let logs = image("logs.img", 8 * MIB);
+    let add = |vm: &str, disk: &str, image: &str, more: &[&str]| {
+        let order = ["vm", "disk", "add", vm, disk, "--image", image];
+        [&order[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ends = |arguments: Vec<String>, code| {
+        operated.ends(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), code)
+    };
+    let missing = operated.place.file("none.img");
+    for (image, says) in [
+        (&missing, "SR-2004"),
+        (&image("odd.img", MIB + 1), "not a multiple of 512"),
+        (&operated.place.file("data/disks/web-01.img"), "SR-2006"),
+    ] {
+        let (_, talk) = ends(add("db-01", "logs", image, &[]), 5);
+        assert!(talk.contains(says), "{talk}");
+    }
+    let (_, talk) = ends(add("db-01", "data", &logs, &[]), 5);
+    assert!(talk.contains("the configuration has disk data"), "{talk}");
+    // All verdicts at once.
+    let (dry, _) = ends(add("db-01", "logs", &missing, &["--dry-run"]), 5);
+    assert!(dry.contains("the image can be a disk") && dry.contains("host-1 answers"), "{dry}");
+    let (dry, _) = ends(add("db-01", "logs", &logs, &["--dry-run"]), 0);
+    assert!(dry.contains("gets disk logs of 8.0 MiB"), "{dry}");
+    assert!(!list(&operated, "db-01").contains("logs"));
+
+    connect(&operated).write_at(&[1; 4096], 0, true).unwrap();
+    ends(add("db-01", "logs", &logs, &["--wait", "--timeout", "30s"]), 0);
+    assert!(list(&operated, "db-01").contains(&logs), "{}", list(&operated, "db-01"));
+    let again = ends(add("db-01", "logs", &logs, &["--dry-run"]), 0).0;
+    assert!(again.contains("nothing"), "{again}");
+    let (_, talk) = ends(add("web-01", "logs", &logs, &[]), 5);
+    assert!(talk.contains("disk logs of db-01"), "{talk}");
+    let disk = |operated: &Operated, folder: &str| {
+        let socket = operated.place.data().join(folder).join("nbd.sock");
+        NbdDisk::connect(&format!("nbd+unix:///db-01-logs?socket={}", socket.display())).unwrap()
+    };
+    disk(&operated, "").write_at(&[2; 4096], 4 * MIB, true).unwrap();
+    // A guest goes on with the disks that it was made for.
+    let more = image("more.img", 4 * MIB);
+    ends(add("web-01", "more", &more, &["--wait", "--timeout", "30s"]), 0);
+
+    let dry = operated.done(&["failover", "unplanned", "db-01", "--point", "1", "--dry-run"]);
+    assert!(dry.contains("without disk logs"), "{dry}");
+
+    let Operated { place, service } = operated;
+    service.kill();
+    let service = Running::serve(&place.config());
+    let operated = Operated { place, service };
+    for vm in ["db-01", "web-01"] {
+        operated.until(vm, |vm| vm["state"] == "Protected" && vm["health"] == "Normal");
+    }
+    assert!(list(&operated, "db-01").contains("8MiB"));
+    let mut found = [0; 4096];
+    disk(&operated, "").read_at(&mut found, 4 * MIB).unwrap();
+    assert_eq!(found, [2; 4096]);
+    disk(&operated, "").write_at(&[3; 4096], 0, true).unwrap();
+    for vm in ["db-01", "web-01"] {
+        operated.done(&["failover", "planned", vm, "-y", "--wait", "--timeout", "60s"]);
+    }
+    let served = disk(&operated, "recovery");
+    for (offset, byte) in [(0, 3), (4 * MIB, 2), (8 * MIB - 4096, 0)] {
+        served.read_at(&mut found, offset).unwrap();
+        assert_eq!(found, [byte; 4096], "at {offset}");
+    }
+    drop(served);
+    assert_eq!(operated.service.stop().code(), Some(0));
+}

@@ -5,6 +5,7 @@ mod crash;
 mod demo_disk;
 mod disks;
 mod event_log;
+mod failback;
 mod hrl;
 mod networks;
 mod operate;

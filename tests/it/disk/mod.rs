@@ -6,6 +6,7 @@ mod files;
 mod fuzz;
 mod growing;
 mod hrl;
+mod joining;
 mod kill;
 mod nbd;
 mod offline;

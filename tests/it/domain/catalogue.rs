@@ -26,7 +26,7 @@ const FACTS: [&str; 16] = [
     "provider",
 ];
 
-const JOBS: [JobKind; 20] = [
+const JOBS: [JobKind; 21] = [
     JobKind::EnableProtection,
     JobKind::InitialReplication,
     JobKind::FinalizeProtection,
@@ -47,6 +47,7 @@ const JOBS: [JobKind; 20] = [
     JobKind::DisableProtection,
     JobKind::RemoveProtection,
     JobKind::ResizeDisk,
+    JobKind::AddDisk,
 ];
 
 #[test]
@@ -125,7 +126,7 @@ fn jobs_and_the_tasks_of_a_job_have_names_of_their_own() {
             assert_eq!(*titles.entry(step.title()).or_insert(step), step, "{}", step.title());
         }
     }
-    assert_eq!(names.len(), 40);
+    assert_eq!(names.len(), 42);
 }
 
 /// Only then can a job that fails a check end with nothing changed.

@@ -1,9 +1,9 @@
 //! Which command is accepted in which state: the whole table, every state built by driving the VM.
 
 use super::story::{
-    Story, cancel_failover, change_point, check_failed, clean_up, commit, complete_failback,
-    credentials_refused, disable, enable, failback, job_id, link_down, planned, resize, reverse,
-    test_failover, unplanned,
+    Story, add_disk, cancel_failover, change_point, check_failed, clean_up, commit,
+    complete_failback, credentials_refused, disable, enable, failback, failback_to_host, job_id,
+    link_down, planned, resize, reverse, test_failover, unplanned,
 };
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::id::PlanId;
@@ -75,9 +75,11 @@ fn states() -> Vec<(&'static str, Story)> {
         ("protected, paused", driven(Story::protected(), &[Command::PauseReplication])),
         ("protected, test runs", tested(Story::protected())),
         ("protected, disk grows", driven(Story::protected(), &[resize(1 << 20)])),
+        ("protected, disk is added", driven(Story::protected(), &[add_disk()])),
         ("cancelling a failover", driven(unplanned_done.clone(), &[cancel_failover()])),
         ("changing the point", driven(unplanned_done, &[change_point(PointChoice::Latest)])),
         ("failing back", driven(Story::failed_over(), &[failback()])),
+        ("failing back to another host", driven(Story::failed_over(), &[failback_to_host()])),
         ("failing back, tracking starts", {
             let mut story = driven(Story::ready_to_fail_back(), &[complete_failback()]);
             story.until_step(|step| step == Step::TrackRestored);
@@ -106,6 +108,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("ChangePit", change_point(PointChoice::Latest)),
         ("CancelFailover", cancel_failover()),
         ("Failback", failback()),
+        ("Failback", failback_to_host()),
         ("CompleteFailback", complete_failback()),
         ("CancelFailback", Command::CancelFailback),
         ("ReverseReplicate", reverse()),
@@ -116,6 +119,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("ResumeReplication", Command::ResumeReplication),
         ("TakeRecoveryPoint", Command::TakeRecoveryPoint { application_consistent: false }),
         ("ResizeDisk", resize(1 << 20)),
+        ("AddDisks", add_disk()),
     ];
     let mut operations_table = String::new();
     for (name, story) in states() {
@@ -150,10 +154,10 @@ enabling: DisableProtection
 enabling, retry due: DisableProtection
 initial replication: DisableProtection
 finalizing: UnplannedFailover TestFailover DisableProtection HoldStart
-protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
-protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
-protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
-protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk HoldStart
+protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
+protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
+protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
+protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
 resynchronizing, no point: DisableProtection PauseReplication
 resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication HoldStart
 planned failover: UnplannedFailover CancelFailover
@@ -166,11 +170,13 @@ committing:
 planned, committed: Failback TestFailover HoldStart
 unplanned, committed: Failback TestFailover HoldStart
 protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
-protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk HoldStart TestFailoverCleanup
+protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
 protected, disk grows: UnplannedFailover TestFailover DisableProtection HoldStart
+protected, disk is added: UnplannedFailover TestFailover DisableProtection HoldStart
 cancelling a failover: UnplannedFailover HoldStart
 changing the point: CancelFailover
 failing back: CancelFailback
+failing back to another host: CancelFailback
 failing back, tracking starts: 
 ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication HoldStart
 failback, commit required: Commit UnplannedFailover TestFailover HoldStart
@@ -249,9 +255,11 @@ unplanned, committed                                             x      -       
 protected, paused                       x       x                x      -               x
 protected, test runs                    x       x                x      -     x         x
 protected, disk grows                           x                x      -          x    x
+protected, disk is added                        x                x      -          x    x
 cancelling a failover                           x                x      -          x    -
 changing the point                                               x      -          x    -
 failing back                                                     x      -          x    -
+failing back to another host                                     x      -          x    -
 failing back, tracking starts                                    x      -          x    -
 ready to fail back                                               x      -     x         x
 failback, commit required                       x         x      x      -               x

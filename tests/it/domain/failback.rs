@@ -2,11 +2,13 @@
 
 use super::story::{
     Story, cancel_failover, change_point, check_failed, commit, complete_failback, disable,
-    failback, job_id, link_down, planned, reverse, unplanned, vault,
+    failback, failback_to_host, host, job_id, link_down, other_host, planned, reverse, unplanned,
+    vault,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::CloudId;
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::vm::{
     AfterFailover, Command, Effect, Event, Health, Phase, PointChoice, Side, Stage, Wake,
@@ -114,6 +116,98 @@ fn a_failback_can_be_given_up_until_the_primary_site_is_tracked_again() {
     assert!(matches!(refused, Err(Rejection::NotAllowed { operation: "CancelFailback", .. })));
     story.work_off();
     assert_eq!(story.vm.phase, Phase::FailbackCommitPending);
+}
+
+#[test]
+fn a_vm_comes_back_to_another_host_and_the_one_that_it_left_is_turned_off_there() {
+    let mut story = Story::failed_over();
+    story.tell(failback_to_host());
+    assert_eq!(story.vm.host, other_host(), "all that is done there is done at that host");
+    let keeps_off = |story: &Story, host| story.vm.pending().contains(&Effect::KeepOff { host });
+    assert!(keeps_off(&story, host()), "it may come back with the VM running");
+    story.work_off();
+    story.tell(complete_failback());
+    story.work_off();
+    story.tell(commit());
+    story.work_off();
+    story.tell(reverse());
+    story.work_off();
+    assert_eq!((&story.vm.phase, story.vm.host), (&Phase::Protected, other_host()));
+    assert_eq!(story.vm.brought_to, Some(other_host()));
+    assert!(keeps_off(&story, host()), "it has not answered yet");
+    assert!(!kinds(&story).contains(&JobKind::ResynchronizeDifferences), "all was compared again");
+
+    story.tell(Command::ReportLeft { host: host() });
+    assert!(!keeps_off(&story, host()));
+    assert_eq!(story.tell(Command::ReportLeft { host: host() }), [], "that is known");
+    story.wake();
+    story.work_off();
+    assert_eq!(story.vm.health(story.now), Health::Normal);
+}
+
+#[test]
+fn a_failback_to_another_host_that_is_given_up_leaves_the_vm_with_the_host_before() {
+    for gives_up_after in 0..6 {
+        let mut story = Story::failed_over();
+        story.tell(failback_to_host());
+        for _ in 0..gives_up_after {
+            story.succeed();
+        }
+        story.tell(Command::CancelFailback);
+        assert_eq!((story.vm.host, story.vm.brought_to), (host(), None));
+        assert!(story.vm.pending().contains(&Effect::KeepOff { host: host() }));
+        // The way back that it had is as it was, and the VM is no more turned off where it comes back to.
+        story.tell(failback());
+        assert!(story.vm.left.is_empty());
+        story.work_off();
+        story.tell(complete_failback());
+        story.work_off();
+        assert_eq!(story.vm.host, host());
+        assert!(story.vm.may_run_at_primary());
+    }
+    let mut story = Story::failed_over();
+    story.tell(failback_to_host());
+    story.fail(check_failed());
+    assert_eq!((story.vm.host, story.vm.brought_to), (host(), None), "its check failed");
+}
+
+#[test]
+fn a_host_of_another_cloud_is_refused_and_so_is_word_of_a_move_meanwhile() {
+    let mut story = Story::failed_over();
+    let elsewhere = Command::FailbackToHost {
+        job: job_id(15),
+        in_full: false,
+        host: other_host(),
+        cloud: CloudId::default(),
+    };
+    let refused = story.try_tell(elsewhere);
+    assert!(matches!(refused, Err(Rejection::Refused { .. })), "{refused:?}");
+    story.tell(failback_to_host());
+    assert_eq!(story.tell(Command::ReportMoved { host: host() }), [], "it is not there any more");
+}
+
+#[test]
+fn a_vm_can_be_brought_back_to_the_host_that_it_left() {
+    let mut story = Story::failed_over();
+    let there_and_back = |story: &mut Story, begin: Command| {
+        story.tell(begin);
+        for next in [complete_failback(), commit(), reverse()] {
+            story.work_off();
+            story.tell(next);
+        }
+        story.work_off();
+        assert_eq!(story.vm.phase, Phase::Protected);
+    };
+    there_and_back(&mut story, failback_to_host());
+    story.tell(planned());
+    story.work_off();
+    story.tell(commit());
+    story.work_off();
+    let Command::FailbackToHost { job, in_full, cloud, .. } = failback_to_host() else { return };
+    there_and_back(&mut story, Command::FailbackToHost { job, in_full, host: host(), cloud });
+    assert_eq!((story.vm.host, story.vm.brought_to), (host(), Some(host())));
+    let left: Vec<_> = story.vm.left.iter().copied().collect();
+    assert_eq!(left, [other_host()], "only the one that it left last");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Failovers that meet something: a delta in flight, another failover, a failed check, old points.
 
-use super::story::{Story, check_failed, commit, planned, second, unplanned};
+use super::story::{
+    Story, cancel_failover, check_failed, commit, complete_failback, planned, second, unplanned,
+};
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::vm::{
@@ -198,10 +200,60 @@ fn a_planned_failover_without_a_last_change_runs_from_the_latest_point() {
     story.tell(planned());
     story.until_step(|step| step == Step::PrepareForFailover);
     let Some(Work::Task { job, task, .. }) = story.vm.work() else { unreachable!() };
-    let outcome = Outcome::Shipped { points: vec![] };
+    let outcome = Outcome::Fenced { found: vec![] };
     story.tell(Command::ReportDone { job, task, outcome });
     story.work_off();
     assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(1));
+}
+
+#[test]
+fn every_failover_closes_the_replica_to_the_primary_site() {
+    for failover in [planned(), unplanned(PointChoice::Latest)] {
+        let mut story = Story::protected();
+        let before = story.vm.epoch;
+        story.tell(failover);
+        story.work_off();
+        assert!(matches!(story.vm.phase, Phase::CommitPending(_)));
+        assert_eq!(story.vm.epoch, before + 1);
+    }
+}
+
+/// Logs of builds that did not close the replica in a planned failover mean what they meant.
+#[test]
+fn a_planned_failover_that_only_sent_the_last_log_goes_on() {
+    let mut story = Story::protected();
+    story.tell(planned());
+    story.until_step(|step| step == Step::PrepareForFailover);
+    let Some(Work::Task { job, task, .. }) = story.vm.work() else { unreachable!() };
+    let points = vec![RecoveryPoint { cycle: story.vm.delta.cycle, at: story.now, bytes: 1 }];
+    story.tell(Command::ReportDone { job, task, outcome: Outcome::Shipped { points } });
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::CommitPending(FailoverKind::Planned));
+}
+
+/// The fence may be up on some disks already: what goes on is written under an epoch that it lets pass.
+#[test]
+fn a_failover_cancelled_while_it_closes_the_replica_goes_on_in_the_epoch_of_the_fence() {
+    let closing = [
+        (planned(), Step::PrepareForFailover),
+        (unplanned(PointChoice::Latest), Step::FenceSource),
+    ];
+    for (failover, step) in closing {
+        let mut story = Story::protected();
+        let before = story.vm.epoch;
+        story.tell(failover);
+        story.until_step(|at| at == step);
+        story.tell(cancel_failover());
+        assert_eq!(story.vm.epoch, before + 1);
+        story.work_off();
+        assert_eq!(story.vm.phase, Phase::Protected);
+    }
+    let mut story = Story::ready_to_fail_back();
+    let before = story.vm.epoch;
+    story.tell(complete_failback());
+    story.until_step(|at| at == Step::FenceReplica);
+    story.tell(Command::CancelFailback);
+    assert_eq!(story.vm.epoch, before + 1);
 }
 
 #[test]

@@ -134,6 +134,7 @@ when ReportDone
 when ReportDone
   then LogShipped 2
   then LogShipped 3
+  then SourceFenced epoch 2
   then TaskCompleted PrepareForFailover
   then TaskStarted StartFailover
     do StartFailover

@@ -1,5 +1,6 @@
 //! The domain: decision tables, whole lives, retry classes, resynchronization, random histories, words for people.
 
+mod addition;
 mod catalogue;
 mod consistency;
 mod decisions;

@@ -266,6 +266,75 @@ fn an_address_is_held_by_one_until_it_is_released() {
     assert_eq!(tell(&mut pair.recovery, &claim(2, false)), Ok(1));
 }
 
+/// A VM that runs at the recovery site where these adapters were placed.
+fn placed_there(pair: &Pair, vm: &mut Vm) {
+    vm.placement = Some(pair.place(vm, Purpose::Unplanned));
+}
+
+#[test]
+fn on_the_way_back_an_adapter_goes_into_the_network_that_it_came_from() {
+    let pair = Pair::new();
+    let mut vm = vm_with(1, vec![nic("a", "web", None, None), nic("b", "db", None, None)]);
+    placed_there(&pair, &mut vm);
+    let back = pair.place(&vm, Purpose::Failback);
+    let networks: Vec<_> = back.nics.iter().map(|nic| nic.network.as_deref()).collect();
+    assert_eq!(networks, [Some("web"), Some("db")], "both are mapped to one");
+    assert_eq!((back.size, back.no_size_fits), (None, false), "the VM is what it was");
+}
+
+#[test]
+fn on_the_way_back_the_mapping_of_that_moment_is_read() {
+    let remap = |pair: &mut Pair, network: &str, to: &str| {
+        let (network, to) = (network.to_owned(), to.to_owned());
+        tell(&mut pair.primary, &Command::MapNetwork { network, to }).unwrap();
+    };
+    let unmap = |pair: &mut Pair, network: &str| {
+        let network = network.to_owned();
+        tell(&mut pair.primary, &Command::UnmapNetwork { network }).unwrap();
+    };
+    let back = |pair: &Pair, vm: &Vm| pair.place(vm, Purpose::Failback).nics[0].network.clone();
+    let mut pair = Pair::new();
+    let mut vm = vm_with(1, vec![nic("a", "web", None, None)]);
+    placed_there(&pair, &mut vm);
+    remap(&mut pair, "web", "lab");
+    assert_eq!(back(&pair, &vm).as_deref(), Some("db"), "what leads to where it is");
+    unmap(&mut pair, "db");
+    assert_eq!(back(&pair, &vm).as_deref(), Some("web"), "nobody moved it");
+
+    // One that was put by hand where nothing leads to is not connected.
+    choose(&mut vm, NicTarget { network: Some("lab".to_owned()), ..target("a") });
+    placed_there(&pair, &mut vm);
+    assert_eq!(back(&pair, &vm).as_deref(), Some("web"), "web leads there");
+    unmap(&mut pair, "web");
+    assert_eq!(back(&pair, &vm), None);
+
+    let mut vm = vm_with(1, vec![nic("a", "mail", None, None)]);
+    placed_there(&pair, &mut vm);
+    assert_eq!(back(&pair, &vm), None, "its replica was not connected either");
+}
+
+#[test]
+fn an_adapter_that_its_replica_did_not_get_is_what_it_was() {
+    let pair = Pair::new();
+    let mut vm = vm_with(1, vec![nic("a", "web", None, None), nic("b", "db", None, None)]);
+    choose(&mut vm, NicTarget { role: NicRole::LeftOut, ..target("b") });
+    placed_there(&pair, &mut vm);
+    assert_eq!(vm.placement.as_ref().map(|placement| placement.nics.len()), Some(1));
+    let back = pair.place(&vm, Purpose::Failback);
+    assert_eq!(back.nics[1].network.as_deref(), Some("db"));
+}
+
+#[test]
+fn a_network_that_is_gone_stops_the_way_back_by_its_name() {
+    let mut pair = Pair::new();
+    let mut vm = vm_with(1, vec![nic("a", "web", None, None), nic("b", "db", None, None)]);
+    placed_there(&pair, &mut vm);
+    let networks = vec![network("db", false, &[])];
+    tell(&mut pair.primary, &Command::Describe { networks, sizes: vec![] }).unwrap();
+    let wrong = pair.sites().place(&vm, Purpose::Failback).unwrap().unwrap_err();
+    assert_eq!(wrong, ["a: the primary site has no network web"]);
+}
+
 proptest! {
     /// Whatever they want, and whoever comes and goes, no two hold one address, and each has one of its subnet.
     #[test]

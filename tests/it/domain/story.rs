@@ -8,8 +8,8 @@ use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
-    Stage, Vm, Wake, Work,
+    Command, Disk, Effect, Event, FailoverKind, Opening, Outcome, Phase, PointChoice,
+    RecoveryPoint, ResyncReason, Stage, Vm, Wake, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -96,6 +96,16 @@ pub(crate) fn failback() -> Command {
     Command::Failback { job: job_id(10), in_full: false }
 }
 
+/// The host that it can be brought to instead.
+pub(crate) fn other_host() -> HostId {
+    HostId(Uuid::from_u128(5))
+}
+
+pub(crate) fn failback_to_host() -> Command {
+    let (host, cloud) = (other_host(), CloudId(Uuid::from_u128(3)));
+    Command::FailbackToHost { job: job_id(15), in_full: false, host, cloud }
+}
+
 pub(crate) fn complete_failback() -> Command {
     Command::CompleteFailback { job: job_id(11) }
 }
@@ -111,6 +121,12 @@ pub(crate) fn disable() -> Command {
 /// Makes the first disk larger by this many bytes.
 pub(crate) fn resize(bytes: u64) -> Command {
     Command::ResizeDisk { job: job_id(14), disk: disk_id(0), size_bytes: (1 << 30) + bytes }
+}
+
+/// Adds a disk of a MiB.
+pub(crate) fn add_disk() -> Command {
+    let disk = Disk { id: disk_id(7), name: "data".to_owned(), size_bytes: 1 << 20 };
+    Command::AddDisk { job: job_id(15), disk, image: "/disks/data.img".to_owned() }
 }
 
 pub(crate) fn link_down() -> Failure {
@@ -145,6 +161,9 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
                     vec![point(cycle), point(cycle + 1)]
                 }
             };
+            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                return Outcome::Fenced { found: points };
+            }
             Outcome::Shipped { points }
         }
         Step::RestoreDisk(disk) => {
@@ -371,6 +390,7 @@ impl Story {
             Effect::Do(_)
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
+            | Effect::KeepOff { .. }
             | Effect::ReclaimSpace => None,
         })
     }
@@ -476,8 +496,13 @@ impl Story {
             | Event::ReplicaPlaced { .. }
             | Event::TestPlaced { .. }
             | Event::Moved { .. }
+            | Event::FailbackHostChosen { .. }
+            | Event::HostLeft { .. }
+            | Event::SourcePlaced { .. }
             | Event::DiskResizeRequested { .. }
             | Event::DiskResized { .. }
+            | Event::DiskAddRequested { .. }
+            | Event::DiskAdded { .. }
             | Event::FailoverCommitted => word,
         }
     }
@@ -489,6 +514,7 @@ impl Story {
             Effect::Do(Work::Ship { cycle, .. }) => format!("Ship {cycle}"),
             Effect::WatchTracking { first_cycle } => format!("WatchTracking from {first_cycle}"),
             Effect::RunReplica => "RunReplica".to_owned(),
+            Effect::KeepOff { .. } => "KeepOff".to_owned(),
             Effect::ReclaimSpace => "ReclaimSpace".to_owned(),
             Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
         }

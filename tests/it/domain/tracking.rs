@@ -93,9 +93,11 @@ fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew
     let watched = |story: &Story| {
         story.vm.pending().into_iter().find_map(|effect| match effect {
             Effect::WatchTracking { first_cycle } => Some(first_cycle),
-            Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace | Effect::WakeAt { .. } => {
-                None
-            }
+            Effect::Do(_)
+            | Effect::RunReplica
+            | Effect::KeepOff { .. }
+            | Effect::ReclaimSpace
+            | Effect::WakeAt { .. } => None,
         })
     };
     assert_eq!(watched(&story), Some(1));

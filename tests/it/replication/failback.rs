@@ -2,14 +2,17 @@
 //! tests of a failover, another recovery point, a failover that is cancelled, protection that ends.
 
 use super::tap::Death;
-use super::{MIB, Rig, SIZES, VM, assert_same, disk_id, job};
+use super::{BOOT, MIB, Rig, SIZES, VAULT, VM, assert_same, disk_id, job};
 use futures_util::TryStreamExt;
-use lifeboat::disk::files::MemoryFiles;
-use lifeboat::disk::tracker::BootId;
+use lifeboat::disk::files::{MemoryFiles, RealFiles};
+use lifeboat::disk::raw::RawDisk;
+use lifeboat::disk::tracker::{BootId, DiskSpec, Tracker};
 use lifeboat::domain::catalogue::Code;
-use lifeboat::domain::id::{CloudId, VmId};
+use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::{CloudId, HostId, VmId};
 use lifeboat::domain::job::Step;
 use lifeboat::domain::vm::{Command, Phase, PointChoice, Side, Vm};
+use lifeboat::drivers::lab::LabFiles;
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::files::Files;
 use lifeboat::ports::replication::Replication;
@@ -143,6 +146,29 @@ fn three_points(rig: Rig) -> Rig {
     rig
 }
 
+/// The replica was suspect and being copied anew when the site was lost: what was copied is of no use, and in
+/// nobody's way.
+#[test]
+fn a_vm_that_was_lost_in_the_middle_of_a_full_copy_comes_back() {
+    for copied in [disk_id(0), disk_id(1)] {
+        let mut rig = three_points(Rig::protected());
+        rig.wake();
+        let damaged = Failure::new(Code::ReplicaDamaged, Cause::Vault(VAULT), "a checksum");
+        rig.fail(damaged);
+        rig.tell(&Command::Resynchronize { job: job(9) });
+        rig.work_until(Step::CopyDisk(copied));
+        rig.lose_to(3);
+        rig.write_away(10);
+        rig.synchronize();
+        rig.write_away(5);
+        rig.cycle();
+        assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+        rig.come_back();
+        rig.protect_again();
+        rig.expect_replication();
+    }
+}
+
 #[test]
 fn what_a_vm_wrote_at_the_recovery_site_comes_back_with_it_and_nothing_else_moves() {
     let mut rig = three_points(Rig::protected());
@@ -177,6 +203,60 @@ fn what_a_vm_wrote_at_the_recovery_site_comes_back_with_it_and_nothing_else_move
     assert!(!rig.objects().iter().any(|object| object.contains("/lease/")));
     rig.expect_replication();
     assert_eq!(rig.tracker.status().broken, None);
+}
+
+impl Rig {
+    /// The agent of another host makes the disks of the VM, and attaches them.
+    fn attach_at_other_host(&mut self) {
+        let home = self.folder.path().join("host-2");
+        std::fs::create_dir_all(&home).unwrap();
+        self.host = LabFiles::new(Arc::new(RealFiles), "host-2");
+        let spec = |(index, size): (usize, &u64)| {
+            let path = home.join(format!("disk{index}.img"));
+            let device = Arc::new(RawDisk::create(&self.host, &path, *size).unwrap());
+            DiskSpec { id: disk_id(index), name: format!("disk{index}"), device }
+        };
+        let (specs, host) = (SIZES.iter().enumerate().map(spec), Arc::new(self.host.clone()));
+        let tracker = Tracker::open(host, &home, specs.collect(), BOOT, self.clock.clone());
+        self.tracker = tracker.unwrap();
+        self.sources.attach(VM, self.tracker.clone(), Arc::new(self.host.clone()));
+    }
+}
+
+#[test]
+fn a_vm_comes_back_onto_empty_disks_of_another_host_which_are_all_that_is_written() {
+    let mut rig = three_points(Rig::protected());
+    rig.move_away();
+    rig.write_away(10);
+    let former = rig.tracker.clone();
+    let content = |tracker: &Tracker| {
+        let disk = tracker.disk(disk_id(0)).unwrap();
+        let mut bytes = vec![0; MIB as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let before = content(&former);
+    let (host, cloud) = (HostId(Uuid::from_u128(0x4058)), rig.vm.cloud);
+    rig.tell(&Command::FailbackToHost { job: job(4), in_full: false, host, cloud });
+    rig.work_until(Step::AttachSource);
+    rig.attach_at_other_host();
+    rig.work_until(Step::RestoreDisk(disk_id(1)));
+    // The engine knows nothing of before, and the second disk is still empty.
+    rig.restart_engine();
+    rig.work_off().unwrap();
+    assert_eq!(rig.vm.phase, Phase::FailbackReady);
+    rig.expect_primary_is_latest_point();
+    let fetched: u64 = rig.restored.iter().map(|(_, different)| different).sum();
+    assert!(
+        fetched < SIZES.iter().sum::<u64>() / 4,
+        "{fetched} bytes: what is zero is not fetched"
+    );
+    rig.write_away(5);
+    rig.come_back();
+    rig.protect_again();
+    rig.expect_replication();
+    assert_eq!(rig.tracker.status().broken, None);
+    assert!(content(&former) == before, "the disks of the host before were written");
 }
 
 #[test]

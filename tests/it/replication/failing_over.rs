@@ -3,6 +3,7 @@
 use super::tap::Death;
 use super::{Rig, SIZES, VAULT, VM, assert_same, disk_id, job};
 use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::failure::Class;
 use lifeboat::domain::job::Step;
 use lifeboat::domain::vm::{Command, Outcome, Phase, PointChoice, RecoveryPoint};
 use lifeboat::ports::block::BlockDevice;
@@ -82,6 +83,59 @@ fn the_second_fence_answers_as_the_first() {
     let objects = rig.sent().len();
     assert_eq!(found(&rig), found(&rig));
     assert_eq!(rig.sent().len(), objects);
+}
+
+/// Whoever cancels a failover cannot know on which disks the fence is up: the VM goes on all the same.
+#[test]
+fn a_failover_that_is_cancelled_at_any_request_of_the_fence_goes_on() {
+    let planned = Command::PlannedFailover { job: job(3) };
+    let unplanned = Command::UnplannedFailover { job: job(3), point: PointChoice::Latest };
+    for (failover, step) in [(planned, Step::PrepareForFailover), (unplanned, Step::FenceSource)] {
+        let mut requests = 0;
+        loop {
+            let mut rig = Rig::protected();
+            rig.write(3);
+            rig.tell(&failover);
+            rig.work_until(step);
+            rig.tap.die_after(requests, Death::After);
+            let done = rig.perform().is_ok();
+            rig.tap.revive();
+            rig.tell(&Command::CancelFailover { job: job(4) });
+            rig.work_off().unwrap();
+            assert_eq!(rig.vm.phase, Phase::Protected, "after {requests} requests");
+            rig.write(3);
+            rig.cycle();
+            assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+            requests += 1;
+            if done {
+                break;
+            }
+        }
+        assert!(SIZES.len() <= requests, "a fence for each disk");
+    }
+}
+
+/// The request that put it up was on its way when the failover was cancelled.
+#[test]
+fn a_fence_of_our_own_that_lands_late_is_met_once() {
+    let mut rig = Rig::protected();
+    fail_over(&mut rig, PointChoice::Latest);
+    rig.work_until(Step::FenceSource);
+    rig.tell(&Command::CancelFailover { job: job(4) });
+    rig.work_off().unwrap();
+    rig.write(3);
+    rig.cycle();
+    let last = rig.record(rig.latest().cycle).disks[&disk_id(0)].sequence;
+    rig.late_fence(0, last, rig.vm.epoch);
+
+    rig.write(3);
+    rig.wake();
+    rig.step().unwrap();
+    let failure = rig.step().unwrap_err();
+    assert_eq!(failure.code, Code::VaultBusy, "{failure}");
+    assert_eq!(failure.class(), Class::Recoverable);
+    rig.step().unwrap();
+    assert_eq!(rig.prove(rig.latest().cycle), rig.written);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of `replication`: one VM driven by commands and events, its disks written by the lab's
 //! workload, its recovery points proven to be prefixes of the writes.
 
+mod addition;
 mod copying;
 mod failback;
 mod failing_over;
@@ -24,7 +25,8 @@ use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm, Wake, Work,
+    Command, Disk, Effect, FailoverKind, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm,
+    Wake, Work,
 };
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
@@ -32,7 +34,9 @@ use lifeboat::ports::clock::Clock;
 use lifeboat::ports::files::{Files, Open};
 use lifeboat::ports::replication::{Compared, Replication, Restore};
 use lifeboat::replica::segment::SegmentHash;
-use lifeboat::replica::{DeltaHeader, DiskImage, RecoveryPointRecord, Vault, VaultError};
+use lifeboat::replica::{
+    DeltaHeader, DiskImage, FenceOutcome, RecoveryPointRecord, Vault, VaultError,
+};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -217,7 +221,9 @@ impl Rig {
             let device = Arc::new(RawDisk::open(&self.host, &path, Open::Write).unwrap());
             DiskSpec { id: disk_id(index), name: format!("disk{index}"), device }
         };
-        let (specs, host) = ((0..SIZES.len()).map(spec).collect(), Arc::new(self.host.clone()));
+        // One that was added, or is not to be there any more, as the VM says.
+        let disks = self.vm.disks.len();
+        let (specs, host) = ((0..disks).map(spec).collect(), Arc::new(self.host.clone()));
         let tracker = Tracker::open(host, self.folder.path(), specs, boot, self.clock.clone());
         self.tracker = tracker.unwrap();
         self.restart_engine();
@@ -330,7 +336,7 @@ impl Rig {
 
     fn images(&self, cycle: u64) -> Vec<ImageDisk> {
         let record = self.record(cycle);
-        assert_eq!(record.disks.len(), SIZES.len());
+        assert!(SIZES.len() <= record.disks.len());
         let sequence = |disk| record.disks[&disk_id(disk)].sequence;
         (0..SIZES.len()).map(|disk| self.image(disk, sequence(disk))).collect()
     }
@@ -372,6 +378,19 @@ impl Rig {
             delta.data(0, &[7; 4096]).await?;
             delta.commit().await.map(drop)
         })
+    }
+
+    /// A fence that lands when nobody expects it.
+    fn late_fence(&self, disk: usize, after: u64, epoch: u64) {
+        let header = DeltaHeader {
+            sequence: after + 1,
+            epoch,
+            previous: self.hash(disk, after),
+            cut_at: self.clock.now(),
+            disk_size: SIZES[disk],
+        };
+        let put_up = self.runtime.block_on(self.proof.fence(disk_id(disk), header));
+        assert!(matches!(put_up, Ok(FenceOutcome::Fenced(_))));
     }
 
     /// Damages a byte of an object.
@@ -491,7 +510,10 @@ async fn perform(
     match step {
         Step::CheckEnableProtection => engine.check_source(vm).await?,
         Step::IdentifyTarget | Step::CheckFailback => engine.check_vault(vm).await?,
-        Step::CheckPlannedFailover | Step::CheckReverseReplicate | Step::CheckResize => {
+        Step::CheckPlannedFailover
+        | Step::CheckReverseReplicate
+        | Step::CheckResize
+        | Step::CheckAddDisk => {
             engine.check_source(vm).await?;
             engine.check_vault(vm).await?;
         }
@@ -511,7 +533,11 @@ async fn perform(
         Step::CompleteCopy => engine.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             let points = engine.ship_through(vm, vm.last_cycle_of_job()).await?;
-            outcome = Outcome::Shipped { points };
+            outcome = if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+                Outcome::Fenced { found: engine.fence(vm).await? }
+            } else {
+                Outcome::Shipped { points }
+            };
         }
         Step::VerifyReplica => engine.verify(vm, vm.latest_point().unwrap()).await?,
         Step::CheckUnplannedFailover | Step::CheckCommit => engine.verify(vm, chosen()).await?,
@@ -536,6 +562,7 @@ async fn perform(
         | Step::AttachSource
         | Step::GrowDisk(_)
         | Step::OfferGrownDisk(_)
+        | Step::OfferAddedDisk(_)
         | Step::StartSource => {}
         Step::CheckTestFailover
         | Step::PrepareTest

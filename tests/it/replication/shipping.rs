@@ -117,7 +117,7 @@ fn a_planned_failover_sends_everything_in_the_cycles_that_are_its_own() {
             let attempt = rig.perform();
             assert_eq!(attempt.is_err(), rig.tap.revive());
             rig.restart_engine();
-            let Command::ReportDone { outcome: Outcome::Shipped { points }, .. } =
+            let Command::ReportDone { outcome: Outcome::Fenced { found: points }, .. } =
                 rig.perform().unwrap()
             else {
                 panic!("no points");

@@ -37,6 +37,59 @@ fn a_source_that_runs_on_is_a_second_primary() {
     finds(Invariant::OnePrimary, Plant::ShutDownLies, PLANNED);
 }
 
+const BROUGHT_AWAY: &str = r#"
+title = "A failback to another host"
+why = "The guest at the first one runs on, out of reach."
+duration = "32m"
+settle = "15m"
+[site]
+hosts = ["host-1", "host-2"]
+[[vm]]
+name = "web"
+host = "host-1"
+disks = ["256KiB"]
+[[at]]
+t = "5m"
+do = "isolate_host"
+host = "host-1"
+for = "17m"
+[[at]]
+t = "6m"
+do = "unplanned_failover"
+vm = "web"
+[[at]]
+t = "8m"
+do = "commit"
+vm = "web"
+[[at]]
+t = "10m"
+do = "failback_to_host"
+vm = "web"
+host = "host-2"
+[[at]]
+t = "14m"
+do = "complete_failback"
+vm = "web"
+[[at]]
+t = "18m"
+do = "commit"
+vm = "web"
+[[at]]
+t = "19m"
+do = "reverse_replicate"
+vm = "web"
+"#;
+
+#[test]
+fn a_guest_that_runs_on_at_the_host_that_its_vm_was_brought_away_from_is_a_second_primary() {
+    let scenario = Scenario::parse("brought away", BROUGHT_AWAY).unwrap();
+    let outcome = with(Plant::ShutDownLies, &scenario);
+    let twice = |what: &str| what.starts_with("web has run twice");
+    assert!(outcome.violations.iter().any(|it| twice(&it.what)), "{:#?}", outcome.violations);
+    let sound = run(&scenario, RunOptions { seed: 3, ..RunOptions::default() }).unwrap();
+    assert!(sound.passed(), "{:#?}", sound.violations);
+}
+
 #[test]
 fn writes_after_the_last_log_are_a_loss_of_a_planned_failover() {
     let busy =

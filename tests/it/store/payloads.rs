@@ -98,6 +98,8 @@ fn steps() -> Vec<Step> {
         Step::GrowDisk(DiskId(id(3))),
         Step::OfferGrownDisk(DiskId(id(3))),
         Step::SendBeforeResize,
+        Step::CheckAddDisk,
+        Step::OfferAddedDisk(DiskId(id(3))),
     ]
 }
 
@@ -185,6 +187,10 @@ fn vm_commands() -> Vec<vm::Command> {
     commands
 }
 
+fn added_disk() -> Disk {
+    Disk { id: DiskId(id(9)), name: "data".to_owned(), size_bytes: 1 << 30 }
+}
+
 fn operator_commands(job: JobId) -> Vec<vm::Command> {
     use vm::Command as C;
     let restored = Outcome::Restored {
@@ -220,6 +226,9 @@ fn operator_commands(job: JobId) -> Vec<vm::Command> {
         C::ReportDone { job, task: 6, outcome: restored },
         C::ChangeStatisticsSchedule { schedule: schedule() },
         C::ResizeDisk { job, disk: DiskId(id(3)), size_bytes: 1 << 41 },
+        C::FailbackToHost { job, in_full: true, host: HostId(id(2)), cloud: CloudId(id(4)) },
+        C::ReportLeft { host: HostId(id(2)) },
+        C::AddDisk { job, disk: added_disk(), image: "/disks/data.img".to_owned() },
     ]
 }
 
@@ -251,6 +260,11 @@ fn life_events() -> Vec<vm::Event> {
         E::StatisticsScheduleChanged { schedule: schedule() },
         E::DiskResizeRequested { disk: DiskId(id(3)), size_bytes: 1 << 41 },
         E::DiskResized { disk: DiskId(id(3)), size_bytes: 1 << 41 },
+        E::FailbackHostChosen { host: HostId(id(2)) },
+        E::HostLeft { host: HostId(id(2)) },
+        E::SourcePlaced { placement: placement() },
+        E::DiskAddRequested { disk: added_disk(), image: "/disks/data.img".to_owned() },
+        E::DiskAdded { disk: added_disk().id },
     ]
 }
 
@@ -570,6 +584,7 @@ fn vm_events() -> Vec<vm::Event> {
         JobKind::DisableProtection,
         JobKind::RemoveProtection,
         JobKind::ResizeDisk,
+        JobKind::AddDisk,
     ];
     events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
     let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];

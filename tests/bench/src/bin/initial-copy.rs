@@ -18,7 +18,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::{Compression, KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::{KernelRandom, SystemClock};
-use lifeboat_bench::{half_compressible, is_installed, medians, peak_resident_mib, row};
+use lifeboat_bench::{half_compressible, is_installed, medians, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -98,7 +98,6 @@ fn main() {
     for ((work, ours, name), figure) in names.iter().zip(&figures[2..]) {
         row(work, figures[*ours], *figure, name);
     }
-    row("initial copy, peak resident MiB", peak_resident_mib() as f64, 64.0, "limit");
 }
 
 /// The files of this system one after the other: data as disks have it.

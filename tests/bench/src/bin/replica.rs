@@ -17,7 +17,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::Vault;
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, peak_resident_mib, row};
+use lifeboat_bench::{half_compressible, is_installed, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -103,8 +103,6 @@ fn large_and_sparse(folder: &Path, points: u64) {
     let read_s = timed(|| ours.fail_over_and_read());
     let work = format!("first read of 1 TiB, sparse, {points} recovery points, seconds");
     row(&work, read_s, 1.0, "limit");
-    // Of everything before as well.
-    row("peak resident MiB with a disk of 1 TiB", peak_resident_mib() as f64, 67.0, "limit");
 }
 
 fn timed(work: impl FnOnce()) -> f64 {

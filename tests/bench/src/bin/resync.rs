@@ -20,7 +20,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::Vault;
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, medians, peak_resident_mib, row};
+use lifeboat_bench::{half_compressible, is_installed, medians, row};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Object;
 use object_store::{
@@ -87,8 +87,6 @@ fn main() {
         });
         println!("{row}");
     }
-    // Also that of the copy before, and of the counting of bytes.
-    row("resync of 1 %, peak resident MiB", peak_resident_mib() as f64, 64.0, "limit");
 }
 
 enum Contestant {
