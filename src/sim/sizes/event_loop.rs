@@ -50,19 +50,27 @@ struct Hosting {
     running: Vec<Running>,
 }
 
+/// A watch that is kept.
+#[derive(Clone, Copy)]
+struct Watch {
+    /// The number of the answer that it waits for.
+    nth: u64,
+    called_by: Option<u64>,
+}
+
 /// The watch over a host, or over the vault.
 #[derive(Default)]
 struct Watching {
     /// The last commit of this life of the service.
     last: Option<u64>,
-    /// The answer that is waited for, and the commit that called for the watch.
-    watch: Option<(u64, Option<u64>)>,
+    watch: Option<Watch>,
     /// How long it pauses, and what it saw last.
     pause_ms: u64,
     answered: Option<bool>,
 }
 
 /// What an entity has before it.
+#[expect(clippy::large_enum_variant, reason = "nearly every letter is the large one")]
 enum Mail {
     Command(StreamId, Entry, Origin),
     /// Work of a VM that was nothing but the commit.
@@ -363,7 +371,7 @@ impl LoopService {
         if let Some(vm) = self.asked.remove(&nth) {
             return self.work_due(vm, nth);
         }
-        let Some(called_by) = self.hosts[host].called_by(nth) else { return };
+        let Some(Watch { called_by, .. }) = self.hosts[host].that_waits_for(nth) else { return };
         let answer = self.site.world.heartbeat(host);
         let pause_ms = self.hosts[host].pause(answer.is_ok(), WATCH_MS);
         self.hosts[host].waits_for(self.site.push_heartbeat(pause_ms, host));
@@ -376,7 +384,7 @@ impl LoopService {
     }
 
     fn vault_answers(&mut self, nth: u64) {
-        let Some(called_by) = self.vault.called_by(nth) else { return };
+        let Some(Watch { called_by, .. }) = self.vault.that_waits_for(nth) else { return };
         let answer = self.site.world.probed();
         let pause_ms = self.vault.pause(answer.is_ok(), LONGEST_PAUSE_MS);
         self.vault.waits_for(self.site.push_probe(pause_ms));
@@ -391,17 +399,16 @@ impl LoopService {
 
 impl Watching {
     fn begin(&mut self, nth: u64) {
-        self.watch = Some((nth, self.last));
+        self.watch = Some(Watch { nth, called_by: self.last });
         self.pause_ms = WATCH_MS;
     }
 
     fn waits_for(&mut self, nth: u64) {
-        self.watch = self.watch.map(|(_, called_by)| (nth, called_by));
+        self.watch = self.watch.map(|watch| Watch { nth, ..watch });
     }
 
-    /// The commit that called for the watch, if it waits for this answer.
-    fn called_by(&self, nth: u64) -> Option<Option<u64>> {
-        self.watch.filter(|(own, _)| *own == nth).map(|(_, called_by)| called_by)
+    fn that_waits_for(&self, nth: u64) -> Option<Watch> {
+        self.watch.filter(|watch| watch.nth == nth)
     }
 
     /// How long to pause after an answer, as `actors/hosted/watch.rs` has it: longer while answers come and go.
