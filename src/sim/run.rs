@@ -74,9 +74,6 @@ pub enum RunError {
     /// The machine does not give what a run needs.
     #[error("start a simulation")]
     Start(#[from] io::Error),
-    /// Only the loop runs it.
-    #[error("simulate sizes by the actors refused: only the loop does that")]
-    OnlyByLoop,
     /// The log of the run cannot be read.
     #[error("read the log of a simulation")]
     Log(#[from] StoreError),

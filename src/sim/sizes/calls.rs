@@ -1,11 +1,13 @@
-//! What a step asks of the data plane and of the hypervisors, call by call, as `actors/hosted/vm.rs` does it.
+//! What a piece of work asks of the data plane and of the hypervisors, call by call, as `actors/hosted/vm.rs` does it.
 
 use crate::domain::job::Step;
-use crate::domain::vm::Side;
+use crate::domain::vm::{FailoverKind, Phase, Side, Vm, Work};
 
-/// One call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One call. Of what ends at the same moment for the same VM, the order is that of the variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Call {
+    /// A look at the tracker.
+    Look,
     CheckSource,
     CheckVault,
     StartTracking,
@@ -28,8 +30,10 @@ pub(super) enum Call {
     KeepOnly,
     Heartbeat,
     ShutDownSource,
-    /// The same for an unplanned failover, which goes on if it cannot be done.
+    /// The same for an unplanned failover: where it cannot be done, the power is cut.
     StopSource,
+    /// The failover goes on if this cannot be done either.
+    SwitchOff,
     AttachSource,
     StartSource,
     ShutDownReplica,
@@ -48,6 +52,9 @@ pub(super) enum Place {
 }
 
 impl Call {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::StartReplica as usize + 1;
+
     pub(super) const fn place(self, source: Side) -> Place {
         let recovery = matches!(source, Side::Recovery);
         match self {
@@ -72,10 +79,13 @@ impl Call {
             | Self::Serve
             | Self::DeleteReplica
             | Self::KeepOnly => Place::Vault,
-            Self::Heartbeat | Self::ShutDownSource | Self::AttachSource | Self::StartSource => {
-                Place::Hypervisor
-            }
-            Self::StopSource
+            Self::Heartbeat
+            | Self::ShutDownSource
+            | Self::StopSource
+            | Self::SwitchOff
+            | Self::AttachSource
+            | Self::StartSource => Place::Hypervisor,
+            Self::Look
             | Self::StopServing
             | Self::StartTest
             | Self::EndTest
@@ -120,6 +130,7 @@ impl Call {
     pub(super) const fn takes_ms(self) -> (u64, u64) {
         match self {
             Self::ShutDownSource | Self::StopSource => (2_000, 9_000),
+            Self::SwitchOff => (1, 20),
             Self::StartSource | Self::StartReplica | Self::StartTest => (4_000, 20_000),
             _ => (1, 40),
         }
@@ -143,8 +154,26 @@ impl Call {
     }
 }
 
-/// The calls of a step, in order; the last one has its outcome.
-pub(super) const fn calls(step: Step) -> &'static [Call] {
+/// A call of a piece of work, by its place among them, from 0; the last one has the outcome.
+pub(super) fn call(vm: &Vm, work: Work, place: usize) -> Option<Call> {
+    // The disks of a VM that is replicated from the recovery site are served first.
+    let serves = vm.source == Side::Recovery
+        && match work {
+            Work::Snapshot { .. } | Work::Ship { .. } => true,
+            Work::Task { step, .. } => step.is_at_source(),
+        };
+    match place {
+        0 if serves => Some(Call::Serve),
+        _ => calls(vm, work).get(place - usize::from(serves)).copied(),
+    }
+}
+
+const fn calls(vm: &Vm, work: Work) -> &'static [Call] {
+    let step = match work {
+        Work::Snapshot { .. } => return &[Call::Cut],
+        Work::Ship { .. } => return &[Call::Ship],
+        Work::Task { step, .. } => step,
+    };
     match step {
         Step::CheckEnableProtection => &[Call::CheckSource],
         Step::CheckPlannedFailover
@@ -153,12 +182,22 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         | Step::CheckAddDisk => &[Call::CheckSource, Call::CheckVault],
         Step::IdentifyTarget => &[Call::CheckVault],
         Step::EnableReplication | Step::RestartTracking => &[Call::StartTracking],
-        // Nothing but the commit that records them.
-        Step::StartInitialReplication | Step::UpdateProviderState => &[],
+        // Nothing but the commit that records them; and no disk grows or is added here.
+        Step::StartInitialReplication
+        | Step::UpdateProviderState
+        | Step::GrowDisk(_)
+        | Step::OfferGrownDisk(_)
+        | Step::OfferAddedDisk(_) => &[],
         Step::CopyDisk(_) => &[Call::Copy],
         Step::CompareDisk(_) => &[Call::Compare],
         Step::RestoreDisk(_) => &[Call::Restore],
         Step::CompleteCopy => &[Call::CompleteCopy],
+        // Whoever starts the source again behind Lifeboat's back adds nothing.
+        Step::PrepareForFailover
+            if matches!(vm.phase, Phase::FailingOver(FailoverKind::Planned)) =>
+        {
+            &[Call::ShipAll, Call::Fence]
+        }
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             &[Call::ShipAll]
         }
@@ -172,27 +211,40 @@ pub(super) const fn calls(step: Step) -> &'static [Call] {
         Step::StopTest | Step::DeleteTest => &[Call::EndTest],
         Step::ShutDownReplica => &[Call::ShutDownReplica],
         Step::DeleteReplicaDisks => &[Call::StopServing],
-        Step::AttachSource
-        | Step::GrowDisk(_)
-        | Step::OfferGrownDisk(_)
-        | Step::OfferAddedDisk(_) => &[Call::AttachSource],
+        Step::AttachSource => &[Call::AttachSource],
         Step::StartSource => &[Call::AttachSource, Call::StartSource],
         Step::CheckFailback => &[Call::Heartbeat, Call::CheckVault],
         Step::FenceReplica => &[Call::Fence],
         Step::TrackRestored => &[Call::TrackRestored],
         Step::StopTracking => &[Call::StopTracking],
         Step::DeleteReplica => &[Call::DeleteReplica],
-        Step::FenceSource => &[Call::StopSource, Call::Fence],
-        Step::StartFailover => &[Call::Verify, Call::Serve],
-        Step::StartReplica => &[Call::Serve, Call::StopSource, Call::StartReplica],
+        Step::FenceSource => &[Call::StopSource, Call::SwitchOff, Call::Fence],
+        Step::StartFailover => &[Call::Verify, Call::ShutDownReplica, Call::Serve],
+        Step::StartReplica if matches!(vm.phase, Phase::FailingOver(FailoverKind::Unplanned)) => {
+            &[Call::Serve, Call::StopSource, Call::SwitchOff, Call::StartReplica]
+        }
+        Step::StartReplica => &[Call::Serve, Call::StartReplica],
         Step::DropOtherPoints => &[Call::KeepOnly],
     }
 }
 
-/// The disk that a step is about.
-pub(super) const fn disk_of(step: Step) -> Option<crate::domain::id::DiskId> {
-    match step {
-        Step::CopyDisk(disk) | Step::CompareDisk(disk) | Step::RestoreDisk(disk) => Some(disk),
+/// The place of the call that follows one which ended; `None` where the work failed with it.
+pub(super) const fn next_place(ended: Call, place: usize, is_done: bool) -> Option<usize> {
+    match (ended, is_done) {
+        // It is off, so that its power need not be cut.
+        (Call::StopSource, true) => Some(place + 2),
+        (Call::StopSource | Call::SwitchOff, false) | (_, true) => Some(place + 1),
+        (_, false) => None,
+    }
+}
+
+/// The disk that a piece of work is about.
+pub(super) const fn disk_of(work: Work) -> Option<crate::domain::id::DiskId> {
+    match work {
+        Work::Task {
+            step: Step::CopyDisk(disk) | Step::CompareDisk(disk) | Step::RestoreDisk(disk),
+            ..
+        } => Some(disk),
         _ => None,
     }
 }

@@ -1,7 +1,5 @@
 //! The log of a run and what is said of it: its hash, the figures of every VM, and the invariants.
 
-use super::Other;
-use crate::actors::Origin;
 use crate::domain::entity::{Commit, Entity, Entry};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Vm};
@@ -71,9 +69,9 @@ impl Judge {
         }
     }
 
-    /// Looks at a VM after a commit.
-    pub(super) fn after(&mut self, vm: usize, state: &Vm, commit: &Commit, now: u64) {
-        let Entry::Vm { events, .. } = &commit.entry else { return };
+    /// Looks at a VM after a commit; answers whether that was one of its everyday life.
+    pub(super) fn after(&mut self, vm: usize, state: &Vm, commit: &Commit, now: u64) -> bool {
+        let Entry::Vm { events, .. } = &commit.entry else { return true };
         let mut calm = true;
         for event in events {
             calm &= matches!(
@@ -98,6 +96,7 @@ impl Judge {
         }
         self.bound(vm, state, now);
         self.decide_again(vm, commit, now);
+        calm
     }
 
     fn bound(&mut self, vm: usize, state: &Vm, now: u64) {
@@ -133,11 +132,10 @@ impl Judge {
         }
     }
 
-    /// Takes a commit into the log and answers it, with its place, if it is news.
-    pub(super) fn keep(&mut self, mut commit: Commit, news: bool) -> Option<Commit> {
+    /// Takes the next commit into the log.
+    pub(super) fn keep(&mut self, commit: &Commit) {
         self.commits += 1;
-        commit.global = self.commits;
-        let Commit { actor, correlation, causation, entry, .. } = &commit;
+        let Commit { actor, correlation, causation, entry, .. } = commit;
         self.encoded.clear();
         payload::encode_into(&mut self.encoded, actor, *correlation, *causation, entry);
         let bytes = &mut self.unhashed;
@@ -156,29 +154,6 @@ impl Judge {
         } else {
             self.log = Vec::new();
         }
-        news.then_some(commit)
-    }
-
-    /// Tells an entity other than a VM something; answers the commit that it makes.
-    pub(super) fn told<E: Entity>(
-        &mut self,
-        other: &mut Other<E>,
-        command: E::Command,
-        origin: Origin,
-        at: Timestamp,
-    ) -> Option<Commit> {
-        let events = other.state.decide(&command, at).ok().filter(|events| !events.is_empty())?;
-        for event in &events {
-            other.state.apply(event, at);
-        }
-        other.seq += 1;
-        let Origin { actor, correlation, causation } = origin;
-        let causation = causation.or(if actor == "monitor" { other.last } else { None });
-        let (stream, seq, entry) = (other.stream, other.seq, E::entry(command, events));
-        let commit = Commit { stream, seq, global: 0, at, actor, correlation, causation, entry };
-        let commit = self.keep(commit, true);
-        other.last.get_or_insert(self.commits);
-        commit
     }
 
     /// The run is over.
@@ -198,8 +173,9 @@ impl Judge {
     }
 
     /// Hash, kept commits and violations.
-    pub(super) fn close(mut self) -> (String, Vec<Commit>, Vec<Violation>) {
-        self.hasher.update(&self.unhashed);
-        (self.hasher.finalize().to_hex().to_string(), self.log, self.violations)
+    pub(super) fn close(&mut self) -> (String, Vec<Commit>, Vec<Violation>) {
+        let unhashed = std::mem::take(&mut self.unhashed);
+        let hash = self.hasher.update(&unhashed).finalize().to_hex().to_string();
+        (hash, std::mem::take(&mut self.log), std::mem::take(&mut self.violations))
     }
 }

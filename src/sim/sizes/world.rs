@@ -23,6 +23,12 @@ const NAMES: Uuid = Uuid::from_u128(0x7369_6d75_6c61_7469_8000_666c_6565_7400);
 /// How long it takes to find out that nobody answers, in milliseconds. As with real bytes.
 const NO_ANSWER_MS: (u64, u64) = (200, 3_000);
 
+/// How long a host or the vault takes to answer whoever asks whether it is there, in milliseconds.
+pub(super) const ANSWER_MS: u64 = 1;
+
+/// How long it takes to find that a guest is off, or runs, as it shall, in milliseconds.
+const IS_SO_MS: (u64, u64) = (1, 20);
+
 /// What a host reads of its disks in a millisecond: 200 MB a second, a disk that turns.
 const READ_BYTES_PER_MS: u64 = 200_000;
 
@@ -64,13 +70,18 @@ pub(super) struct Guest {
     tracked_from: u64,
     newest_cut: u64,
     points: VecDeque<(u64, u64)>,
+    /// Points of what was sent in one go, which may not be recorded.
+    sent: Vec<RecoveryPoint>,
     broken: Option<ResyncReason>,
     /// Bytes that are suspect for each that was written.
     widened: u64,
     /// What the disks at the recovery site hold.
     away: Option<u64>,
+    /// Whether its replica runs.
+    runs_away: bool,
     lost: Option<u64>,
-    draws: u64,
+    /// Draws of each call.
+    draws: [u32; Call::COUNT],
 }
 
 /// What is wrong with the vault and the ways to it.
@@ -99,7 +110,7 @@ pub(super) struct World {
 /// A call that has begun.
 #[derive(Debug)]
 pub(super) struct Begun {
-    call: Call,
+    pub(super) call: Call,
     disk: Option<DiskId>,
     lives: u64,
     /// Whether its host was within reach.
@@ -144,11 +155,13 @@ impl World {
                 tracked_from: 0,
                 newest_cut: 0,
                 points: VecDeque::new(),
+                sent: Vec::new(),
                 broken: None,
                 widened: 1,
                 away: None,
+                runs_away: false,
                 lost: None,
-                draws: 0,
+                draws: [0; Call::COUNT],
                 name: one.name,
             }
         });
@@ -188,11 +201,12 @@ impl World {
         self.guests[guest].lost
     }
 
-    fn draw(&mut self, guest: usize, (low, high): (u64, u64)) -> u64 {
-        let own = &mut self.guests[guest];
-        own.draws += 1;
-        let key = self.seed ^ (guest as u64).rotate_left(32);
-        low + keyed(key, "", own.draws) % (high - low + 1)
+    /// A draw for a call of a guest. What else goes on has no part in it.
+    fn draw(&mut self, guest: usize, call: Call, (low, high): (u64, u64)) -> u64 {
+        let drawn = &mut self.guests[guest].draws[call as usize];
+        *drawn += 1;
+        let key = self.seed ^ (guest as u64).rotate_left(32) ^ (call as u64).rotate_left(56);
+        low + keyed(key, "", u64::from(*drawn)) % (high - low + 1)
     }
 
     /// Makes the world as the active faults say.
@@ -298,20 +312,29 @@ impl World {
         call: Call,
         disk: Option<DiskId>,
     ) -> (Begun, u64) {
+        // As whoever watches the source sees it.
+        let call = if call == Call::StopSource { Call::ShutDownSource } else { call };
         let requests = call.requests(vm.disks.len() as u64);
         let lives = self.hosts[self.guests[guest].host].lives;
         let mut begun =
             Begun { call, disk, lives, reached: self.answers(guest), requests, fails: None };
+        if call == Call::Heartbeat {
+            return (begun, ANSWER_MS);
+        }
         begun.fails = self.failure(guest, vm, &begun);
         if begun.fails.is_some() {
-            return (begun, self.draw(guest, NO_ANSWER_MS));
+            return (begun, self.draw(guest, call, NO_ANSWER_MS));
         }
-        let stops = matches!(call, Call::ShutDownSource | Call::StopSource);
-        let is_off = stops && !self.guests[guest].runs;
-        let pause = self.draw(guest, if is_off { (1, 20) } else { call.takes_ms() });
+        let own = &self.guests[guest];
+        let is_so = match call {
+            Call::ShutDownSource => !own.runs,
+            Call::StartReplica => own.runs_away,
+            _ => false,
+        };
+        let pause = self.draw(guest, call, if is_so { IS_SO_MS } else { call.takes_ms() });
         let way = requests * self.rtt_ms;
         let (sent, read) = self.bytes(guest, vm, call, disk);
-        let took = pause + way / 2 + self.draw(guest, (0, way)) + read / READ_BYTES_PER_MS;
+        let took = pause + way / 2 + self.draw(guest, call, (0, way)) + read / READ_BYTES_PER_MS;
         let host = &mut self.hosts[self.guests[guest].host];
         let until = if call.is_bulk() { &mut host.copies_until } else { &mut host.deltas_until };
         if sent == 0 {
@@ -387,7 +410,7 @@ impl World {
             return None;
         }
         for _ in 0..begun.requests {
-            let drawn = self.draw(index, (0, 199)) as u32;
+            let drawn = self.draw(index, begun.call, (0, 199)) as u32;
             if drawn < lossy {
                 return at_vault(Code::LinkDown, "the connection to the vault broke off");
             }
@@ -409,6 +432,9 @@ impl World {
         mut begun: Begun,
         broken: &mut Vec<Broken>,
     ) -> Result<Outcome, Failure> {
+        if begun.call == Call::Heartbeat {
+            return self.heartbeat(self.guests[index].host).map(|()| Outcome::Done);
+        }
         if let Some(failure) = begun.fails.take().or_else(|| self.failure(index, vm, &begun)) {
             return Err(failure);
         }
@@ -445,11 +471,17 @@ impl World {
                 guest.newest_cut = guest.source_bytes(vm, now);
                 guest.shipped_point(vm, vm.last_cycle_of_job(), guest.newest_cut);
                 points.push(point_of(vm.last_cycle_of_job(), wall, bytes));
+                guest.sent.clone_from(&points);
                 return Ok(Outcome::Shipped { points });
             }
-            Call::Fence => return Ok(Outcome::Fenced { found: vec![] }),
-            Call::ShutDownSource => guest.shut_down(now),
-            Call::StopSource if answers => guest.shut_down(now),
+            Call::Fence => {
+                let known = vm.latest_point().map_or(0, |point| point.cycle);
+                let mut found = std::mem::take(&mut guest.sent);
+                found.retain(|point| known < point.cycle);
+                return Ok(Outcome::Fenced { found });
+            }
+            Call::ShutDownSource | Call::SwitchOff => guest.shut_down(now),
+            Call::ShutDownReplica | Call::StopServing => guest.runs_away = false,
             Call::AttachSource if vm.source == Side::Recovery => guest.shut_down(now),
             Call::StartSource => {
                 guest.switched_off = false;
@@ -460,7 +492,9 @@ impl World {
                 }
                 guest.run(now);
             }
-            Call::StartReplica => {
+            // One that runs goes on running.
+            Call::StartReplica if !guest.runs_away => {
+                guest.runs_away = true;
                 broken.extend(guest.started_away(vm, now, begun.reached && answers));
             }
             _ => {}
@@ -484,14 +518,6 @@ impl World {
     /// Whether both sites run it while the service could help it.
     pub(super) fn runs_twice(&self, guest: usize) -> bool {
         self.guests[guest].runs && self.answers(guest)
-    }
-
-    /// Its host shuts it down if it can be reached; answers whether it is off.
-    pub(super) fn keep_off(&mut self, guest: usize) -> bool {
-        if self.answers(guest) {
-            self.guests[guest].shut_down(self.now);
-        }
-        !self.guests[guest].runs && self.guests[guest].switched_off
     }
 
     /// Whether the vault answers a probe.

@@ -4,6 +4,7 @@ use super::{faults, named, of, seeded};
 use lifeboat::sim::{
     Driver, Fidelity, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, survey,
 };
+use std::collections::BTreeSet;
 
 /// Scenarios whose faults are all about sizes and rates.
 const BOTH: [&str; 5] =
@@ -52,6 +53,170 @@ fn the_same_fleet_and_seed_give_the_same_log_and_another_seed_another() {
     assert_ne!(first.log_hash, of(&scenario, 4).log_hash);
 }
 
+/// A fleet of twelve VMs with nearly everything that can happen to one.
+const BUSY: &str = r#"
+    title = "a busy fleet"
+    why = "to have both drivers meet everything"
+    duration = "5h"
+    settle = "2h"
+    fidelity = "sizes"
+    [site]
+    hosts = ["host-1", "host-2", "host-3"]
+    copy_frequency = "30s"
+    retention = "1h"
+    mbit_per_s = 200
+    [[vm]]
+    name = "web"
+    count = 6
+    host = "host-1"
+    disks = ["8GiB"]
+    writes_per_minute = 120
+    [[vm]]
+    name = "app"
+    count = 4
+    host = "host-2"
+    disks = ["4GiB", "2GiB"]
+    writes_per_minute = 600
+    burst = [{ at = "70m", for = "20m", writes_per_minute = 9000 }]
+    [[vm]]
+    name = "db"
+    count = 2
+    host = "host-3"
+    disks = ["16GiB"]
+    writes_per_minute = 300
+    [[at]]
+    t = "40m"
+    do = "kill_service"
+    for = "2m"
+    [[at]]
+    t = "50m"
+    do = "vault_unreachable"
+    for = "17m"
+    [[at]]
+    t = "55m"
+    do = "kill_service"
+    for = "90s"
+    [[at]]
+    t = "80m"
+    do = "kill_host"
+    host = "host-1"
+    for = "4m"
+    [[at]]
+    t = "95m"
+    do = "power_loss"
+    host = "host-2"
+    for = "3m"
+    [[at]]
+    t = "100m"
+    do = "lossy_link"
+    percent = 30
+    for = "10m"
+    [[at]]
+    t = "2h"
+    do = "unplanned_failover"
+    vm = "web-1"
+    [[at]]
+    t = "2h1s"
+    do = "isolate_host"
+    host = "host-1"
+    for = "5m"
+    [[at]]
+    t = "2h"
+    do = "unplanned_failover"
+    vm = "web-2"
+    [[at]]
+    t = "2h5m"
+    do = "kill_service"
+    for = "10s"
+    [[at]]
+    t = "2h10m"
+    do = "planned_failover"
+    vm = "db-1"
+    [[at]]
+    t = "2h11m"
+    do = "test_failover"
+    vm = "db-2"
+    [[at]]
+    t = "2h20m"
+    do = "commit"
+    vm = "web-1"
+    [[at]]
+    t = "2h20m"
+    do = "change_point"
+    vm = "web-2"
+    [[at]]
+    t = "2h30m"
+    do = "failback"
+    vm = "web-1"
+    [[at]]
+    t = "2h30m"
+    do = "cancel_failover"
+    vm = "db-1"
+    [[at]]
+    t = "3h"
+    do = "complete_failback"
+    vm = "web-1"
+    [[at]]
+    t = "3h20m"
+    do = "commit"
+    vm = "web-1"
+    [[at]]
+    t = "3h30m"
+    do = "reverse_replicate"
+    vm = "web-1"
+    [[at]]
+    t = "3h40m"
+    do = "expire_credentials"
+    for = "5m"
+    [[at]]
+    t = "3h50m"
+    do = "kill_service"
+    for = "20m"
+    [[at]]
+    t = "4h30m"
+    do = "fill_disk"
+    host = "host-3"
+    for = "10m"
+"#;
+
+/// The shell of actors adds nothing to what the entities decide of a fleet, and leaves nothing out.
+fn by_both(scenario: &Scenario, seed: u64) -> lifeboat::sim::Outcome {
+    let by = |driver| run(scenario, RunOptions { driver, ..seeded(seed) }).unwrap();
+    let (one, other) = (by(Driver::Loop), by(Driver::Actix));
+    let differs = one.log.iter().zip(&other.log).find(|(one, other)| one != other);
+    assert_eq!(differs, None, "{}, seed {seed}", scenario.title);
+    assert_eq!(one.log_hash, other.log_hash, "{}, seed {seed}", scenario.title);
+    let told = |outcome: &lifeboat::sim::Outcome| (faults(outcome), outcome.remarks.clone());
+    assert_eq!(told(&one), told(&other), "{}, seed {seed}", scenario.title);
+    assert_eq!(format!("{:?}", one.vms), format!("{:?}", other.vms));
+    one
+}
+
+#[test]
+fn the_loop_and_the_actors_write_the_same_log_of_a_fleet() {
+    let busy = Scenario::parse("busy", BUSY).unwrap_or_else(|error| panic!("{error}"));
+    let outcome = by_both(&busy, 1);
+    assert!(outcome.passed(), "{:#?}", faults(&outcome));
+    let failures: BTreeSet<_> = outcome.vms.iter().flat_map(|vm| &vm.failures).copied().collect();
+    assert!(3 < failures.len(), "{failures:?}");
+    let shuffled = Scenario { schedule: Schedule::Shuffle, ..busy.clone() };
+    assert_ne!(by_both(&shuffled, 1).log_hash, of(&busy, 1).log_hash);
+}
+
+#[test]
+fn the_loop_and_the_actors_write_the_same_log_of_scenarios_with_few_vms() {
+    for name in BOTH.into_iter().chain(["service_restart_mid_failover", "power_loss"]) {
+        by_both(&as_sizes(name), 7);
+    }
+}
+
+#[test]
+fn the_loop_and_the_actors_write_the_same_log_of_random_fleets() {
+    for seed in 1..=2 {
+        by_both(&Scenario::random_fleet(seed), seed);
+    }
+}
+
 #[test]
 fn random_faults_on_random_fleets_break_nothing() {
     let explored = explore(Subject::Fleets, seeded(1), 4, &|_| ()).unwrap();
@@ -84,8 +249,6 @@ fn what_needs_bytes_is_refused_with_its_line() {
         error.contains("rot_vault needs fidelity \"blocks\"") && error.contains("line"),
         "{error}"
     );
-    let by_actors = RunOptions { driver: Driver::Actix, ..seeded(1) };
-    assert!(run(&as_sizes("power_loss"), by_actors).is_err());
 }
 
 /// An age is outage as long as the fault lasts, and back-off until the next attempt.

@@ -1,10 +1,10 @@
 //! Measures simulated outages, on one thread. One JSON line each; the peer is real time, or a promise.
 //!
 //! - ten VMs with real bytes through trackers, segments and recovery points, by the loop and by the actors;
-//! - a fleet of sizes and rates, against 30 days of 1,000 VMs in 5 minutes;
+//! - a fleet of sizes and rates, against 30 days of 1,000 VMs in 5 minutes; and by the actors, in 20;
 //! - random fleets of 40 VMs for 4 hours, on all processors, against 500 of them in a minute.
 //!
-//! `simulate [minutes of ten VMs] [VMs of the fleet] [days of the fleet] [random fleets]`.
+//! `simulate [minutes of ten VMs] [VMs of the fleet] [days of the fleet] [random fleets] [days by the actors]`.
 
 use lifeboat::sim::{Driver, Outcome, RunOptions, Scenario, Subject, explore, run};
 use lifeboat_bench::row;
@@ -15,7 +15,8 @@ fn main() {
         std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
     let number = |nth: usize, default| numbers.get(nth).copied().unwrap_or(default);
     blocks(number(0, 60));
-    fleet(number(1, 200), number(2, 2));
+    let (vms, days) = (number(1, 200), number(2, 2));
+    fleet(vms, days, number(4, days.min(1)));
     random_fleets(number(3, 50));
 }
 
@@ -62,17 +63,49 @@ fn blocks(minutes: u64) {
     row(work, virtual_seconds / by_loop, virtual_seconds / seconds, "by the actors");
 }
 
-fn fleet(vms: u64, days: u64) {
-    if vms * days == 0 {
-        return;
+fn fleet(vms: u64, days: u64, by_actors: u64) {
+    let vms = vms.next_multiple_of(10);
+    if 0 < vms * days {
+        let (outcome, seconds) = measured(&fleet_of(vms, days), Driver::Loop);
+        let work = "a fleet of sizes, cycles per second";
+        row(
+            work,
+            cycles(&outcome, vms) / seconds,
+            promised(300.0),
+            "30 days of 1,000 VMs in 5 min",
+        );
     }
-    let each = vms.div_ceil(10);
+    if 0 < vms * by_actors {
+        let scenario = fleet_of(vms, by_actors);
+        let (by_loop, loop_seconds) = measured(&scenario, Driver::Loop);
+        let (outcome, seconds) = measured(&scenario, Driver::Actix);
+        assert_eq!(by_loop.log_hash, outcome.log_hash, "both write the same log");
+        let work = "a fleet of sizes by the actors, cycles per second";
+        let peer = "30 days of 1,000 VMs in 20 min";
+        row(work, cycles(&outcome, vms) / seconds, promised(1_200.0), peer);
+        let each = |seconds: f64| outcome.commits as f64 / seconds;
+        let work = "a fleet of sizes by the loop, events per second";
+        row(work, each(loop_seconds), each(seconds), "by the actors");
+    }
+}
+
+/// Cycles of 30 seconds.
+fn cycles(outcome: &Outcome, vms: u64) -> f64 {
+    outcome.virtual_ms as f64 / 30_000.0 * vms as f64
+}
+
+fn promised(seconds: f64) -> f64 {
+    1_000.0 * 30.0 * 2_880.0 / seconds
+}
+
+fn fleet_of(vms: u64, days: u64) -> Scenario {
     let names: Vec<String> = (1..=10).map(|host| format!("\"host-{host}\"")).collect();
     let mut text = format!(
         "title = \"fleet\"\nwhy = \"to be measured\"\nfidelity = \"sizes\"\nduration = \"{days}d\"\n\
          settle = \"1h\"\n[site]\nhosts = [{}]\nmbit_per_s = 10000\n",
         names.join(", ")
     );
+    let each = vms / 10;
     for host in 1..=10 {
         text += &format!(
             "[[vm]]\nname = \"vm-{host}\"\ncount = {each}\nhost = \"host-{host}\"\n\
@@ -80,16 +113,7 @@ fn fleet(vms: u64, days: u64) {
         );
     }
     text += "[[at]]\nt = \"20h\"\ndo = \"vault_unreachable\"\nfor = \"40m\"\n";
-    let scenario = Scenario::parse("fleet", &text).expect("it is a scenario");
-    let (outcome, seconds) = measured(&scenario, Driver::Loop);
-    let cycles = outcome.virtual_ms as f64 / 30_000.0 * (each * 10) as f64;
-    let promised = 1_000.0 * 30.0 * 2_880.0 / 300.0;
-    row(
-        "a fleet of sizes, cycles per second",
-        cycles / seconds,
-        promised,
-        "30 days of 1,000 VMs in 5 min",
-    );
+    Scenario::parse("fleet", &text).expect("it is a scenario")
 }
 
 fn random_fleets(runs: u64) {
