@@ -114,7 +114,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             let policy = if life == Life::OverABadLink { every_5_min } else { every_30_s() };
             Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
         }
-        Phase::Protected if life == Life::ToAnotherHost && vm.epoch == 2 => {
+        Phase::Protected if life == Life::ToAnotherHost && vm.epoch == 3 => {
             return vm.host == other_host_id() && vm.left.is_empty();
         }
         Phase::Protected if fail_over => match life {
