@@ -302,7 +302,11 @@ fn named<'a>(names: impl Iterator<Item = &'a str>, what: &str) -> Option<String>
     (!names.is_empty()).then(|| format!("{} {what}", names.join(", ")))
 }
 
-fn is_good_name(name: &str) -> bool {
+/// What the name of a VM, or of its disk, has. Site Recovery's rule for VMs; names become file names and export names.
+pub const NAME_RULE: &str = "1 to 63 letters, digits and hyphens, with no hyphen at either end";
+
+/// Whether a name is as [`NAME_RULE`] says.
+pub fn is_good_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
     (1..=63).contains(&name.len())
         && name.chars().all(allowed)

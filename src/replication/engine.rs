@@ -13,7 +13,7 @@ use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{FailoverKind, Phase, RecoveryPoint, ResyncReason, Side, Vm};
+use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
@@ -359,7 +359,7 @@ fn ship_through(
 /// planned failover, or before replication was paused, after which the VM ran on. One more cut takes all
 /// of it, and may have been made by an attempt that could not send it.
 fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64) -> bool {
-    work.vm.phase == Phase::FailingOver(FailoverKind::Planned)
+    work.vm.is_in_planned_failover()
         && last == Some(last_cycle)
         && (source.tracker.has_writes() || source.tracker.transit().is_some())
 }

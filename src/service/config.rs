@@ -5,6 +5,7 @@ use super::bandwidth::BandwidthConfig;
 use super::host_agent::export_name;
 use super::inventory::{self, MachineConfig, NetworkConfig, RecoveryConfig, TraitsConfig};
 use crate::domain::policy::Policy;
+use crate::domain::prerequisites::{NAME_RULE, is_good_name};
 use crate::domain::vm::{ResyncWindow, StatisticsSchedule};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -520,19 +521,11 @@ fn check_range(key: &str, value: u64, least: u64, most: u64) -> Result<(), (Stri
     Err((key.to_owned(), format!("is {value}, but must be from {least} to {most}")))
 }
 
-/// Names become file names and export names. The rule is Site Recovery's for names of VMs.
 fn check_name(key: &str, name: &str) -> Result<(), (String, String)> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let good = name.len() <= 63
-        && name.chars().all(allowed)
-        && ends(name.chars().next())
-        && ends(name.chars().last());
-    if good {
+    if is_good_name(name) {
         return Ok(());
     }
-    let rule = "must have 1 to 63 letters, digits and hyphens, with no hyphen at either end";
-    Err((key.to_owned(), rule.to_owned()))
+    Err((key.to_owned(), format!("must have {NAME_RULE}")))
 }
 
 #[cfg(test)]

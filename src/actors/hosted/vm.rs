@@ -210,7 +210,7 @@ async fn perform_step(
         Step::CompleteCopy => replication.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             let points = replication.ship_through(vm, vm.last_cycle_of_job()).await?;
-            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+            if vm.is_in_planned_failover() {
                 // Everything is there: whoever starts the source again behind Lifeboat's back adds nothing.
                 return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
             }

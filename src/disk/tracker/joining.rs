@@ -2,9 +2,10 @@
 
 use super::disk::Disk;
 use super::log::DiskLogs;
+use super::reopen::file_error;
 use super::state::State;
-use super::{TrackError, lineage, log_id};
-use crate::disk::hrl::{Header, LogTime, LogWriter, Tail};
+use super::{TrackError, header};
+use crate::disk::hrl::{LogTime, LogWriter, Tail};
 use crate::ports::files::Files;
 use std::path::Path;
 use uuid::Uuid;
@@ -27,16 +28,22 @@ pub(super) fn join(
             continue;
         }
         // Of another life of the disk, or of an attempt that was interrupted.
-        disk.names
-            .remove_logs(files)
-            .map_err(|source| TrackError::File { path: disk.names.active(), source })?;
-        let id = log_id(disk.id, state.chain, Uuid::nil(), 0);
-        let header = Header::open(id, Uuid::nil(), lineage(disk.id, state.chain), at);
-        let tail = Tail::create(files, &disk.names.tail())?;
-        all.push(DiskLogs::of(LogWriter::create(files, &disk.names.active(), tail, header)?));
+        let removed = disk.names.remove_logs(files);
+        removed.map_err(|source| file_error(&disk.names.active(), source))?;
+        all.push(first_log(files, disk, state.chain, at)?);
     }
-    files
-        .sync_dir(folder)
-        .map_err(|source| TrackError::File { path: folder.to_owned(), source })?;
+    files.sync_dir(folder).map_err(|source| file_error(folder, source))?;
     Ok(all)
+}
+
+/// The first log of a disk in a chain. Durable once the folder is synced.
+pub(super) fn first_log(
+    files: &dyn Files,
+    disk: &Disk,
+    chain: u64,
+    at: LogTime,
+) -> Result<DiskLogs, TrackError> {
+    let tail = Tail::create(files, &disk.names.tail())?;
+    let header = header(disk, chain, Uuid::nil(), 0, at);
+    Ok(DiskLogs::of(LogWriter::create(files, &disk.names.active(), tail, header)?))
 }

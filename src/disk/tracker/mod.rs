@@ -87,6 +87,7 @@ use crate::ports::clock::Clock;
 use crate::ports::files::Files;
 use disk::Disk;
 use gate::{Gate, Shared};
+use joining::first_log;
 use log::{DiskLogs, Log};
 use names::Names;
 use reopen::Reopened;
@@ -378,10 +379,7 @@ impl Tracker {
         self.drop_logs()?;
         let mut logs = Vec::new();
         for disk in &self.shared.disks {
-            let header = self.header(disk, chain, Uuid::nil(), 0);
-            let tail = Tail::create(&*self.shared.files, &disk.names.tail())?;
-            let path = disk.names.active();
-            logs.push(DiskLogs::of(LogWriter::create(&*self.shared.files, &path, tail, header)?));
+            logs.push(first_log(&*self.shared.files, disk, chain, self.log_time())?);
         }
         self.sync_folder()?;
         let mut disks = self.shared.disks.iter().map(tracked_state).collect();
@@ -678,7 +676,7 @@ impl Tracker {
         let chain = self.shared.state().chain;
         let mut next = Vec::new();
         for (disk, logs) in self.shared.disks.iter().zip(&logs) {
-            let header = self.header(disk, chain, logs.active.unique_id(), number);
+            let header = header(disk, chain, logs.active.unique_id(), number, self.log_time());
             let path = disk.names.next(number);
             let tail = Tail::open(&*self.shared.files, &disk.names.tail())?;
             next.push(LogWriter::create(&*self.shared.files, &path, tail, header)?);
@@ -769,10 +767,8 @@ impl Tracker {
         Ok(())
     }
 
-    fn header(&self, disk: &Disk, chain: u64, previous: Uuid, number: u64) -> Header {
-        let at = LogTime::from(self.shared.clock.now());
-        let unique_id = log_id(disk.id, chain, previous, number);
-        Header::open(unique_id, previous, lineage(disk.id, chain), at)
+    fn log_time(&self) -> LogTime {
+        LogTime::from(self.shared.clock.now())
     }
 
     fn sync_folder(&self) -> Result<(), TrackError> {
@@ -869,6 +865,12 @@ fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
 fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
     let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
     (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil(), identity: None })
+}
+
+/// The header of an empty log.
+fn header(disk: &Disk, chain: u64, previous: Uuid, number: u64, at: LogTime) -> Header {
+    let unique_id = log_id(disk.id, chain, previous, number);
+    Header::open(unique_id, previous, lineage(disk.id, chain), at)
 }
 
 /// The identity of a log, the same for the same place in the same chain.

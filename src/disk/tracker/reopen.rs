@@ -438,7 +438,7 @@ fn out_of_chain(log: &LogReader) -> LogError {
     LogError::Damaged { path: log.path().to_owned(), at: 76, damage: Damage::Chain }
 }
 
-fn file_error(path: &Path, source: io::Error) -> TrackError {
+pub(super) fn file_error(path: &Path, source: io::Error) -> TrackError {
     TrackError::File { path: path.to_owned(), source }
 }
 

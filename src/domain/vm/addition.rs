@@ -20,14 +20,11 @@ use super::{Disk, Event, Vm};
 use crate::domain::entity::Rejection;
 use crate::domain::id::{DiskId, JobId};
 use crate::domain::job::JobKind;
-use crate::domain::prerequisites;
+use crate::domain::prerequisites::{self, NAME_RULE, is_good_name};
 use serde::{Deserialize, Serialize};
 
 /// The operation, by its name in the API.
 pub(super) const OPERATION: &str = "AddDisks";
-
-/// The longest name of a disk: that of a VM.
-const NAME_BYTES: usize = 63;
 
 /// A disk that the log says where to find, since it was added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +62,7 @@ pub(super) fn request(
         return Err(Rejection::Conflict { name, difference: "image" });
     }
     if !is_good_name(&disk.name) {
-        let allowed = "1 to 63 letters, digits and hyphens, with no hyphen at either end";
-        let value = format!("{:?}", disk.name);
+        let (value, allowed) = (format!("{:?}", disk.name), NAME_RULE);
         return Err(Rejection::OutOfRange { what: "the name of a disk", value, allowed });
     }
     if disk.size_bytes == 0 || !disk.size_bytes.is_multiple_of(resize::SECTOR_BYTES) {
@@ -119,13 +115,4 @@ pub(super) fn apply(vm: &mut Vm, event: &Event) {
 pub(super) fn forget_disks_that_are_not_there(vm: &mut Vm) {
     let disks = &vm.disks;
     vm.added.retain(|added| disks.iter().any(|disk| disk.id == added.disk.id));
-}
-
-/// As the names of the configuration, since it is part of an export's name.
-fn is_good_name(name: &str) -> bool {
-    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    name.len() <= NAME_BYTES
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-        && ends(name.chars().next())
-        && ends(name.chars().last())
 }

@@ -612,6 +612,11 @@ impl Vm {
         }
     }
 
+    /// Whether it is being failed over as planned: shut down, sent whole, and then closed off.
+    pub const fn is_in_planned_failover(&self) -> bool {
+        matches!(self.phase, Phase::FailingOver(FailoverKind::Planned))
+    }
+
     /// Whether the running job copies the disks anew.
     fn copies_anew(&self) -> bool {
         self.job.as_ref().is_some_and(|job| {

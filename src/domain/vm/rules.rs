@@ -323,13 +323,9 @@ fn is_fencing(vm: &Vm) -> bool {
     let current = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
     match current {
         Some(Step::FenceSource | Step::FenceReplica) => true,
-        Some(Step::PrepareForFailover) => is_in_planned_failover(vm),
+        Some(Step::PrepareForFailover) => vm.is_in_planned_failover(),
         _ => false,
     }
-}
-
-fn is_in_planned_failover(vm: &Vm) -> bool {
-    vm.phase == Phase::FailingOver(FailoverKind::Planned)
 }
 
 /// Begins the resynchronization of a VM that is marked, or lets it wait for the window. One that has
@@ -599,7 +595,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         )
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
-        (Step::PrepareForFailover, Outcome::Fenced { .. }) => is_in_planned_failover(vm),
+        (Step::PrepareForFailover, Outcome::Fenced { .. }) => vm.is_in_planned_failover(),
         (
             Step::CopyDisk(_)
             | Step::CompareDisk(_)

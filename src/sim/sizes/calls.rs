@@ -193,11 +193,7 @@ const fn calls(vm: &Vm, work: Work) -> &'static [Call] {
         Step::RestoreDisk(_) => &[Call::Restore],
         Step::CompleteCopy => &[Call::CompleteCopy],
         // Whoever starts the source again behind Lifeboat's back adds nothing.
-        Step::PrepareForFailover
-            if matches!(vm.phase, Phase::FailingOver(FailoverKind::Planned)) =>
-        {
-            &[Call::ShipAll, Call::Fence]
-        }
+        Step::PrepareForFailover if vm.is_in_planned_failover() => &[Call::ShipAll, Call::Fence],
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             &[Call::ShipAll]
         }

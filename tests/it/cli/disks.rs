@@ -2,7 +2,6 @@
 
 use super::operate::Operated;
 use super::{Running, done};
-use lifeboat::disk::nbd::NbdDisk;
 use lifeboat::ports::block::BlockDevice;
 use std::fs;
 
@@ -25,15 +24,10 @@ fn list(operated: &Operated, vm: &str) -> String {
     operated.done(&["vm", "disk", "list", vm])
 }
 
-fn connect(operated: &Operated) -> NbdDisk {
-    let socket = operated.place.data().join("nbd.sock");
-    NbdDisk::connect(&format!("nbd+unix:///db-01-data?socket={}", socket.display())).unwrap()
-}
-
 #[test]
 fn a_disk_grows_online_survives_a_kill_and_earlier_points_keep_its_size() {
     let operated = Operated::of(SITE, &["db-01", "web-01"]);
-    connect(&operated).write_at(&[1; 4096], 0, true).unwrap();
+    operated.connect("", "db-01-data").write_at(&[1; 4096], 0, true).unwrap();
     operated.done(&["vm", "take-point", "db-01"]);
     let resize = ["vm", "disk", "resize", "db-01", "data"];
     let (_, no) = operated.ends(&[&resize[..], &["--to", "2MiB"]].concat(), 2);
@@ -45,7 +39,7 @@ fn a_disk_grows_online_survives_a_kill_and_earlier_points_keep_its_size() {
 
     operated.done(&[&resize[..], &["--to", "8MiB", "--wait", "--timeout", "30s"]].concat());
     assert!(list(&operated, "db-01").contains("8MiB"));
-    let disk = connect(&operated);
+    let disk = operated.connect("", "db-01-data");
     assert_eq!(disk.size_bytes(), 8 * MIB);
     disk.write_at(&[2; 4096], 8 * MIB - 4096, true).unwrap();
 
@@ -63,7 +57,7 @@ fn a_disk_grows_online_survives_a_kill_and_earlier_points_keep_its_size() {
     operated.until("db-01", |vm| vm["state"] == "Protected" && vm["health"] == "Normal");
     assert!(list(&operated, "db-01").contains("8MiB"));
     operated.done(&[&resize[..], &["--wait", "--timeout", "30s"]].concat());
-    assert_eq!(connect(&operated).size_bytes(), 16 * MIB);
+    assert_eq!(operated.connect("", "db-01-data").size_bytes(), 16 * MIB);
     operated.until("web-01", |vm| vm["state"] == "Protected" && vm["health"] == "Normal");
     operated.done(&["failover", "planned", "web-01", "-y", "--wait", "--timeout", "60s"]);
 
@@ -119,17 +113,14 @@ fn a_disk_is_added_online_survives_a_kill_without_being_configured_and_fails_ove
     assert!(dry.contains("gets disk logs of 8.0 MiB"), "{dry}");
     assert!(!list(&operated, "db-01").contains("logs"));
 
-    connect(&operated).write_at(&[1; 4096], 0, true).unwrap();
+    operated.connect("", "db-01-data").write_at(&[1; 4096], 0, true).unwrap();
     ends(add("db-01", "logs", &logs, &["--wait", "--timeout", "30s"]), 0);
     assert!(list(&operated, "db-01").contains(&logs), "{}", list(&operated, "db-01"));
     let again = ends(add("db-01", "logs", &logs, &["--dry-run"]), 0).0;
     assert!(again.contains("nothing"), "{again}");
     let (_, talk) = ends(add("web-01", "logs", &logs, &[]), 5);
     assert!(talk.contains("disk logs of db-01"), "{talk}");
-    let disk = |operated: &Operated, folder: &str| {
-        let socket = operated.place.data().join(folder).join("nbd.sock");
-        NbdDisk::connect(&format!("nbd+unix:///db-01-logs?socket={}", socket.display())).unwrap()
-    };
+    let disk = |operated: &Operated, folder: &str| operated.connect(folder, "db-01-logs");
     disk(&operated, "").write_at(&[2; 4096], 4 * MIB, true).unwrap();
     // A guest goes on with the disks that it was made for.
     let more = image("more.img", 4 * MIB);

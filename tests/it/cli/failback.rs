@@ -31,11 +31,6 @@ guest = { seed = 1, install_mib = 1, writes_per_second = 50 }
 name = "host-2"
 "#;
 
-fn connect(operated: &Operated, folder: &str) -> NbdDisk {
-    let socket = operated.place.data().join(folder).join("nbd.sock");
-    NbdDisk::connect(&format!("nbd+unix:///db-01-data?socket={}", socket.display())).unwrap()
-}
-
 fn read(disk: &NbdDisk, offset: u64) -> u8 {
     let mut bytes = [0; 4096];
     disk.read_at(&mut bytes, offset).unwrap();
@@ -51,9 +46,9 @@ fn move_away(operated: &Operated, vm: &str) {
 #[test]
 fn a_vm_comes_back_to_another_host_survives_a_kill_and_is_replicated_from_there() {
     let operated = Operated::of(SITE, &["db-01"]);
-    connect(&operated, "").write_at(&[1; 4096], 0, true).unwrap();
+    operated.connect("", "db-01-data").write_at(&[1; 4096], 0, true).unwrap();
     move_away(&operated, "db-01");
-    connect(&operated, "recovery").write_at(&[2; 4096], 64 * KIB, true).unwrap();
+    operated.connect("recovery", "db-01-data").write_at(&[2; 4096], 64 * KIB, true).unwrap();
     let left = operated.place.data().join("disks/db-01.img");
     let before = fs::read(&left).unwrap();
 
@@ -73,7 +68,7 @@ fn a_vm_comes_back_to_another_host_survives_a_kill_and_is_replicated_from_there(
         assert!(dry.contains(verdict), "{verdict}: {dry}");
     }
     operated.done(&[&begin[..], &["-y", "--wait"]].concat());
-    connect(&operated, "recovery").write_at(&[3; 4096], 128 * KIB, true).unwrap();
+    operated.connect("recovery", "db-01-data").write_at(&[3; 4096], 128 * KIB, true).unwrap();
 
     let Operated { place, service } = operated;
     service.kill();
@@ -82,7 +77,7 @@ fn a_vm_comes_back_to_another_host_survives_a_kill_and_is_replicated_from_there(
         vm["state"] == "WaitingForUserInputAfterDataSync" && vm["health"] == "Normal"
     });
     operated.done(&["failback", "complete", "db-01", "-y", "--wait"]);
-    let disk = connect(&operated, "");
+    let disk = operated.connect("", "db-01-data");
     assert_eq!([0, 64, 128, 192].map(|at| read(&disk, at * KIB)), [1, 2, 3, 0]);
     operated.done(&["failover", "commit", "db-01", "-y", "--wait"]);
     operated.done(&["failback", "reverse", "db-01", "--wait"]);
@@ -98,7 +93,7 @@ fn a_vm_comes_back_to_another_host_survives_a_kill_and_is_replicated_from_there(
     service.stop();
     let operated = Operated { service: Running::serve(&place.config()), place };
     operated.until("db-01", |vm| on_other_host(vm) && vm["health"] == "Normal");
-    connect(&operated, "").write_at(&[4; 4096], 192 * KIB, true).unwrap();
+    operated.connect("", "db-01-data").write_at(&[4; 4096], 192 * KIB, true).unwrap();
     let cycle = |vm: &Value| vm["latest_recovery_point"]["cycle"].as_u64().unwrap();
     let before_write = cycle(&operated.json(&["vm", "show", "db-01"]));
     // The delta under way may have been cut before.

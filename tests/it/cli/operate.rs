@@ -1,6 +1,7 @@
 //! A running service, operated by the command line.
 
 use super::{ONE_GUEST, Place, Running, command, lifeboat, text};
+use lifeboat::disk::nbd::NbdDisk;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Output, Stdio};
@@ -41,6 +42,12 @@ impl Operated {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         panic!("it did not come to that: {:#}", self.json(&["vm", "show", name]));
+    }
+
+    /// Connects to the export of a disk; those of the recovery site are in a folder of their own.
+    pub(super) fn connect(&self, folder: &str, export: &str) -> NbdDisk {
+        let socket = self.place.data().join(folder).join("nbd.sock");
+        NbdDisk::connect(&format!("nbd+unix:///{export}?socket={}", socket.display())).unwrap()
     }
 
     fn run(&self, arguments: &[&str]) -> Output {

@@ -2,13 +2,12 @@
 
 use super::story::{
     Story, add_disk, cancel_failover, change_point, check_failed, commit, complete_failback,
-    disable, disk_id, enable, failback, host, job_id, reverse, test_failover, unplanned,
+    described, disable, disk_id, enable, failback, host, job_id, reverse, test_failover, unplanned,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Rejection;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, Step};
-use lifeboat::domain::machine::{DiskFormat, DiskRole, DiskTraits, Machine};
 use lifeboat::domain::vm::{Command, Disk, Health, Phase, PointChoice, Stage, Work};
 
 const MIB: u64 = 1 << 20;
@@ -92,18 +91,7 @@ fn what_is_refused_is_named_and_what_is_so_already_changes_nothing() {
 #[test]
 fn a_vm_that_could_not_be_protected_with_the_disk_does_not_get_it() {
     let mut story = Story::protected();
-    let os = DiskTraits {
-        disk: disk_id(0),
-        role: DiskRole::Os,
-        format: DiskFormat::Raw,
-        dynamic: false,
-        shared: false,
-        fibre_channel: false,
-        encrypted: false,
-        sector_bytes: 512,
-    };
-    let machine = Machine { cores: 1, memory_mib: 512, disks: vec![os], ..Machine::default() };
-    story.tell(Command::Describe { machine });
+    story.tell(described());
     let disk = Disk { id: disk_id(7), name: "data".to_owned(), size_bytes: 5000 << 30 };
     let image = "/disks/data.img".to_owned();
     let refused = story.try_tell(Command::AddDisk { job: job_id(15), disk, image }).unwrap_err();

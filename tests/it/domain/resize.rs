@@ -1,14 +1,13 @@
 //! A disk that grows while its VM is protected.
 
 use super::story::{
-    Story, cancel_failover, change_point, check_failed, commit, disable, discover, disk_id, enable,
-    failback, host, job_id, link_down, resize, unplanned,
+    Story, cancel_failover, change_point, check_failed, commit, described, disable, discover,
+    disk_id, enable, failback, host, job_id, link_down, resize, unplanned,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Rejection;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, Step};
-use lifeboat::domain::machine::{DiskFormat, DiskRole, DiskTraits, Machine};
 use lifeboat::domain::vm::{Command, Event, Health, Outcome, Phase, PointChoice, Stage, Work};
 
 const GIB: u64 = 1 << 30;
@@ -94,18 +93,7 @@ fn a_disk_cannot_shrink_and_what_is_refused_is_named() {
 #[test]
 fn a_disk_that_would_be_too_large_to_be_protected_does_not_grow() {
     let mut story = Story::protected();
-    let os = DiskTraits {
-        disk: disk_id(0),
-        role: DiskRole::Os,
-        format: DiskFormat::Raw,
-        dynamic: false,
-        shared: false,
-        fibre_channel: false,
-        encrypted: false,
-        sector_bytes: 512,
-    };
-    let machine = Machine { cores: 1, memory_mib: 512, disks: vec![os], ..Machine::default() };
-    story.tell(Command::Describe { machine });
+    story.tell(described());
     let refused = story.try_tell(resize(3000 * GIB)).unwrap_err();
     let Rejection::Prerequisites { failed, .. } = &refused else { panic!("{refused}") };
     assert!(failed.iter().any(|check| check.contains("2,048 GB")), "{failed:?}");

@@ -5,11 +5,12 @@ use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
 use lifeboat::domain::job::Step;
+use lifeboat::domain::machine::{DiskFormat, DiskRole, DiskTraits, Machine};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Event, FailoverKind, Opening, Outcome, Phase, PointChoice,
-    RecoveryPoint, ResyncReason, Stage, Vm, Wake, Work,
+    Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
+    Stage, Vm, Wake, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -129,6 +130,22 @@ pub(crate) fn add_disk() -> Command {
     Command::AddDisk { job: job_id(15), disk, image: "/disks/data.img".to_owned() }
 }
 
+/// The VM is one whose first disk its guest starts from.
+pub(crate) fn described() -> Command {
+    let os = DiskTraits {
+        disk: disk_id(0),
+        role: DiskRole::Os,
+        format: DiskFormat::Raw,
+        dynamic: false,
+        shared: false,
+        fibre_channel: false,
+        encrypted: false,
+        sector_bytes: 512,
+    };
+    let machine = Machine { cores: 1, memory_mib: 512, disks: vec![os], ..Machine::default() };
+    Command::Describe { machine }
+}
+
 pub(crate) fn link_down() -> Failure {
     Failure::new(Code::LinkDown, Cause::Vault(vault()), "connection refused")
 }
@@ -161,7 +178,7 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
                     vec![point(cycle), point(cycle + 1)]
                 }
             };
-            if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+            if vm.is_in_planned_failover() {
                 return Outcome::Fenced { found: points };
             }
             Outcome::Shipped { points }

@@ -25,8 +25,7 @@ use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, FailoverKind, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm,
-    Wake, Work,
+    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm, Wake, Work,
 };
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
@@ -533,7 +532,7 @@ async fn perform(
         Step::CompleteCopy => engine.complete_copy(vm).await?,
         Step::ApplyTrackedChanges | Step::SendBeforeResize | Step::PrepareForFailover => {
             let points = engine.ship_through(vm, vm.last_cycle_of_job()).await?;
-            outcome = if vm.phase == Phase::FailingOver(FailoverKind::Planned) {
+            outcome = if vm.is_in_planned_failover() {
                 Outcome::Fenced { found: engine.fence(vm).await? }
             } else {
                 Outcome::Shipped { points }
