@@ -1,6 +1,7 @@
 //! The generic actor that hosts an entity.
 
-use super::hosted::{ActorOutlet, Alarm, Hosted, Reporter, World};
+use super::hosted::{ActorOutlet, Alarm, Hosted, Outlet, Reporter, World};
+use super::retries::RetrySupervision;
 use super::supervisor::{ClearTimer, SetTimer};
 use super::supervisor::{Committed, Died, StoreFailed, Supervisor};
 use super::timers::TimerId;
@@ -111,10 +112,14 @@ pub(super) struct Halt;
 /// Hosts one entity.
 pub struct EntityActor<E: Hosted> {
     stream: StreamId,
-    state: E,
+    /// Shared with the work that is done for it.
+    state: Arc<E>,
     seq: u64,
     world: Arc<World>,
     supervisor: Addr<Supervisor>,
+    /// The way back for work and timers: one for all, as an address of its own takes as long to make as a
+    /// message does.
+    outlet: Option<Arc<ActorOutlet<E>>>,
     /// The commit that the state comes from last; `None` before the first since it was loaded.
     last: Option<u64>,
     running: BTreeMap<E::Effect, Running>,
@@ -159,10 +164,11 @@ impl<E: Hosted> EntityActor<E> {
         let lifeline = Lifeline { stream, supervisor: supervisor.clone() };
         Ok(Self {
             stream,
-            state,
+            state: Arc::new(state),
             seq,
             world,
             supervisor,
+            outlet: None,
             last: None,
             running: BTreeMap::new(),
             timers_set: 0,
@@ -204,20 +210,19 @@ impl<E: Hosted> EntityActor<E> {
         pause: Duration,
         ctx: &mut Context<Self>,
     ) -> By {
-        let me = ctx.address();
+        let outlet = self.outlet(ctx);
         if let Some(Alarm { due, longest, command }) = self.state.alarm(&effect) {
             self.timers_set += 1;
             let id = TimerId { due, stream: self.stream, nth: self.timers_set };
             let wake = move || {
                 let origin = Origin::called("timer", called_by);
-                me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
+                outlet.entity.do_send(Tell::<E> { command, origin, ends: Some(effect) });
             };
             self.supervisor.do_send(SetTimer { id, longest, wake: Box::new(wake) });
             return By::Timer(id);
         }
-        let (entity, supervisor) = (me.clone(), self.supervisor.clone());
-        let outlet = Arc::new(ActorOutlet { entity, supervisor });
-        let reporter = Reporter::through(outlet, self.stream, called_by);
+        let way_back = Arc::clone(&outlet) as Arc<dyn Outlet>;
+        let reporter = Reporter::through(way_back, self.stream, called_by);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
         let work = async move {
             if !pause.is_zero() {
@@ -232,8 +237,15 @@ impl<E: Hosted> EntityActor<E> {
                 return actor.ended_in_vain(Some(effect), ctx);
             };
             let origin = Origin::called(E::WORKER, called_by);
-            me.do_send(Tell::<E> { command, origin, ends: Some(effect) });
+            outlet.entity.do_send(Tell::<E> { command, origin, ends: Some(effect) });
         })))
+    }
+
+    fn outlet(&mut self, ctx: &Context<Self>) -> Arc<ActorOutlet<E>> {
+        let supervisor = &self.supervisor;
+        let made =
+            || Arc::new(ActorOutlet { entity: ctx.address(), supervisor: supervisor.clone() });
+        Arc::clone(self.outlet.get_or_insert_with(made))
     }
 
     /// Forgets work whose report changed nothing. If the state still calls for it, it is done again
@@ -248,17 +260,20 @@ impl<E: Hosted> EntityActor<E> {
     }
 
     fn committed(&mut self, commit: Commit, ctx: &mut Context<Self>) {
-        fold(&mut self.state, &commit);
+        // Work that has ended has let go of the state, so that this copies it only beside work that goes on.
+        fold(Arc::make_mut(&mut self.state), &commit);
         (self.seq, self.last) = (commit.seq, Some(commit.global));
         if commit.seq.is_multiple_of(SNAPSHOT_EVERY) {
             self.keep_snapshot();
         }
-        self.supervisor.do_send(Committed(Arc::new(commit)));
+        if RetrySupervision::is_concerned(&commit.entry) {
+            self.supervisor.do_send(Committed(Box::new(commit)));
+        }
         self.align_work(ctx);
     }
 
     fn keep_snapshot(&self) {
-        let state = match bincode::serde::encode_to_vec(&self.state, bincode::config::standard()) {
+        let state = match bincode::serde::encode_to_vec(&*self.state, bincode::config::standard()) {
             Ok(state) => state,
             Err(error) => {
                 tracing::warn!(stream = %self.stream, %error, "encode snapshot");
@@ -417,7 +432,7 @@ impl<E: Hosted> Handler<Inspect<E>> for EntityActor<E> {
     type Result = MessageResult<Inspect<E>>;
 
     fn handle(&mut self, _: Inspect<E>, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.state.clone())
+        MessageResult(E::clone(&self.state))
     }
 }
 

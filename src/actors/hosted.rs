@@ -83,10 +83,11 @@ pub trait Hosted: Entity {
         None
     }
 
-    /// Does the work and answers the command that reports on it. Dropping the future stops the work
-    /// at its next wait; it may be done again at any time, from the start.
+    /// Does the work that this state calls for and answers the command that reports on it. Dropping the future
+    /// stops the work at its next wait; it may be done again at any time, from the start. The state is shared, as
+    /// work of every few seconds looks at one that is large; it stays as it was when the work began.
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Self::Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,

@@ -17,6 +17,18 @@ pub struct RetrySupervision {
 }
 
 impl RetrySupervision {
+    /// Whether a commit can call for anything, or is to be remembered: of an everyday delta none is.
+    pub fn is_concerned(entry: &Entry) -> bool {
+        use vm::Event::{RetryScheduled, RetryStarted};
+        match entry {
+            Entry::Vm { events, .. } => {
+                events.iter().any(|it| matches!(it, RetryStarted { .. } | RetryScheduled { .. }))
+            }
+            Entry::Vault { .. } | Entry::Host { .. } => true,
+            Entry::Cloud { .. } | Entry::Plan { .. } | Entry::Fabric { .. } => false,
+        }
+    }
+
     /// What a durable commit calls for: commands, each with whom it is for. `vms` are those that are there.
     pub fn committed(
         &mut self,

@@ -270,10 +270,10 @@ impl Handler<ClearTimer> for Supervisor {
     }
 }
 
-/// Something became true and is durable.
+/// Something that the supervisor is concerned with became true and is durable.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Committed(pub(super) Arc<Commit>);
+pub(super) struct Committed(pub(super) Box<Commit>);
 
 impl Handler<Committed> for Supervisor {
     type Result = ();
@@ -363,6 +363,8 @@ impl Handler<StopAll> for Supervisor {
             halted(shelves.clouds).await;
             halted(shelves.hosts).await;
             halted(shelves.vaults).await;
+            halted(shelves.plans).await;
+            halted(shelves.fabrics).await;
         };
         AtomicResponse::new(Box::pin(halt.into_actor(self).map(|(), _, ctx| ctx.stop())))
     }

@@ -8,7 +8,7 @@ use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, JobId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
-    AfterFailover, Command, Disk, PointChoice, RecoveryPoint, RetryReason, Vm,
+    AfterFailover, Command, Disk, Phase, PointChoice, RecoveryPoint, RetryReason, Vm,
 };
 use crate::views::{PolicyView, Site};
 use serde::Deserialize;
@@ -161,6 +161,13 @@ const OPERATIONS: &[Operation] = &[
         consequence: |asked| {
             let points = asked.vm.points.len();
             let name = &asked.vm.name;
+            if let Phase::FailedOver(_) = asked.vm.phase {
+                return format!(
+                    "{name} stays at the recovery site and runs on meanwhile: what of its disks is in the vault only is \
+                     downloaded, then its replica is deleted. Nothing protects it from there on, and it cannot be \
+                     failed back. At the primary site it stays off, with its disks as they are."
+                );
+            }
             format!("The replica of {name} is deleted, with its {points} recovery points.")
         },
     },

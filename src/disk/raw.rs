@@ -134,6 +134,14 @@ impl BlockDevice for RawDisk {
         Ok(self.file.identity()?.map(|file| DiskIdentity { path, file }))
     }
 
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        self.file.set_mark(marked)
+    }
+
+    fn is_marked(&self) -> io::Result<bool> {
+        self.file.is_marked()
+    }
+
     fn read_only(&self) -> bool {
         self.read_only
     }

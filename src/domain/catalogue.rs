@@ -243,7 +243,7 @@ catalogue! {
     OperationNotAllowed = "SR-3001", NonRecoverable, Warning, Administrator,
         title: "The state does not allow this operation",
         message: "{check}",
-        causes: ["another job runs", "the operation belongs to another state"],
+        causes: ["another job runs", "the operation belongs to another state", "protection of the VM was ended at the recovery site, where it runs"],
         next: "Nothing was changed.",
         action: "Choose an operation that the message names as allowed, or wait until the running job has ended.";
     /// The service cannot answer at this moment.

@@ -52,6 +52,8 @@ pub enum JobKind {
     ResizeDisk,
     /// Gives the VM another disk while it runs and is replicated.
     AddDisk,
+    /// Ends the protection of a VM that runs at the recovery site, where it stays.
+    DisableAtRecovery,
 }
 
 impl JobKind {
@@ -76,6 +78,7 @@ impl JobKind {
             Self::ResumeReplication => "ResumeReplication",
             Self::DisableProtection => "DisableDr",
             Self::RemoveProtection => "RemoveDr",
+            Self::DisableAtRecovery => "DisableDrAtRecovery",
             Self::ResizeDisk => "ResizeDisk",
             Self::AddDisk => "AddDisks",
         }
@@ -120,6 +123,7 @@ impl JobKind {
             Self::RemoveProtection => "Remove",
             Self::ResizeDisk => "Resize a disk",
             Self::AddDisk => "Add a disk",
+            Self::DisableAtRecovery => "Disable replication at the recovery site",
         }
     }
 
@@ -198,6 +202,11 @@ impl JobKind {
             Self::ResumeReplication => vec![Step::ApplyTrackedChanges, Step::VerifyReplica],
             Self::DisableProtection => vec![Step::StopTracking, Step::DeleteReplica],
             Self::RemoveProtection => vec![Step::DeleteReplica],
+            Self::DisableAtRecovery => [Step::CheckDisable]
+                .into_iter()
+                .chain(disks.iter().copied().map(Step::DownloadDisk))
+                .chain([Step::LeaveVault, Step::DeleteReplica])
+                .collect(),
             // What was written before is sent first: a point has one size of each disk.
             Self::ResizeDisk => [Step::CheckResize, Step::SendBeforeResize]
                 .into_iter()
@@ -308,6 +317,12 @@ pub enum Step {
     CheckAddDisk,
     /// Tracks a disk that is added, and offers it to the VM.
     OfferAddedDisk(DiskId),
+    /// Checks that protection can be ended at the recovery site.
+    CheckDisable,
+    /// Brings what of one disk is in the vault only to the recovery site.
+    DownloadDisk(DiskId),
+    /// Has the VM at the recovery site go on with nothing but its own disks.
+    LeaveVault,
 }
 
 impl Step {
@@ -356,6 +371,9 @@ impl Step {
             Self::SendBeforeResize => "VmSendBeforeResize",
             Self::CheckAddDisk => "VmAddDiskPrerequisitesCheck",
             Self::OfferAddedDisk(_) => "VmOfferAddedDisk",
+            Self::CheckDisable => "VmDisablePrerequisitesCheck",
+            Self::DownloadDisk(_) => "VmDownloadDisk",
+            Self::LeaveVault => "VmLeaveVault",
         }
     }
 
@@ -404,6 +422,9 @@ impl Step {
             Self::SendBeforeResize => "Sending what was written before",
             Self::CheckAddDisk => "Prerequisites check for adding a disk",
             Self::OfferAddedDisk(_) => "Tracking and offering the disk",
+            Self::CheckDisable => "Prerequisites check for disabling protection",
+            Self::DownloadDisk(_) => "Downloading what of a disk is in the vault only",
+            Self::LeaveVault => "Going on without the vault",
         }
     }
 
@@ -431,6 +452,7 @@ impl Step {
                 | Self::CheckReverseReplicate
                 | Self::CheckResize
                 | Self::CheckAddDisk
+                | Self::CheckDisable
         )
     }
 }

@@ -80,6 +80,22 @@ pub trait BlockDevice: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Puts a mark on the disk's file, as [`File::set_mark`](crate::ports::files::File::set_mark).
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such file; else what the medium answers.
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        if marked { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
+    /// Whether the mark is on the disk's file.
+    ///
+    /// # Errors
+    /// What the medium answers.
+    fn is_marked(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Whether nothing can be written.
     fn read_only(&self) -> bool {
         false

@@ -179,4 +179,20 @@ pub trait File: Send + Sync + Debug {
     fn identity(&self) -> io::Result<Option<FileIdentity>> {
         Ok(None)
     }
+
+    /// Puts a mark on the file, apart from its content, or takes it off; durable on return.
+    ///
+    /// # Errors
+    /// `Unsupported` from a file system that has no place for it; else what the file system answers.
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        if marked { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
+    /// Whether the mark is on the file.
+    ///
+    /// # Errors
+    /// What the file system answers, unchanged.
+    fn is_marked(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 }

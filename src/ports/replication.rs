@@ -156,10 +156,11 @@ pub trait Replication: Send + Sync {
     async fn fence(&self, vm: &Vm) -> Result<Vec<RecoveryPoint>, Failure>;
 
     /// Serves the disks of a recovery point at the recovery site, lazily, with a tracked overlay for
-    /// writes. Asked again it answers the same disks.
+    /// writes. Asked again it answers the same disks. Of a VM that has left its vault they are those that it was
+    /// failed over to from this point: whole, and the vault is asked for nothing.
     ///
     /// # Errors
-    /// Those of the vault; `HostResourcesShort`.
+    /// Those of the vault; `HostResourcesShort`; `DiskUnusable` of disks that are whole.
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure>;
 
     /// Stops serving a failed-over VM and deletes what was written to its disks. Nothing that is not
@@ -207,7 +208,34 @@ pub trait Replication: Send + Sync {
     /// `HostLost`, `HostResourcesShort`.
     async fn stop_tracking(&self, vm: &Vm) -> Result<(), Failure>;
 
-    /// Deletes everything that the vault holds of the VM.
+    /// Checks that the recovery site has room for what of the disks of a failed-over VM, which is served, is in the
+    /// vault only. Nothing to do where no VM ever leaves its vault.
+    ///
+    /// # Errors
+    /// `PrerequisiteFailed`; those of the vault.
+    async fn check_download(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Brings what of a disk of such a VM is in the vault only to the recovery site, going on where an earlier call
+    /// was; durable when this returns. The VM runs on the disk meanwhile.
+    ///
+    /// # Errors
+    /// Those of the vault; `HostResourcesShort`.
+    async fn download_disk(&self, _: &Vm, _: DiskId, _: Progress<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Has such a VM go on with nothing but its disks, which are all whole: what it writes is tracked no more. Durable
+    /// when this returns.
+    ///
+    /// # Errors
+    /// Those of [`Replication::download_disk`].
+    async fn leave_vault(&self, _: &Vm) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Deletes everything that the vault holds of the VM; the disks of one that has left it stay.
     ///
     /// # Errors
     /// Those of the vault.

@@ -588,6 +588,9 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::FailedBack => "it runs at the primary site again".to_owned(),
         Event::FailbackCommitted => "the failback is final".to_owned(),
         Event::TrackingLost { reason } => format!("its changes are not tracked any more: {reason}"),
+        Event::VaultLeft => {
+            "its disks at the recovery site are whole: it goes on without the vault".to_owned()
+        }
         Event::ProtectionDisabled => "it is not protected any more".to_owned(),
         Event::ReplicationPaused => "nothing is sent until somebody resumes it".to_owned(),
         Event::ReplicationResumed => "its replication goes on".to_owned(),

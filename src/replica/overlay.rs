@@ -119,6 +119,56 @@ impl Overlay {
         runs.filter(|(_, present)| *present).map(|(run, _)| self.bytes_of(&run)).collect()
     }
 
+    /// The first run at or after `from`, in bytes, that is in the vault only; both ends are those of chunks, or
+    /// of the disk. `None` once the local file is the whole disk, which it stays: it is durable as such, and may be
+    /// opened as a raw image, after the next flush.
+    pub fn absent(&self, from: u64) -> Option<Range<u64>> {
+        // The end of a disk is that of its last chunk, also where it is in the middle of one.
+        let chunks = from.div_ceil(CHUNK_BYTES)..self.size.div_ceil(CHUNK_BYTES);
+        let (run, _) = self.presence.runs(chunks).find(|(_, present)| !present)?;
+        Some(self.bytes_of(&run))
+    }
+
+    /// Puts what the recovery point holds from `offset` on into the local file, where it is not there: what was
+    /// fetched or written meanwhile stays. Both ends must be those of chunks, or of the disk.
+    ///
+    /// # Errors
+    /// What the local file answers.
+    pub fn fill(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.fill_absent(offset..offset + data.len() as u64, |bytes| {
+            let part = (bytes.start - offset) as usize..(bytes.end - offset) as usize;
+            self.keep(&data[part], bytes)
+        })
+    }
+
+    /// The same for a range in which the recovery point holds nothing but zeroes.
+    ///
+    /// # Errors
+    /// What the local file answers.
+    pub fn fill_zeroes(&self, range: Range<u64>) -> io::Result<()> {
+        self.fill_absent(range, |bytes| self.data.zero(bytes.clone(), true))
+    }
+
+    fn fill_absent(
+        &self,
+        range: Range<u64>,
+        keep: impl Fn(&Range<u64>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.check(range.start, range.end - range.start)?;
+        let chunks = chunks_of(&range);
+        let _held = self.hold(&chunks);
+        for (run, _) in self.presence.runs(chunks).filter(|(_, present)| !present) {
+            keep(&self.bytes_of(&run))?;
+            self.presence.set(run);
+        }
+        Ok(())
+    }
+
+    /// The recovery point that it lies over.
+    pub fn image(&self) -> &DiskImage {
+        &self.image
+    }
+
     /// The segment of the disk's log whose end the overlay lies over.
     pub fn sequence(&self) -> u64 {
         self.image.sequence()

@@ -1,6 +1,7 @@
 //! The engine: the replication port over trackers and a vault.
 
 use super::copy::copy_disk;
+use super::download;
 use super::failures::{at_host, at_vault, cause, host, host_lost, invalid};
 use super::recovery::RecoverySite;
 use super::restore::{restore_disk, written_after};
@@ -32,6 +33,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 /// Time between two looks at whether a tracker has lost track. A loss stops replication of the VM
 /// anyway, so noticing it is not urgent.
@@ -258,12 +260,7 @@ impl Engine {
         });
         let result = thread.await;
         drop(waiting);
-        result.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "data plane work panicked");
-            Err(Failure::new(Code::HostResourcesShort, Cause::Itself, panic)
-                .with("host", "this service")
-                .with("operation", "its work"))
-        })
+        result.unwrap_or_else(|panic| Err(panicked(&panic)))
     }
 
     /// Runs `work` on the disks of the side whose writes are sent, one at a time.
@@ -294,6 +291,13 @@ impl Engine {
         })
         .await
     }
+}
+
+fn panicked(panic: &JoinError) -> Failure {
+    tracing::error!(%panic, "data plane work panicked");
+    Failure::new(Code::HostResourcesShort, Cause::Itself, panic)
+        .with("host", "this service")
+        .with("operation", "its work")
 }
 
 /// Waits for work that tells how far it is.
@@ -675,6 +679,12 @@ impl Replication for Engine {
     }
 
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
+        if vm.has_left_vault() {
+            let (own, parts) = (vm.clone(), Arc::clone(&self.parts));
+            let serve = move || parts.recovery.serve_whole(&own, point.cycle);
+            let served = self.parts.runtime.spawn_blocking(serve).await;
+            return served.unwrap_or_else(|panic| Err(panicked(&panic)));
+        }
         self.run(vm, move |parts, work| {
             let record = required_point(work, point)?;
             parts.recovery.serve(work, &record, &parts.clock, &parts.runtime)
@@ -731,6 +741,33 @@ impl Replication for Engine {
             work.checked_at_host("ending tracking", source.tracker.end())
         })
         .await
+    }
+
+    async fn check_download(&self, vm: &Vm) -> Result<(), Failure> {
+        let parts = Arc::clone(&self.parts);
+        self.run_at(vm, Side::Recovery, move |work, source| {
+            let free = parts.recovery.free_bytes(work.vm)?;
+            download::check_room(work, source, free)
+        })
+        .await
+    }
+
+    async fn download_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let download = self.run_at(vm, Side::Recovery, move |work, source| {
+            let progress = move |done, total| _ = tell.send((done, total));
+            download::download(work, source, disk, &progress)
+        });
+        passing_on(download, &mut told, progress).await
+    }
+
+    async fn leave_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.run_at(vm, Side::Recovery, download::leave_vault).await
     }
 
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 //!  Tracker --read--> region of 64 MiB ------> BaseCopy ----complete--> base
 //!  Tracker --read--> chunks that differ from the vault's checksums --> DeltaWriter --commit--> segments
 //!  recovery point --> DiskImage --> Overlay --> Tracker --> NBD export at the recovery site
+//!  DiskImage --what an Overlay lacks--> Overlay, which is a raw image then
 //! ```
 //!
 //! What is durable when: a base region or segment once its create-if-absent PUT is acknowledged; a
@@ -18,6 +19,7 @@
 
 mod copy;
 mod differences;
+mod download;
 mod engine;
 mod failures;
 mod last_writes;

@@ -6,12 +6,15 @@
 //! <folder>/<vm>/<cycle>/       overlays, logs and tracking state of a VM that runs from this point
 //! <folder>/<vm>/test-<cycle>/  overlays of a test
 //! ```
+//!
+//! The overlays of a VM that has left its vault are whole: each is a raw image of its disk, and served as one.
 
 use super::engine::Work;
 use super::failures::{RECOVERY_SITE, at_vault, with_tracking_facts};
 use super::source::{Source, Sources};
 use super::upkeep::Leased;
 use crate::disk::nbd::{Endpoint, Exports, NbdUri};
+use crate::disk::raw::RawDisk;
 use crate::disk::tracker::{BootId, DiskSpec, TrackError, Tracker};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
@@ -20,7 +23,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{Disk, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::files::Files;
+use crate::ports::files::{Files, Open};
 use crate::ports::replication::ServedDisk;
 use crate::replica::{Overlay, Pins, RecoveryPointRecord};
 use std::collections::BTreeMap;
@@ -148,6 +151,49 @@ impl RecoverySite {
         Ok(self.export(vm, purpose, |disk| Some(tracker.disk(disk)? as Arc<dyn BlockDevice>)))
     }
 
+    /// Serves a VM that has left its vault, on the disks that it was failed over to from the recovery point of this
+    /// cycle. Where it is served since then it stays so.
+    pub(super) fn serve_whole(&self, vm: &Vm, cycle: u64) -> Result<Vec<ServedDisk>, Failure> {
+        let purpose = Purpose::Failover(cycle);
+        let served = self.lock_served();
+        if let Some(served) = served.get(&vm.id) {
+            let tracker = &served.source.tracker;
+            let device = |disk| Some(tracker.disk(disk)? as Arc<dyn BlockDevice>);
+            return Ok(self.export(vm, purpose, device));
+        }
+        let mut images = BTreeMap::new();
+        for disk in &vm.disks {
+            let offered = self.exports.get(&purpose.export(vm, disk));
+            let image = offered.map_or_else(|| self.open_whole(vm, disk, purpose), Ok)?;
+            images.insert(disk.id, image);
+        }
+        Ok(self.export(vm, purpose, |disk| images.get(&disk).cloned()))
+    }
+
+    fn open_whole(
+        &self,
+        vm: &Vm,
+        disk: &Disk,
+        purpose: Purpose,
+    ) -> Result<Arc<dyn BlockDevice>, Failure> {
+        let path = overlay_path(&self.folder_of(vm.id, purpose), disk);
+        let unusable = |because: String| {
+            Failure::new(Code::DiskUnusable, Cause::Itself, because).with("disk", path.display())
+        };
+        let image = RawDisk::open(&*self.files, &path, Open::Write);
+        let image = image.map_err(|error| unusable(in_full(&error)))?;
+        if image.size_bytes() == disk.size_bytes {
+            return Ok(Arc::new(image));
+        }
+        let bytes = image.size_bytes();
+        Err(unusable(format!("it has {bytes} bytes, not {}", disk.size_bytes)))
+    }
+
+    /// Bytes that are free where the overlays are.
+    pub(super) fn free_bytes(&self, vm: &Vm) -> Result<u64, Failure> {
+        self.files.free_bytes(&self.folder).map_err(|error| local(vm, &error))
+    }
+
     /// Stops serving a failed-over VM, and deletes what was written to its disks, also by an earlier run
     /// of this process.
     pub(super) fn stop_serving(&self, work: &Work<'_>) -> Result<(), Failure> {
@@ -238,7 +284,7 @@ impl RecoverySite {
         let lease = Leased::take(work, purpose.reader(vm.id), pins, now)?;
         let mut overlays = BTreeMap::new();
         for (disk, image) in images {
-            let path = folder.join(format!("{}.overlay", disk.name));
+            let path = overlay_path(&folder, disk);
             let overlay = Overlay::open(&*self.files, &path, image, runtime.clone());
             let overlay = overlay.map_err(|error| classified(vm, &error))?;
             overlays.insert(disk.id, Arc::new(overlay));
@@ -345,6 +391,10 @@ impl RecoverySite {
     fn lock_tests(&self) -> MutexGuard<'_, BTreeMap<VmId, Tested>> {
         self.tests.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn overlay_path(folder: &Path, disk: &Disk) -> PathBuf {
+    folder.join(format!("{}.overlay", disk.name))
 }
 
 /// Fails with the damage that a read of these disks has met since this was last asked.

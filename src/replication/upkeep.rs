@@ -68,14 +68,17 @@ pub(super) fn delete_replica(
     work: &Work<'_>,
 ) -> Result<(), Failure> {
     let vm = work.vm;
-    if parts.recovery.serves(vm.id) {
+    // Disks that are whole are the VM's, and stay.
+    if parts.recovery.serves(vm.id) && !vm.has_left_vault() {
         return Err(invalid(vm, DELETING, "the VM runs on it at the recovery site"));
     }
     let collector = upkeep.of(vm.id);
     let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
     *collector = Collector::default();
-    // An overlay of this life must not be met by another one.
-    parts.recovery.stop_serving(work)?;
+    if !vm.has_left_vault() {
+        // An overlay of this life must not be met by another one.
+        parts.recovery.stop_serving(work)?;
+    }
     parts.recovery.end_test(work)?;
     let disks: Vec<DiskId> = vm.disks.iter().map(|disk| disk.id).collect();
     let deleted = work.vault_call(DELETING, work.vault.discard(vm.id, &disks))?;

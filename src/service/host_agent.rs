@@ -23,6 +23,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The folders below that of the service's data in which failbacks make disks: `hosts/HOST/VM`, `clusters/CLUSTER/VM`.
+pub(super) const FAILBACK_FOLDERS: [&str; 2] = ["hosts", "clusters"];
+
 /// A disk of a VM, where it is and how it can be reached.
 #[derive(Clone, Debug)]
 pub struct AttachedDisk {
@@ -128,6 +131,30 @@ impl AgentVm {
     pub(super) fn made_here(&self, disk: &str) -> PathBuf {
         self.folder.join(format!("{disk}.img"))
     }
+
+    /// Whether an image is where a failback to another host makes a disk of it. The path alone says so, so that it stays so
+    /// when that host is no more.
+    pub(super) fn is_made_elsewhere(&self, image: &Path, disk: &str) -> bool {
+        let Ok(here) = std::path::absolute(self.made_here(disk)) else { return false };
+        let Some(data) = here.ancestors().nth(4) else { return false };
+        let mut there = image.strip_prefix(data).into_iter().flatten();
+        let [kind, _, vm, file] = [there.next(), there.next(), there.next(), there.next()];
+        let is_place = kind.is_some_and(|kind| FAILBACK_FOLDERS.iter().any(|own| kind == *own))
+            && vm == here.parent().and_then(Path::file_name)
+            && file == here.file_name()
+            && there.next().is_none();
+        is_place && image != here
+    }
+
+    /// Where a disk is that was added: where its image was, unless that is another host's.
+    fn place_of_added(&self, added: &AddedDisk) -> PathBuf {
+        let image = PathBuf::from(&added.image);
+        if self.brought || self.is_made_elsewhere(&image, &added.disk.name) {
+            self.made_here(&added.disk.name)
+        } else {
+            image
+        }
+    }
 }
 
 fn uri(server: &Endpoint, vm: &str, disk: &str) -> String {
@@ -200,11 +227,7 @@ impl HostAgent {
             Some(AttachedDisk {
                 id: disk.id,
                 name: disk.name.clone(),
-                image: if vm.brought {
-                    vm.made_here(&disk.name)
-                } else {
-                    PathBuf::from(&added.image)
-                },
+                image: vm.place_of_added(added),
                 uri: uri(&self.parts.server, &vm.config.name, &disk.name),
                 create_mib: None,
             })
@@ -300,9 +323,24 @@ impl HostAgent {
         })
     }
 
-    /// Whether a VM is here by a failback alone.
-    pub(super) fn was_brought(&self, vm: VmId) -> bool {
-        self.vms.iter().any(|own| own.id == vm && own.brought)
+    /// Checks that a file may become the disk `name` of a VM here, by where it is. The error says why not.
+    pub(super) fn check_place(&self, vm: VmId, name: &str, image: &Path) -> Result<(), String> {
+        let Some(own) = self.vms.iter().find(|own| own.id == vm) else { return Ok(()) };
+        if own.brought {
+            // At the host that has the VM by the configuration nobody could say where it is.
+            let place =
+                std::path::absolute(own.made_here(name)).map_err(|error| error.to_string())?;
+            if image != place {
+                let place = place.display();
+                return Err(format!(
+                    "a failback brought the VM to {}: put it at {place}",
+                    self.name
+                ));
+            }
+        } else if own.is_made_elsewhere(image, name) {
+            return Err("a failback of the VM to another host makes the disk there".to_owned());
+        }
+        Ok(())
     }
 
     /// Where the configuration has a disk of a VM.

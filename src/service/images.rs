@@ -36,10 +36,7 @@ pub(super) fn look(
     if !image.is_absolute() {
         return Err(unusable("its path does not begin with /".to_owned()));
     }
-    if agent.was_brought(vm.id) {
-        // Where it would be at the host that has the VM by the configuration, nobody said.
-        return Err(unusable("a failback brought the VM to another host".to_owned()));
-    }
+    agent.check_place(vm.id, name, image).map_err(unusable)?;
     if let Some(configured) = agent.configured(vm.id, name)
         && !same_file(configured, image)
     {

@@ -11,7 +11,8 @@ use super::control;
 use super::enrolment::Enrolment;
 use super::health;
 use super::host_agent::{
-    AgentParts, AgentVm, AttachedDisk, HostAgent, Knowledge, Standing, export_name,
+    AgentParts, AgentVm, AttachedDisk, FAILBACK_FOLDERS, HostAgent, Knowledge, Standing,
+    export_name,
 };
 use super::sites::{PrimarySite, RecoveryGuests};
 use super::storage::{self, StorageError};
@@ -538,9 +539,10 @@ fn agent(config: &Config, host: &HostConfig, parts: AgentParts) -> HostAgent {
     let vms = all
         .map(|(at, vm)| {
             // What members of a cluster share is in one place.
+            let [hosts, clusters] = FAILBACK_FOLDERS.map(|folder| config.data.join(folder));
             let folder = match &host.cluster {
-                Some(cluster) => config.data.join("clusters").join(cluster),
-                None => config.data.join("hosts").join(&host.name),
+                Some(cluster) => clusters.join(cluster),
+                None => hosts.join(&host.name),
             };
             let (vm_id, folder) = (VmId::named(NAMES, &vm.name), folder.join(&vm.name));
             let mut vm = vm.clone();

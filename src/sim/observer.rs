@@ -392,7 +392,10 @@ impl Observer {
             }
         }
         match vm.phase {
-            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) => Ok(()),
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::FailedOver(_)
+            | Phase::UnprotectedAtRecovery => Ok(()),
             Phase::CommitPending(_) | Phase::FailbackCommitPending | Phase::FailedBack
                 if vm.trouble.is_none() =>
             {

@@ -376,6 +376,35 @@ impl Replication for DataPlane {
         .await
     }
 
+    async fn check_download(&self, vm: &Vm) -> Result<(), Failure> {
+        self.carry_of(Place::at_service(vm, "check the download"), vm, |engine, vm| {
+            Box::pin(async move { engine.check_download(&vm).await })
+        })
+        .await
+    }
+
+    async fn download_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
+        let place = Place::at_service(vm, "download a disk");
+        self.carry_telling(place, vm, progress, move |engine, vm, told| {
+            Box::pin(async move {
+                engine.download_disk(&vm, disk, &|done, total| told.note(done, total)).await
+            })
+        })
+        .await
+    }
+
+    async fn leave_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.carry_of(Place::at_service(vm, "leave the vault"), vm, |engine, vm| {
+            Box::pin(async move { engine.leave_vault(&vm).await })
+        })
+        .await
+    }
+
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
         self.carry_of(Place::at_service(vm, "delete the replica"), vm, |engine, vm| {
             Box::pin(async move { engine.delete_replica(&vm).await })

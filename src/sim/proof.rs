@@ -192,10 +192,14 @@ pub(super) fn served_prefix(
     let machine = outside.machine(vm.id);
     let devices = devices(outside, disks)?;
     let point = vm.failover_point().ok_or("it has no recovery point")?;
-    let record = outside.inline.wait(outside.proof.point(vm.id, point.cycle));
-    let record = record.map_err(|error| error.to_string())?;
-    let record = record.ok_or("its recovery point is gone")?;
-    let mut states = outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000));
+    let mut states = if vm.has_left_vault() {
+        BTreeSet::new()
+    } else {
+        let record = outside.inline.wait(outside.proof.point(vm.id, point.cycle));
+        let record = record.map_err(|error| error.to_string())?;
+        let record = record.ok_or("its recovery point is gone")?;
+        outside.ghost.states_at(vm.id, record.at.as_millis().div_euclid(1_000))
+    };
     // One that ran on these disks before finds what it wrote there.
     if let Some(away) = machine.away.as_ref().filter(|away| away.point == point.cycle) {
         if vm.failover.is_some_and(|failover| failover.started_at.is_some()) {

@@ -216,7 +216,10 @@ impl Site {
 }
 
 const fn is_protected(vm: &Vm) -> bool {
-    !matches!(vm.phase, Phase::Undiscovered | Phase::Unprotected | Phase::Disabling)
+    !matches!(
+        vm.phase,
+        Phase::Undiscovered | Phase::Unprotected | Phase::Disabling | Phase::UnprotectedAtRecovery
+    )
 }
 
 impl TargetView {

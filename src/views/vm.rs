@@ -458,5 +458,6 @@ fn state(phase: &Phase) -> &'static str {
         Phase::FailbackCommitPending => "FailbackCommitRequired",
         Phase::FailedBack => "FailbackCommitted",
         Phase::Disabling => "DisablingProtection",
+        Phase::UnprotectedAtRecovery => "UnprotectedAtRecovery",
     }
 }

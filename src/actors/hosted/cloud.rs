@@ -20,12 +20,12 @@ impl Hosted for Cloud {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let policy = self.policy;
+        let policy = state.policy;
         let Effect::HandPolicy { vm, revision } = effect;
         Box::pin(async move {
             let command = vm::Command::ChangePolicy { policy };

@@ -21,12 +21,12 @@ impl Hosted for Fabric {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let side = self.side;
+        let side = state.side;
         let Effect::Watch = effect;
         Box::pin(async move {
             let site = match side {

@@ -20,12 +20,12 @@ impl Hosted for Host {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let host = self.id;
+        let host = state.id;
         let Effect::Watch = effect;
         Box::pin(async move {
             let report = |answer| match answer {

@@ -42,12 +42,12 @@ impl Hosted for Plan {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let plan = self.clone();
+        let plan = Arc::clone(state);
         Box::pin(async move {
             match effect {
                 Effect::Act { job, step } => {

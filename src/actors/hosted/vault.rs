@@ -25,12 +25,12 @@ impl Hosted for Vault {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let vault = self.id;
+        let vault = state.id;
         let Effect::Watch = effect;
         Box::pin(async move {
             let report = |answer| match answer {

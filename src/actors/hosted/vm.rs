@@ -17,6 +17,7 @@ use crate::domain::vm::{
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
+use futures_util::FutureExt;
 use futures_util::future::{self, LocalBoxFuture};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,12 +66,12 @@ impl Hosted for Vm {
     }
 
     fn perform(
-        &self,
+        state: &Arc<Self>,
         effect: Effect,
         world: Arc<World>,
         reporter: Reporter<Self>,
     ) -> LocalBoxFuture<'static, Command> {
-        let vm = self.clone();
+        let vm = Arc::clone(state);
         Box::pin(async move {
             match effect {
                 Effect::Do(work) => {
@@ -81,14 +82,18 @@ impl Hosted for Vm {
                     let reason = world.replication.tracking_lost(&vm).await;
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
-                Effect::RunReplica => run_replica(&vm, &world).await,
+                Effect::RunReplica => run_replica(&vm, &world).boxed_local().await,
                 Effect::KeepOff { host } => {
-                    let mut there = vm;
+                    let mut there = Vm::clone(&vm);
                     there.host = host;
-                    keep_source_off(&there, &world).await;
+                    keep_source_off(&there, &world).boxed_local().await;
                     Command::ReportLeft { host }
                 }
-                Effect::ReclaimSpace => reclaim_space(vm.id, &world, &reporter).await,
+                Effect::ReclaimSpace => {
+                    let id = vm.id;
+                    drop(vm);
+                    reclaim_space(id, &world, &reporter).boxed_local().await
+                }
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
             }
         })
@@ -102,15 +107,16 @@ async fn perform_work(
     reporter: &Reporter<Vm>,
 ) -> Result<Command, Failure> {
     if let (Side::Recovery, Work::Snapshot { .. } | Work::Ship { .. }) = (vm.source, work) {
-        serve_source(vm, world).await?;
+        serve_source(vm, world).boxed_local().await?;
     }
+    // What is done now and then is apart, so that what is done every few seconds takes little memory.
     Ok(match work {
         Work::Task { job, task, step } => {
-            let outcome = perform_step(vm, job, task, step, world, reporter).await?;
-            Command::ReportDone { job, task, outcome }
+            let done = perform_step(vm, job, task, step, world, reporter).boxed_local();
+            Command::ReportDone { job, task, outcome: done.await? }
         }
         Work::Snapshot { cycle } if vm.is_to_be_quiesced(cycle) => {
-            quiesced_snapshot(vm, cycle, world).await?
+            quiesced_snapshot(vm, cycle, world).boxed_local().await?
         }
         Work::Snapshot { cycle } => {
             let snapshot = world.replication.snapshot(vm, cycle).await?;
@@ -171,15 +177,21 @@ async fn perform_step(
         // The transitions themselves are the work; the commit that records them is what counts.
         Step::StartInitialReplication | Step::UpdateProviderState => {}
         Step::CopyDisk(disk) => {
-            let reported = AtomicU64::new(0);
-            let progress = |done_bytes: u64, total_bytes: u64| {
-                let part = done_bytes * PROGRESS_PARTS / total_bytes.max(1);
-                if reported.fetch_max(part, Ordering::Relaxed) < part {
-                    reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
-                }
-            };
-            let bytes = replication.copy_disk(vm, disk, &progress).await?;
+            let bytes = replication.copy_disk(vm, disk, &in_parts(job, task, reporter)).await?;
             return Ok(Outcome::Copied { disk, bytes });
+        }
+        Step::CheckDisable => {
+            serve_source(vm, world).await?;
+            replication.verify(vm, chosen(vm)?).await?;
+            replication.check_download(vm).await?;
+        }
+        Step::DownloadDisk(disk) => {
+            serve_source(vm, world).await?;
+            replication.download_disk(vm, disk, &in_parts(job, task, reporter)).await?;
+        }
+        Step::LeaveVault => {
+            serve_source(vm, world).await?;
+            replication.leave_vault(vm).await?;
         }
         Step::CompareDisk(disk) => {
             // Each report is of what need not be compared again, and so is recorded.
@@ -268,7 +280,9 @@ async fn perform_step(
         Step::StopTracking => replication.stop_tracking(vm).await?,
         Step::DeleteReplica => {
             replication.delete_replica(vm).await?;
-            leave(vm, false, world, reporter).await?;
+            if !vm.has_left_vault() {
+                leave(vm, false, world, reporter).await?;
+            }
         }
         Step::FenceSource => {
             stop_source(vm, world).await;
@@ -300,14 +314,25 @@ async fn perform_step(
     Ok(Outcome::Done)
 }
 
+/// Reports how far a copy is, now and then.
+fn in_parts(job: JobId, task: u32, reporter: &Reporter<Vm>) -> impl Fn(u64, u64) + Send + Sync {
+    let reported = AtomicU64::new(0);
+    move |done_bytes, total_bytes| {
+        let part = done_bytes * PROGRESS_PARTS / total_bytes.max(1);
+        if reported.fetch_max(part, Ordering::Relaxed) < part {
+            reporter.report(Command::ReportProgress { job, task, done_bytes, total_bytes });
+        }
+    }
+}
+
 /// What the current task was told last to be done of its disk.
 fn done_bytes(vm: &Vm) -> u64 {
     let told = vm.job.as_ref().and_then(Job::current).and_then(|(_, task)| task.progress);
     told.map_or(0, |(done_bytes, _)| done_bytes)
 }
 
-/// The disks of a VM that is replicated from the recovery site are those of its failover: after a restart
-/// of the service they are served first.
+/// The disks of a VM that is replicated from the recovery site, or is to go on there without the vault, are those of its
+/// failover: after a restart of the service they are served first.
 async fn serve_source(vm: &Vm, world: &World) -> Result<(), Failure> {
     world.replication.serve(vm, chosen(vm)?).await.map(drop)
 }
@@ -349,21 +374,26 @@ fn not_quiesced(because: &str) -> Failure {
 
 /// Frees space again and again, with what the VM is at the time; ends only by being stopped.
 async fn reclaim_space(id: VmId, world: &World, reporter: &Reporter<Vm>) -> Command {
-    let stream = StreamId { kind: Kind::Vm, id: id.0 };
     loop {
         actix::clock::sleep(world.reclaim_interval).await;
-        let vm = match load_entity::<Vm>(&*world.store, stream) {
-            Ok((vm, _)) => vm,
-            Err(error) => {
-                tracing::error!(%stream, %error, "read what a VM is");
-                continue;
-            }
-        };
+        let Some(vm) = present(id, world) else { continue };
         let done = guarded(world.replication.reclaim_space(&vm)).await;
         let failure = done.err().map(|failure| {
             Failure::new(Code::SpaceNotReclaimed, failure.cause, failure).with("vm", &vm.name)
         });
         reporter.report(Command::ReportSpace { failure });
+    }
+}
+
+/// What the log says that a VM is.
+fn present(id: VmId, world: &World) -> Option<Vm> {
+    let stream = StreamId { kind: Kind::Vm, id: id.0 };
+    match load_entity::<Vm>(&*world.store, stream) {
+        Ok((vm, _)) => Some(vm),
+        Err(error) => {
+            tracing::error!(%stream, %error, "read what a VM is");
+            None
+        }
     }
 }
 
@@ -400,9 +430,12 @@ async fn run_replica(vm: &Vm, world: &World) -> Command {
 
 /// Serves and starts the replica, and keeps at it until it runs.
 async fn keep_replica_on(vm: &Vm, world: &World) {
-    while let Err(failure) = guarded(serve_and_start(vm, world)).await {
+    let mut vm = vm.clone();
+    while let Err(failure) = guarded(serve_and_start(&vm, world)).await {
         tracing::error!(vm = %vm.name, %failure, "keep the replica running");
         actix::clock::sleep(world.watch_interval).await;
+        // It may have left its vault meanwhile, which serves nothing of it then.
+        vm = present(vm.id, world).unwrap_or(vm);
     }
 }
 

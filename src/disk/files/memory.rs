@@ -7,6 +7,9 @@
 //! | kill -9 ([`MemoryFiles::kill_after`]) | every completed call; the call that was cut short leaves a prefix of whole pages |
 //! | power loss ([`MemoryFiles::lose_power`]) | synced content, with the time of its change only if [`File::identity`] was asked for; of the rest, any mix of 512-byte sectors, each new or old; either length; a prefix of the unsynced creations, renames and removals (one journal, as ext4 and xfs have) |
 //!
+//! A sync that is refused drops what it was to make durable, as Linux does: what is read stays, no later sync makes
+//! it durable unless it is written again, and a power loss forgets it.
+//!
 //! Pages are also written back early now and then, so that an overwrite in place can reach the medium
 //! before an append that came first. All choices follow from the seed and the order of calls.
 
@@ -292,7 +295,13 @@ impl File for MemoryFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let (mut state, whole) = self.change()?;
+        let (mut state, whole) = match self.change() {
+            Ok(changed) => changed,
+            Err(refused) => {
+                self.lock()?.inode(self.inode).drop_unsynced();
+                return Err(refused);
+            }
+        };
         if !whole {
             return Err(killed());
         }
@@ -355,6 +364,20 @@ impl File for MemoryFile {
         inode.synced_modified = inode.modified;
         let (bytes, modified_ns) = (inode.len, inode.modified as i64);
         Ok(Some(FileIdentity { inode: self.inode, bytes, modified_ns }))
+    }
+
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        let (mut state, whole) = self.change()?;
+        if !whole {
+            return Err(killed());
+        }
+        state.inode(self.inode).marked = marked;
+        Ok(())
+    }
+
+    fn is_marked(&self) -> io::Result<bool> {
+        let mut state = self.lock()?;
+        Ok(state.inode(self.inode).marked)
     }
 }
 
@@ -473,10 +496,13 @@ struct Inode {
     len: u64,
     /// What the medium holds of each page that is newer in memory; `None` is a hole.
     unsynced: BTreeMap<u64, Option<Page>>,
+    /// The same of each page that counts as synced, since a sync that failed dropped it.
+    dropped: BTreeMap<u64, Option<Page>>,
     synced_len: u64,
     /// Which call changed the content last: what a real file system has the time for.
     modified: u64,
     synced_modified: u64,
+    marked: bool,
 }
 
 impl Inode {
@@ -509,7 +535,7 @@ impl Inode {
             return;
         }
         for (index, within, part) in pages_of(range.start, (end - range.start) as usize) {
-            if !self.pages.contains_key(&index) {
+            if !self.pages.contains_key(&index) && !self.dropped.contains_key(&index) {
                 continue;
             }
             self.remember(index);
@@ -528,11 +554,17 @@ impl Inode {
 
     /// Keeps what the medium holds of a page, before the first change since it was written back.
     fn remember(&mut self, index: u64) {
-        let held = self.pages.get(&index).cloned();
+        let dropped = self.dropped.remove(&index);
+        let held = dropped.unwrap_or_else(|| self.pages.get(&index).cloned());
         self.unsynced.entry(index).or_insert(held);
     }
 
+    fn drop_unsynced(&mut self) {
+        self.dropped.append(&mut self.unsynced);
+    }
+
     fn forget(&mut self, choices: &mut Choices) {
+        self.unsynced.append(&mut self.dropped);
         for (index, held) in std::mem::take(&mut self.unsynced) {
             let new = self.pages.get(&index).map_or([0; PAGE], |page| **page);
             let mut mixed = held.as_ref().map_or([0; PAGE], |page| **page);

@@ -2,7 +2,7 @@
 
 use super::{ZERO_PIECE, ZEROES};
 use crate::ports::files::{File, FileIdentity, Files, Open};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use std::fs;
 use std::io::{self, IoSlice};
@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 /// `writev` takes at most this many buffers in one call. Source: `IOV_MAX`, linux `uio.h`.
 const BUFFERS_MAX: usize = 1024;
+
+/// The extended attribute that a marked file has. It goes where the file goes, whatever it is named.
+const MARK: &str = "user.lifeboat.marked";
 
 /// The machine's file system, through positioned system calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -183,6 +186,26 @@ impl File for RealFile {
         let modified_ns =
             found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
         Ok(Some(FileIdentity { inode: found.ino(), bytes: found.len(), modified_ns }))
+    }
+
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        let done = if marked {
+            fsetxattr(&self.0, MARK, b"1", XattrFlags::empty())
+        } else {
+            fremovexattr(&self.0, MARK)
+        };
+        match done {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) if !marked => Ok(()),
+            done => done.map_err(io::Error::from).and_then(|()| self.0.sync_all()),
+        }
+    }
+
+    fn is_marked(&self) -> io::Result<bool> {
+        match fgetxattr(&self.0, MARK, &mut [0; 1][..]) {
+            Ok(_) | Err(Errno::RANGE) => Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -351,6 +351,12 @@ impl Entries<'_> {
 }
 
 impl LogReader {
+    /// That the log was given up by its writer with a code, as an error.
+    pub fn given_up(&self) -> LogError {
+        let code = self.header.error_code;
+        LogError::damaged(&self.path, ERROR_CODE_AT, Damage::GivenUp(code))
+    }
+
     /// The entries of the block at `at`, each with the position of its data, which fill `data`.
     pub(super) fn read_block(
         &self,
@@ -380,8 +386,22 @@ impl LogReader {
     }
 }
 
-/// Reads and checks the header of a log: its bytes, with the reserved sectors, and its fields.
+/// Reads and checks the header of a log: its bytes, with the reserved sectors, and its fields. A log that was given
+/// up is damage.
 pub(super) fn read_header(
+    file: &dyn File,
+    path: &Path,
+    trust: HeaderTrust,
+) -> Result<([u8; HEADER_BYTES as usize], Header), LogError> {
+    let (bytes, header) = read_header_of_any(file, path, trust)?;
+    match header.error_code {
+        0 => Ok((bytes, header)),
+        code => Err(LogError::damaged(path, ERROR_CODE_AT, Damage::GivenUp(code))),
+    }
+}
+
+/// As [`read_header`], also of a log that was given up.
+pub(super) fn read_header_of_any(
     file: &dyn File,
     path: &Path,
     trust: HeaderTrust,
@@ -393,11 +413,11 @@ pub(super) fn read_header(
     if !checksum_holds && trust == HeaderTrust::Verified {
         return Err(damaged(Damage::HeaderChecksum));
     }
-    if header.error_code != 0 {
-        return Err(LogError::damaged(path, 52, Damage::GivenUp(header.error_code)));
-    }
     Ok((bytes, header))
 }
+
+/// Where the error code is in the header.
+const ERROR_CODE_AT: u64 = 52;
 
 /// Reads from a log; a file that ends too early is damage, not an error of the medium.
 pub(super) fn read(

@@ -8,7 +8,7 @@
 use super::format::{
     BLOCK_BYTES, Damage, ENTRY_BYTES, Entry, HEADER_BYTES, Header, SealRecord, SealSlot,
 };
-use super::reader::{HeaderTrust, LogReader, pieces, read, read_header};
+use super::reader::{HeaderTrust, LogReader, pieces, read, read_header, read_header_of_any};
 use super::tail::Slot;
 use super::writer::{EMPTY_LOG_BYTES, LogWriter, Position, block};
 use super::{LogError, Tail};
@@ -54,13 +54,14 @@ pub fn recover_after_kill(
 }
 
 /// Finds the youngest flushed end of a log after a power loss. The reader that is returned is verified
-/// and holds every flushed write, and possibly some that were not flushed. Changes nothing.
+/// and holds every flushed write, and possibly some that were not flushed. Changes nothing. A log that was given up
+/// is read too, as its header says.
 ///
 /// # Errors
 /// [`LogError`]: then even flushed writes are not all there.
 pub fn recover_after_power_loss(files: &dyn Files, path: &Path) -> Result<LogReader, LogError> {
     let file = files.open(path, Open::Read).map_err(LogError::io(path))?;
-    let (bytes, header) = read_header(&*file, path, HeaderTrust::Verified)?;
+    let (bytes, header) = read_header_of_any(&*file, path, HeaderTrust::Verified)?;
     if header.end_of_log != 0 {
         // The end is written only after all before it is durable.
         let mut reader = LogReader::open(files, path, HeaderTrust::Verified)?;

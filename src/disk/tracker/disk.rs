@@ -56,7 +56,7 @@ impl Disk {
         if self.flush_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush of this disk failed"));
         }
-        self.device.flush().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+        self.device.flush().inspect_err(|_| self.doubt())
     }
 
     /// Whether [`Disk::flush_device`] fails whatever the device says.
@@ -82,9 +82,14 @@ impl Disk {
         (room::limit_bytes(size_bytes) <= log_bytes).then_some(reason)
     }
 
-    /// What the disk holds is what counts: a chain of logs starts with it, or it was written again.
+    /// What the disk holds is what counts: it was written again, or nobody was promised that it is durable.
     pub(super) fn accept_as_it_is(&self) {
         self.flush_failed.store(false, Ordering::Release);
+    }
+
+    /// As after a flush that failed: what the disk holds may not be durable, whatever it answers.
+    pub(super) fn doubt(&self) {
+        self.flush_failed.store(true, Ordering::Release);
     }
 }
 
@@ -146,7 +151,10 @@ impl TrackedDisk {
             }
             let logs = match &*gate {
                 Gate::Closed => return Err(io::ErrorKind::NotConnected.into()),
-                Gate::Off | Gate::Broken(_) => return change.apply_to(self.device(), fua),
+                Gate::Off | Gate::Broken(_) => {
+                    change.apply_to(self.device())?;
+                    return if fua { self.shared.flush_device(self.disk()) } else { Ok(()) };
+                }
                 Gate::On(logs) => &logs[self.index],
             };
             let held = self.disk().guard.hold(sectors.clone());
@@ -159,7 +167,7 @@ impl TrackedDisk {
                     continue;
                 }
             };
-            let applied = change.apply_to(self.device(), false);
+            let applied = change.apply_to(self.device());
             let kept = match &applied {
                 Ok(()) => self.disk().too_large(log_bytes).map_or(Ok(()), Err),
                 Err(_) => self.log_what_the_disk_holds(logs, sectors.clone()),
@@ -316,7 +324,7 @@ impl BlockDevice for TrackedDisk {
                 Gate::On(logs) => logs[self.index].clone(),
                 Gate::Off | Gate::Broken(_) | Gate::Closed => {
                     drop(gate);
-                    return self.disk().flush_device();
+                    return self.shared.flush_device(self.disk());
                 }
             };
             drop(gate); // a cut need not wait for a flush
@@ -361,10 +369,10 @@ impl Change<'_> {
         Ok(Change::Data { data: Cow::Owned(whole), offset: sectors.start })
     }
 
-    fn apply_to(&self, device: &dyn BlockDevice, fua: bool) -> io::Result<()> {
+    fn apply_to(&self, device: &dyn BlockDevice) -> io::Result<()> {
         match self {
-            Self::Data { data, offset } => device.write_at(data, *offset, fua),
-            Self::Zero { range, punch } => device.zero(range.clone(), *punch, fua),
+            Self::Data { data, offset } => device.write_at(data, *offset, false),
+            Self::Zero { range, punch } => device.zero(range.clone(), *punch, false),
         }
     }
 }

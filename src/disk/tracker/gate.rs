@@ -2,10 +2,13 @@
 
 use super::disk::Disk;
 use super::log::DiskLogs;
-use super::state::{State, StateFile, Tracking};
+use super::state::{Durable, State, StateFile, Tracking};
 use super::{Broken, TrackError};
+use crate::domain::id::DiskId;
 use crate::ports::clock::Clock;
 use crate::ports::files::Files;
+use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -82,26 +85,54 @@ impl Shared {
     /// Makes all devices durable.
     pub(super) fn flush_devices(&self) -> Result<(), TrackError> {
         for disk in &self.disks {
-            disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })?;
+            self.flush_device(disk).map_err(|source| TrackError::Disk { disk: disk.id, source })?;
         }
         Ok(())
     }
 
+    /// Makes a device durable. Where that fails while tracking is broken, the next start knows it too.
+    pub(super) fn flush_device(&self, disk: &Disk) -> io::Result<()> {
+        disk.flush_device().inspect_err(|_| {
+            let state = self.state();
+            let known = state.disks.get(&disk.id).map(|known| known.durable);
+            if !matches!(state.tracking, Tracking::Broken(_)) || known != Some(Durable::Yes) {
+                return;
+            }
+            if let Err(error) = self.change_state(|state| state.doubt(|id| *id == disk.id)) {
+                tracing::error!(disk = %disk.name, %error, "cannot record that a flush failed");
+            }
+        })
+    }
+
     /// Ends tracking for a reason, with the guest going on. Returns once it is certain that no start
-    /// of the tracker takes the logs for whole; what was flushed is durable on the disks by then.
+    /// of the tracker takes the logs for whole. What was flushed is durable on the disks by then; of a disk that
+    /// cannot be made durable it is in the logs, and the state says so: flushes of it by the guest fail from there
+    /// on, and a start after a power loss applies them.
     pub(super) fn break_with(&self, reason: Broken) {
         let mut gate = self.write_gate();
         let Gate::On(logs) = &*gate else { return };
         tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
-        match self.flush_devices() {
-            Ok(()) => self.save_suspects(),
-            // Remembered by the disk, whose next flush by the guest fails.
-            Err(error) => {
-                tracing::error!(folder = %self.folder.display(), %error, "a disk cannot be flushed");
+        let undurable = self.undurable(logs);
+        if undurable.is_empty() {
+            self.save_suspects();
+        }
+        self.record_broken(&reason, logs, &undurable);
+        *gate = Gate::Broken(reason);
+    }
+
+    /// The disks that cannot be made durable, not even by their logs.
+    fn undurable(&self, logs: &[DiskLogs]) -> BTreeSet<DiskId> {
+        let mut undurable = BTreeSet::new();
+        for (disk, logs) in self.disks.iter().zip(logs) {
+            if disk.flush_device().is_ok() {
+                continue;
+            }
+            if let Err(error) = self.redo(disk, logs) {
+                tracing::error!(disk = %disk.name, %error, "a disk cannot be made durable");
+                undurable.insert(disk.id);
             }
         }
-        self.record_broken(&reason, logs);
-        *gate = Gate::Broken(reason);
+        undurable
     }
 
     /// Marks the regions that `range` touches, before the first write into them. A guest is never held
@@ -130,19 +161,33 @@ impl Shared {
         }
     }
 
-    /// Records that the logs are not whole: in the state, or else, on a volume that is full, in a log
-    /// itself, or else by removing a log.
-    fn record_broken(&self, reason: &Broken, logs: &[DiskLogs]) {
-        let tracking = Tracking::Broken(reason.clone());
-        let Err(error) = self.change_state(|state| state.tracking = tracking) else { return };
-        self.lock_state().tracking = Tracking::Broken(reason.clone());
-        let marked = logs.iter().any(|log| log.active.writer().give_up(GIVEN_UP).is_ok());
-        let removed = || self.disks.iter().any(|d| self.files.remove(&d.names.active()).is_ok());
-        if !marked && !removed() {
-            tracing::error!(
-                folder = %self.folder.display(), %error,
-                "cannot record that the logs are not whole; do not let them be applied"
-            );
+    /// Records that the logs are not whole, and which disks may lack what they hold: in the state, or else, on a
+    /// volume that is full, in the logs themselves, or else by removing them, or else, where that volume takes nothing
+    /// at all, by a mark on the disks.
+    fn record_broken(&self, reason: &Broken, logs: &[DiskLogs], undurable: &BTreeSet<DiskId>) {
+        let broken = |state: &mut State| {
+            state.tracking = Tracking::Broken(reason.clone());
+            for (disk, known) in &mut state.disks {
+                known.durable =
+                    if undurable.contains(disk) { Durable::WithItsLogs } else { Durable::Yes };
+            }
+        };
+        let Err(error) = self.change_state(broken) else { return };
+        broken(&mut self.lock_state());
+        for (disk, log) in self.disks.iter().zip(logs) {
+            let is_needed = undurable.contains(&disk.id);
+            let code = if is_needed { GIVEN_UP_AND_NEEDED } else { GIVEN_UP };
+            let marked = log.active.writer().give_up(code).is_ok();
+            let recorded = marked
+                || !is_needed
+                    && (disk.names.remove_logs(&*self.files).is_ok()
+                        || disk.device.set_mark(true).is_ok());
+            if !recorded {
+                tracing::error!(
+                    disk = %disk.name, %error,
+                    "cannot record that the logs are not whole; do not let them be applied"
+                );
+            }
         }
     }
 
@@ -153,3 +198,6 @@ impl Shared {
 
 /// The error code in the header of a log that was given up: `E_FAIL` of Windows.
 const GIVEN_UP: i32 = 0x8000_4005_u32 as i32;
+
+/// The same for a log of a disk that may lack what it holds: `STG_E_WRITEFAULT` of Windows.
+pub(super) const GIVEN_UP_AND_NEEDED: i32 = 0x8003_001D_u32 as i32;

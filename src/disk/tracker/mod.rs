@@ -18,11 +18,12 @@
 //!   the page cache per disk; what must be durable is made so afterwards.
 //! * A log that cannot be written never fails the guest: tracking is broken, with a reason that
 //!   survives restarts, and writes go on to the disks. Only another chain of logs ends that.
-//!
 //! * Logs that come near half of their disk are compacted: see [`Tracker::cut`] and
 //!   [`Tracker::compact_large`]. Logs that take half of it all the same ([`Broken::LogsTooLarge`]) end
 //!   tracking and are dropped.
 //!   [`Tracker::status`] says how far away that is, and whether the volume of the logs is short of space.
+//! * A flush of a disk that fails is told to nobody as long as its log has all that the disk may lack. The disk is
+//!   written again from it before the log is dropped, or given up with tracking (module `redo`).
 //!
 //! What a start finds, and does:
 //!
@@ -39,7 +40,7 @@
 //!
 //! | the last run ended by | must be the same | is not detected |
 //! |---|---|---|
-//! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, or with the time set back |
+//! | [`Tracker::close`] | inode, length, time of the last change | a change within one tick of the file system's clock after the close, with the time set back, or in the seconds before a power loss that kept it and forgot its time |
 //! | kill -9 | inode, length not less; the time not older than at the last start | a change in place between the kill and the start; where the logs have a write, they are applied over it |
 //! | power loss | inode, length not less | a change in place |
 //!
@@ -92,7 +93,7 @@ use log::{DiskLogs, Log};
 use names::Names;
 use reopen::Reopened;
 use serde::{Deserialize, Serialize};
-use state::{State, StateFile, TrackedState, Tracking};
+use state::{Durable, State, StateFile, TrackedState, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -245,25 +246,22 @@ impl Tracker {
             acknowledged: 0,
             disks: BTreeMap::new(),
         });
-        let Reopened { gate, transit, changed } =
-            reopen::reopen(&*files, folder, &disks, &state, boot, &*clock)?;
-        load_suspects(&*files, &disks, &state, &gate, &changed)?;
-        state.boot = boot;
-        state.clean = false;
-        if let Gate::Broken(reason) = &gate {
-            state.tracking = Tracking::Broken(reason.clone());
-        }
-        if state.tracking != Tracking::Off {
-            for disk in &disks {
-                let (id, joined) = tracked_state(disk);
-                state.disks.entry(id).or_insert(joined);
-            }
-            disk::identify(&disks, &mut state.disks)?;
-            for disk in &disks {
-                if let Some(known) = state.disks.get_mut(&disk.id) {
-                    known.size_bytes = known.size_bytes.max(disk.device.size_bytes());
+        let brought = reopen::reopen(&*files, folder, &disks, &state, boot, &*clock)
+            .and_then(|reopened| opened(&*files, &disks, &state, reopened, boot));
+        let Opened { gate, transit, state } = match brought {
+            Ok(opened) => opened,
+            Err(error) => {
+                // It may be a flush that failed, which the kernel does not tell the next start again.
+                if state.lives_on(boot) && state.tracking != Tracking::Off {
+                    state.doubt(|_| true);
+                    if let Err(error) = state_file.write(&*files, &state) {
+                        tracing::error!(folder = %folder.display(), %error, "cannot record a start that failed");
+                    }
                 }
+                return Err(error);
             }
+        };
+        if state.tracking != Tracking::Off {
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
@@ -298,7 +296,8 @@ impl Tracker {
     }
 
     /// As [`Tracker::start`], also where tracking is on: for a chain that is whole here and of no use
-    /// there, as when a resynchronization was interrupted.
+    /// there, as when a resynchronization was interrupted. Who else counts on the chain before is not told: that a
+    /// tracker has one service is for its callers to see to.
     ///
     /// # Errors
     /// As [`Tracker::start`].
@@ -348,10 +347,7 @@ impl Tracker {
     }
 
     fn start_chain(&self) -> Result<(), TrackError> {
-        for disk in &self.shared.disks {
-            disk.accept_as_it_is();
-        }
-        self.shared.flush_devices()?; // the bulk, without holding writers up
+        self.flush_disks()?; // the bulk, without holding writers up
         let mut gate = self.shared.write_gate();
         self.shared.flush_devices()?;
         let chain = self.chain() + 1;
@@ -377,6 +373,7 @@ impl Tracker {
     /// Makes the empty logs of a chain and says in the state that they count.
     fn make_logs(&self, chain: u64) -> Result<Vec<DiskLogs>, TrackError> {
         self.drop_logs()?;
+        self.shared.disks.iter().try_for_each(take_mark_off)?;
         let mut logs = Vec::new();
         for disk in &self.shared.disks {
             logs.push(first_log(&*self.shared.files, disk, chain, self.log_time())?);
@@ -403,7 +400,7 @@ impl Tracker {
             Gate::Off if self.shared.state().chain == 0 => return Ok(()),
             Gate::Off | Gate::On(_) | Gate::Broken(_) => {}
         }
-        self.shared.flush_devices()?;
+        self.flush_disks()?;
         let mut gate = self.shared.write_gate();
         self.shared.flush_devices()?;
         self.shared.change_state(|state| {
@@ -816,6 +813,42 @@ impl Transit {
     }
 }
 
+/// How a tracker goes on, and what its state is from then on.
+struct Opened {
+    gate: Gate,
+    transit: Option<Transit>,
+    state: State,
+}
+
+fn opened(
+    files: &dyn Files,
+    disks: &[Disk],
+    before: &State,
+    reopened: Reopened,
+    boot: BootId,
+) -> Result<Opened, TrackError> {
+    let Reopened { gate, transit, changed } = reopened;
+    load_suspects(files, disks, before, &gate, &changed)?;
+    let mut state = State { boot, clean: false, ..before.clone() };
+    if let Gate::Broken(reason) = &gate {
+        state.tracking = Tracking::Broken(reason.clone());
+    }
+    if state.tracking != Tracking::Off {
+        for disk in disks {
+            let (id, joined) = tracked_state(disk);
+            let known = state.disks.entry(id).or_insert(joined);
+            known.size_bytes = known.size_bytes.max(disk.device.size_bytes());
+            known.durable = match (disk.flush_has_failed(), known.durable) {
+                (false, _) => Durable::Yes,
+                (true, Durable::Yes) => Durable::WithItsLogs,
+                (true, durable) => durable,
+            };
+        }
+        disk::identify(disks, &mut state.disks)?;
+    }
+    Ok(Opened { gate, transit, state })
+}
+
 /// Finds what is suspect of each disk, after a start has brought logs and disks together.
 fn load_suspects(
     files: &dyn Files,
@@ -846,6 +879,12 @@ fn load_suspects(
     Ok(())
 }
 
+fn take_mark_off(disk: &Disk) -> Result<(), TrackError> {
+    let device = &disk.device;
+    let taken = device.is_marked().and_then(|is| if is { device.set_mark(false) } else { Ok(()) });
+    taken.map_err(|source| TrackError::Disk { disk: disk.id, source })
+}
+
 fn rename_failed(disk: &Disk, error: &io::Error) -> Broken {
     let (path, error) = (disk.names.active(), error.to_string());
     Broken::LogWriteFailed { disk: disk.id, path, error }
@@ -864,7 +903,16 @@ fn check_names(disks: &[DiskSpec]) -> Result<(), TrackError> {
 
 fn tracked_state(disk: &Disk) -> (DiskId, TrackedState) {
     let (name, size_bytes) = (disk.name.clone(), disk.device.size_bytes());
-    (disk.id, TrackedState { name, size_bytes, shipped: Uuid::nil(), identity: None })
+    (
+        disk.id,
+        TrackedState {
+            name,
+            size_bytes,
+            shipped: Uuid::nil(),
+            identity: None,
+            durable: Durable::Yes,
+        },
+    )
 }
 
 /// The header of an empty log.

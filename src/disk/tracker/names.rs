@@ -82,6 +82,19 @@ impl Names {
         Ok(present)
     }
 
+    /// The logs that hold what was written since cut `acknowledged`, the oldest first.
+    pub(super) fn since(&self, files: &dyn Files, acknowledged: u64) -> io::Result<Vec<PathBuf>> {
+        let present = self.present(files)?;
+        let unshipped = present.transit.iter().filter(|number| acknowledged < **number);
+        let mut paths: Vec<PathBuf> = unshipped.map(|number| self.transit(*number)).collect();
+        // After half a rename the active log is the one in transit, and the next has no other name yet.
+        if present.active || present.next.is_empty() {
+            paths.push(self.active());
+        }
+        paths.extend(present.next.iter().map(|number| self.next(*number)));
+        Ok(paths)
+    }
+
     /// Removes every log of the disk and its tail.
     pub(super) fn remove_logs(&self, files: &dyn Files) -> io::Result<()> {
         let present = self.present(files)?;

@@ -1,15 +1,16 @@
 //! Brings logs and disks together again when a tracker is opened.
 
 use super::disk::Disk;
-use super::gate::Gate;
+use super::gate::{GIVEN_UP_AND_NEEDED, Gate};
 use super::joining::join;
 use super::log::DiskLogs;
 use super::names::{self, Names, Present};
-use super::state::{State, TrackedState, Tracking};
+use super::redo::{flushed_logs, out_of_chain};
+use super::state::{Durable, State, TrackedState, Tracking};
 use super::{BootId, Broken, TrackError, Transit, lineage};
 use crate::disk::hrl::{
     Damage, EMPTY_LOG_BYTES, HeaderTrust, LogError, LogReader, LogTime, LogWriter, Tail,
-    recover_after_kill, recover_after_power_loss,
+    read_header_alone, recover_after_kill,
 };
 use crate::domain::id::DiskId;
 use crate::ports::clock::Clock;
@@ -49,7 +50,7 @@ pub(super) fn reopen(
     let is_known = |disk: &&Disk| state.disks.contains_key(&disk.id);
     let joins = disks.iter().find(|disk| state.tracking != Tracking::Off && !is_known(disk));
     let found = Found { files, folder, disks: disks.iter().filter(is_known).collect(), state };
-    let ended = match (state.clean, state.boot == boot) {
+    let ended = match (state.clean, state.lives_on(boot)) {
         (true, _) => Ended::Closed,
         (false, true) => Ended::Killed,
         (false, false) => Ended::PowerLost,
@@ -63,14 +64,16 @@ pub(super) fn reopen(
     }
     let (gate, transit) = match &state.tracking {
         Tracking::Off => (Gate::Off, None),
-        Tracking::Broken(reason) => found.stay_broken(reason.clone())?,
-        Tracking::On => match (found.changed_set().or(because), ended) {
-            (reason, Ended::PowerLost) => {
-                found.after_power_loss(reason.unwrap_or(Broken::PowerLoss), &changed)?
+        Tracking::Broken(reason) => found.after_break(reason.clone(), ended, &changed)?,
+        Tracking::On => {
+            match (found.changed_set().or(because).or(found.ended_unrecorded()?), ended) {
+                (reason, Ended::PowerLost) => {
+                    found.after_power_loss(reason.unwrap_or(Broken::PowerLoss), &changed)?
+                }
+                (Some(reason), Ended::Closed | Ended::Killed) => found.break_on_the_way(reason)?,
+                (None, Ended::Closed | Ended::Killed) => found.resume(clock)?,
             }
-            (Some(reason), Ended::Closed | Ended::Killed) => found.stay_broken(reason)?,
-            (None, Ended::Closed | Ended::Killed) => found.resume(clock)?,
-        },
+        }
     };
     let (gate, transit) = match (joins, gate, transit) {
         (None, gate, transit) => (gate, transit),
@@ -135,8 +138,30 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Goes on without tracking. When it broke, and when a guest flushed since, the disks were made
-    /// durable, so there is nothing to apply.
+    /// Goes on without tracking. When it broke, and when a guest flushed since, the disks were made durable, so there
+    /// is nothing to apply, but to those that could not be. While the machine runs on, these show more than their
+    /// logs hold.
+    fn after_break(
+        &self,
+        reason: Broken,
+        ended: Ended,
+        changed: &[DiskId],
+    ) -> Result<Stand, TrackError> {
+        for disk in self.disks.iter().filter(|disk| !changed.contains(&disk.id)) {
+            match (self.tracked(disk).durable, ended) {
+                (Durable::Yes, _) | (Durable::Doubtful, Ended::PowerLost) => {}
+                (_, Ended::Closed | Ended::Killed) => disk.doubt(),
+                (Durable::WithItsLogs, Ended::PowerLost) => {
+                    if let Some(error) = apply_flushed(disk, self.flushed_logs(disk)?)? {
+                        tracing::error!(disk = %disk.name, %error, "a log that the disk needs cannot be read");
+                    }
+                    flush(disk)?;
+                }
+            }
+        }
+        self.stay_broken(reason)
+    }
+
     fn stay_broken(&self, reason: Broken) -> Result<Stand, TrackError> {
         let transit = self.whole_transit()?;
         Ok((Gate::Broken(reason), transit))
@@ -170,18 +195,39 @@ impl Found<'_> {
         other.or_else(removed).map(|disk| Broken::DiskChanged { disk })
     }
 
+    /// Where tracking broke, and only the mark on a disk says so.
+    fn ended_unrecorded(&self) -> Result<Option<Broken>, TrackError> {
+        for disk in &self.disks {
+            if is_marked(disk)? {
+                let (path, disk) = (disk.names.active(), disk.id);
+                let error = "its volume took nothing more".to_owned();
+                return Ok(Some(Broken::LogWriteFailed { disk, path, error }));
+            }
+        }
+        Ok(None)
+    }
+
     /// After a clean stop or kill -9: everything that was acknowledged is in the logs, or they are
     /// damaged. In that case the disks still have it, since the page cache lived on.
     fn resume(&self, clock: &dyn Clock) -> Result<Stand, TrackError> {
         match self.try_resume(clock) {
             Ok(stand) => Ok(stand),
             Err(Stop::Fatal(error)) => Err(error),
-            Err(Stop::Broken(reason)) => {
-                tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
-                self.flush_devices()?;
-                self.stay_broken(reason)
+            Err(Stop::Broken(reason)) => self.break_on_the_way(reason),
+        }
+    }
+
+    /// Ends tracking on a machine that has run on: its page cache has what the disks show.
+    fn break_on_the_way(&self, reason: Broken) -> Result<Stand, TrackError> {
+        tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
+        for disk in &self.disks {
+            if self.tracked(disk).durable != Durable::Yes || self.needs_its_logs(disk)? {
+                disk.doubt();
+            } else {
+                flush(disk)?;
             }
         }
+        self.stay_broken(reason)
     }
 
     fn try_resume(&self, clock: &dyn Clock) -> Result<Stand, Stop> {
@@ -227,14 +273,19 @@ impl Found<'_> {
         changed: &[DiskId],
     ) -> Result<Stand, TrackError> {
         for disk in self.disks.iter().filter(|disk| !changed.contains(&disk.id)) {
-            for path in self.chain_of(disk)? {
-                let is_next = path.extension().is_some_and(|kind| kind == "next");
-                match self.flushed_part(disk, &path) {
-                    Ok(log) => log.apply_to(&*disk.device)?,
-                    // Writes go to the log of a cut only after its header is durable.
-                    Err(_) if is_next => {}
-                    Err(error) => reason = Broken::log_unreadable(&error),
-                }
+            // Tracking broke earlier, and the disk has more than its logs by then.
+            if is_marked(disk)? {
+                continue;
+            }
+            let logs = self.flushed_logs(disk)?;
+            let given_up =
+                |log: &&LogReader| ![0, GIVEN_UP_AND_NEEDED].contains(&log.header().error_code);
+            if let Some(log) = logs.iter().flatten().find(given_up) {
+                reason = Broken::log_unreadable(&log.given_up());
+                continue;
+            }
+            if let Some(error) = apply_flushed(disk, logs)? {
+                reason = Broken::log_unreadable(&error);
             }
         }
         tracing::error!(folder = %self.folder.display(), %reason, "tracking is broken");
@@ -242,27 +293,21 @@ impl Found<'_> {
         self.stay_broken(reason)
     }
 
-    fn flushed_part(&self, disk: &Disk, path: &Path) -> Result<LogReader, LogError> {
-        let log = recover_after_power_loss(self.files, path)?;
-        if log.header().data_write_guid == lineage(disk.id, self.state.chain) {
-            Ok(log)
-        } else {
-            Err(out_of_chain(&log))
-        }
+    /// Whether a log says that its disk may lack what it holds.
+    fn needs_its_logs(&self, disk: &Disk) -> Result<bool, TrackError> {
+        let since = disk.names.since(self.files, self.state.acknowledged);
+        let says_so = |path: &PathBuf| {
+            read_header_alone(self.files, path).is_ok_and(|(header, checksum_holds)| {
+                checksum_holds
+                    && header.error_code == GIVEN_UP_AND_NEEDED
+                    && header.data_write_guid == lineage(disk.id, self.state.chain)
+            })
+        };
+        Ok(since.map_err(|source| file_error(self.folder, source))?.iter().any(says_so))
     }
 
-    /// The logs of a disk that are to be applied, the oldest first.
-    fn chain_of(&self, disk: &Disk) -> Result<Vec<PathBuf>, TrackError> {
-        let present = self.present(disk)?;
-        let unshipped = |number: &&u64| self.state.acknowledged < **number;
-        let transit = present.transit.iter().filter(unshipped);
-        let mut chain: Vec<PathBuf> = transit.map(|number| disk.names.transit(*number)).collect();
-        // After half a rename the active log is the one in transit, and the next has no other name yet.
-        if present.active || present.next.is_empty() {
-            chain.push(disk.names.active());
-        }
-        chain.extend(present.next.iter().map(|number| disk.names.next(*number)));
-        Ok(chain)
+    fn flushed_logs(&self, disk: &Disk) -> Result<Vec<Result<LogReader, LogError>>, TrackError> {
+        flushed_logs(self.files, self.folder, disk, self.state)
     }
 
     /// Removes the logs of a cut that was acknowledged.
@@ -399,10 +444,7 @@ impl Found<'_> {
     }
 
     fn flush_devices(&self) -> Result<(), TrackError> {
-        for disk in &self.disks {
-            disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })?;
-        }
-        Ok(())
+        self.disks.iter().try_for_each(|disk| flush(disk))
     }
 
     fn remove(&self, path: &Path) -> Result<(), TrackError> {
@@ -426,6 +468,21 @@ fn apply(mut logs: Vec<(&Disk, LogReader)>) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Applies the logs of a disk that can be read, the oldest first; answers why one cannot be.
+fn apply_flushed(
+    disk: &Disk,
+    logs: Vec<Result<LogReader, LogError>>,
+) -> Result<Option<LogError>, TrackError> {
+    let mut unreadable = None;
+    for log in logs {
+        match log {
+            Ok(log) => log.apply_to(&*disk.device)?,
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    Ok(unreadable)
+}
+
 /// Refuses a log that belongs to another disk or chain, or does not follow `previous`.
 fn check_chain(log: &LogReader, disk: &Disk, chain: u64, previous: Uuid) -> Result<(), Stop> {
     let header = log.header();
@@ -434,8 +491,12 @@ fn check_chain(log: &LogReader, disk: &Disk, chain: u64, previous: Uuid) -> Resu
     if continues { Ok(()) } else { Err(out_of_chain(log).into()) }
 }
 
-fn out_of_chain(log: &LogReader) -> LogError {
-    LogError::Damaged { path: log.path().to_owned(), at: 76, damage: Damage::Chain }
+fn is_marked(disk: &Disk) -> Result<bool, TrackError> {
+    disk.device.is_marked().map_err(|source| TrackError::Disk { disk: disk.id, source })
+}
+
+fn flush(disk: &Disk) -> Result<(), TrackError> {
+    disk.flush_device().map_err(|source| TrackError::Disk { disk: disk.id, source })
 }
 
 pub(super) fn file_error(path: &Path, source: io::Error) -> TrackError {

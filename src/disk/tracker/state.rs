@@ -1,7 +1,7 @@
 //! What a tracker must know after a restart: one small file, `tracking.state`.
 //!
-//! In the tracker's [frame](super::frame), version 2; 1 is read too: it lacks the identities. The
-//! payload is [`State`] in bincode 2's standard encoding.
+//! In the tracker's [frame](super::frame), version 3; 2 is read too, which lacks what is not durable, and 1, which
+//! also lacks the identities. The payload is [`State`] in bincode 2's standard encoding.
 //!
 //! Replaced as a whole.
 
@@ -17,14 +17,33 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const MAGIC: [u8; 8] = *b"lbtrack\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Far more than the disks of any VM need; bounds what is read into memory.
 const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
 
 /// What `tracking.state` holds.
+pub(super) type State = StateOf<TrackedState>;
+
+impl State {
+    /// Whether the machine has run on since, so that its page cache has what a flush has not made durable.
+    pub(super) fn lives_on(&self, boot: BootId) -> bool {
+        !self.clean && self.boot == boot
+    }
+
+    /// Says of some disks that a flush failed since tracking broke.
+    pub(super) fn doubt(&mut self, of: impl Fn(&DiskId) -> bool) {
+        for (_, known) in self.disks.iter_mut().filter(|(disk, _)| of(disk)) {
+            if known.durable == Durable::Yes {
+                known.durable = Durable::Doubtful;
+            }
+        }
+    }
+}
+
+/// [`State`], with what is known of each disk as a `D`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct StateOf<D> {
     /// The machine's run in which the tracker was open last.
     pub(super) boot: BootId,
     /// Whether it was closed: nothing was written since.
@@ -36,7 +55,7 @@ pub(super) struct State {
     /// The last cut that was acknowledged, 0 if none in this chain.
     pub(super) acknowledged: u64,
     /// The disks that are tracked.
-    pub(super) disks: BTreeMap<DiskId, TrackedState>,
+    pub(super) disks: BTreeMap<DiskId, D>,
 }
 
 /// One disk of [`State`].
@@ -50,6 +69,19 @@ pub(super) struct TrackedState {
     pub(super) shipped: Uuid,
     /// Its file when this state was written; `None` where nobody can tell.
     pub(super) identity: Option<FileIdentity>,
+    /// Whether the medium has what the disk shows.
+    pub(super) durable: Durable,
+}
+
+/// Whether the medium has what a disk shows, apart from what was written since the last flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Durable {
+    /// It has, or will have after the next flush; while tracking is on, together with the logs.
+    Yes,
+    /// A flush failed since tracking broke.
+    Doubtful,
+    /// The disk could not be made durable when tracking broke: it may lack what its logs hold.
+    WithItsLogs,
 }
 
 /// What is done with writes.
@@ -112,17 +144,7 @@ impl StateFile {
     }
 }
 
-/// What version 1 held.
-#[derive(Deserialize)]
-struct StateV1 {
-    boot: BootId,
-    clean: bool,
-    chain: u64,
-    tracking: Tracking,
-    acknowledged: u64,
-    disks: BTreeMap<DiskId, TrackedStateV1>,
-}
-
+/// One disk as version 1 knew it.
 #[derive(Deserialize)]
 struct TrackedStateV1 {
     name: String,
@@ -130,14 +152,33 @@ struct TrackedStateV1 {
     shipped: Uuid,
 }
 
-impl From<StateV1> for State {
-    fn from(old: StateV1) -> Self {
-        let StateV1 { boot, clean, chain, tracking, acknowledged, disks } = old;
-        let disk = |(id, TrackedStateV1 { name, size_bytes, shipped })| {
-            (id, TrackedState { name, size_bytes, shipped, identity: None })
-        };
-        let disks = disks.into_iter().map(disk).collect();
-        Self { boot, clean, chain, tracking, acknowledged, disks }
+/// One disk as version 2 knew it.
+#[derive(Deserialize)]
+struct TrackedStateV2 {
+    name: String,
+    size_bytes: u64,
+    shipped: Uuid,
+    identity: Option<FileIdentity>,
+}
+
+impl From<TrackedStateV1> for TrackedState {
+    fn from(TrackedStateV1 { name, size_bytes, shipped }: TrackedStateV1) -> Self {
+        Self { name, size_bytes, shipped, identity: None, durable: Durable::Yes }
+    }
+}
+
+impl From<TrackedStateV2> for TrackedState {
+    fn from(old: TrackedStateV2) -> Self {
+        let TrackedStateV2 { name, size_bytes, shipped, identity } = old;
+        Self { name, size_bytes, shipped, identity, durable: Durable::Yes }
+    }
+}
+
+impl<D: Into<TrackedState>> StateOf<D> {
+    fn upgraded(self) -> State {
+        let Self { boot, clean, chain, tracking, acknowledged, disks } = self;
+        let disks = disks.into_iter().map(|(id, disk)| (id, disk.into())).collect();
+        State { boot, clean, chain, tracking, acknowledged, disks }
     }
 }
 
@@ -153,7 +194,8 @@ fn decode(bytes: &[u8]) -> Option<State> {
         return None;
     }
     match version {
-        1 => whole::<StateV1>(payload).map(State::from),
+        1 => whole::<StateOf<TrackedStateV1>>(payload).map(StateOf::upgraded),
+        2 => whole::<StateOf<TrackedStateV2>>(payload).map(StateOf::upgraded),
         VERSION => whole(payload),
         _ => None,
     }
@@ -173,7 +215,13 @@ mod tests {
     fn state() -> State {
         let identity = Some(FileIdentity { inode: 7, bytes: 4096, modified_ns: -1 });
         let (name, shipped) = ("sda".to_owned(), Uuid::nil());
-        let disk = TrackedState { name, size_bytes: 4096, shipped, identity };
+        let disk = TrackedState {
+            name,
+            size_bytes: 4096,
+            shipped,
+            identity,
+            durable: Durable::WithItsLogs,
+        };
         State {
             boot: BootId(Uuid::from_u128(7)),
             clean: false,
@@ -190,17 +238,24 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_version_1_is_read() {
-        // Written by the program that had that version.
-        let text = "6c62747261636b000100000040000000a64b4210100000000000000000000000000000000700\
+    fn states_of_earlier_versions_are_read() {
+        // Written by the programs that had those versions.
+        let version_1 = "6c62747261636b000100000040000000a64b4210100000000000000000000000000000000700\
              0302030901100000000000000000000000000000000103736461fb0010100000000000000000\
              0000000000000000";
-        let bytes: Vec<u8> = (0..text.len() / 2)
-            .map(|at| u8::from_str_radix(&text[2 * at..][..2], 16).expect("hexadecimal"))
-            .collect();
+        let version_2 = "6c62747261636b0002000000460000001ab541691000000000000000000000000000000007000\
+             302030901100000000000000000000000000000000103736461fb001010000000000000000000\
+             000000000000000107fb001001";
         let mut expected = state();
+        expected.disks.values_mut().for_each(|disk| disk.durable = Durable::Yes);
+        assert_eq!(decode(&bytes(version_2)), Some(expected.clone()));
         expected.disks.values_mut().for_each(|disk| disk.identity = None);
-        assert_eq!(decode(&bytes), Some(expected));
+        assert_eq!(decode(&bytes(version_1)), Some(expected));
+    }
+
+    fn bytes(text: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&text[2 * at..][..2], 16).expect("hexadecimal");
+        (0..text.len() / 2).map(byte).collect()
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Suspect {
         }
     }
 
+    /// What may differ of a disk of `size_bytes`: sorted, apart from each other.
+    #[must_use]
+    pub fn ranges(self, size_bytes: u64) -> Vec<Range<u64>> {
+        match self {
+            Self::Everything => std::iter::once(0..size_bytes).collect(),
+            Self::Ranges(ranges) => ranges,
+        }
+    }
+
     /// What is suspect and in one of `ranges`, which are sorted and apart from each other.
     #[must_use]
     pub fn within(self, ranges: Vec<Range<u64>>) -> Self {

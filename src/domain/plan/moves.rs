@@ -68,7 +68,7 @@ fn fail_over(plan: &Plan, vm: &Vm, job: JobId, kind: &RunKind) -> Move {
     };
     match vm.phase {
         // Another plan, or somebody by hand, has failed it over.
-        Phase::CommitPending(_) | Phase::FailedOver(_) => Move::Done,
+        Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::UnprotectedAtRecovery => Move::Done,
         Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => Move::Done,
         _ if has_failed(vm, job) => Move::Fail(format!("the failover of {} failed", vm.name)),
         Phase::FailingOver(_) => Move::Wait,
@@ -117,7 +117,7 @@ fn boot(plan: &Plan, vm: &Vm, is_test: bool) -> Move {
         };
     }
     match vm.phase {
-        Phase::CommitPending(_) | Phase::FailedOver(_) => Move::Done,
+        Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::UnprotectedAtRecovery => Move::Done,
         Phase::FailingOver(_) => Move::Wait,
         _ => Move::Fail(format!("{} is {}", vm.name, vm.phase)),
     }
@@ -136,7 +136,7 @@ fn clean_up(vm: &Vm, job: JobId) -> Move {
 
 fn commit(vm: &Vm, job: JobId) -> Move {
     match vm.phase {
-        Phase::FailedOver(_) | Phase::FailedBack => Move::Done,
+        Phase::FailedOver(_) | Phase::FailedBack | Phase::UnprotectedAtRecovery => Move::Done,
         _ if has_failed(vm, job) => Move::Fail(format!("the commit of {} failed", vm.name)),
         _ if vm.allowed_operations().contains(&"Commit") => tell(Command::CommitFailover { job }),
         Phase::CommitPending(_) | Phase::FailbackCommitPending => Move::Wait,

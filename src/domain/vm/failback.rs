@@ -85,7 +85,10 @@ impl Vm {
     /// Whether the replica VM is to be kept running.
     pub(super) fn runs_replica(&self) -> bool {
         match self.phase {
-            Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::FailbackReady => true,
+            Phase::CommitPending(_)
+            | Phase::FailedOver(_)
+            | Phase::FailbackReady
+            | Phase::UnprotectedAtRecovery => true,
             Phase::FailingBack => {
                 let current = self.job.as_ref().and_then(Job::current);
                 let stops = current.is_some_and(|(_, task)| task.step == Step::ShutDownReplica);

@@ -91,7 +91,8 @@ impl Vm {
             | Phase::FailedOver(_)
             | Phase::CancellingFailover
             | Phase::FailingBack
-            | Phase::Disabling => None,
+            | Phase::Disabling
+            | Phase::UnprotectedAtRecovery => None,
         }
     }
 
@@ -110,9 +111,10 @@ impl Vm {
     /// The worst level of all causes.
     pub fn health(&self, now: Timestamp) -> Health {
         let good = match self.phase {
-            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) => {
-                Health::NotApplicable
-            }
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::FailedOver(_)
+            | Phase::UnprotectedAtRecovery => Health::NotApplicable,
             Phase::Enabling
             | Phase::InitialReplication
             | Phase::Finalizing
@@ -202,9 +204,11 @@ impl Vm {
                     since: Some(since),
                 });
             }
-            Phase::Undiscovered | Phase::Unprotected | Phase::FailedOver(_) | Phase::Disabling => {
-                return None;
-            }
+            Phase::Undiscovered
+            | Phase::Unprotected
+            | Phase::FailedOver(_)
+            | Phase::Disabling
+            | Phase::UnprotectedAtRecovery => return None,
         };
         Some(HealthCause { level, because, next, since: Some(self.phase_since) })
     }

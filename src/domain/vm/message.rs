@@ -206,11 +206,11 @@ pub enum Command {
         /// The id of the job that this starts.
         job: JobId,
     },
-    /// End protection.
+    /// End protection. A VM that runs at the recovery site stays there, on disks of its own.
     DisableProtection {
         /// The id of the job that this starts.
         job: JobId,
-        /// Its host does not answer, and is left as it is.
+        /// Its host does not answer, and is left as it is. At the recovery site it is asked for nothing anyway.
         source_gone: bool,
     },
     /// Send nothing until told to; writes are tracked.
@@ -839,4 +839,6 @@ pub enum Event {
         /// Which disk.
         disk: DiskId,
     },
+    /// Its disks at the recovery site are whole: it runs there without the vault, and protected no more.
+    VaultLeft,
 }

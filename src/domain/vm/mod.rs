@@ -26,7 +26,7 @@
 //! ```
 //!
 //! The way back is [`failback`], the copy for a test is [`test_failover`], a disk that grows is [`resize`], one
-//! that is added is [`addition`].
+//! that is added is [`addition`], and the end of protection is [`ending`].
 //!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
 //! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
@@ -37,6 +37,8 @@
 //! time: the running job's task, or else the delta.
 
 mod addition;
+mod effects;
+mod ending;
 mod failback;
 mod health;
 mod message;
@@ -207,6 +209,8 @@ pub enum Phase {
     FailedBack,
     /// Its protection is being ended.
     Disabling,
+    /// It is not protected, and runs at the recovery site on disks of its own.
+    UnprotectedAtRecovery,
 }
 
 /// Where the delta replication stands.
@@ -474,6 +478,7 @@ impl Vm {
                 | Phase::CancellingFailover
                 | Phase::FailingBack
                 | Phase::FailbackReady
+                | Phase::UnprotectedAtRecovery
         )
     }
 
@@ -496,7 +501,8 @@ impl Vm {
             | Phase::CommitPending(_)
             | Phase::FailedOver(_)
             | Phase::CancellingFailover
-            | Phase::Disabling => false,
+            | Phase::Disabling
+            | Phase::UnprotectedAtRecovery => false,
         }
     }
 
@@ -578,7 +584,8 @@ impl Vm {
             | JobKind::TestFailover
             | JobKind::TestFailoverCleanup
             | JobKind::ResizeDisk
-            | JobKind::AddDisk => {}
+            | JobKind::AddDisk
+            | JobKind::DisableAtRecovery => {}
             // What it compares is the first that is.
             JobKind::Failback => {
                 self.resync.lost = None;
@@ -905,17 +912,7 @@ impl Entity for Vm {
                 self.placement = None;
                 self.delta.stage = Stage::Off;
             }
-            Event::ProtectionDisabled => {
-                self.points.clear();
-                self.forget_consistency_of_gone_points();
-                self.delta.stage = Stage::Off;
-                (self.failover, self.failback, self.decision) = (None, None, None);
-                self.placement = None;
-                (self.resize, self.former_sizes) = (None, vec![]);
-                (self.space, self.quiescence) = (None, Quiescence::default());
-                self.resync = Resync { window: self.resync.window, ..Resync::default() };
-                self.enter(Phase::Unprotected, at);
-            }
+            Event::VaultLeft | Event::ProtectionDisabled => ending::apply(self, event, at),
             Event::ReplicationPaused => {
                 self.trouble = None;
                 self.delta.stage = Stage::Paused { since: at };
@@ -956,44 +953,9 @@ impl Entity for Vm {
     }
 
     fn pending(&self) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        match self.trouble.as_ref().map(|trouble| (trouble.next, trouble.attempt)) {
-            Some((NextStep::RetryAt(due), attempt)) => {
-                effects.push(Effect::WakeAt { due, wake: Wake::Retry(attempt) });
-            }
-            Some((NextStep::Administrator, _)) => {}
-            Some((NextStep::Trying, _)) | None => effects.extend(self.work().map(Effect::Do)),
-        }
-        if let Some(test) = &self.test {
-            let held = self.held.is_some();
-            effects
-                .extend(test.work().filter(|work| !(held && work.starts_test())).map(Effect::Do));
-            let wake = Wake::TestLease;
-            effects.extend(test.waits_until().map(|due| Effect::WakeAt { due, wake }));
-        }
-        if let (Phase::CommitPending(_), Some((due, _))) = (&self.phase, self.decision) {
-            effects.push(Effect::WakeAt { due, wake: Wake::Decision });
-        }
-        let job_runs = self.job.as_ref().is_some_and(|job| job.ended.is_none());
-        if let (Stage::Waiting { due }, false) = (self.delta.stage, job_runs) {
-            effects.push(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });
-        }
-        if let (Phase::Resynchronizing(_), Some(Opening::At(due))) =
-            (&self.phase, self.resync.waits_for)
-        {
-            effects.push(Effect::WakeAt { due, wake: Wake::Resync });
-        }
-        if self.is_tracked() {
-            effects.push(Effect::WatchTracking { first_cycle: self.delta.chain_first_cycle });
-        }
-        if self.runs_replica() {
-            effects.push(Effect::RunReplica);
-        }
-        effects.extend(self.left.iter().map(|host| Effect::KeepOff { host: *host }));
-        if self.reclaims_space() {
-            effects.push(Effect::ReclaimSpace);
-        }
-        effects
+        let mut pending = Vec::with_capacity(effects::USUAL);
+        self.each_effect(|effect| pending.push(effect));
+        pending
     }
 
     entry_conversions!(Vm);

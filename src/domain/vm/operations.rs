@@ -5,7 +5,9 @@
 //! day: it runs on disks of its own.
 
 use super::rules::{begin_resync, cancel_job, start, start_next};
-use super::{AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm, addition, resize};
+use super::{
+    AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm, addition, ending, resize,
+};
 use crate::domain::entity::Rejection;
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, Step};
@@ -102,7 +104,7 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
         Phase::CommitPending(_) if !job_runs => vec!["Commit", "ChangePit", "CancelFailover"],
         // The primary site may be lost while the VM is being brought back to it.
         Phase::CancellingFailover if has_point => vec!["UnplannedFailover"],
-        Phase::FailedOver(_) if !job_runs => vec!["Failback", "TestFailover"],
+        Phase::FailedOver(_) if !job_runs => vec!["Failback", "TestFailover", "DisableProtection"],
         Phase::FailingBack if vm.failback_can_be_cancelled() => vec!["CancelFailback"],
         Phase::FailbackReady if job_runs => vec![],
         Phase::FailbackReady => {
@@ -122,7 +124,9 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
         | Phase::FailedOver(_)
         | Phase::FailingBack
         | Phase::FailbackCommitPending
-        | Phase::Disabling => vec![],
+        | Phase::Disabling
+        // Where it runs nothing tracks what it writes, and its disks at the primary site are those of a past.
+        | Phase::UnprotectedAtRecovery => vec![],
     }
 }
 
@@ -188,13 +192,6 @@ pub(super) fn decide_failover(vm: &Vm, then: AfterFailover) -> Vec<Event> {
     }
 }
 
-pub(super) fn disable(vm: &Vm, job: JobId, source_gone: bool) -> Vec<Event> {
-    let mut events = cancel_job(vm);
-    let kind = if source_gone { JobKind::RemoveProtection } else { JobKind::DisableProtection };
-    events.extend(start(job, kind));
-    events
-}
-
 /// A resynchronization that is paused waits until it is begun by hand.
 pub(super) fn pause(vm: &Vm) -> Vec<Event> {
     if let Phase::Resynchronizing(_) = vm.phase {
@@ -225,7 +222,7 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
     };
     match running.kind {
         JobKind::EnableProtection | JobKind::InitialReplication | JobKind::FinalizeProtection => {
-            Ok(disable(vm, next, false))
+            Ok(ending::disable(vm, next, false))
         }
         JobKind::Resynchronize | JobKind::ResynchronizeDifferences => Ok(pause(vm)),
         JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint => {
@@ -237,6 +234,8 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         JobKind::ResizeDisk | JobKind::AddDisk if vm.resize.is_some_and(|resize| !resize.grown) => {
             Ok(cancel_job(vm))
         }
+        // What was downloaded is on its disks as it was in the vault.
+        JobKind::DisableAtRecovery if !vm.has_left_vault() => Ok(cancel_job(vm)),
         // What these undo or make final is half done: going on is the only way to a sound state.
         JobKind::CommitFailover
         | JobKind::CommitFailback
@@ -247,6 +246,7 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         | JobKind::ResumeReplication
         | JobKind::DisableProtection
         | JobKind::RemoveProtection
+        | JobKind::DisableAtRecovery
         | JobKind::ResizeDisk
         | JobKind::AddDisk
         | JobKind::TestFailover

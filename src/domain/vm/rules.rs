@@ -5,7 +5,7 @@ use super::{
     RecoveryPoint, ResyncReason, ResyncWindow, RetryLadder, RetryReason, Stage, Vm, Wake, Work,
 };
 use crate::domain::catalogue::Code;
-use crate::domain::entity::{Entity, Rejection};
+use crate::domain::entity::Rejection;
 use crate::domain::failure::{Cause, Class, Failure};
 use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
@@ -14,6 +14,7 @@ use crate::domain::retention::thinned_out;
 use crate::domain::time::Timestamp;
 
 use super::addition;
+use super::ending;
 use super::failback;
 use super::operations::{self, REPAIR, allow};
 use super::resize;
@@ -53,8 +54,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::ChangePolicy { policy } => {
             policy.check()?;
-            if vm.policy == *policy || matches!(vm.phase, Phase::Undiscovered | Phase::Unprotected)
-            {
+            let unprotected =
+                matches!(vm.phase, Phase::Undiscovered | Phase::Unprotected) || vm.has_left_vault();
+            if vm.policy == *policy || unprotected {
                 return Ok(vec![]);
             }
             Ok(vec![Event::PolicyChanged { policy: *policy }])
@@ -129,7 +131,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::DisableProtection { job, source_gone } => {
             allow(vm, "DisableProtection")?;
-            Ok(operations::disable(vm, *job, *source_gone))
+            Ok(ending::disable(vm, *job, *source_gone))
         }
         Command::ResizeDisk { job, disk, size_bytes } => {
             allow(vm, resize::OPERATION)?;
@@ -368,7 +370,7 @@ fn change_window(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
 }
 
 fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
-    if !vm.pending().contains(&Effect::WakeAt { due, wake }) {
+    if !vm.calls_for(&Effect::WakeAt { due, wake }) {
         return vec![];
     }
     match wake {
@@ -406,7 +408,7 @@ fn retry_early(vm: &Vm, because: &RetryReason) -> Vec<Event> {
 
 fn work_failed(vm: &Vm, work: Work, failure: &Failure, now: Timestamp) -> Vec<Event> {
     // Work that waits for its time or for an administrator is not being done: this was told before.
-    if !vm.pending().contains(&Effect::Do(work)) {
+    if !vm.calls_for(&Effect::Do(work)) {
         return vec![];
     }
     if let (Some(test), Work::Task { job, task, step }) = (&vm.test, work)
@@ -570,9 +572,9 @@ fn task_done(
         Some(JobKind::Failback) => events.push(Event::FailbackReady),
         Some(JobKind::CompleteFailback) => events.push(Event::FailedBack),
         Some(JobKind::CommitFailback) => events.push(Event::FailbackCommitted),
-        Some(JobKind::DisableProtection | JobKind::RemoveProtection) => {
-            events.push(Event::ProtectionDisabled);
-        }
+        Some(
+            JobKind::DisableProtection | JobKind::RemoveProtection | JobKind::DisableAtRecovery,
+        ) => events.push(Event::ProtectionDisabled),
         // Those of a test are its own.
         Some(JobKind::TestFailover | JobKind::TestFailoverCleanup) | None => {}
     }
@@ -648,6 +650,7 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
         (_, Outcome::Placed { placement }) => {
             vec![Event::ReplicaPlaced { placement: placement.clone() }]
         }
+        (Step::LeaveVault, _) => vec![Event::VaultLeft],
         (Step::ShutDownSource, _) => vec![Event::SourceShutDown],
         (Step::ShutDownReplica, _) => vec![Event::ReplicaShutDown],
         (Step::RestoreDisk(_), Outcome::Restored { disk, compared_bytes, different_bytes }) => {
@@ -690,7 +693,9 @@ fn shipped(vm: &Vm, points: &[RecoveryPoint], now: Timestamp) -> Vec<Event> {
     fresh.sort_by_key(|point| point.cycle);
     fresh.dedup_by_key(|point| point.cycle);
     let newest = fresh.last().copied().or(vm.latest_point());
-    let mut events: Vec<_> = fresh.into_iter().map(|point| Event::LogShipped { point }).collect();
+    // With room for those that may follow.
+    let mut events = Vec::with_capacity(fresh.len() + 2);
+    events.extend(fresh.into_iter().map(|point| Event::LogShipped { point }));
     if matches!(vm.phase, Phase::FailingOver(_)) {
         return events;
     }
@@ -757,6 +762,7 @@ impl std::fmt::Display for Phase {
             Self::FailbackCommitPending => "failback finished, commit required",
             Self::FailedBack => "failed back, not replicated",
             Self::Disabling => "disabling protection",
+            Self::UnprotectedAtRecovery => "not protected, at the recovery site",
         })
     }
 }

@@ -183,8 +183,8 @@ impl Statistics {
     /// second is.
     fn missed_by(&self, at: Timestamp, every: Duration) -> u64 {
         let Some((since, _)) = self.due_since else { return 0 };
-        let due = at.since(since).as_millis().checked_div(every.as_millis()).unwrap_or(0);
-        u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(1)
+        let [age_ms, every_ms] = [at.since(since), every].map(|span| span.as_millis() as u64);
+        age_ms.checked_div(every_ms).unwrap_or(0).saturating_sub(1)
     }
 
     fn count_missed(&mut self, at: Timestamp, every: Duration) {

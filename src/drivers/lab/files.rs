@@ -170,4 +170,12 @@ impl File for LabFile {
     fn identity(&self) -> io::Result<Option<FileIdentity>> {
         self.agent.perform(|| self.file.identity())
     }
+
+    fn set_mark(&self, marked: bool) -> io::Result<()> {
+        self.agent.perform(|| self.file.set_mark(marked))
+    }
+
+    fn is_marked(&self) -> io::Result<bool> {
+        self.agent.perform(|| self.file.is_marked())
+    }
 }

@@ -172,7 +172,8 @@ impl Outlet for LoopOutlet {
 /// An entity with the work that it calls for.
 struct Hosting<E: Hosted> {
     stream: StreamId,
-    state: E,
+    /// Shared with the work that is done for it.
+    state: Arc<E>,
     seq: u64,
     hub: Arc<Hub>,
     world: Arc<World>,
@@ -227,7 +228,7 @@ where
         let (state, seq) = load_entity::<E>(&*world.store, stream)?;
         Ok(Self {
             stream,
-            state,
+            state: Arc::new(state),
             seq,
             hub: Arc::clone(hub),
             world: Arc::clone(world),
@@ -303,7 +304,7 @@ where
 
     fn handle(&mut self, letter: Letter) {
         match letter {
-            Letter::Inspect(answer) => drop(answer.send(State::from(self.state.clone()))),
+            Letter::Inspect(answer) => drop(answer.send(State::from(E::clone(&self.state)))),
             Letter::Tell { command, origin, ends, answer } => {
                 let Some((command, _)) = E::of(&command) else { return };
                 let ends = ends.and_then(|ends| ends.downcast::<E::Effect>().ok());
@@ -358,8 +359,9 @@ where
                     self.running.remove(&effect);
                 }
                 if let Some((_, events)) = E::of(&commit.entry) {
+                    let state = Arc::make_mut(&mut self.state);
                     for event in events {
-                        self.state.apply(event, commit.at);
+                        state.apply(event, commit.at);
                     }
                 }
                 (self.seq, self.last) = (commit.seq, Some(commit.global));

@@ -66,10 +66,27 @@ impl Shared {
     }
 
     async fn call(&self, vm: &Vm, call: Call, disk: Option<DiskId>) -> Result<Outcome, Failure> {
-        let place = self.site().known(vm.id.0);
-        let (nth, begun) = self.site().begin_call(place, call, disk);
+        self.called(vm, call, disk, |_, _, outcome| outcome).await
+    }
+
+    /// Calls, and looks at the site once that has been done.
+    async fn called<T>(
+        &self,
+        vm: &Vm,
+        call: Call,
+        disk: Option<DiskId>,
+        look: impl FnOnce(&Site, usize, Outcome) -> T,
+    ) -> Result<T, Failure> {
+        let (place, nth, begun) = {
+            let mut site = self.site();
+            let place = site.known(vm.id.0);
+            let (nth, begun) = site.begin_call(place, call, disk);
+            (place, nth, begun)
+        };
         self.turn(nth).await;
-        self.site().end_call(place, begun)
+        let mut site = self.site();
+        let outcome = site.end_call(place, begun)?;
+        Ok(look(&site, place, outcome))
     }
 
     async fn done(&self, vm: &Vm, call: Call) -> Result<(), Failure> {
@@ -395,16 +412,16 @@ impl Replication for Ports {
     }
 
     async fn snapshot(&self, vm: &Vm, _: u64) -> Result<Snapshot, Failure> {
-        self.0.done(vm, Call::Cut).await?;
-        let site = self.0.site();
-        let log_bytes = site.world.cut_bytes(site.known(vm.id.0));
-        Ok(Snapshot { at: site.world.wall(), log_bytes, fresh: true })
+        let cut = |site: &Site, place, _| {
+            let log_bytes = site.world.cut_bytes(place);
+            Snapshot { at: site.world.wall(), log_bytes, fresh: true }
+        };
+        self.0.called(vm, Call::Cut, None, cut).await
     }
 
     async fn ship(&self, vm: &Vm, _: u64, _: Timestamp) -> Result<u64, Failure> {
-        self.0.done(vm, Call::Ship).await?;
-        let site = self.0.site();
-        Ok(site.world.shipped_bytes(site.known(vm.id.0)))
+        let shipped = |site: &Site, place, _| site.world.shipped_bytes(place);
+        self.0.called(vm, Call::Ship, None, shipped).await
     }
 
     async fn ship_through(&self, vm: &Vm, _: u64) -> Result<Vec<RecoveryPoint>, Failure> {

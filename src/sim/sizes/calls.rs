@@ -202,7 +202,8 @@ const fn calls(vm: &Vm, work: Work) -> &'static [Call] {
         | Step::CheckCommit
         | Step::CheckTestFailover => &[Call::Verify],
         Step::ShutDownSource => &[Call::ShutDownSource],
-        Step::PrepareTest => &[Call::Serve],
+        Step::PrepareTest | Step::DownloadDisk(_) | Step::LeaveVault => &[Call::Serve],
+        Step::CheckDisable => &[Call::Serve, Call::Verify],
         Step::StartTest => &[Call::Serve, Call::StartTest],
         Step::StopTest | Step::DeleteTest => &[Call::EndTest],
         Step::ShutDownReplica => &[Call::ShutDownReplica],

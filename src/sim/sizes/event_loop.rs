@@ -92,6 +92,8 @@ pub(super) struct LoopService {
     ranks: Vec<usize>,
     /// Answers of hosts that work of a VM waits for.
     asked: BTreeMap<u64, usize>,
+    /// Room for what a VM calls for.
+    wanted: Vec<Effect>,
 }
 
 impl LoopService {
@@ -110,6 +112,7 @@ impl LoopService {
             ids,
             ranks,
             asked: BTreeMap::new(),
+            wanted: Vec::new(),
             site,
         }
     }
@@ -191,15 +194,17 @@ fn supervisor() -> Origin {
 impl LoopService {
     /// Starts what the state newly calls for and stops what it calls for no more.
     fn align(&mut self, vm: usize) {
-        let wanted = self.site.vms[vm].state.pending();
+        let mut wanted = std::mem::take(&mut self.wanted);
+        self.site.vms[vm].state.each_effect(|effect| wanted.push(effect));
         self.vms[vm].running.retain(|running| wanted.contains(&running.effect));
-        for effect in wanted {
+        for effect in wanted.drain(..) {
             let known = self.vms[vm].running.iter().any(|running| running.effect == effect);
             if !known {
                 let called_by = self.vms[vm].last;
                 self.begin(vm, effect, called_by);
             }
         }
+        self.wanted = wanted;
     }
 
     fn begin(&mut self, vm: usize, effect: Effect, called_by: Option<u64>) {
@@ -342,7 +347,7 @@ impl LoopService {
     ) {
         let origin = Origin::called(actor, called_by);
         let changed = self.tell_vm(vm, command, origin).unwrap_or(false);
-        if !changed && self.site.vms[vm].state.pending().contains(&effect) {
+        if !changed && self.site.vms[vm].state.calls_for(&effect) {
             let at = self.site.world.now + IDLE_PAUSE.as_millis() as u64;
             let nth = self.site.push_pause(at, vm);
             self.run(vm, Running { effect, nth, called_by, doing: Doing::Pause });
@@ -517,9 +522,7 @@ impl LoopService {
 
     /// What the supervisor does about a commit.
     fn supervise(&mut self, commit: &Commit) {
-        if let Entry::Vm { events, .. } = &commit.entry
-            && !events.iter().any(is_news)
-        {
+        if !RetrySupervision::is_concerned(&commit.entry) {
             return;
         }
         let vms = self.ids.iter().map(|(id, _)| *id);
@@ -549,9 +552,4 @@ fn decided<E: Hosted>(
         causation: origin.causation,
         entry: E::entry(command, events),
     }))
-}
-
-/// Whether the supervisor does something about an event of a VM.
-const fn is_news(event: &vm::Event) -> bool {
-    matches!(event, vm::Event::RetryStarted { .. } | vm::Event::RetryScheduled { .. })
 }

@@ -22,12 +22,11 @@ const HASHED_AT_ONCE: usize = 256 << 10;
 pub(super) struct Judge {
     pub(super) figures: Vec<Figures>,
     /// Sampled VMs as the log tells them.
-    folded: Vec<Option<Vm>>,
+    folded: Vec<Option<Box<Vm>>>,
     /// Commits of each VM in the present window of time.
     lately: Vec<(u64, u64)>,
     hasher: blake3::Hasher,
     unhashed: Vec<u8>,
-    encoded: Vec<u8>,
     commits: u64,
     log: Vec<Commit>,
     violations: Vec<Violation>,
@@ -38,11 +37,10 @@ impl Judge {
         let every = vms.div_ceil(SAMPLED).max(1);
         Self {
             figures: vec![Figures::default(); vms],
-            folded: (0..vms).map(|vm| vm.is_multiple_of(every).then(Vm::default)).collect(),
+            folded: (0..vms).map(|vm| vm.is_multiple_of(every).then(Box::default)).collect(),
             lately: vec![(0, 0); vms],
             hasher: blake3::Hasher::new_derive_key("lifeboat 2026 simulated event log"),
             unhashed: Vec::new(),
-            encoded: Vec::new(),
             commits: 0,
             log: Vec::new(),
             violations: Vec::new(),
@@ -136,15 +134,17 @@ impl Judge {
     pub(super) fn keep(&mut self, commit: &Commit) {
         self.commits += 1;
         let Commit { actor, correlation, causation, entry, .. } = commit;
-        self.encoded.clear();
-        payload::encode_into(&mut self.encoded, actor, *correlation, *causation, entry);
         let bytes = &mut self.unhashed;
         bytes.push(commit.stream.kind as u8);
         bytes.extend_from_slice(commit.stream.id.as_bytes());
         bytes.extend_from_slice(&commit.seq.to_le_bytes());
         bytes.extend_from_slice(&commit.at.as_millis().to_le_bytes());
-        bytes.extend_from_slice(&(self.encoded.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&self.encoded);
+        // Its length goes before it.
+        let length_at = bytes.len();
+        bytes.extend_from_slice(&[0; 8]);
+        payload::encode_into(bytes, actor, *correlation, *causation, entry);
+        let length = (bytes.len() - length_at - 8) as u64;
+        bytes[length_at..length_at + 8].copy_from_slice(&length.to_le_bytes());
         if HASHED_AT_ONCE <= bytes.len() {
             self.hasher.update(bytes);
             bytes.clear();
@@ -166,7 +166,7 @@ impl Judge {
         if let Err(what) = Observer::job_says_why(state) {
             self.violation(now, Invariant::JobsEnd, what);
         }
-        if self.folded[vm].as_ref().is_some_and(|folded| folded != state) {
+        if self.folded[vm].as_deref().is_some_and(|folded| folded != state) {
             let what = format!("{} is not what its log tells", state.name);
             self.violation(now, Invariant::ReplayEqualsLive, what);
         }

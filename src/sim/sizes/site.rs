@@ -285,20 +285,42 @@ impl Site {
     /// [`StoreError::WrongSequence`] where the stream has moved on, [`StoreError::WrongKind`] where nobody has it.
     pub(super) fn append(&mut self, commit: NewCommit) -> Result<Commit, StoreError> {
         let stream = commit.stream;
-        let head = self.head(stream);
+        let place = self.place_of(stream);
+        let head = place.map(|place| self.seq(stream.kind, place));
         if head != Some(commit.expected_seq) {
             let expected = commit.expected_seq;
             let unknown = StoreError::WrongKind { stream, kind: commit.entry.kind() };
             let moved = |actual| StoreError::WrongSequence { expected, actual };
             return Err(head.map_or(unknown, moved));
         }
-        let place = self.place(stream.id).or_else(|| self.host(stream.id)).unwrap_or(0);
+        let place = place.unwrap_or(0);
         Ok(match stream.kind {
             Kind::Vm => self.append_of_vm(place, commit),
             Kind::Host => append_of_other(&mut self.judge, &mut self.hosts[place], commit),
             Kind::Cloud => append_of_other(&mut self.judge, &mut self.cloud, commit),
             _ => append_of_other(&mut self.judge, &mut self.vault, commit),
         })
+    }
+
+    /// The place of a stream among those of its kind; `None` for one that nobody has.
+    fn place_of(&self, stream: StreamId) -> Option<usize> {
+        match stream.kind {
+            Kind::Vm => self.place(stream.id),
+            Kind::Host => self.host(stream.id),
+            Kind::Cloud => (stream == self.cloud.id).then_some(0),
+            Kind::Vault => (stream == self.vault.id).then_some(0),
+            Kind::Plan | Kind::Fabric => None,
+        }
+    }
+
+    /// The last commit of a stream that is there.
+    fn seq(&self, kind: Kind, place: usize) -> u64 {
+        match kind {
+            Kind::Vm => self.vms[place].seq,
+            Kind::Host => self.hosts[place].seq,
+            Kind::Cloud => self.cloud.seq,
+            Kind::Vault | Kind::Plan | Kind::Fabric => self.vault.seq,
+        }
     }
 
     /// Appends a commit of a VM that was decided on its last one.
@@ -318,7 +340,7 @@ impl Site {
             self.world.switch_on(vm);
         }
         if !is_everyday {
-            if stream.state.pending().contains(&Effect::RunReplica) {
+            if stream.state.calls_for(&Effect::RunReplica) {
                 self.replicas.entry(vm).or_default();
             } else {
                 self.replicas.remove(&vm);
@@ -329,13 +351,7 @@ impl Site {
 
     /// The last commit of a stream; `None` for one that nobody has.
     pub(super) fn head(&self, stream: StreamId) -> Option<u64> {
-        match stream.kind {
-            Kind::Vm => self.place(stream.id).map(|vm| self.vms[vm].seq),
-            Kind::Host => self.host(stream.id).map(|host| self.hosts[host].seq),
-            Kind::Cloud => (stream == self.cloud.id).then_some(self.cloud.seq),
-            Kind::Vault => (stream == self.vault.id).then_some(self.vault.seq),
-            Kind::Plan | Kind::Fabric => None,
-        }
+        self.place_of(stream).map(|place| self.seq(stream.kind, place))
     }
 
     /// Every stream that has commits, with its last one, in order.

@@ -116,7 +116,8 @@ pub(super) struct Begun {
     /// Whether its host was within reach.
     reached: bool,
     requests: u64,
-    fails: Option<Failure>,
+    /// Rare, and large.
+    fails: Option<Box<Failure>>,
 }
 
 /// What must never be, and is about to.
@@ -321,7 +322,7 @@ impl World {
         if call == Call::Heartbeat {
             return (begun, ANSWER_MS);
         }
-        begun.fails = self.failure(guest, vm, &begun);
+        begun.fails = self.failure(guest, vm, &begun).map(Box::new);
         if begun.fails.is_some() {
             return (begun, self.draw(guest, call, NO_ANSWER_MS));
         }
@@ -435,7 +436,8 @@ impl World {
         if begun.call == Call::Heartbeat {
             return self.heartbeat(self.guests[index].host).map(|()| Outcome::Done);
         }
-        if let Some(failure) = begun.fails.take().or_else(|| self.failure(index, vm, &begun)) {
+        let before = begun.fails.take().map(|failure| *failure);
+        if let Some(failure) = before.or_else(|| self.failure(index, vm, &begun)) {
             return Err(failure);
         }
         let (now, wall) = (self.now, self.wall());

@@ -175,3 +175,31 @@ fn a_source_that_cannot_be_shut_down_is_switched_off_by_an_unplanned_failover() 
     });
     bed.outside.check();
 }
+
+/// It was kept on as what it was when that began, and the vault serves nothing of it once its protection has ended.
+#[test]
+fn a_replica_that_does_not_start_at_once_is_tried_again_as_what_it_has_become() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.run(async |service: Running| {
+        service.protected(1, every_30_s()).await;
+        service.tell_vm(vm, Command::PlannedFailover { job: job_id(2) }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        service.tell_vm(vm, Command::CommitFailover { job: job_id(3) }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::FailedOver(_))).await;
+    });
+    let refused = Failure::new(Code::ReplicaDidNotStart, Cause::Itself, "no memory");
+    bed.outside.script(vm.0, Op::Start, [Answer::FailAfter(MINUTE, refused)]);
+    let before = bed.outside.calls_of(vm.0, Op::Start).len();
+    bed.run(async |service: Running| {
+        let disable = Command::DisableProtection { job: job_id(4), source_gone: false };
+        service.tell_vm(vm, disable).await.unwrap();
+        service.until(vm, |vm| vm.points.is_empty()).await;
+        service.sleep(HOUR).await;
+    });
+    assert_eq!(bed.logged(vm).phase, Phase::UnprotectedAtRecovery);
+    let starts = bed.outside.calls_of(vm.0, Op::Start).into_iter().skip(before);
+    let ends: Vec<_> = starts.map(|start| start.ended.map(|(_, end)| end)).collect();
+    assert_eq!(ends, [Some(End::Failed), Some(End::Succeeded)]);
+    bed.outside.check();
+}

@@ -117,7 +117,7 @@ enum Move {
 }
 
 /// Calls that reach the vault.
-const VAULT_OPS: [Op; 13] = [
+const VAULT_OPS: [Op; 15] = [
     Op::CheckVault,
     Op::CopyDisk,
     Op::CompareDisk,
@@ -131,6 +131,8 @@ const VAULT_OPS: [Op; 13] = [
     Op::ServeTest,
     Op::RestoreDisk,
     Op::DeleteReplica,
+    Op::CheckDownload,
+    Op::DownloadDisk,
 ];
 
 /// Calls that reach the host.
@@ -458,6 +460,7 @@ impl History {
         let deletes = running(vm).is_some_and(|job| {
             use JobKind::{CommitFailover, DisableProtection, RemoveProtection};
             matches!(job.kind, CommitFailover | DisableProtection | RemoveProtection)
+                || vm.has_left_vault()
         });
         for point in vm.points.iter().filter(|_| !deletes) {
             let kept = facts.points.get(&point.cycle).unwrap_or_else(|| {
@@ -465,7 +468,9 @@ impl History {
             });
             assert_eq!(kept.at, point.at, "{}", place());
         }
-        if let (true, Some(over)) = (facts.runs_at_recovery, vm.failover) {
+        if let (true, Some(over)) = (facts.runs_at_recovery, vm.failover)
+            && !vm.has_left_vault()
+        {
             let from = &facts.disks.points[&over.point.cycle];
             assert!(
                 facts.disks.recovery.starts_with(from),

@@ -67,6 +67,9 @@ pub(crate) enum Op {
     FitDisks,
     CheckRoom,
     CheckImage,
+    CheckDownload,
+    DownloadDisk,
+    LeaveVault,
 }
 
 impl Op {
@@ -144,6 +147,9 @@ impl Op {
                 Self::TrackRestored => step == Step::TrackRestored,
                 Self::StopTracking => step == Step::StopTracking,
                 Self::DeleteReplica => step == Step::DeleteReplica,
+                Self::CheckDownload => step == Step::CheckDisable,
+                Self::DownloadDisk => matches!(step, Step::DownloadDisk(_)),
+                Self::LeaveVault => step == Step::LeaveVault,
                 Self::Attach => matches!(step, Step::AttachSource | Step::StartSource),
                 Self::ShutDownReplica => {
                     matches!(step, Step::ShutDownReplica | Step::StartFailover)
@@ -223,6 +229,8 @@ pub(crate) struct Facts {
     pub(crate) disks: Disks,
     /// The host of the primary site that has its disks; the first one that they are attached to, or asked of.
     pub(crate) host: Option<HostId>,
+    /// The disks of the recovery site that need nothing of the vault.
+    whole: BTreeSet<DiskId>,
     /// How long their images are, and as how large they are offered, where they were resized.
     pub(crate) lengths: BTreeMap<DiskId, u64>,
     pub(crate) offered: BTreeMap<DiskId, u64>,
@@ -313,6 +321,7 @@ impl Default for Facts {
             frozen: false,
             disks: Disks::default(),
             host: None,
+            whole: BTreeSet::new(),
             lengths: BTreeMap::new(),
             offered: BTreeMap::new(),
         }
@@ -557,6 +566,11 @@ impl Outside {
         }
     }
 
+    fn is_whole(&self, vm: &Vm) -> bool {
+        let whole = self.facts(vm.id).whole;
+        vm.disks.iter().all(|disk| whole.contains(&disk.id))
+    }
+
     fn has_point(&self, vm: &Vm, point: RecoveryPoint) -> bool {
         self.facts(vm.id).points.contains_key(&point.cycle)
     }
@@ -741,18 +755,24 @@ impl Replication for Outside {
 
     async fn serve(&self, vm: &Vm, point: RecoveryPoint) -> Result<Vec<ServedDisk>, Failure> {
         let effect = || {
-            self.expect(self.has_point(vm, point), "a point is served that is not there");
+            let there = vm.has_left_vault() || self.has_point(vm, point);
+            if !there && self.is_whole(vm) {
+                // By somebody who does not know yet that it has left its vault.
+                return Err(Failure::new(Code::ReplicaInvalid, Cause::Itself, "its point is gone"));
+            }
+            self.expect(there, "a point is served that is not there");
             self.with(vm, |facts, _| {
                 if facts.disks.served != Some(point.cycle) {
                     facts.disks.served = Some(point.cycle);
+                    facts.whole.clear();
                     let contents = facts.disks.points.get(&point.cycle).cloned();
                     facts.disks.recovery = contents.unwrap_or_default();
                 }
             });
             let disks = vm.disks.iter().map(|disk| disk.id);
-            disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///{disk}") }).collect()
+            Ok(disks.map(|disk| ServedDisk { disk, uri: format!("nbd:///{disk}") }).collect())
         };
-        self.call(vm.id.0, Op::Serve, effect).await
+        self.call(vm.id.0, Op::Serve, effect).await?
     }
 
     async fn stop_serving(&self, vm: &Vm) -> Result<(), Failure> {
@@ -837,11 +857,38 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::StopTracking, effect).await
     }
 
+    async fn check_download(&self, vm: &Vm) -> Result<(), Failure> {
+        self.call(vm.id.0, Op::CheckDownload, || {}).await
+    }
+
+    async fn download_disk(
+        &self,
+        vm: &Vm,
+        disk: DiskId,
+        progress: Progress<'_>,
+    ) -> Result<(), Failure> {
+        let effect = || {
+            let served = self.with(vm, |facts, _| {
+                facts.whole.insert(disk);
+                facts.disks.served.is_some()
+            });
+            self.expect(served, "a disk is downloaded that is not served");
+        };
+        self.call_with_middle(vm.id.0, Op::DownloadDisk, || progress(1 << 19, 1 << 20), effect)
+            .await
+    }
+
+    async fn leave_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        let effect = || self.expect(self.is_whole(vm), "the vault is left with what a disk lacks");
+        self.call(vm.id.0, Op::LeaveVault, effect).await
+    }
+
     async fn delete_replica(&self, vm: &Vm) -> Result<(), Failure> {
         let effect = || {
             let facts = self.facts(vm.id);
             self.expect(!facts.test_served, "a replica is deleted under a test");
-            self.expect(!facts.runs_at_recovery, "a replica is deleted under its VM");
+            let is_on_it = facts.runs_at_recovery && !(vm.has_left_vault() && self.is_whole(vm));
+            self.expect(!is_on_it, "a replica is deleted under its VM");
             self.with(vm, |facts, _| {
                 facts.points.clear();
                 facts.disks.points.clear();

@@ -34,9 +34,11 @@ enum Life {
     ToAnotherHost,
     /// Three deltas, a disk that is added, three deltas.
     DiskAdded,
+    /// A planned failover and its commit, the end of protection at the recovery site.
+    StaysAtRecovery,
 }
 
-const LIVES: [Life; 9] = [
+const LIVES: [Life; 10] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -46,6 +48,7 @@ const LIVES: [Life; 9] = [
     Life::Resized,
     Life::ToAnotherHost,
     Life::DiskAdded,
+    Life::StaysAtRecovery,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -141,6 +144,7 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             | Life::OverABadLink
             | Life::ThereAndBack
             | Life::ToAnotherHost
+            | Life::StaysAtRecovery
             | Life::Cancelled => Command::PlannedFailover { job: job_id(2) },
             Life::Unplanned => {
                 // While the next delta is on its way, which hangs.
@@ -167,6 +171,10 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             let (host, cloud) = (other_host_id(), vm.cloud);
             Command::FailbackToHost { job: job_id(5), in_full: false, host, cloud }
         }
+        Phase::FailedOver(_) if life == Life::StaysAtRecovery => {
+            Command::DisableProtection { job: job_id(5), source_gone: false }
+        }
+        Phase::UnprotectedAtRecovery => return vm.points.is_empty(),
         Phase::FailbackReady => Command::CompleteFailback { job: job_id(6) },
         Phase::FailbackCommitPending if vm.allowed_operations().contains(&"Commit") => {
             Command::CommitFailover { job: job_id(7) }
@@ -207,6 +215,7 @@ fn testbed(life: Life) -> Testbed {
         | Life::ToAnotherHost
         | Life::Resized
         | Life::DiskAdded
+        | Life::StaysAtRecovery
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -309,6 +318,11 @@ fn a_life_with_a_disk_that_is_added_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_that_stays_at_the_recovery_site_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::StaysAtRecovery);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -338,6 +352,7 @@ fn the_lives_are_what_their_names_say() {
         (Phase::Protected, false),
         (Phase::Protected, true),
         (Phase::Protected, false),
+        (Phase::UnprotectedAtRecovery, false),
     ];
     assert_eq!(kinds, expected);
 }

@@ -3,7 +3,11 @@
 use super::outside::{Answer, Op, link_down};
 use super::testbed::{DAY, MINUTE, Running, SECOND, Testbed, every_30_s, job_id, vault_id, vm_id};
 use lifeboat::actors::TellError;
-use lifeboat::domain::vm::{Command, NextStep, Work};
+use lifeboat::domain::fabric::{self, Fabric};
+use lifeboat::domain::id::FabricId;
+use lifeboat::domain::vm::{Command, NextStep, Side, Work};
+use std::sync::Arc;
+use uuid::Uuid;
 
 /// A site with a VM that sends, one that waits to try again, and watches.
 async fn busy(service: &Running<'_>) {
@@ -52,6 +56,22 @@ fn a_stopped_site_does_nothing_more_and_a_later_start_goes_on() {
         }
     });
     bed.outside.check();
+}
+
+#[test]
+fn nobody_is_left_of_a_stopped_site() {
+    let bed = Testbed::new();
+    let hold_the_world = || Arc::strong_count(&bed.steps);
+    let before = hold_the_world();
+    bed.run(async |service: Running| {
+        busy(&service).await;
+        let id = FabricId(Uuid::from_u128(7));
+        let create = fabric::Command::Create { id, name: "east".to_owned(), side: Side::Primary };
+        service.tell::<Fabric>(id.0, create).await.unwrap();
+        service.site.stop().await;
+        service.sleep(SECOND).await;
+        assert_eq!(hold_the_world(), before);
+    });
 }
 
 #[test]

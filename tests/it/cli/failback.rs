@@ -135,3 +135,93 @@ fn a_guest_comes_back_into_its_network_at_a_host_where_its_disks_are_made() {
         vm["state"] == "Protected" && vm["health"] == "Normal" && vm["host"] == "host-2"
     });
 }
+
+#[test]
+fn a_vm_whose_protection_is_ended_at_the_recovery_site_stays_there_on_images_of_its_own() {
+    let operated = Operated::of(SITE, &["db-01", "web-01"]);
+    operated.connect("", "db-01-data").write_at(&[1; 4096], 0, true).unwrap();
+    operated.done(&["failover", "planned", "db-01", "-y", "--wait"]);
+    let unprotect = ["vm", "unprotect", "db-01"];
+    let (_, refused) = operated.ends(&[&unprotect[..], &["-y"]].concat(), 5);
+    assert!(refused.contains("allowed: Commit"), "{refused}");
+    operated.done(&["failover", "commit", "db-01", "-y", "--wait"]);
+    move_away(&operated, "web-01");
+    let disk = operated.connect("recovery", "db-01-data");
+    disk.write_at(&[2; 4096], 64 * KIB, true).unwrap();
+
+    let dry = operated.done(&[&unprotect[..], &["--dry-run"]].concat());
+    assert!(dry.contains("db-01 stays at the recovery site and runs on meanwhile"), "{dry}");
+    operated.done(&[&unprotect[..], &["-y", "--wait"]].concat());
+    // Whoever uses the disk is not cut off.
+    disk.write_at(&[3; 4096], 128 * KIB, false).unwrap();
+    operated.done(&["vm", "unprotect", "web-01", "-y", "--wait"]);
+    let stays = |vm: &Value| {
+        vm["state"] == "UnprotectedAtRecovery"
+            && vm["active_location"] == "Recovery"
+            && vm["recovery_points"] == 0
+    };
+    operated.until("db-01", stays);
+    operated.until("web-01", stays);
+    let (_, refused) = operated.ends(&["vm", "protect", "db-01"], 5);
+    assert!(refused.contains("not protected, at the recovery site"), "{refused}");
+
+    let Operated { place, service } = operated;
+    service.kill();
+    let operated = Operated { service: Running::serve(&place.config()), place };
+    operated.until("db-01", stays);
+    let disk = operated.connect("recovery", "db-01-data");
+    assert_eq!([0, 64, 128, 192].map(|at| read(&disk, at * KIB)), [1, 2, 3, 0]);
+    // At the primary site it is not offered, and its disk there is as it was left.
+    let primary = fs::read(operated.place.data().join("disks/db-01.img")).unwrap();
+    assert_eq!([0, 64].map(|at: u64| primary[(at * KIB) as usize]), [1, 0]);
+    let socket = operated.place.data().join("nbd.sock");
+    let uri = format!("nbd+unix:///db-01-data?socket={}", socket.display());
+    assert!(NbdDisk::connect(&uri).is_err(), "it could run twice");
+}
+
+#[test]
+fn a_disk_that_was_added_at_another_host_comes_back_with_its_vm() {
+    let operated = Operated::of(SITE, &["db-01"]);
+    move_away(&operated, "db-01");
+    let come_back = |host: &str| {
+        operated.done(&["failback", "begin", "db-01", "--to-host", host, "-y", "--wait"]);
+        operated.done(&["failback", "complete", "db-01", "-y", "--wait"]);
+        operated.done(&["failover", "commit", "db-01", "-y", "--wait"]);
+        operated.done(&["failback", "reverse", "db-01", "--wait"]);
+        operated.until("db-01", |vm| vm["state"] == "Protected" && vm["host"] == host);
+    };
+    let image = |path: &str| {
+        let path = operated.place.data().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        fs::canonicalize(path).unwrap().into_os_string().into_string().unwrap()
+    };
+    let (there, elsewhere) = (image("hosts/host-2/db-01/logs.img"), image("logs.img"));
+    let add = |image: &str, code| {
+        operated.ends(&["vm", "disk", "add", "db-01", "logs", "--image", image, "--wait"], code).1
+    };
+    come_back("host-1");
+    let refused = add(&there, 5);
+    assert!(refused.contains("to another host makes the disk there"), "{refused}");
+    move_away(&operated, "db-01");
+    come_back("host-2");
+    let refused = add(&elsewhere, 5);
+    assert!(refused.contains("host-2: put it at") && refused.contains(&there), "{refused}");
+    add(&there, 0);
+    operated.connect("", "db-01-logs").write_at(&[1; 4096], 64 * KIB, true).unwrap();
+    move_away(&operated, "db-01");
+    operated.connect("recovery", "db-01-logs").write_at(&[2; 4096], 0, true).unwrap();
+    let left = fs::read(&there).unwrap();
+
+    // At the host that has it by the configuration it is made beside that host's other such disks.
+    come_back("host-1");
+    let disk = operated.connect("", "db-01-logs");
+    assert_eq!([0, 64, 128].map(|at| read(&disk, at * KIB)), [2, 1, 0]);
+    assert!(operated.place.data().join("hosts/host-1/db-01/logs.img").exists());
+    assert!(fs::read(&there).unwrap() == left, "the disks of the host before were written");
+    let Operated { place, service } = operated;
+    service.kill();
+    let operated = Operated { service: Running::serve(&place.config()), place };
+    operated.until("db-01", |vm| vm["state"] == "Protected" && vm["health"] == "Normal");
+    assert_eq!(read(&operated.connect("", "db-01-logs"), 0), 2);
+}

@@ -3,7 +3,7 @@
 //! One thread runs a script of writes, flushes and cuts against two tracked disks, and a model beside
 //! it. The same script is run again and again, killed one call later each time.
 
-use super::{BOOT, Machine, NEXT_BOOT, content};
+use super::{BOOT, Machine, NEXT_BOOT, choices, content};
 use lifeboat::disk::files::MemoryFiles;
 use lifeboat::disk::hrl::{HeaderTrust, LogReader};
 use lifeboat::disk::tracker::{Cut, TrackError, Tracker};
@@ -46,12 +46,7 @@ enum Step {
 }
 
 fn script(seed: u64, length: usize) -> Vec<Step> {
-    let mut state = seed;
-    let mut below = |bound: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % bound
-    };
+    let mut below = choices(seed);
     (0..length)
         .map(|_| {
             let (disk, sector) = (below(2), below(SECTORS));

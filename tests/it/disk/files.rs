@@ -158,3 +158,24 @@ fn a_kill_stops_at_the_given_call_and_keeps_what_was_completed() {
     assert!(kept % 4096 == 0 && kept < 10_000, "{kept}");
     assert!(read[kept..].iter().all(|byte| *byte == 1));
 }
+
+#[test]
+fn a_mark_stays_with_its_file_and_is_no_part_of_its_content() {
+    on_both(|files, folder| {
+        let file = files.open(&folder.join("a"), Open::CreateNew).unwrap();
+        file.write_all_at(&[1; 512], 0).unwrap();
+        assert!(!file.is_marked().unwrap());
+        file.set_mark(false).unwrap();
+        match file.set_mark(true) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => return,
+            marked => marked.unwrap(),
+        }
+        files.rename(&folder.join("a"), &folder.join("b")).unwrap();
+        let file = files.open(&folder.join("b"), Open::Write).unwrap();
+        assert!(file.is_marked().unwrap());
+        file.set_mark(true).unwrap();
+        assert_eq!(file.len().unwrap(), 512);
+        file.set_mark(false).unwrap();
+        assert!(!file.is_marked().unwrap());
+    });
+}

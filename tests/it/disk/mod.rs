@@ -13,6 +13,7 @@ mod offline;
 mod room;
 mod suspects;
 mod tracker;
+mod undurable;
 
 use lifeboat::disk::files::{MemoryFiles, RealFiles};
 use lifeboat::disk::nbd::{Client, Endpoint, Exports, Server};
@@ -98,6 +99,16 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     let mut bytes = vec![0; device.size_bytes() as usize];
     device.read_at(&mut bytes, 0).unwrap();
     bytes
+}
+
+/// Numbers below a bound, which follow from `seed`.
+fn choices(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |bound| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    }
 }
 
 /// A server on a Unix socket in a folder of its own, offering one disk as `disk`.

@@ -4,7 +4,7 @@
 //! A script of writes, cuts, broken logs and other chains runs against two disks of 16 regions, of which
 //! few places are written. It is run again and again, killed one call later each time.
 
-use super::{BOOT, Machine, NEXT_BOOT};
+use super::{BOOT, Machine, NEXT_BOOT, choices};
 use lifeboat::disk::files::MemoryFiles;
 use lifeboat::disk::hrl::{HeaderTrust, LogReader};
 use lifeboat::disk::tracker::{
@@ -78,12 +78,7 @@ const REFUSED: [&[&str]; 4] = [
 const MARKS: usize = 2;
 
 fn script(seed: u64, length: usize, breaks: bool) -> Vec<Step> {
-    let mut state = seed;
-    let mut below = |bound: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % bound
-    };
+    let mut below = choices(seed);
     let mut steps = Vec::new();
     while steps.len() < length {
         let (disk, place) = (below(2), below(PLACES.len()));

@@ -26,7 +26,7 @@ const FACTS: [&str; 16] = [
     "provider",
 ];
 
-const JOBS: [JobKind; 21] = [
+const JOBS: [JobKind; 22] = [
     JobKind::EnableProtection,
     JobKind::InitialReplication,
     JobKind::FinalizeProtection,
@@ -48,6 +48,7 @@ const JOBS: [JobKind; 21] = [
     JobKind::RemoveProtection,
     JobKind::ResizeDisk,
     JobKind::AddDisk,
+    JobKind::DisableAtRecovery,
 ];
 
 #[test]
@@ -126,7 +127,7 @@ fn jobs_and_the_tasks_of_a_job_have_names_of_their_own() {
             assert_eq!(*titles.entry(step.title()).or_insert(step), step, "{}", step.title());
         }
     }
-    assert_eq!(names.len(), 42);
+    assert_eq!(names.len(), 45);
 }
 
 /// Only then can a job that fails a check end with nothing changed.

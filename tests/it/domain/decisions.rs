@@ -92,6 +92,13 @@ fn states() -> Vec<(&'static str, Story)> {
         ("reversing", driven(worked_off(driven(Story::failed_back(), &[commit()])), &[reverse()])),
         ("disabling", driven(Story::protected(), &[disable()])),
         ("disabled", worked_off(driven(Story::protected(), &[disable()]))),
+        ("disabling at the recovery site", driven(Story::failed_over(), &[disable()])),
+        ("the same, without the vault", {
+            let mut story = driven(Story::failed_over(), &[disable()]);
+            story.until_step(|step| step == Step::DeleteReplica);
+            story
+        }),
+        ("disabled at the recovery site", worked_off(driven(Story::failed_over(), &[disable()]))),
     ]
 }
 
@@ -167,8 +174,8 @@ unplanned failover: CancelFailover
 planned, commit required: Commit ChangePit CancelFailover
 unplanned, commit pending: Commit ChangePit CancelFailover
 committing: 
-planned, committed: Failback TestFailover HoldStart
-unplanned, committed: Failback TestFailover HoldStart
+planned, committed: Failback TestFailover DisableProtection HoldStart
+unplanned, committed: Failback TestFailover DisableProtection HoldStart
 protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
 protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
 protected, disk grows: UnplannedFailover TestFailover DisableProtection HoldStart
@@ -185,6 +192,9 @@ failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection H
 reversing: UnplannedFailover TestFailover DisableProtection HoldStart
 disabling: 
 disabled: EnableProtection
+disabling at the recovery site: 
+the same, without the vault: 
+disabled at the recovery site: 
 ";
 
 /// One letter an answer: `x` accepted, `-` accepted without effect, blank refused.
@@ -268,4 +278,7 @@ failed back                                     x                x      -       
 reversing                                       x                x      -          x    x
 disabling                                                        x      -          x    -
 disabled                         x                               -      -               -
+disabling at the recovery site                                   x      -          x    -
+the same, without the vault                                      -      -          x    -
+disabled at the recovery site                                    -      -               -
 ";

@@ -274,6 +274,9 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
         JobKind::CommitFailback => *phase == Phase::FailbackCommitPending,
         JobKind::DisableProtection | JobKind::RemoveProtection => *phase == Phase::Disabling,
         JobKind::ResizeDisk | JobKind::AddDisk => *phase == Phase::Protected,
+        JobKind::DisableAtRecovery => {
+            matches!(phase, Phase::FailedOver(_) | Phase::UnprotectedAtRecovery)
+        }
         // They are the test's own.
         JobKind::TestFailover | JobKind::TestFailoverCleanup => false,
     }
@@ -281,6 +284,9 @@ fn kind_fits_phase(kind: JobKind, phase: &Phase) -> bool {
 
 /// What must hold of every state that commands can lead to.
 fn check_state(vm: &Vm) {
+    assert!(vm.pending().iter().all(|effect| vm.calls_for(effect)));
+    let kept_off = Effect::KeepOff { host: vm.host };
+    assert_eq!(vm.calls_for(&kept_off), vm.pending().contains(&kept_off));
     let pending: Vec<_> =
         vm.pending().into_iter().filter(|effect| !is_of_test(vm, effect)).collect();
     check_test(vm);
@@ -304,6 +310,7 @@ fn check_state(vm: &Vm) {
                     | Phase::CommitPending(_)
                     | Phase::FailbackCommitPending
                     | Phase::FailedBack
+                    | Phase::UnprotectedAtRecovery
                     | Phase::FailedOver(_) => true,
                     Phase::Resynchronizing(_) => vm.resync.waits_for == Some(Opening::ByHand),
                     Phase::Protected | Phase::FailbackReady => {
@@ -321,8 +328,9 @@ fn check_state(vm: &Vm) {
     };
     assert_eq!(to_do.len() + timers.len() == 0, waits_for_an_operator, "stuck: {vm:?}");
     if waits_for_an_operator && vm.trouble.is_none() {
-        let ends = vm.phase == Phase::Undiscovered;
-        assert_eq!(vm.allowed_operations().is_empty(), ends, "nothing to ask for: {vm:?}");
+        let ends = matches!(vm.phase, Phase::Undiscovered | Phase::UnprotectedAtRecovery);
+        let nothing = vm.allowed_operations().is_empty() || vm.held.is_some();
+        assert_eq!(nothing, ends || vm.held.is_some(), "nothing to ask for: {vm:?}");
     }
 
     let job = vm.job.as_ref();
@@ -417,6 +425,10 @@ fn check_state(vm: &Vm) {
         Phase::FailbackCommitPending | Phase::FailedBack => {
             assert!(!vm.points.is_empty());
             assert_eq!(vm.delta.stage, Stage::Off);
+        }
+        Phase::UnprotectedAtRecovery => {
+            assert!(vm.failover_point().is_some(), "nobody knows its disks");
+            assert!(runs_replica && vm.source == Side::Primary && vm.failback.is_none(), "{vm:?}");
         }
         Phase::Undiscovered
         | Phase::Unprotected
@@ -606,6 +618,7 @@ proptest! {
                 | Phase::FailbackReady
                 | Phase::FailbackCommitPending
                 | Phase::FailedBack
+                | Phase::UnprotectedAtRecovery
         );
         prop_assert!(settled, "{:?}", story.vm);
     }

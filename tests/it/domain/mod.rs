@@ -4,6 +4,7 @@ mod addition;
 mod catalogue;
 mod consistency;
 mod decisions;
+mod ending;
 mod entities;
 mod failback;
 mod failover;

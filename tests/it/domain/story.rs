@@ -520,6 +520,7 @@ impl Story {
             | Event::DiskResized { .. }
             | Event::DiskAddRequested { .. }
             | Event::DiskAdded { .. }
+            | Event::VaultLeft
             | Event::FailoverCommitted => word,
         }
     }

@@ -199,6 +199,19 @@ fn a_map_that_could_not_be_synced_is_saved_by_the_next_flush() {
 }
 
 #[test]
+fn what_a_disk_lacks_ends_with_it_also_in_the_middle_of_a_chunk() {
+    let size = 3 * CHUNK + 4096;
+    let world = world(size, &[]);
+    let overlay = world.overlay();
+    assert_eq!(overlay.absent(0), Some(0..size));
+    assert_eq!(overlay.absent(size), None);
+    overlay.fill_zeroes(0..2 * CHUNK).unwrap();
+    assert_eq!(overlay.absent(0), Some(2 * CHUNK..size));
+    overlay.fill(&vec![0; (CHUNK + 4096) as usize], 2 * CHUNK).unwrap();
+    assert_eq!(overlay.absent(0), None);
+}
+
+#[test]
 fn an_overlay_opens_only_with_the_point_that_it_was_made_for() {
     let mut world = world(MIB, &[]);
     world.overlay().close().unwrap();

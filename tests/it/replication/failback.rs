@@ -26,7 +26,7 @@ use uuid::Uuid;
 const KIB: u64 = 1 << 10;
 
 impl Rig {
-    fn move_away(&mut self) {
+    pub(super) fn move_away(&mut self) {
         self.tell(&Command::PlannedFailover { job: job(2) });
         self.work_off().unwrap();
         self.commit();
@@ -41,19 +41,19 @@ impl Rig {
         self.commit();
     }
 
-    fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         self.tell(&Command::CommitFailover { job: job(3) });
         self.work_off().unwrap();
     }
 
     /// The disks that the VM runs on at the recovery site.
-    fn away(&self) -> Vec<Arc<dyn BlockDevice>> {
+    pub(super) fn away(&self) -> Vec<Arc<dyn BlockDevice>> {
         let export = |disk| self.exports.get(&format!("sql-01-disk{disk}"));
         (0..SIZES.len()).map(|disk| export(disk).unwrap()).collect()
     }
 
     /// The guest writes at the recovery site.
-    fn write_away(&mut self, writes: u64) {
+    pub(super) fn write_away(&mut self, writes: u64) {
         let disks = self.away();
         for _ in 0..writes {
             self.written += 1;
@@ -67,7 +67,7 @@ impl Rig {
         self.tell(&Command::Failback { job: job(4), in_full });
     }
 
-    fn synchronize(&mut self) {
+    pub(super) fn synchronize(&mut self) {
         self.begin_failback(false);
         self.work_off().unwrap();
         assert_eq!(self.vm.phase, Phase::FailbackReady);
@@ -75,7 +75,7 @@ impl Rig {
     }
 
     /// Moves the VM back; the guest writes until it is shut down.
-    fn come_back(&mut self) {
+    pub(super) fn come_back(&mut self) {
         self.tell(&Command::CompleteFailback { job: job(5) });
         self.work_until(Step::ShutDownReplica);
         self.write_away(3);
@@ -84,7 +84,7 @@ impl Rig {
         self.expect_primary_is_replica();
     }
 
-    fn protect_again(&mut self) {
+    pub(super) fn protect_again(&mut self) {
         self.commit();
         self.tell(&Command::ReverseReplicate { job: job(6) });
         self.work_off().unwrap();
@@ -107,7 +107,7 @@ impl Rig {
 
     /// Replication goes on as if nothing had been.
     #[track_caller]
-    fn expect_replication(&mut self) {
+    pub(super) fn expect_replication(&mut self) {
         for _ in 0..2 {
             self.write(4);
             self.cycle();
@@ -119,13 +119,13 @@ impl Rig {
         assert_eq!(self.prove(self.latest().cycle), self.written);
     }
 
-    fn objects(&self) -> BTreeSet<String> {
+    pub(super) fn objects(&self) -> BTreeSet<String> {
         let all: Vec<ObjectMeta> =
             self.runtime.block_on(async { self.objects.list(None).try_collect().await }).unwrap();
         all.into_iter().map(|meta| meta.location.to_string()).collect()
     }
 
-    fn recovery_folders(&self) -> Vec<String> {
+    pub(super) fn recovery_folders(&self) -> Vec<String> {
         let folder = self.folder.path().join("recovery").join(VM.to_string());
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         let name = |entry: std::fs::DirEntry| entry.file_name().into_string().unwrap();
@@ -136,7 +136,7 @@ impl Rig {
 }
 
 /// A VM with three points, whose guest has written on since.
-fn three_points(rig: Rig) -> Rig {
+pub(super) fn three_points(rig: Rig) -> Rig {
     let mut rig = rig;
     for _ in 0..2 {
         rig.write(10);

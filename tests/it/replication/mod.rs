@@ -7,6 +7,7 @@ mod failback;
 mod failing_over;
 mod failures;
 mod giving_up;
+mod leaving;
 mod pace;
 mod resize;
 mod resync;
@@ -462,9 +463,22 @@ fn engine(
     folder: &TempDir,
     clock: &Arc<Steps>,
 ) -> Engine {
+    engine_on(Arc::new(RealFiles), runtime, vault, sources, exports, folder, clock)
+}
+
+/// The same with the recovery site's files here.
+fn engine_on(
+    files: Arc<dyn Files>,
+    runtime: &Runtime,
+    vault: &Vault,
+    sources: &Sources,
+    exports: &Arc<Exports>,
+    folder: &TempDir,
+    clock: &Arc<Steps>,
+) -> Engine {
     let recovery = RecoverySite::new(
         folder.path().join("recovery"),
-        Arc::new(RealFiles),
+        files,
         exports.clone(),
         Endpoint::Unix("/run/lifeboat/recovery.sock".into()),
         BOOT,
@@ -552,6 +566,19 @@ async fn perform(
         Step::DeleteReplicaDisks => engine.stop_serving(vm).await?,
         Step::RestoreDisk(disk) => outcome = restore(engine, vm, disk, told).await?,
         Step::TrackRestored => engine.track_restored(vm).await?,
+        Step::CheckDisable => {
+            engine.serve(vm, chosen()).await?;
+            engine.check_download(vm).await?;
+        }
+        Step::DownloadDisk(disk) => {
+            engine.serve(vm, chosen()).await?;
+            let progress = |done, total| told.lock().unwrap().push((done, total));
+            engine.download_disk(vm, disk, &progress).await?;
+        }
+        Step::LeaveVault => {
+            engine.serve(vm, chosen()).await?;
+            engine.leave_vault(vm).await?;
+        }
         Step::StopTracking => engine.stop_tracking(vm).await?,
         Step::DeleteReplica => engine.delete_replica(vm).await?,
         Step::StartInitialReplication

@@ -1,6 +1,8 @@
 //! Fidelity `sizes`: the same decisions as with real bytes, and what it refuses.
 
 use super::{faults, named, of, seeded};
+use lifeboat::actors::RetrySupervision;
+use lifeboat::domain::entity::Kind;
 use lifeboat::sim::{
     Driver, Fidelity, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, survey,
 };
@@ -201,6 +203,25 @@ fn the_loop_and_the_actors_write_the_same_log_of_a_fleet() {
     assert!(3 < failures.len(), "{failures:?}");
     let shuffled = Scenario { schedule: Schedule::Shuffle, ..busy.clone() };
     assert_ne!(by_both(&shuffled, 1).log_hash, of(&busy, 1).log_hash);
+}
+
+#[test]
+fn the_supervisor_is_concerned_with_every_commit_that_calls_for_something() {
+    let busy = Scenario::parse("busy", BUSY).unwrap_or_else(|error| panic!("{error}"));
+    let log = of(&busy, 1).log;
+    let of_vms = log.iter().map(|commit| commit.stream).filter(|it| it.kind == Kind::Vm);
+    let vms: BTreeSet<_> = of_vms.map(|stream| stream.id).collect();
+    let (mut told_all, mut told_some) = <(RetrySupervision, RetrySupervision)>::default();
+    let (mut called_for, mut concerned) = (0, 0);
+    for commit in &log {
+        let all = told_all.committed(commit, vms.iter().copied());
+        let is_concerned = RetrySupervision::is_concerned(&commit.entry);
+        let some = is_concerned.then(|| told_some.committed(commit, vms.iter().copied()));
+        called_for += all.len();
+        concerned += usize::from(is_concerned);
+        assert_eq!(all, some.unwrap_or_default(), "{commit:?}");
+    }
+    assert!(0 < called_for && concerned < log.len() / 10, "{called_for}, {concerned}");
 }
 
 #[test]

@@ -100,6 +100,9 @@ fn steps() -> Vec<Step> {
         Step::SendBeforeResize,
         Step::CheckAddDisk,
         Step::OfferAddedDisk(DiskId(id(3))),
+        Step::CheckDisable,
+        Step::DownloadDisk(DiskId(id(3))),
+        Step::LeaveVault,
     ]
 }
 
@@ -265,6 +268,7 @@ fn life_events() -> Vec<vm::Event> {
         E::SourcePlaced { placement: placement() },
         E::DiskAddRequested { disk: added_disk(), image: "/disks/data.img".to_owned() },
         E::DiskAdded { disk: added_disk().id },
+        E::VaultLeft,
     ]
 }
 
@@ -585,6 +589,7 @@ fn vm_events() -> Vec<vm::Event> {
         JobKind::RemoveProtection,
         JobKind::ResizeDisk,
         JobKind::AddDisk,
+        JobKind::DisableAtRecovery,
     ];
     events.extend(kinds.map(|kind| E::JobStarted { job, kind }));
     let outcomes = [JobOutcome::Completed, JobOutcome::Failed, JobOutcome::Cancelled];
