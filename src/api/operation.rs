@@ -4,13 +4,14 @@ use super::control::Outside;
 use super::failback;
 use super::problem::Problem;
 use super::target::{TargetBody, chosen};
-use crate::domain::failure::Failure;
+use crate::domain::catalogue::Code;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, JobId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
     AfterFailover, Command, Disk, Phase, PointChoice, RecoveryPoint, RetryReason, Vm,
 };
-use crate::views::{PolicyView, Site};
+use crate::views::{Moment, PolicyView, Site};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -36,6 +37,8 @@ pub struct Operation {
 pub(super) enum Needs {
     /// The VM's host and its vault.
     HostAndVault,
+    /// Its vault, and its host unless that is said to be gone, or has the VM no more.
+    VaultAndSource,
     /// Its vault.
     Vault,
     /// Nothing.
@@ -90,8 +93,21 @@ const OPERATIONS: &[Operation] = &[
         path: "unplanned-failover",
         title: "Unplanned failover",
         needs: Needs::Vault,
-        command: |asked| Ok(Command::UnplannedFailover { job: asked.job, point: asked.choice()? }),
-        consequence: |asked| asked.loss(),
+        command: |asked| {
+            let UnplannedBody { point, synchronize } = asked.body()?;
+            let (job, point) = (asked.job, named_point(point.as_deref())?);
+            match (synchronize, point) {
+                (false, point) => Ok(Command::UnplannedFailover { job, point }),
+                (true, PointChoice::Latest) => Ok(Command::SynchronizeAndFailOver { job }),
+                (true, _) => Err(Problem::invalid(
+                    "`synchronize` makes another, later point: `point` must be latest, or left out",
+                )),
+            }
+        },
+        consequence: |asked| match asked.body() {
+            Ok(UnplannedBody { synchronize: true, .. }) => asked.loss_if_not_synchronized(),
+            _ => asked.loss(),
+        },
     },
     Operation {
         path: "commit",
@@ -153,9 +169,14 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         path: "unprotect",
         title: "Disable protection",
-        needs: Needs::Vault,
+        needs: Needs::VaultAndSource,
         command: |asked| {
             let UnprotectBody { source_gone } = asked.body()?;
+            if let (true, Some(host)) = (source_gone, asked.answering_source()) {
+                let check = format!("that {host} is gone, since it answers: let it end tracking,");
+                let failure = Failure::new(Code::PrerequisiteFailed, Cause::Itself, "");
+                return Err(Problem::new(&failure.with("check", check).with("vm", &asked.vm.name)));
+            }
             Ok(Command::DisableProtection { job: asked.job, source_gone })
         },
         consequence: |asked| {
@@ -241,7 +262,9 @@ const OPERATIONS: &[Operation] = &[
         title: "Change recovery point",
         needs: Needs::Vault,
         command: |asked| {
-            Ok(Command::ChangeRecoveryPoint { job: asked.job, point: asked.choice()? })
+            let PointBody { point } = asked.body()?;
+            let point = named_point(point.as_deref())?;
+            Ok(Command::ChangeRecoveryPoint { job: asked.job, point })
         },
         consequence: |asked| {
             format!(
@@ -442,6 +465,13 @@ struct PointBody {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct UnplannedBody {
+    point: Option<String>,
+    synchronize: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct UnprotectBody {
     source_gone: bool,
 }
@@ -533,6 +563,7 @@ struct WindowBody {
 struct ProtectBody {
     vault: Option<String>,
     policy: Option<PolicyView>,
+    start_at: Option<Moment>,
 }
 
 /// Reads a body; one that is empty says nothing.
@@ -571,7 +602,7 @@ fn named_point(text: Option<&str>) -> Result<PointChoice, Problem> {
 }
 
 fn protect(asked: &Asked<'_>) -> Result<Command, Problem> {
-    let ProtectBody { vault, policy } = asked.body()?;
+    let ProtectBody { vault, policy, start_at } = asked.body()?;
     let mut vaults = asked.site.vaults.values().filter(|it| !it.name.is_empty());
     let found = match &vault {
         Some(name) => vaults.find(|it| it.name == *name || it.id.to_string() == *name),
@@ -582,7 +613,11 @@ fn protect(asked: &Asked<'_>) -> Result<Command, Problem> {
         None => Problem::invalid("`vault` must name one of the vaults"),
     })?;
     let policy = policy.map_or_else(|| asked.cloud_policy(), Into::into);
-    Ok(Command::EnableProtection { job: asked.job, vault: found.id, policy })
+    let (job, vault) = (asked.job, found.id);
+    Ok(match start_at {
+        None => Command::EnableProtection { job, vault, policy },
+        Some(Moment(due)) => Command::EnableProtectionAt { job, vault, policy, due },
+    })
 }
 
 impl Asked<'_> {
@@ -596,7 +631,7 @@ impl Asked<'_> {
 
     /// The recovery point that the body chooses.
     fn choice(&self) -> Result<PointChoice, Problem> {
-        let PointBody { point } = self.body()?;
+        let UnplannedBody { point, .. } = self.body()?;
         named_point(point.as_deref())
     }
 
@@ -636,6 +671,40 @@ impl Asked<'_> {
             age(self.now.since(point.at)),
             self.left_out(),
         )
+    }
+
+    /// What an unplanned failover does that sends first what can be had, and would lose otherwise.
+    fn loss_if_not_synchronized(&self) -> String {
+        let name = &self.vm.name;
+        if !self.vm.can_send_the_latest() {
+            let state = &self.vm.phase;
+            return format!(
+                "Nothing of {name} can be sent first, since it is {state}. {}",
+                self.loss()
+            );
+        }
+        let unsent = match self.log_bytes() {
+            Some(bytes) => format!("{} of logs are sent", size(bytes)),
+            None => "what it wrote last is sent".to_owned(),
+        };
+        format!(
+            "{name} is shut down at the primary site and {unsent}, as far as its host and the vault answer. Where \
+             they do: {name} starts at the recovery site and nothing is lost. Where they do not: {}",
+            self.loss()
+        )
+    }
+
+    /// Whether the end of protection has the VM's host end tracking.
+    pub(super) fn asks_source(&self) -> bool {
+        let source_gone = self.body::<UnprotectBody>().is_ok_and(|body| body.source_gone);
+        !source_gone && !matches!(self.vm.phase, Phase::FailedOver(_))
+    }
+
+    /// The host that is to be gone, and answers.
+    fn answering_source(&self) -> Option<&str> {
+        let host = self.site.hosts.get(&self.vm.host).filter(|host| host.silent.is_none())?;
+        let is_there = !matches!(self.vm.phase, Phase::FailedOver(_));
+        is_there.then_some(host.name.as_str())
     }
 
     /// The disks that the chosen recovery point does not have, since they were added after it.

@@ -88,7 +88,12 @@ impl Outlook {
             _ => None,
         };
         let host = chosen.or_else(|| asked.site.hosts.get(&asked.vm.host));
-        checks.extend(outside_checks(operation.needs, asked.site, asked.vm, host));
+        let needs = match operation.needs {
+            Needs::VaultAndSource if asked.asks_source() => Needs::HostAndVault,
+            Needs::VaultAndSource => Needs::Vault,
+            needs => needs,
+        };
+        checks.extend(outside_checks(needs, asked.site, asked.vm, host));
         checks.extend(chosen.map(|host| failback::checks(asked, host)).unwrap_or_default());
         checks.extend(image);
         checks.extend(prerequisites(operation, asked));

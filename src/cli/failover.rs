@@ -26,6 +26,10 @@ enum Command {
         /// `latest`, `latest-processed`, `latest-application-consistent`, or the number of a point
         #[arg(long, default_value = "latest", value_parser = point)]
         point: String,
+        /// First shut the source down and send what it wrote last, as far as host and vault answer; go on without
+        /// where they do not
+        #[arg(long, conflicts_with = "point")]
+        synchronize: bool,
         #[command(flatten)]
         order: OrderArgs,
     },
@@ -113,8 +117,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         Command::Planned(one) => {
             give(&one.order, &one.vm, "planned-failover", &nothing(), Confirm::First)
         }
-        Command::Unplanned { vm, point, order } => {
-            give(order, vm, "unplanned-failover", &json!({ "point": point }), Confirm::First)
+        Command::Unplanned { vm, point, synchronize, order } => {
+            let body = json!({ "point": point, "synchronize": synchronize });
+            give(order, vm, "unplanned-failover", &body, Confirm::First)
         }
         Command::Commit(one) => give(&one.order, &one.vm, "commit", &nothing(), Confirm::First),
         Command::Cancel(one) => {

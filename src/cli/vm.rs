@@ -40,6 +40,9 @@ enum Command {
         /// Into which vault; need not be said where there is one
         #[arg(long, value_name = "NAME")]
         vault: Option<String>,
+        /// When its initial replication begins, within 24 hours, as 2026-01-31T22:00:00Z; at once unless it is said
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
         #[command(flatten)]
         order: OrderArgs,
     },
@@ -161,8 +164,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             show(one.output, &answer, || Ok(points(&read::<Vec<PointView>>(&answer)?)))?;
             Ok(Answer::Done)
         }
-        Command::Protect { vm, vault, order } => {
-            give(order, vm, "protect", &json!({ "vault": vault }), Confirm::No)
+        Command::Protect { vm, vault, at, order } => {
+            let body = json!({ "vault": vault, "start_at": at });
+            give(order, vm, "protect", &body, Confirm::No)
         }
         Command::Check(one) => {
             let answer = Client::find(&one.service)?.get(&["vms", &one.vm, "checks"])?;
@@ -377,6 +381,9 @@ fn in_words(vm: &VmView) -> String {
         let rto = over.rto_seconds.map_or_else(|| "-".to_owned(), |rto| format!("{rto:.1} s"));
         let text = format!("{:?} to {}, RTO {rto}", over.kind, moment(over.recovered_to));
         line("failover", &text);
+        if let Some(source) = &over.source {
+            line("source", &format!("{}, {}", moment(source.at), source.description));
+        }
     }
     text
 }

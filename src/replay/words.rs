@@ -18,7 +18,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::{
     AfterFailover, Command, Event, FailoverKind, Opening, Outcome, PointChoice, ResyncWindow,
-    RetryReason, StatisticsSchedule, Wake, Work,
+    RetryReason, SourceEnded, StatisticsSchedule, Wake, Work,
 };
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -310,6 +310,12 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             disk.name,
             bytes(disk.size_bytes)
         ),
+        Command::SynchronizeAndFailOver { .. } => format!(
+            "{who} asked for an unplanned failover of {name}, with what its source wrote last if that can be had"
+        ),
+        Command::EnableProtectionAt { due, .. } => {
+            format!("{who} asked for the protection of {name}, to be copied from {due} on")
+        }
     }
 }
 
@@ -320,6 +326,7 @@ fn wake_in_words(wake: Wake, name: &str) -> String {
         Wake::Resync => format!("the resync window of {name} opened"),
         Wake::TestLease => format!("the time of the test failover of {name} was up"),
         Wake::Decision => format!("the failover of {name} was to be decided"),
+        Wake::InitialReplication => format!("the initial replication of {name} was due"),
     }
 }
 
@@ -329,10 +336,10 @@ fn came_of(outcome: &Outcome) -> String {
         Outcome::Done => String::new(),
         Outcome::Copied { bytes: sent, .. } => format!(": {} were sent", bytes(*sent)),
         Outcome::Shipped { points } => format!(": {} deltas were sent", points.len()),
-        Outcome::Fenced { found } if found.is_empty() => {
+        Outcome::Fenced { found } | Outcome::SourceFenced { found, .. } if found.is_empty() => {
             ": the replica is closed to the primary site".to_owned()
         }
-        Outcome::Fenced { found } => format!(
+        Outcome::Fenced { found } | Outcome::SourceFenced { found, .. } => format!(
             ": the replica is closed to the primary site; {} recovery points were found in it that \
              had not been reported",
             found.len()
@@ -491,6 +498,14 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
             format!("it is to be failed over from {}", chosen(*point))
         }
         Event::SourceShutDown => "the source is shut down".to_owned(),
+        Event::SynchronizationRequested => "what its source wrote last is to be sent first".to_owned(),
+        Event::SourceEnded { how, unsent } => {
+            SourceEnded { at, how: how.clone(), unsent: unsent.clone() }.to_string()
+        }
+        Event::InitialReplicationScheduled { due } => {
+            format!("its initial replication begins at {due}")
+        }
+        Event::InitialReplicationDue => "its initial replication begins".to_owned(),
         Event::SourceFenced { epoch } => {
             format!("the replica is closed to the primary site, epoch {epoch}")
         }

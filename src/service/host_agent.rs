@@ -487,6 +487,13 @@ impl HostAgent {
             .map_err(|error| self.failure(Code::HostResourcesShort, vm, &error))
             .and_then(|()| {
                 Tracker::open(log_files, &vm.folder, specs, parts.boot, clock)
+                    .and_then(|tracker| {
+                        // Its protection may have ended while nobody reached this host.
+                        if self.known(vm.id).is_some_and(|known| known.free) {
+                            tracker.stop()?;
+                        }
+                        Ok(tracker)
+                    })
                     .map_err(|error| self.failure(error.code(), vm, &error))
             })?;
         let export = |disk: &AttachedDisk| export_name(&vm.config.name, &disk.name);

@@ -35,7 +35,9 @@ impl<'de> Deserialize<'de> for Moment {
             // A moment too far away for a calendar.
             Some(millis) => millis.parse().map_err(D::Error::custom)?,
             None => chrono::DateTime::parse_from_rfc3339(&text)
-                .map_err(D::Error::custom)?
+                .map_err(|_| {
+                    D::Error::custom(format!("{text:?} is no moment, as 2026-01-31T22:00:00Z is"))
+                })?
                 .timestamp_millis(),
         };
         Ok(Self(Timestamp::from_millis(millis)))

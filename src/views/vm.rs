@@ -14,8 +14,8 @@ use crate::domain::machine::Machine;
 use crate::domain::placement::Purpose;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
-    AfterFailover, FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, Stage,
-    TestFailover, Trouble, Vm, Work,
+    AfterFailover, FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, SourceEnd,
+    SourceEnded, Stage, TestFailover, Trouble, Vm, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +169,41 @@ pub struct FailoverView {
     pub started_at: Option<Moment>,
     /// From asking to running.
     pub rto_seconds: Option<f64>,
+    /// What is known of the VM at the primary site since: the evidence that there is one primary.
+    #[serde(default)]
+    pub source: Option<SourceEndView>,
+}
+
+/// What is known of the source that a failover ended. Whatever it does, the replica is closed to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceEndView {
+    /// When.
+    pub at: Moment,
+    /// `ShutDown`, `SwitchedOff` or `OutOfReach`.
+    pub how: String,
+    /// The same for people.
+    pub description: String,
+    /// Why it could not be reached.
+    pub failure: Option<FailureView>,
+    /// Why what it wrote last could not be sent, where that was asked for.
+    pub unsent: Option<FailureView>,
+}
+
+impl SourceEndView {
+    fn new(ended: &SourceEnded) -> Self {
+        let (how, failure) = match &ended.how {
+            SourceEnd::ShutDown => ("ShutDown", None),
+            SourceEnd::SwitchedOff => ("SwitchedOff", None),
+            SourceEnd::OutOfReach(failure) => ("OutOfReach", Some(FailureView::new(failure))),
+        };
+        Self {
+            at: ended.at.into(),
+            how: how.to_owned(),
+            description: ended.to_string(),
+            failure,
+            unsent: ended.unsent.as_ref().map(FailureView::new),
+        }
+    }
 }
 
 /// What is done with a failover by itself.
@@ -297,6 +332,7 @@ impl VmView {
                 asked_at: over.asked_at.into(),
                 started_at: over.started_at.map(Moment),
                 rto_seconds: over.started_at.map(|at| seconds(at.since(over.asked_at))),
+                source: vm.source_ended.as_ref().map(SourceEndView::new),
             }),
             failover_decision: vm.decision.map(|(at, then)| DecisionView { at: at.into(), then }),
             test_failover: vm.test.as_ref().map(|test| TestView::new(test, vm, now)),

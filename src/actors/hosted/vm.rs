@@ -13,7 +13,7 @@ use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
-    ResyncWindow, Side, TestFailover, Vm, Wake, Work,
+    ResyncWindow, SCHEDULED_WITHIN, Side, SourceEnd, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -29,6 +29,10 @@ use uuid::Uuid;
 /// for that.
 const STOP_SOURCE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long an unplanned failover that synchronizes waits for what the source wrote last to be sent, before it goes on
+/// without.
+const SEND_LATEST_WITHIN: Duration = Duration::from_mins(10);
+
 /// How long a guest may be at rest while its logs are cut, which takes milliseconds. Source: the time for
 /// which Windows' volume shadow copies hold writes (VSS flush-and-hold, 10 s).
 const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
@@ -38,7 +42,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 9;
+    const STATE_SCHEMA: u16 = 10;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -54,6 +58,7 @@ impl Hosted for Vm {
             Wake::Cycle(_) => self.policy.copy_frequency(),
             Wake::Retry(_) => RetryLadder::LONGEST_GAP,
             Wake::Resync => ResyncWindow::LONGEST_WAIT,
+            Wake::InitialReplication => SCHEDULED_WITHIN,
             // Set once, for a moment that somebody chose.
             Wake::TestLease | Wake::Decision => Duration::from_hours(u64::from(*LEASE_HOURS.end())),
         };
@@ -285,8 +290,11 @@ async fn perform_step(
             }
         }
         Step::FenceSource => {
-            stop_source(vm, world).await;
-            return Ok(Outcome::Fenced { found: replication.fence(vm).await? });
+            let source = end_source(vm, world).await;
+            let unsent =
+                if vm.synchronizes { send_the_latest(vm, world).await.err() } else { None };
+            let found = replication.fence(vm).await?;
+            return Ok(Outcome::SourceFenced { found, source, unsent });
         }
         Step::StartFailover => {
             let point = chosen(vm)?;
@@ -301,7 +309,7 @@ async fn perform_step(
             let disks = replication.serve(vm, point).await?;
             if vm.phase == Phase::FailingOver(FailoverKind::Unplanned) {
                 // Since the fence it may have come back into reach, all the more if a plan held the start.
-                stop_source(vm, world).await;
+                end_source(vm, world).await;
             }
             if let Err(failure) = world.recovery.start(vm, &disks).await {
                 // Damaged data is the better reason: no retry mends it.
@@ -399,27 +407,42 @@ fn present(id: VmId, world: &World) -> Option<Vm> {
 
 /// Turns the source off if it can still be reached: the site may be cut off rather than lost. The fence
 /// holds either way.
-async fn stop_source(vm: &Vm, world: &World) {
-    if let Err(failure) = turn_source_off(vm, world).await {
+async fn end_source(vm: &Vm, world: &World) -> SourceEnd {
+    turn_source_off(vm, world).await.unwrap_or_else(|failure| {
         tracing::warn!(vm = %vm.name, %failure, "turn the source off");
-    }
+        SourceEnd::OutOfReach(failure)
+    })
+}
+
+/// Sends what the source wrote until it was ended. It is found in the vault by whoever closes the replica next.
+async fn send_the_latest(vm: &Vm, world: &World) -> Result<(), Failure> {
+    let send = guarded(world.replication.ship_through(vm, vm.last_cycle_of_job()));
+    let sent = actix::clock::timeout(SEND_LATEST_WITHIN, send).await;
+    let late = |_| {
+        let late = Failure::new(Code::LinkDown, Cause::Vault(vm.vault), "not all was sent in time");
+        Err(late.with("target", "the vault").with("operation", "sending what was written last"))
+    };
+    sent.unwrap_or_else(late).map(drop).inspect_err(|failure| {
+        tracing::warn!(vm = %vm.name, %failure, "send what the source wrote last");
+    })
 }
 
 /// Shuts the source down, or else cuts its power: it may not run beside its replica, whatever keeps it
 /// from ending in an orderly way.
-async fn turn_source_off(vm: &Vm, world: &World) -> Result<(), Failure> {
+async fn turn_source_off(vm: &Vm, world: &World) -> Result<SourceEnd, Failure> {
     let shut_down = guarded(world.primary.shut_down(vm));
     match actix::clock::timeout(STOP_SOURCE_WITHIN, shut_down).await {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(())) => return Ok(SourceEnd::ShutDown),
         Ok(Err(failure)) => tracing::warn!(vm = %vm.name, %failure, "shut the source down"),
         Err(_) => tracing::warn!(vm = %vm.name, "the source did not shut down in time"),
     }
     let switch_off = guarded(world.primary.switch_off(vm));
     let in_time = actix::clock::timeout(STOP_SOURCE_WITHIN, switch_off).await;
-    in_time.unwrap_or_else(|_| {
+    let silent = |_| {
         let silent = Failure::new(Code::HostLost, Cause::Host(vm.host), "no answer in time");
         Err(silent.with("vm", &vm.name))
-    })
+    };
+    in_time.unwrap_or_else(silent).map(|()| SourceEnd::SwitchedOff)
 }
 
 /// Keeps the replica running and the source off; ends only by being stopped.

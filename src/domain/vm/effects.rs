@@ -39,6 +39,9 @@ impl Vm {
         if let (Phase::CommitPending(_), Some((due, _))) = (&self.phase, self.decision) {
             tell(Effect::WakeAt { due, wake: Wake::Decision });
         }
+        if let Some(due) = self.waits_for_its_time() {
+            tell(Effect::WakeAt { due, wake: Wake::InitialReplication });
+        }
         let job_runs = self.job.as_ref().is_some_and(|job| job.ended.is_none());
         if let (Stage::Waiting { due }, false) = (self.delta.stage, job_runs) {
             tell(Effect::WakeAt { due, wake: Wake::Cycle(self.delta.cycle) });

@@ -24,8 +24,16 @@ impl Vm {
     }
 }
 
-/// Protection is to be ended, where the VM is.
+/// Whether the end of protection has the source end tracking, which may not answer.
+pub(super) fn waits_for_source(vm: &Vm) -> bool {
+    vm.job.as_ref().is_some_and(|job| job.kind == JobKind::DisableProtection && job.ended.is_none())
+}
+
+/// Protection is to be ended, where the VM is. An end that waits for its source can be made one that does not.
 pub(super) fn disable(vm: &Vm, job: JobId, source_gone: bool) -> Vec<Event> {
+    if vm.phase == Phase::Disabling && !source_gone {
+        return vec![];
+    }
     if let Phase::FailedOver(_) = vm.phase {
         return start(job, JobKind::DisableAtRecovery);
     }
@@ -43,13 +51,13 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
             vm.points.clear();
             vm.forget_consistency_of_gone_points();
             vm.delta.stage = Stage::Off;
-            (vm.failback, vm.decision) = (None, None);
+            (vm.failback, vm.decision, vm.copy_due) = (None, None, None);
             (vm.resize, vm.former_sizes) = (None, vec![]);
             (vm.space, vm.quiescence) = (None, Quiescence::default());
             vm.resync = Resync { window: vm.resync.window, ..Resync::default() };
             // Where it runs on are its disks, and its place, of the failover.
             if !vm.has_left_vault() {
-                (vm.failover, vm.placement) = (None, None);
+                (vm.failover, vm.placement, vm.source_ended) = (None, None, None);
                 vm.enter(Phase::Unprotected, at);
             }
         }

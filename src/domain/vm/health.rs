@@ -151,6 +151,11 @@ impl Vm {
 
     fn phase_cause(&self) -> Option<HealthCause> {
         let (level, because, next) = match &self.phase {
+            Phase::Enabling if self.copy_due.is_some() => (
+                Health::Warning,
+                "its initial replication has not begun".to_owned(),
+                self.copy_due.map_or(String::new(), |due| format!("it begins at {due}")),
+            ),
             Phase::InitialReplication | Phase::Enabling | Phase::Finalizing => (
                 Health::Warning,
                 "the first recovery point is not complete".to_owned(),

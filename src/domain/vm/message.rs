@@ -289,6 +289,23 @@ pub enum Command {
         /// The path of its image at the primary site.
         image: String,
     },
+    /// As [`Command::UnplannedFailover`] from the latest point. Before its replica is closed, the source is shut down and
+    /// what it wrote is sent, as far as host and link answer; where they do not, it goes on without.
+    SynchronizeAndFailOver {
+        /// The id of the job that this starts.
+        job: JobId,
+    },
+    /// As [`Command::EnableProtection`], with tracking and the copy beginning at a set time, a day from now at most.
+    EnableProtectionAt {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// Where its replica goes.
+        vault: VaultId,
+        /// How it is replicated.
+        policy: Policy,
+        /// When the initial replication begins; at once, where that has passed.
+        due: Timestamp,
+    },
 }
 
 impl Command {
@@ -311,7 +328,9 @@ impl Command {
         | Self::DisableProtection { job, .. }
         | Self::ResizeDisk { job, .. }
         | Self::FailbackToHost { job, .. }
-        | Self::AddDisk { job, .. }) = &mut again
+        | Self::AddDisk { job, .. }
+        | Self::SynchronizeAndFailOver { job }
+        | Self::EnableProtectionAt { job, .. }) = &mut again
         else {
             return None;
         };
@@ -365,6 +384,27 @@ pub enum Outcome {
         /// Its place.
         placement: Placement,
     },
+    /// The replica is closed to the primary site, by an unplanned failover.
+    SourceFenced {
+        /// Recovery points that were complete in the vault but not yet recorded.
+        found: Vec<RecoveryPoint>,
+        /// How the source was ended.
+        source: SourceEnd,
+        /// Why what it wrote last could not be sent, where that was asked for.
+        unsent: Option<Failure>,
+    },
+}
+
+/// How the VM at the primary site was ended before its replica starts: what is known of there being one primary. The
+/// replica is closed to it whatever it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceEnd {
+    /// It was shut down.
+    ShutDown,
+    /// It did not shut down, and its power was cut.
+    SwitchedOff,
+    /// Nobody could reach it. It may run on, and is turned off once it is reached.
+    OutOfReach(Failure),
 }
 
 /// Why failed work may succeed before its time.
@@ -389,6 +429,8 @@ pub enum Wake {
     TestLease,
     /// A failover is to be decided.
     Decision,
+    /// The initial replication begins.
+    InitialReplication,
 }
 
 /// One piece of work of a VM. At most one is in progress.
@@ -841,4 +883,20 @@ pub enum Event {
     },
     /// Its disks at the recovery site are whole: it runs there without the vault, and protected no more.
     VaultLeft,
+    /// Before its failover closes the replica, what the source wrote last is to be sent.
+    SynchronizationRequested,
+    /// The source of an unplanned failover was ended, or could not be.
+    SourceEnded {
+        /// How.
+        how: SourceEnd,
+        /// Why what it wrote last could not be sent, where that was asked for.
+        unsent: Option<Failure>,
+    },
+    /// The initial replication begins then.
+    InitialReplicationScheduled {
+        /// When.
+        due: Timestamp,
+    },
+    /// The moment has come.
+    InitialReplicationDue,
 }

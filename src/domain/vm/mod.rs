@@ -54,10 +54,11 @@ mod window;
 pub use addition::AddedDisk;
 pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
-pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
+pub use message::{Command, Effect, Event, Outcome, RetryReason, SourceEnd, Wake, Work};
 pub use points::Points;
 pub use quiescence::Quiescence;
 pub use resize::{FormerSize, Resize};
+pub use rules::SCHEDULED_WITHIN;
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
@@ -293,6 +294,36 @@ pub struct Failover {
     pub started_at: Option<Timestamp>,
 }
 
+/// What is known of the source since a failover ended it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceEnded {
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub how: SourceEnd,
+    /// Why what it wrote last could not be sent, where that was asked for.
+    pub unsent: Option<Failure>,
+}
+
+impl std::fmt::Display for SourceEnded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.how {
+            SourceEnd::ShutDown => f.write_str("the source was shut down")?,
+            SourceEnd::SwitchedOff => {
+                f.write_str("the source did not shut down in time, and its power was cut")?;
+            }
+            SourceEnd::OutOfReach(failure) => write!(
+                f,
+                "the source could not be reached ({failure}): it may run on, and is turned off once it is reached"
+            )?,
+        }
+        match &self.unsent {
+            None => Ok(()),
+            Some(failure) => write!(f, "; what it wrote last could not be sent ({failure})"),
+        }
+    }
+}
+
 /// Resynchronization.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
@@ -392,6 +423,12 @@ pub struct Vm {
     pub left: BTreeSet<HostId>,
     /// The disks that were added, and the one that is to be.
     pub added: Vec<AddedDisk>,
+    /// Whether the failover under way sends what the source wrote last, if it can.
+    pub synchronizes: bool,
+    /// What is known of the source since the last failover.
+    pub source_ended: Option<SourceEnded>,
+    /// When the initial replication begins, while it waits for that.
+    pub copy_due: Option<Timestamp>,
 }
 
 impl Vm {
@@ -456,6 +493,9 @@ impl Vm {
             if current.step == Step::StartReplica && self.held.is_some() {
                 return None;
             }
+            if self.waits_for_its_time().is_some() {
+                return None;
+            }
             let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
             return Some(Work::Task { job, task, step: current.step });
         }
@@ -466,6 +506,12 @@ impl Vm {
                 Some(Work::Ship { cycle: self.delta.cycle, snapshot_at })
             }
         }
+    }
+
+    /// When its initial replication begins, of a VM that is ready for it before.
+    pub fn waits_for_its_time(&self) -> Option<Timestamp> {
+        let current = self.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+        self.copy_due.filter(|_| current == Some(Step::EnableReplication))
     }
 
     /// Whether the VM may run at the primary site: at no time may it run at both.
@@ -543,6 +589,10 @@ impl Vm {
             self.phase_before = self.phase.clone();
         }
         self.enter(Phase::FailingOver(kind), at);
+    }
+
+    fn source_ended(&mut self, how: SourceEnd, unsent: Option<Failure>, at: Timestamp) {
+        self.source_ended = Some(SourceEnded { at, how, unsent });
     }
 
     fn job_mut(&mut self, id: JobId) -> Option<&mut Job> {
@@ -759,6 +809,7 @@ impl Entity for Vm {
             Event::ProtectionEnabled { vault, policy } => {
                 self.vault = *vault;
                 self.policy = *policy;
+                self.copy_due = None;
             }
             Event::TrackingStarted { first_cycle } => {
                 if 1 < *first_cycle && self.copies_anew() {
@@ -768,9 +819,13 @@ impl Entity for Vm {
                 self.delta.cycle = *first_cycle;
                 self.resync.lost = None;
             }
-            Event::DiskCopied { .. }
-            | Event::SourceShutDown
-            | Event::StatisticsScheduleChanged { .. } => {}
+            Event::DiskCopied { .. } | Event::StatisticsScheduleChanged { .. } => {}
+            Event::SourceShutDown => self.source_ended(SourceEnd::ShutDown, None, at),
+            Event::SourceEnded { how, unsent } => {
+                self.source_ended(how.clone(), unsent.clone(), at);
+            }
+            Event::InitialReplicationScheduled { due } => self.copy_due = Some(*due),
+            Event::InitialReplicationDue => self.copy_due = None,
             Event::PolicyChanged { policy } => {
                 self.policy = *policy;
                 if let Stage::Waiting { .. } = self.delta.stage {
@@ -864,7 +919,11 @@ impl Entity for Vm {
                     next: NextStep::Administrator,
                 });
             }
-            Event::FailoverRequested { point } => self.chosen = Some(*point),
+            Event::FailoverRequested { point } => {
+                self.chosen = Some(*point);
+                self.synchronizes = false;
+            }
+            Event::SynchronizationRequested => self.synchronizes = true,
             Event::SourceFenced { epoch } => self.epoch = *epoch,
             Event::FailedOver { kind, point } => {
                 let asked_at = self.job.as_ref().map_or(at, |job| job.started_at);
@@ -907,6 +966,7 @@ impl Entity for Vm {
             Event::FailoverDecisionScheduled { due, then } => self.decision = Some((*due, *then)),
             Event::FailoverCancelled => {
                 self.failover = None;
+                self.source_ended = None;
                 self.chosen = None;
                 self.decision = None;
                 self.placement = None;

@@ -4,9 +4,10 @@
 //! Recovery's API where it has them. A test failover never stands in the way of a failover on the worst
 //! day: it runs on disks of its own.
 
-use super::rules::{begin_resync, cancel_job, start, start_next};
+use super::rules::{begin_resync, cancel_job, start, start_next, suspect_replica};
 use super::{
-    AfterFailover, Event, FailoverKind, Phase, PointChoice, Stage, Vm, addition, ending, resize,
+    AfterFailover, Event, FailoverKind, Opening, Phase, PointChoice, Stage, Vm, addition, ending,
+    resize,
 };
 use crate::domain::entity::Rejection;
 use crate::domain::id::JobId;
@@ -17,6 +18,12 @@ use crate::domain::time::Timestamp;
 pub(super) const REPAIR: &str = "RepairReplication";
 
 impl Vm {
+    /// Whether what its source wrote last would make a recovery point: it is replicated, and in step.
+    pub fn can_send_the_latest(&self) -> bool {
+        let job_runs = self.job.as_ref().is_some_and(|job| job.ended.is_none());
+        self.phase == Phase::Protected && !job_runs && suspect_replica(self).is_none()
+    }
+
     /// Whether the VM could start and waits for its recovery plan.
     pub fn waits_for_plan(&self) -> bool {
         let test = self.test.as_ref().map(|test| &test.job);
@@ -31,7 +38,7 @@ impl Vm {
 pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
     let mut operations = operations_of_phase(vm);
     let waits = matches!(vm.phase, Phase::Resynchronizing(_)) && vm.resync.waits_for.is_some();
-    if waits || super::rules::suspect_replica(vm).is_some() {
+    if waits || suspect_replica(vm).is_some() {
         operations.push(REPAIR);
     }
     let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
@@ -83,8 +90,10 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
                 operations.extend(["UnplannedFailover", "TestFailover"]);
             }
             operations.push("DisableProtection");
-            if vm.resync.waits_for.is_none() {
-                operations.push("PauseReplication");
+            match vm.resync.waits_for {
+                None => operations.push("PauseReplication"),
+                Some(Opening::ByHand) => operations.push("ResumeReplication"),
+                Some(Opening::At(_)) => {}
             }
             operations
         }
@@ -118,13 +127,15 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
         Phase::FailedBack => {
             vec!["ReverseReplicate", "UnplannedFailover", "TestFailover", "DisableProtection"]
         }
+        // Without its source, where that does not answer.
+        Phase::Disabling if ending::waits_for_source(vm) => vec!["DisableProtection"],
         Phase::Undiscovered
+        | Phase::Disabling
         | Phase::CommitPending(_)
         | Phase::CancellingFailover
         | Phase::FailedOver(_)
         | Phase::FailingBack
         | Phase::FailbackCommitPending
-        | Phase::Disabling
         // Where it runs nothing tracks what it writes, and its disks at the primary site are those of a past.
         | Phase::UnprotectedAtRecovery => vec![],
     }
@@ -196,7 +207,7 @@ pub(super) fn decide_failover(vm: &Vm, then: AfterFailover) -> Vec<Event> {
 pub(super) fn pause(vm: &Vm) -> Vec<Event> {
     if let Phase::Resynchronizing(_) = vm.phase {
         let mut events = cancel_job(vm);
-        events.push(Event::ResyncScheduled { opening: super::Opening::ByHand });
+        events.push(Event::ResyncScheduled { opening: Opening::ByHand });
         return events;
     }
     vec![Event::ReplicationPaused]

@@ -7,11 +7,13 @@ use super::{
 use crate::domain::catalogue::Code;
 use crate::domain::entity::Rejection;
 use crate::domain::failure::{Cause, Class, Failure};
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, VaultId};
 use crate::domain::job::{Job, JobKind, JobOutcome, Step};
+use crate::domain::policy::Policy;
 use crate::domain::prerequisites;
 use crate::domain::retention::thinned_out;
 use crate::domain::time::Timestamp;
+use std::time::Duration;
 
 use super::addition;
 use super::ending;
@@ -42,15 +44,15 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(vec![])
         }
         Command::EnableProtection { job, vault, policy } => {
-            allow(vm, "EnableProtection")?;
-            policy.check()?;
-            let failed = prerequisites::failed(vm);
-            if !failed.is_empty() {
-                return Err(Rejection::Prerequisites { name: vm.name.clone(), failed });
+            enable_protection(vm, *job, *vault, policy, None)
+        }
+        Command::EnableProtectionAt { job, vault, policy, due } => {
+            if now.after(SCHEDULED_WITHIN) < *due {
+                let (value, allowed) = (due.to_string(), "a moment within 24 hours from now");
+                let what = "the start of the initial replication";
+                return Err(Rejection::OutOfRange { what, value, allowed });
             }
-            let mut events = vec![Event::ProtectionEnabled { vault: *vault, policy: *policy }];
-            events.extend(start(*job, JobKind::EnableProtection));
-            Ok(events)
+            enable_protection(vm, *job, *vault, policy, Some(*due).filter(|due| now < *due))
         }
         Command::ChangePolicy { policy } => {
             policy.check()?;
@@ -68,10 +70,12 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         Command::UnplannedFailover { job, point } => {
             allow(vm, "UnplannedFailover")?;
             let point = certain_choice(vm, *point)?;
-            let mut events = cancel_job(vm);
-            events.push(Event::FailoverRequested { point });
-            events.extend(start(*job, JobKind::UnplannedFailover));
-            Ok(events)
+            Ok(unplanned_failover(vm, *job, point, None))
+        }
+        Command::SynchronizeAndFailOver { job } => {
+            allow(vm, "UnplannedFailover")?;
+            let synchronizes = vm.can_send_the_latest().then_some(Event::SynchronizationRequested);
+            Ok(unplanned_failover(vm, *job, PointChoice::Latest, synchronizes))
         }
         Command::CommitFailover { job } => {
             allow(vm, "Commit")?;
@@ -147,7 +151,10 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::ResumeReplication => {
             allow(vm, "ResumeReplication")?;
-            Ok(vec![Event::ReplicationResumed])
+            Ok(match vm.phase {
+                Phase::Resynchronizing(_) => start_next(vm, vm.resync_kind()),
+                _ => vec![Event::ReplicationResumed],
+            })
         }
         Command::TakeRecoveryPoint { application_consistent } => {
             allow(vm, "TakeRecoveryPoint")?;
@@ -253,6 +260,42 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(if known { vec![changed] } else { vec![] })
         }
     }
+}
+
+/// How far ahead an initial replication can be scheduled. Source: Site Recovery, which starts one "no later than 24 hours
+/// from the start of the job".
+pub const SCHEDULED_WITHIN: Duration = Duration::from_hours(24);
+
+fn enable_protection(
+    vm: &Vm,
+    job: JobId,
+    vault: VaultId,
+    policy: &Policy,
+    due: Option<Timestamp>,
+) -> Result<Vec<Event>, Rejection> {
+    allow(vm, "EnableProtection")?;
+    policy.check()?;
+    let failed = prerequisites::failed(vm);
+    if !failed.is_empty() {
+        return Err(Rejection::Prerequisites { name: vm.name.clone(), failed });
+    }
+    let mut events = vec![Event::ProtectionEnabled { vault, policy: *policy }];
+    events.extend(due.map(|due| Event::InitialReplicationScheduled { due }));
+    events.extend(start(job, JobKind::EnableProtection));
+    Ok(events)
+}
+
+fn unplanned_failover(
+    vm: &Vm,
+    job: JobId,
+    point: PointChoice,
+    synchronizes: Option<Event>,
+) -> Vec<Event> {
+    let mut events = cancel_job(vm);
+    events.push(Event::FailoverRequested { point });
+    events.extend(synchronizes);
+    events.extend(start(job, JobKind::UnplannedFailover));
+    events
 }
 
 /// The choice as it stays while the failover runs: only [`PointChoice::Latest`] may become another
@@ -387,6 +430,7 @@ fn wake_up(vm: &Vm, due: Timestamp, wake: Wake, now: Timestamp) -> Vec<Event> {
         }
         Wake::Retry(attempt) => vec![Event::RetryStarted { attempt, early: None }],
         Wake::TestLease => vm.test.as_ref().map_or(vec![], |test| test_failover::woken(vm, test)),
+        Wake::InitialReplication => vec![Event::InitialReplicationDue],
         Wake::Decision => {
             vm.decision.map_or(vec![], |(_, then)| operations::decide_failover(vm, then))
         }
@@ -596,6 +640,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
             Outcome::Placed { .. } | Outcome::Done,
         )
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
+        | (Step::FenceSource, Outcome::SourceFenced { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
         (Step::PrepareForFailover, Outcome::Fenced { .. }) => vm.is_in_planned_failover(),
         (
@@ -669,6 +714,13 @@ fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
             Outcome::Fenced { found },
         ) => {
             let mut events = shipped(vm, found, now);
+            events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
+            events
+        }
+        (Step::FenceSource, Outcome::SourceFenced { found, source, unsent }) => {
+            let mut events =
+                vec![Event::SourceEnded { how: source.clone(), unsent: unsent.clone() }];
+            events.extend(shipped(vm, found, now));
             events.push(Event::SourceFenced { epoch: vm.epoch + 1 });
             events
         }

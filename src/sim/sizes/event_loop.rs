@@ -9,9 +9,10 @@ use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, Rejection, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::host::{self, Host};
+use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Effect, Outcome as Done, Vm, Work};
+use crate::domain::vm::{self, Effect, Outcome as Done, SourceEnd, Vm, Work};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::DerefMut;
 use uuid::Uuid;
@@ -48,6 +49,19 @@ struct Hosting {
     /// The last commit of this life of the service.
     last: Option<u64>,
     running: Vec<Running>,
+    /// How the last calls to it ended the source of a failover.
+    source: Option<SourceEnd>,
+}
+
+impl Hosting {
+    fn note_end_of_source(&mut self, call: Call, done: &Result<Done, Failure>) {
+        self.source = match (call, done) {
+            (Call::StopSource, Ok(_)) => Some(SourceEnd::ShutDown),
+            (Call::SwitchOff, Ok(_)) => Some(SourceEnd::SwitchedOff),
+            (Call::SwitchOff, Err(failure)) => Some(SourceEnd::OutOfReach(failure.clone())),
+            _ => return,
+        };
+    }
 }
 
 /// A watch that is kept.
@@ -271,6 +285,7 @@ impl LoopService {
             }
             (Effect::Do(work), Doing::Call(place, ended, begun)) => {
                 let done = self.site.end_call(vm, begun);
+                self.vms[vm].note_end_of_source(ended, &done);
                 match next_place(ended, place, done.is_ok()) {
                     Some(next) if call(&self.site.vms[vm].state, work, next).is_some() => {
                         self.begin_call(vm, work, next, called_by);
@@ -319,9 +334,15 @@ impl LoopService {
         done: Result<Done, Failure>,
         called_by: Option<u64>,
     ) {
+        let source = self.vms[vm].source.take();
         let world = &self.site.world;
         let command = match (done, work) {
             (Err(failure), work) => vm::Command::ReportFailure { work, failure },
+            (Ok(Done::Fenced { found }), Work::Task { job, task, step: Step::FenceSource }) => {
+                let source = source.unwrap_or(SourceEnd::ShutDown);
+                let outcome = Done::SourceFenced { found, source, unsent: None };
+                vm::Command::ReportDone { job, task, outcome }
+            }
             (Ok(outcome), Work::Task { job, task, .. }) => {
                 vm::Command::ReportDone { job, task, outcome }
             }

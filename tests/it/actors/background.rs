@@ -8,7 +8,7 @@ use super::testbed::{
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::vm::{Command, Event, Health, Phase, PointChoice};
+use lifeboat::domain::vm::{Command, Event, Health, Phase, PointChoice, SourceEnd};
 use lifeboat::ports::clock::Clock;
 
 fn with_consistent_points() -> Policy {
@@ -173,7 +173,53 @@ fn a_source_that_cannot_be_shut_down_is_switched_off_by_an_unplanned_failover() 
         assert!(off.0 <= bed.outside.began(vm.0, Op::Fence)[0]);
         assert!(!bed.outside.facts(vm).runs_at_primary);
     });
+    let ended = bed.logged(vm_id(1)).source_ended.map(|ended| ended.how);
+    assert_eq!(ended, Some(SourceEnd::SwitchedOff));
     bed.outside.check();
+}
+
+/// What the source wrote last is sent once it is off, and is in the point that its replica starts from.
+#[test]
+fn a_failover_that_synchronizes_sends_the_last_log_of_a_source_that_is_off() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    bed.run(async |service: Running| {
+        service.protected(1, every_30_s()).await;
+        service.tell_vm(vm, Command::SynchronizeAndFailOver { job: job_id(2) }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+    });
+    let off = bed.outside.calls_of(vm.0, Op::ShutDown)[0].ended.unwrap().0;
+    let sent = bed.outside.calls_of(vm.0, Op::ShipThrough).last().unwrap().began;
+    assert!(off <= sent && sent <= bed.outside.began(vm.0, Op::Fence)[0]);
+    let state = bed.logged(vm);
+    let ended = state.source_ended.clone().unwrap();
+    assert_eq!((ended.how, ended.unsent), (SourceEnd::ShutDown, None));
+    assert_eq!(state.failover_point(), state.latest_point());
+    bed.outside.check();
+}
+
+/// A host that is out of reach, and a last log that hangs, hold up nobody for long.
+#[test]
+fn a_failover_that_cannot_synchronize_goes_on_and_says_why() {
+    let cases: [(Op, Answer, Code); 2] = [
+        (Op::ShipThrough, Answer::Fail(host_lost(host_id())), Code::HostLost),
+        (Op::ShipThrough, Answer::Hang, Code::LinkDown),
+    ];
+    for (op, answer, code) in cases {
+        let bed = Testbed::new();
+        let vm = vm_id(1);
+        bed.run(async |service: Running| {
+            service.protected(1, every_30_s()).await;
+            bed.outside.always(vm.0, op, answer);
+            bed.outside.always(vm.0, Op::ShutDown, Answer::Fail(host_lost(host_id())));
+            bed.outside.always(vm.0, Op::SwitchOff, Answer::Fail(host_lost(host_id())));
+            service.tell_vm(vm, Command::SynchronizeAndFailOver { job: job_id(2) }).await.unwrap();
+            service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        });
+        let ended = bed.logged(vm).source_ended.unwrap();
+        assert_eq!(ended.how, SourceEnd::OutOfReach(host_lost(host_id())));
+        assert_eq!(ended.unsent.map(|failure| failure.code), Some(code));
+    }
 }
 
 /// It was kept on as what it was when that began, and the vault serves nothing of it once its protection has ended.

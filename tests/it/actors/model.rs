@@ -38,6 +38,7 @@ enum Ask {
     Disable(bool),
     Planned,
     Unplanned(bool),
+    Synchronize,
     ChangePoint,
     CancelFailover,
     Commit,
@@ -60,13 +61,14 @@ enum Ask {
     AddDisk,
 }
 
-const ASKS: [Ask; 27] = [
+const ASKS: [Ask; 28] = [
     Ask::Enable,
     Ask::Disable(false),
     Ask::Disable(true),
     Ask::Planned,
     Ask::Unplanned(false),
     Ask::Unplanned(true),
+    Ask::Synchronize,
     Ask::ChangePoint,
     Ask::CancelFailover,
     Ask::Commit,
@@ -255,6 +257,7 @@ impl History {
                     first.map_or(PointChoice::Latest, |point| PointChoice::Cycle(point.cycle));
                 Command::UnplannedFailover { job, point }
             }
+            Ask::Synchronize => Command::SynchronizeAndFailOver { job },
             Ask::ChangePoint => {
                 let point = PointChoice::Cycle(vm.points.first()?.cycle);
                 Command::ChangeRecoveryPoint { job, point }

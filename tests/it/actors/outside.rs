@@ -136,6 +136,7 @@ impl Op {
                         Step::ApplyTrackedChanges
                             | Step::SendBeforeResize
                             | Step::PrepareForFailover
+                            | Step::FenceSource
                     )
                 }
                 Self::Fence => matches!(

@@ -2,13 +2,15 @@
 
 use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{
-    DAY, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
+    DAY, HOUR, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
 };
 use lifeboat::domain::id::DiskId;
+use lifeboat::domain::job::JobKind;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
     Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
 };
+use lifeboat::ports::clock::Clock;
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
@@ -36,9 +38,21 @@ enum Life {
     DiskAdded,
     /// A planned failover and its commit, the end of protection at the recovery site.
     StaysAtRecovery,
+    /// Three deltas, an unplanned failover in the middle of the fourth that sends it first, its commit.
+    Synchronized,
+    /// Three deltas, a test failover and its clean-up, three deltas.
+    Tested,
+    /// As `Unplanned`, with the oldest point chosen before the commit.
+    PointChanged,
+    /// As `ThereAndBack`, with everything downloaded.
+    BackInFull,
+    /// Three deltas, the end of protection of a VM whose host is gone.
+    Removed,
+    /// An initial replication that begins in an hour, then as `Planned`.
+    Scheduled,
 }
 
-const LIVES: [Life; 10] = [
+const LIVES: [Life; 16] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -49,6 +63,12 @@ const LIVES: [Life; 10] = [
     Life::ToAnotherHost,
     Life::DiskAdded,
     Life::StaysAtRecovery,
+    Life::Synchronized,
+    Life::Tested,
+    Life::PointChanged,
+    Life::BackInFull,
+    Life::Removed,
+    Life::Scheduled,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -115,13 +135,19 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             // A delta that is tried again must not make the next one overdue.
             let every_5_min = Policy { copy_frequency_s: 300, ..every_30_s() };
             let policy = if life == Life::OverABadLink { every_5_min } else { every_30_s() };
-            Command::EnableProtection { job: job_id(1), vault: vault_id(), policy }
+            let (job, vault) = (job_id(1), vault_id());
+            if life == Life::Scheduled {
+                let due = service.bed.clock.now().after(HOUR);
+                Command::EnableProtectionAt { job, vault, policy, due }
+            } else {
+                Command::EnableProtection { job, vault, policy }
+            }
         }
         Phase::Protected if life == Life::ToAnotherHost && vm.epoch == 3 => {
             return vm.host == other_host_id() && vm.left.is_empty();
         }
         Phase::Protected if fail_over => match life {
-            Life::ThereAndBack if vm.epoch == 3 => {
+            Life::ThereAndBack | Life::BackInFull if vm.epoch == 3 => {
                 Command::DisableProtection { job: job_id(9), source_gone: false }
             }
             Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
@@ -140,19 +166,41 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
                 Command::AddDisk { job: job_id(2), disk, image: "/data.img".to_owned() }
             }
             Life::Resized | Life::DiskAdded => return 9 <= vm.points.len(),
+            Life::Removed => Command::DisableProtection { job: job_id(2), source_gone: true },
+            Life::Tested if vm.last_test.is_some() => return 7 <= vm.points.len(),
+            Life::Tested => match &vm.test {
+                None => Command::TestFailover {
+                    job: job_id(2),
+                    point: PointChoice::Latest,
+                    network: "apart".to_owned(),
+                    lease_h: 24,
+                },
+                Some(test)
+                    if test.job.kind == JobKind::TestFailover && test.job.ended.is_some() =>
+                {
+                    Command::CleanUpTestFailover { job: job_id(3), notes: "it booted".to_owned() }
+                }
+                Some(_) => return false,
+            },
             Life::Planned
+            | Life::Scheduled
             | Life::OverABadLink
             | Life::ThereAndBack
+            | Life::BackInFull
             | Life::ToAnotherHost
             | Life::StaysAtRecovery
             | Life::Cancelled => Command::PlannedFailover { job: job_id(2) },
-            Life::Unplanned => {
+            Life::Unplanned | Life::PointChanged | Life::Synchronized => {
                 // While the next delta is on its way, which hangs.
                 service.bed.outside.always(vm.id.0, Op::Ship, Answer::Hang);
                 if !matches!(vm.work(), Some(Work::Ship { .. })) {
                     return false;
                 }
-                Command::UnplannedFailover { job: job_id(2), point: PointChoice::Latest }
+                if life == Life::Synchronized {
+                    Command::SynchronizeAndFailOver { job: job_id(2) }
+                } else {
+                    Command::UnplannedFailover { job: job_id(2), point: PointChoice::Latest }
+                }
             }
             Life::Resynchronized if vm.delta.chain_first_cycle == 1 => {
                 let lost = Some(ResyncReason::PowerLoss);
@@ -164,8 +212,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
         Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 2 => {
             Command::CancelFailover { job: job_id(4) }
         }
-        Phase::FailedOver(_) if life == Life::ThereAndBack => {
-            Command::Failback { job: job_id(5), in_full: false }
+        Phase::CommitPending(_)
+            if life == Life::PointChanged
+                && vm.failover.is_some_and(|over| over.point.cycle != 1)
+                && vm.allowed_operations().contains(&"ChangePit") =>
+        {
+            Command::ChangeRecoveryPoint { job: job_id(4), point: PointChoice::Cycle(1) }
+        }
+        Phase::FailedOver(_) if matches!(life, Life::ThereAndBack | Life::BackInFull) => {
+            Command::Failback { job: job_id(5), in_full: life == Life::BackInFull }
         }
         Phase::FailedOver(_) if life == Life::ToAnotherHost => {
             let (host, cloud) = (other_host_id(), vm.cloud);
@@ -216,6 +271,12 @@ fn testbed(life: Life) -> Testbed {
         | Life::Resized
         | Life::DiskAdded
         | Life::StaysAtRecovery
+        | Life::Synchronized
+        | Life::Tested
+        | Life::PointChanged
+        | Life::BackInFull
+        | Life::Removed
+        | Life::Scheduled
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -323,6 +384,36 @@ fn a_life_that_stays_at_the_recovery_site_comes_to_the_same_whenever_it_is_kille
 }
 
 #[test]
+fn a_life_with_a_failover_that_synchronizes_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Synchronized);
+}
+
+#[test]
+fn a_life_with_a_test_failover_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Tested);
+}
+
+#[test]
+fn a_life_in_which_another_point_is_chosen_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::PointChanged);
+}
+
+#[test]
+fn a_life_that_comes_back_in_full_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::BackInFull);
+}
+
+#[test]
+fn a_life_that_ends_without_its_host_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Removed);
+}
+
+#[test]
+fn a_life_that_begins_at_its_time_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::Scheduled);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -344,15 +435,21 @@ fn the_lives_are_what_their_names_say() {
     let unplanned = (Phase::FailedOver(FailoverKind::Unplanned), false);
     let expected = [
         planned.clone(),
-        unplanned,
+        unplanned.clone(),
         (Phase::Protected, true),
-        planned,
+        planned.clone(),
         (Phase::Unprotected, true),
         (Phase::Protected, false),
         (Phase::Protected, false),
         (Phase::Protected, true),
         (Phase::Protected, false),
         (Phase::UnprotectedAtRecovery, false),
+        unplanned.clone(),
+        (Phase::Protected, false),
+        unplanned,
+        (Phase::Unprotected, true),
+        (Phase::Unprotected, false),
+        planned,
     ];
     assert_eq!(kinds, expected);
 }

@@ -2,7 +2,9 @@
 
 use super::{ONE_GUEST, Place, Running, command, lifeboat, text};
 use lifeboat::disk::nbd::NbdDisk;
+use lifeboat::ports::block::BlockDevice;
 use serde_json::Value;
+use std::fs;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
@@ -360,4 +362,92 @@ fn what_replication_did_lately_is_told_of_a_vm() {
     assert_eq!(current["total_cycles"], current["successful_cycles"]);
     let span = |name: &str| current[name].as_str().unwrap().to_owned();
     assert!(span("begins") <= span("since") && span("since") < span("ends"), "{statistics:#}");
+}
+
+/// A VM that somebody else runs.
+const EXTERNAL: &str = r#"
+[[host]]
+name = "host-1"
+[[host.vm]]
+name = "db-01"
+disk = [{ name = "data", path = "disks/db-01.img", create_mib = 4 }]
+"#;
+
+#[test]
+fn an_unplanned_failover_of_a_source_that_answers_can_be_had_without_a_loss() {
+    let operated = Operated::of(EXTERNAL, &["db-01"]);
+    operated.done(&["vm", "pause", "db-01"]);
+    operated.connect("", "db-01-data").write_at(&[7; 4096], 0, true).unwrap();
+    let unplanned = ["failover", "unplanned", "db-01", "--synchronize"];
+    let (_, both) = operated.ends(&[&unplanned[..], &["--point", "latest"]].concat(), 2);
+    assert!(both.contains("cannot be used with"), "{both}");
+    let dry = operated.done(&[&unplanned[..], &["--dry-run"]].concat());
+    assert!(dry.contains("of logs are sent") && dry.contains("nothing is lost"), "{dry}");
+    operated.done(&[&unplanned[..], &["-y", "--wait"]].concat());
+    let mut found = [0; 4096];
+    operated.connect("recovery", "db-01-data").read_at(&mut found, 0).unwrap();
+    assert_eq!(found, [7; 4096]);
+    let shown = operated.done(&["vm", "show", "db-01"]);
+    assert!(shown.contains("the source was shut down"), "{shown}");
+    let source = &operated.json(&["vm", "show", "db-01"])["failover"]["source"];
+    assert_eq!((&source["how"], &source["unsent"]), (&"ShutDown".into(), &Value::Null));
+}
+
+#[test]
+fn a_vm_is_copied_from_its_time_on_and_left_without_its_host_only_where_that_is_silent() {
+    let operated = Operated::of(EXTERNAL, &["db-01"]);
+    let gone = ["vm", "unprotect", "db-01", "--source-gone", "-y"];
+    let (_, refused) = operated.ends(&gone, 5);
+    assert!(refused.contains("host-1 is gone, since it answers"), "{refused}");
+    let dry = operated.done(&["vm", "unprotect", "db-01", "--dry-run"]);
+    assert!(dry.contains("ok  host host-1 answers"), "{dry}");
+    operated.done(&["vm", "unprotect", "db-01", "-y", "--wait"]);
+
+    let at = |hours: i64| {
+        let moment = chrono::DateTime::from_timestamp(unix_now() + hours * 3_600, 0).unwrap();
+        moment.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    };
+    let protect = |at: &str, code| operated.ends(&["vm", "protect", "db-01", "--at", at], code).1;
+    let refused = protect(&at(48), 2);
+    assert!(refused.contains("within 24 hours from now"), "{refused}");
+    let refused = protect("tonight", 2);
+    assert!(refused.contains("\"tonight\" is no moment"), "{refused}");
+    let due = at(2);
+    protect(&due, 0);
+    let waits = |vm: &Value| {
+        let next = vm["causes"][0]["next"].as_str().unwrap_or_default();
+        vm["state"] == "EnablingProtection" && next.contains(&due[..19])
+    };
+    operated.until("db-01", waits);
+    operated.done(&["vm", "unprotect", "db-01", "-y", "--wait"]);
+}
+
+#[test]
+fn a_host_that_is_gone_is_waited_for_by_nobody_and_ends_tracking_if_it_comes_back() {
+    let operated = Operated::of(&format!("{EXTERNAL}[[host]]\nname = \"host-2\""), &["db-01"]);
+    let Operated { place, service } = operated;
+    service.stop();
+    place.configure("[[host]]\nname = \"host-2\"");
+    let operated = Operated { service: Running::serve(&place.config()), place };
+    let waits = ["vm", "unprotect", "db-01", "-y", "--wait", "--timeout", "2s"];
+    let (_, talk) = operated.ends(&waits, 8);
+    assert!(talk.contains("SR-2001"), "{talk}");
+    operated.done(&["vm", "unprotect", "db-01", "--source-gone", "-y", "--wait"]);
+    let Operated { place, service } = operated;
+    service.stop();
+
+    place.configure(EXTERNAL);
+    let operated = Operated { service: Running::serve(&place.config()), place };
+    operated.connect("", "db-01-data").write_at(&[7; 4096], 0, true).unwrap();
+    let logs = || {
+        let folder = fs::read_dir(operated.place.data().join("hosts/host-1/db-01")).unwrap();
+        let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(".hrl")).collect::<Vec<_>>()
+    };
+    assert_eq!(logs(), [""; 0], "it is tracked for nobody");
+}
+
+fn unix_now() -> i64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    since.as_secs() as i64
 }

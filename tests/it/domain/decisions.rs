@@ -2,15 +2,38 @@
 
 use super::story::{
     Story, add_disk, cancel_failover, change_point, check_failed, clean_up, commit,
-    complete_failback, credentials_refused, disable, enable, failback, failback_to_host, job_id,
-    link_down, planned, resize, reverse, test_failover, unplanned,
+    complete_failback, credentials_refused, disable, enable, enable_at, failback, failback_to_host,
+    job_id, link_down, planned, remove, resize, reverse, second, synchronized, test_failover,
+    unplanned,
 };
+use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::PlanId;
 use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::vm::{Command, PointChoice, RetryReason};
+use lifeboat::domain::vm::{Command, PointChoice, ResyncReason, ResyncWindow, RetryReason};
 use std::fmt::Write;
+
+/// A window that is closed when stories begin.
+const TONIGHT: ResyncWindow =
+    ResyncWindow::Daily { from_minute: 1110, to_minute: 360, utc_offset_minutes: 0 };
+
+fn change_window(window: ResyncWindow) -> Command {
+    Command::ChangeResyncWindow { window }
+}
+
+fn tracking_lost(first_cycle: u64) -> Command {
+    Command::ReportTrackingLost { first_cycle, reason: ResyncReason::PowerLoss }
+}
+
+fn hold() -> Command {
+    Command::HoldStart { plan: PlanId::default() }
+}
+
+fn damaged() -> Failure {
+    Failure::new(Code::ReplicaDamaged, Cause::Itself, "checksum of the frame at 65536")
+}
 
 /// Every phase, with and without what makes a difference.
 fn states() -> Vec<(&'static str, Story)> {
@@ -36,6 +59,9 @@ fn states() -> Vec<(&'static str, Story)> {
         story
     };
     let latest = || unplanned(PointChoice::Latest);
+    let mut scheduled = driven(Story::discovered(1), &[enable_at(second(3_600))]);
+    scheduled.until_step(|step| step == Step::IdentifyTarget);
+    scheduled.succeed();
     let mut never_copied = Story::in_initial_replication();
     never_copied.tell(never_copied.tracking_lost());
     let mut finalizing = Story::in_initial_replication();
@@ -55,6 +81,7 @@ fn states() -> Vec<(&'static str, Story)> {
         ),
         ("enabling", driven(Story::discovered(1), &[enable()])),
         ("enabling, retry due", failed(driven(Story::discovered(1), &[enable()]), link_down())),
+        ("enabling, waits for its time", scheduled),
         ("initial replication", Story::in_initial_replication()),
         ("finalizing", finalizing),
         ("protected, waiting", Story::protected()),
@@ -62,18 +89,36 @@ fn states() -> Vec<(&'static str, Story)> {
         ("protected, retry due", failed(Story::shipping(), link_down())),
         ("protected, administrator", failed(Story::shipping(), credentials_refused())),
         ("resynchronizing, no point", never_copied),
+        ("protected, replica is suspect", failed(Story::shipping(), damaged())),
         ("resynchronizing", Story::resynchronizing()),
+        (
+            "marked, waits for its window",
+            driven(Story::protected(), &[change_window(TONIGHT), tracking_lost(1)]),
+        ),
+        (
+            "marked, waits for somebody",
+            driven(Story::protected(), &[change_window(ResyncWindow::Manual), tracking_lost(1)]),
+        ),
+        ("resynchronizing, paused", driven(Story::resynchronizing(), &[Command::PauseReplication])),
         ("planned failover", driven(Story::protected(), &[planned()])),
         ("planned failover, retry due", failed(shut_down.clone(), link_down())),
         ("planned failover, administrator", failed(shut_down, credentials_refused())),
         ("unplanned failover", driven(Story::protected(), &[latest()])),
+        ("unplanned failover, held", {
+            let mut story = driven(Story::protected(), &[hold(), latest()]);
+            story.until_step(|step| step == Step::StartFailover);
+            story.succeed();
+            story
+        }),
         ("planned, commit required", planned_done.clone()),
         ("unplanned, commit pending", unplanned_done.clone()),
         ("committing", driven(unplanned_done.clone(), &[commit()])),
         ("planned, committed", worked_off(driven(planned_done, &[commit()]))),
         ("unplanned, committed", worked_off(driven(unplanned_done.clone(), &[commit()]))),
         ("protected, paused", driven(Story::protected(), &[Command::PauseReplication])),
+        ("protected, test begins", driven(Story::protected(), &[test_failover()])),
         ("protected, test runs", tested(Story::protected())),
+        ("protected, test is cleaned up", driven(tested(Story::protected()), &[clean_up()])),
         ("protected, disk grows", driven(Story::protected(), &[resize(1 << 20)])),
         ("protected, disk is added", driven(Story::protected(), &[add_disk()])),
         ("cancelling a failover", driven(unplanned_done.clone(), &[cancel_failover()])),
@@ -91,6 +136,7 @@ fn states() -> Vec<(&'static str, Story)> {
         ("failed back", worked_off(driven(Story::failed_back(), &[commit()]))),
         ("reversing", driven(worked_off(driven(Story::failed_back(), &[commit()])), &[reverse()])),
         ("disabling", driven(Story::protected(), &[disable()])),
+        ("disabling without the source", driven(Story::protected(), &[remove()])),
         ("disabled", worked_off(driven(Story::protected(), &[disable()]))),
         ("disabling at the recovery site", driven(Story::failed_over(), &[disable()])),
         ("the same, without the vault", {
@@ -108,6 +154,9 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("EnableProtection", enable()),
         ("PlannedFailover", planned()),
         ("UnplannedFailover", unplanned(PointChoice::Latest)),
+        ("UnplannedFailover", synchronized()),
+        ("EnableProtection", enable_at(second(3_600))),
+        ("DisableProtection", remove()),
         ("Commit", commit()),
         ("RepairReplication", Command::Resynchronize { job: job_id(5) }),
         ("TestFailover", test_failover()),
@@ -120,7 +169,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("CancelFailback", Command::CancelFailback),
         ("ReverseReplicate", reverse()),
         ("DisableProtection", disable()),
-        ("HoldStart", Command::HoldStart { plan: PlanId::default() }),
+        ("HoldStart", hold()),
         ("ReleaseStart", Command::ReleaseStart),
         ("PauseReplication", Command::PauseReplication),
         ("ResumeReplication", Command::ResumeReplication),
@@ -135,8 +184,9 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
             match story.vm.decide(command, story.now) {
                 Ok(events) => {
                     assert!(allowed.contains(operation), "{operation} while {name}");
-                    // A delta under way makes a point anyway.
-                    let already = *operation == "TakeRecoveryPoint";
+                    // A delta under way makes a point anyway, and protection is being ended.
+                    let already = *operation == "TakeRecoveryPoint"
+                        || name == "disabling" && *command == disable();
                     assert!(already || !events.is_empty(), "{operation} while {name}");
                 }
                 Err(Rejection::NotAllowed { operation: refused, allowed: named, .. }) => {
@@ -159,6 +209,7 @@ unprotected: EnableProtection
 unprotected, check failed: EnableProtection
 enabling: DisableProtection
 enabling, retry due: DisableProtection
+enabling, waits for its time: DisableProtection
 initial replication: DisableProtection
 finalizing: UnplannedFailover TestFailover DisableProtection HoldStart
 protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
@@ -166,18 +217,25 @@ protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProte
 protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
 protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
 resynchronizing, no point: DisableProtection PauseReplication
+protected, replica is suspect: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks RepairReplication HoldStart
 resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication HoldStart
+marked, waits for its window: UnplannedFailover TestFailover DisableProtection RepairReplication HoldStart
+marked, waits for somebody: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication HoldStart
+resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication HoldStart
 planned failover: UnplannedFailover CancelFailover
 planned failover, retry due: UnplannedFailover CancelFailover
 planned failover, administrator: UnplannedFailover CancelFailover
 unplanned failover: CancelFailover
+unplanned failover, held: CancelFailover ReleaseStart
 planned, commit required: Commit ChangePit CancelFailover
 unplanned, commit pending: Commit ChangePit CancelFailover
 committing: 
 planned, committed: Failback TestFailover DisableProtection HoldStart
 unplanned, committed: Failback TestFailover DisableProtection HoldStart
 protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
+protected, test begins: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
 protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
+protected, test is cleaned up: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
 protected, disk grows: UnplannedFailover TestFailover DisableProtection HoldStart
 protected, disk is added: UnplannedFailover TestFailover DisableProtection HoldStart
 cancelling a failover: UnplannedFailover HoldStart
@@ -190,7 +248,8 @@ failback, commit required: Commit UnplannedFailover TestFailover HoldStart
 committing a failback: 
 failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection HoldStart
 reversing: UnplannedFailover TestFailover DisableProtection HoldStart
-disabling: 
+disabling: DisableProtection
+disabling without the source: 
 disabled: EnableProtection
 disabling at the recovery site: 
 the same, without the vault: 
@@ -216,7 +275,7 @@ fn the_table_of_answers() {
             report,
             Some(Command::ReportTrackingLost {
                 first_cycle: vm.delta.chain_first_cycle,
-                reason: lifeboat::domain::vm::ResyncReason::PowerLoss,
+                reason: ResyncReason::PowerLoss,
             }),
         ]
     };
@@ -245,6 +304,7 @@ unprotected                      x                               -      -       
 unprotected, check failed        x                               -      -               -
 enabling                                                         x      -          x    -
 enabling, retry due                                              x      x     x    x    -
+enabling, waits for its time                                     x      -     x         -
 initial replication                                              x      -          x    x
 finalizing                                      x                x      -          x    x
 protected, waiting                      x       x                x      -     x         x
@@ -252,18 +312,25 @@ protected, shipping                     x       x                x      -       
 protected, retry due                    x       x                x      x     x    x    x
 protected, administrator                x       x                x      x          x    x
 resynchronizing, no point                                        x      -          x    -
+protected, replica is suspect           x       x                x      x          x    x
 resynchronizing                                 x                x      -          x    -
+marked, waits for its window                    x                x      -     x         -
+marked, waits for somebody                      x                x      -               -
+resynchronizing, paused                         x                x      -               -
 planned failover                                x                x      -          x    x
 planned failover, retry due                     x                x      x     x    x    x
 planned failover, administrator                 x                x      x          x    x
 unplanned failover                                               x      -          x    -
+unplanned failover, held                                         x      -               -
 planned, commit required                                  x      x      -               -
 unplanned, commit pending                                 x      x      -               -
 committing                                                       x      -          x    -
 planned, committed                                               x      -               -
 unplanned, committed                                             x      -               -
 protected, paused                       x       x                x      -               x
+protected, test begins                  x       x                x      -     x    x    x
 protected, test runs                    x       x                x      -     x         x
+protected, test is cleaned up           x       x                x      -     x    x    x
 protected, disk grows                           x                x      -          x    x
 protected, disk is added                        x                x      -          x    x
 cancelling a failover                           x                x      -          x    -
@@ -277,6 +344,7 @@ committing a failback                                            x      -       
 failed back                                     x                x      -               x
 reversing                                       x                x      -          x    x
 disabling                                                        x      -          x    -
+disabling without the source                                     x      -          x    -
 disabled                         x                               -      -               -
 disabling at the recovery site                                   x      -          x    -
 the same, without the vault                                      -      -          x    -

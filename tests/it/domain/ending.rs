@@ -1,7 +1,7 @@
 //! The end of protection of a VM that runs at the recovery site.
 
 use super::story::{
-    Story, check_failed, commit, credentials_refused, disable, job_id, link_down, unplanned,
+    Story, check_failed, commit, credentials_refused, disable, job_id, link_down, remove, unplanned,
 };
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::job::{JobOutcome, Step};
@@ -114,4 +114,20 @@ fn a_failover_is_committed_before_protection_is_ended() {
     story.work_off();
     let job = job_id(13);
     assert!(story.tell(disable()).contains(&Event::TaskStarted { job, task: 0 }));
+}
+
+/// The host does not come back, and whoever waits for it need not.
+#[test]
+fn an_end_of_protection_that_waits_for_its_host_is_made_one_without() {
+    let mut story = Story::protected();
+    story.tell(disable());
+    story.fail(link_down());
+    assert_eq!(story.vm.allowed_operations(), ["DisableProtection"]);
+    assert!(story.tell(disable()).is_empty(), "it is under way");
+    story.tell(remove());
+    assert_eq!(steps(&story), [Step::DeleteReplica]);
+    assert!(story.vm.trouble.is_none(), "nothing is asked of the host");
+    assert!(story.vm.allowed_operations().is_empty());
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Unprotected);
 }

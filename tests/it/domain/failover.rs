@@ -1,12 +1,16 @@
 //! Failovers that meet something: a delta in flight, another failover, a failed check, old points.
 
 use super::story::{
-    Story, cancel_failover, check_failed, commit, complete_failback, planned, second, unplanned,
+    Story, cancel_failover, change_point, check_failed, commit, complete_failback, host, link_down,
+    planned, second, synchronized, unplanned,
 };
+use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Rejection};
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::vm::{
-    Command, Effect, Event, FailoverKind, Outcome, Phase, PointChoice, RecoveryPoint, Stage, Work,
+    Command, Effect, Event, FailoverKind, Outcome, Phase, PointChoice, RecoveryPoint, SourceEnd,
+    Stage, Work,
 };
 use std::time::Duration;
 
@@ -161,6 +165,69 @@ fn points_found_by_fencing_are_used_by_latest_and_only_kept_by_a_chosen_older_on
         story.tell(commit());
         story.work_off();
         assert_eq!(cycles(&story), [used]);
+    }
+}
+
+#[test]
+fn what_is_known_of_the_source_is_recorded_and_shown_until_the_failover_is_undone() {
+    let silent = Failure::new(Code::HostLost, Cause::Host(host()), "").with("host", "host-1");
+    let unsent = link_down();
+    let ends = [
+        (SourceEnd::ShutDown, None, "was shut down"),
+        (
+            SourceEnd::SwitchedOff,
+            Some(unsent.clone()),
+            "power was cut; what it wrote last could not",
+        ),
+        (SourceEnd::OutOfReach(silent), Some(unsent), "may run on, and is turned off once"),
+    ];
+    for (source, unsent, words) in ends {
+        let mut story = Story::protected_with_points(3);
+        story.tell(synchronized());
+        assert!(story.vm.synchronizes);
+        story.until_step(|step| step == Step::FenceSource);
+        let Some(Work::Task { job, task, .. }) = story.vm.work() else { unreachable!() };
+        let at = story.now;
+        let outcome =
+            Outcome::SourceFenced { found: vec![point(4)], source: source.clone(), unsent };
+        story.tell(Command::ReportDone { job, task, outcome });
+        let ended = story.vm.source_ended.clone().expect("it is recorded");
+        assert_eq!((ended.at, &ended.how), (at, &source));
+        assert!(ended.to_string().contains(words), "{ended}");
+        story.work_off();
+        assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(4));
+        assert!(story.vm.source_ended.is_some());
+        story.tell(cancel_failover());
+        story.work_off();
+        assert_eq!(story.vm.source_ended, None, "it runs again");
+    }
+}
+
+/// The logs of a VM that is not in step make no recovery point: there is nothing to send.
+#[test]
+fn only_a_vm_that_is_in_step_is_synchronized_by_its_failover() {
+    let paused = |mut story: Story| {
+        story.tell(Command::PauseReplication);
+        story
+    };
+    let growing = |mut story: Story| {
+        story.tell(super::story::resize(1 << 20));
+        story
+    };
+    for (mut story, sends) in [
+        (Story::protected(), true),
+        (Story::shipping(), true),
+        (paused(Story::protected()), true),
+        (Story::resynchronizing(), false),
+        (growing(Story::protected()), false),
+    ] {
+        story.tell(synchronized());
+        assert_eq!(story.vm.synchronizes, sends, "{}", story.transcript);
+        story.work_off();
+        assert!(matches!(story.vm.phase, Phase::CommitPending(FailoverKind::Unplanned)));
+        // The next failover is asked anew.
+        story.tell(change_point(PointChoice::Cycle(1)));
+        assert!(!story.vm.synchronizes);
     }
 }
 

@@ -3,8 +3,9 @@
 
 use super::story::{
     Story, add_disk, cancel_failover, change_point, check_failed, clean_up, commit,
-    complete_failback, credentials_refused, disable, discover, enable, failback, failback_to_host,
-    host, job_id, link_down, planned, resize, reverse, test_failover, unplanned, vault, word,
+    complete_failback, credentials_refused, disable, discover, enable, enable_at, failback,
+    failback_to_host, host, job_id, link_down, planned, remove, resize, reverse, second,
+    synchronized, test_failover, unplanned, vault, word,
 };
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Entry};
@@ -116,6 +117,10 @@ fn operations() -> Vec<Command> {
         reverse(),
         reverse(),
         disable(),
+        remove(),
+        synchronized(),
+        synchronized(),
+        enable_at(second(7_200)),
         Command::CancelFailback,
         Command::PauseReplication,
         Command::ResumeReplication,
@@ -250,6 +255,8 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportMoved { .. }
         | Command::ResizeDisk { .. }
         | Command::AddDisk { .. }
+        | Command::SynchronizeAndFailOver { .. }
+        | Command::EnableProtectionAt { .. }
         | Command::Retry { .. } => false,
     }
 }
@@ -343,7 +350,8 @@ fn check_state(vm: &Vm) {
         }
         None => {
             let over = job.is_none_or(|job| job.ended.is_some());
-            assert!(over || vm.waits_for_plan(), "a job without a task");
+            let waits = vm.waits_for_plan() || vm.waits_for_its_time().is_some();
+            assert!(over || waits, "a job without a task");
         }
     }
     if let Some(trouble) = &vm.trouble {
@@ -359,6 +367,9 @@ fn check_state(vm: &Vm) {
             Effect::WakeAt { wake: Wake::Resync, due } => {
                 assert!(matches!(vm.phase, Phase::Resynchronizing(_)));
                 assert_eq!(vm.resync.waits_for, Some(Opening::At(*due)));
+            }
+            Effect::WakeAt { wake: Wake::InitialReplication, due } => {
+                assert_eq!((&vm.phase, vm.copy_due), (&Phase::Enabling, Some(*due)));
             }
             Effect::WakeAt { wake: Wake::Retry(_), due } => {
                 let next = vm.trouble.as_ref().map(|trouble| trouble.next);
@@ -604,6 +615,10 @@ proptest! {
             story.wake();
         }
         story.work_off();
+        if story.vm.waits_for_its_time().is_some() {
+            story.wake();
+            story.work_off();
+        }
         // What a cancelled failover leads back to can wait for its window.
         if story.vm.allowed_operations().contains(&"RepairReplication") {
             story.tell(Command::Resynchronize { job: job_id(5) });

@@ -189,6 +189,7 @@ when ReportDone
   then TaskStarted FenceSource
     do FenceSource
 when ReportDone
+  then SourceEnded ShutDown
   then SourceFenced epoch 2
   then TaskCompleted FenceSource
   then TaskStarted StartFailover

@@ -18,6 +18,7 @@ mod resize;
 mod resync;
 mod retention;
 mod retries;
+mod scheduled;
 mod statistics;
 pub(crate) mod story;
 mod test_failover;

@@ -10,7 +10,7 @@ use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
     Command, Disk, Effect, Event, Opening, Outcome, PointChoice, RecoveryPoint, ResyncReason,
-    Stage, Vm, Wake, Work,
+    SourceEnd, Stage, Vm, Wake, Work,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -68,6 +68,16 @@ pub(crate) fn unplanned(point: PointChoice) -> Command {
     Command::UnplannedFailover { job: job_id(3), point }
 }
 
+/// An unplanned failover that first sends what its source wrote last.
+pub(crate) fn synchronized() -> Command {
+    Command::SynchronizeAndFailOver { job: job_id(16) }
+}
+
+/// Protection whose initial replication begins then.
+pub(crate) fn enable_at(due: Timestamp) -> Command {
+    Command::EnableProtectionAt { job: job_id(1), vault: vault(), policy: quiet(), due }
+}
+
 pub(crate) fn commit() -> Command {
     Command::CommitFailover { job: job_id(4) }
 }
@@ -117,6 +127,11 @@ pub(crate) fn reverse() -> Command {
 
 pub(crate) fn disable() -> Command {
     Command::DisableProtection { job: job_id(13), source_gone: false }
+}
+
+/// The end of protection without the source.
+pub(crate) fn remove() -> Command {
+    Command::DisableProtection { job: job_id(17), source_gone: true }
 }
 
 /// Makes the first disk larger by this many bytes.
@@ -186,7 +201,10 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
         Step::RestoreDisk(disk) => {
             Outcome::Restored { disk, compared_bytes: 1 << 30, different_bytes: 1 << 20 }
         }
-        Step::FenceSource | Step::FenceReplica => Outcome::Fenced { found: vec![] },
+        Step::FenceSource => {
+            Outcome::SourceFenced { found: vec![], source: SourceEnd::ShutDown, unsent: None }
+        }
+        Step::FenceReplica => Outcome::Fenced { found: vec![] },
         _ => Outcome::Done,
     }
 }
@@ -467,6 +485,7 @@ impl Story {
             Event::SourceFenced { epoch } => format!("{word} epoch {epoch}"),
             Event::FailedOver { kind, point } => format!("{word} {kind:?} at {}", point.cycle),
             Event::FailoverRequested { point } => format!("{word} {point:?}"),
+            Event::SourceEnded { how, .. } => format!("{word} {}", self::word(how)),
             Event::ResyncScheduled { opening } => match opening {
                 Opening::At(due) => format!("{word} at {}", seconds(*due)),
                 Opening::ByHand => format!("{word} by hand"),
@@ -521,6 +540,9 @@ impl Story {
             | Event::DiskAddRequested { .. }
             | Event::DiskAdded { .. }
             | Event::VaultLeft
+            | Event::SynchronizationRequested
+            | Event::InitialReplicationScheduled { .. }
+            | Event::InitialReplicationDue
             | Event::FailoverCommitted => word,
         }
     }

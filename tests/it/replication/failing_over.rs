@@ -17,7 +17,10 @@ fn fail_over(rig: &mut Rig, point: PointChoice) {
 
 fn found(rig: &Rig) -> Vec<RecoveryPoint> {
     match rig.perform().unwrap() {
-        Command::ReportDone { outcome: Outcome::Fenced { found }, .. } => found,
+        Command::ReportDone {
+            outcome: Outcome::Fenced { found } | Outcome::SourceFenced { found, .. },
+            ..
+        } => found,
         other => panic!("{other:?} is no fence"),
     }
 }
@@ -297,4 +300,47 @@ fn read_data(disk: &dyn BlockDevice) -> std::io::Result<()> {
         at = run.end;
     }
     Ok(())
+}
+
+/// Whatever has become of the delta under way, nothing that the source wrote is missing.
+#[test]
+fn a_failover_that_synchronizes_loses_nothing_of_a_source_that_can_be_reached() {
+    for steps in 0..3 {
+        let mut rig = Rig::protected();
+        rig.write(5);
+        rig.cycle();
+        rig.write(5);
+        if 0 < steps {
+            rig.wake();
+            (1..steps).for_each(|_| rig.step().unwrap());
+            rig.write(5);
+        }
+        rig.tell(&Command::SynchronizeAndFailOver { job: job(3) });
+        rig.work_off().unwrap();
+        assert!(matches!(rig.vm.phase, Phase::CommitPending(_)));
+        assert_eq!(rig.prove(rig.latest().cycle), rig.written, "after {steps} steps of a delta");
+        assert_eq!(rig.vm.failover_point(), rig.vm.latest_point());
+        assert_eq!(rig.vm.source_ended.as_ref().and_then(|ended| ended.unsent.clone()), None);
+    }
+}
+
+/// The agent, or the vault, dies at any request of the last delta: the failover goes on with what is there.
+#[test]
+fn a_failover_that_cannot_synchronize_says_why_and_goes_on() {
+    for requests in 0..6 {
+        let mut rig = Rig::protected();
+        rig.write(5);
+        rig.cycle();
+        let before = rig.written;
+        rig.write(5);
+        rig.tell(&Command::SynchronizeAndFailOver { job: job(3) });
+        rig.work_until(Step::FenceSource);
+        rig.tap.die_after(requests, Death::After);
+        let interrupted = rig.step().is_err();
+        rig.tap.revive();
+        rig.work_off().unwrap();
+        let held = rig.prove(rig.vm.failover_point().unwrap().cycle);
+        assert!(before <= held && held <= rig.written);
+        assert!(!interrupted || held == rig.written, "it was tried again, and sent all");
+    }
 }

@@ -26,7 +26,8 @@ use lifeboat::domain::job::{Job, Step};
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, Vm, Wake, Work,
+    Command, Disk, Effect, Outcome, Phase, RecoveryPoint, ResyncReason, Side, SourceEnd, Vm, Wake,
+    Work,
 };
 use lifeboat::drivers::lab::{Fault, Faults, FaultyStore, LabFiles, LastWrite, Workload, check};
 use lifeboat::ports::block::BlockDevice;
@@ -554,9 +555,16 @@ async fn perform(
         }
         Step::VerifyReplica => engine.verify(vm, vm.latest_point().unwrap()).await?,
         Step::CheckUnplannedFailover | Step::CheckCommit => engine.verify(vm, chosen()).await?,
-        Step::FenceSource | Step::FenceReplica => {
-            outcome = Outcome::Fenced { found: engine.fence(vm).await? }
+        Step::FenceSource => {
+            let unsent = if vm.synchronizes {
+                engine.ship_through(vm, vm.last_cycle_of_job()).await.err()
+            } else {
+                None
+            };
+            let found = engine.fence(vm).await?;
+            outcome = Outcome::SourceFenced { found, source: SourceEnd::ShutDown, unsent };
         }
+        Step::FenceReplica => outcome = Outcome::Fenced { found: engine.fence(vm).await? },
         Step::StartFailover => {
             engine.verify(vm, chosen()).await?;
             engine.serve(vm, chosen()).await?;

@@ -232,7 +232,18 @@ fn operator_commands(job: JobId) -> Vec<vm::Command> {
         C::FailbackToHost { job, in_full: true, host: HostId(id(2)), cloud: CloudId(id(4)) },
         C::ReportLeft { host: HostId(id(2)) },
         C::AddDisk { job, disk: added_disk(), image: "/disks/data.img".to_owned() },
+        C::SynchronizeAndFailOver { job },
+        C::EnableProtectionAt { job, vault: VaultId(id(5)), policy: policy(), due: at(6) },
+        C::Wake { due: at(6), wake: Wake::InitialReplication },
+        fenced(vm::SourceEnd::ShutDown, None),
+        fenced(vm::SourceEnd::SwitchedOff, Some(failure())),
+        fenced(vm::SourceEnd::OutOfReach(failure()), None),
     ]
+}
+
+fn fenced(source: vm::SourceEnd, unsent: Option<Failure>) -> vm::Command {
+    let outcome = Outcome::SourceFenced { found: vec![point(3)], source, unsent };
+    vm::Command::ReportDone { job: JobId(id(9)), task: 4, outcome }
 }
 
 fn life_events() -> Vec<vm::Event> {
@@ -269,6 +280,12 @@ fn life_events() -> Vec<vm::Event> {
         E::DiskAddRequested { disk: added_disk(), image: "/disks/data.img".to_owned() },
         E::DiskAdded { disk: added_disk().id },
         E::VaultLeft,
+        E::SynchronizationRequested,
+        E::SourceEnded { how: vm::SourceEnd::ShutDown, unsent: None },
+        E::SourceEnded { how: vm::SourceEnd::SwitchedOff, unsent: Some(failure()) },
+        E::SourceEnded { how: vm::SourceEnd::OutOfReach(failure()), unsent: None },
+        E::InitialReplicationScheduled { due: at(6) },
+        E::InitialReplicationDue,
     ]
 }
 
