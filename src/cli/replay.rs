@@ -9,11 +9,13 @@ use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
 use crate::replay::{
-    Change, Checkpoints, Damage, Diverging, Explanation, History, Moment, Past, Question, Recorded,
-    Verification, explain, snapshot_schema, verify,
+    Change, Checkpoints, Damage, Diverging, Explanation, History, HistoryError, Moment, Past,
+    Question, Recorded, Seen, Titles, Verification, command_in_words, events_in_words, explain,
+    snapshot_schema, told, verify,
 };
 use crate::sim::{Scenario, recorded};
 use crate::store::{BUILD, SledStore};
+use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -80,6 +82,9 @@ enum Command {
         /// An exported log; given twice, two logs are compared
         #[arg(long, value_name = "FILE", num_args = 1)]
         log: Vec<PathBuf>,
+        /// Also every field of the states that differs, as it is kept
+        #[arg(long)]
+        all: bool,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
@@ -135,12 +140,10 @@ pub(super) fn play_whole(log: &Path) -> Result<Answer, CommandError> {
     play::run(&play::Args::whole(log.to_owned()))
 }
 
-const END: Moment = Moment::Position(u64::MAX);
-
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
         Command::At { source, seq, time, output } => {
-            let moment = seq.map(Moment::Position).or(*time).unwrap_or(END);
+            let moment = seq.map(Moment::Position).or(*time).unwrap_or(Moment::End);
             at::show(&mut source.open()?, &source.checkpoints(), moment, *output)
         }
         Command::Why { source, seq, vm, state, until, output } => {
@@ -149,14 +152,15 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
                 (None, vm) => Question::Vm {
                     name: vm.clone().unwrap_or_default(),
                     state: state.map(Health::from),
-                    until: until.unwrap_or(END),
+                    until: until.unwrap_or(Moment::End),
                 },
             };
             why(&mut source.open()?, &question, *output)
         }
         Command::Verify { source, output } => verify_log(source, *output),
-        Command::Diff { moments, data, log, output } => {
-            diff(moments, data.as_deref(), log, *output)
+        Command::Diff { moments, data, log, all, output } => {
+            let form = DiffForm { all: *all, output: *output };
+            diff(moments, data.as_deref(), log, form)
         }
         Command::Run(args) => play::run(args),
         Command::Report(args) => report::run(args),
@@ -196,6 +200,17 @@ pub(super) fn open_data(data: &Path, kept: &Checkpoints) -> Result<History, Comm
     Ok(History::of_store_kept(&folder, kept)?)
 }
 
+/// Checks that a stretch of a log does not end before it begins.
+fn check_order(from: Option<Moment>, to: Option<Moment>) -> Result<(), CommandError> {
+    let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
+    if from.is_behind(to) {
+        return Err(
+            format!("--from {from} is behind --to {to}: give the earlier moment first").into()
+        );
+    }
+    Ok(())
+}
+
 /// Why there is no answer, with the damage that may be the cause.
 fn with_damage(what: &str, damage: &[Damage]) -> CommandError {
     let lines = [what.to_owned()].into_iter().chain(damaged(damage));
@@ -204,16 +219,31 @@ fn with_damage(what: &str, damage: &[Damage]) -> CommandError {
 
 /// Damage, a line each.
 fn damaged(damage: &[Damage]) -> Vec<String> {
-    damage.iter().map(|damage| format!("damaged: {damage}")).collect()
+    Damage::told(damage).iter().map(|damage| format!("damaged: {damage}")).collect()
 }
 
 /// What is not certain of a moment.
 fn uncertain(past: &Past) -> Vec<String> {
     let incomplete = past.incomplete.iter().map(|(stream, since)| {
         let name = past.name(*stream);
-        format!("not certain: commits of {name} are missing before commit {since}")
+        let what = if past.begins(*stream) { "commits" } else { "the first commits" };
+        format!("not certain: {what} of {name} are missing before commit {since}")
     });
     incomplete.chain(damaged(&past.damage)).collect()
+}
+
+/// That the log ends before the moment, if it does: then everything is as it was at the end of the log.
+fn ends_before(seen: &Seen, moment: Moment) -> Option<String> {
+    let past = &seen.past;
+    let is_before = match moment {
+        Moment::Position(wanted) => past.position < wanted,
+        Moment::Time(time) => past.latest < time,
+        Moment::End => false,
+    };
+    let (last, at) = (past.position, past.at);
+    (is_before && seen.ends).then(|| {
+        format!("the log ends before, with commit {last} at {at}: this is how things were then")
+    })
 }
 
 /// Checks that there is something at a moment.
@@ -286,9 +316,7 @@ fn snapshots(source: &SourceArg) -> Result<(Vec<Snapshot>, Option<String>), Comm
 }
 
 fn tell(result: &Verification, unchecked: Option<&str>) {
-    for damage in &result.damage {
-        print(&format!("damaged: {damage}"));
-    }
+    damaged(&result.damage).iter().for_each(|line| print(line));
     for diverging in &result.first {
         tell_divergence(diverging);
     }
@@ -311,8 +339,28 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
         }
         _ => print(&format!("{} state snapshots compared", result.snapshots)),
     }
-    let verdict = if result.is_sound() { "as recorded" } else { "NOT as recorded" };
-    print(&format!("{} of {} commits decided again: {verdict}", result.decided, result.commits));
+    verdict(result).iter().for_each(|line| print(line));
+}
+
+/// What the decisions were, and, apart from that, how the log is.
+fn verdict(result: &Verification) -> Vec<String> {
+    if result.commits == 0 {
+        return vec!["the log is empty: there is nothing to decide again".to_owned()];
+    }
+    let as_recorded = if result.is_as_recorded() { "as recorded" } else { "NOT as recorded" };
+    let (decided, commits) = (result.decided, result.commits);
+    let mut lines = vec![format!("{decided} of {commits} commits decided again: {as_recorded}")];
+    if !result.damage.is_empty() {
+        lines.push(format!("the log is damaged in {}", places(result.damage.len())));
+    }
+    if !result.wrong_snapshots.is_empty() {
+        lines.push(format!("states are wrong in {}", places(result.wrong_snapshots.len())));
+    }
+    lines
+}
+
+fn places(count: usize) -> String {
+    if count == 1 { "1 place".to_owned() } else { format!("{count} places") }
 }
 
 fn tell_divergence(diverging: &Diverging) {
@@ -359,7 +407,7 @@ fn as_json(result: &Verification) -> serde_json::Value {
         })
         .collect();
     json!({
-        "sound": result.is_sound(), "commits": result.commits, "decided": result.decided,
+        "sound": result.is_sound(), "as_recorded": result.is_as_recorded(), "commits": result.commits, "decided": result.decided,
         "undecidable": result.undecidable, "diverging": result.diverging, "first": first,
         "damage": result.damage, "snapshots": result.snapshots,
         "wrong_snapshots": result.wrong_snapshots, "written_by": result.written_by,
@@ -381,6 +429,7 @@ fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError
     match output {
         Some(path) => {
             write_new(path, text.as_bytes())?;
+            remarks.iter().for_each(|remark| print(remark));
             print(&format!(
                 "{} steps of {} VMs in {}",
                 scenario.at.len(),
@@ -405,40 +454,63 @@ fn diff(
     moments: &[Moment],
     data: Option<&Path>,
     logs: &[PathBuf],
-    output: Output,
+    form: DiffForm,
 ) -> Result<Answer, CommandError> {
     let source = match (data, logs, moments) {
         (data @ Some(_), [], [_, _]) => SourceArg { data: data.map(Path::to_path_buf), log: None },
         (None, [log], [_, _]) => SourceArg { data: None, log: Some(log.clone()) },
         (None, [one, other], [] | [_]) => {
-            let moment = moments.first().copied().unwrap_or(END);
-            return diff_logs(one, other, moment, output);
+            let moment = moments.first().copied().unwrap_or(Moment::End);
+            return diff_logs(one, other, moment, form);
         }
         _ => return Err("give two moments of one log, or --log twice".into()),
     };
     let (mut history, kept) = (source.open()?, source.checkpoints());
     // Before the first commit there is nothing, which can be compared too, but not with nothing.
-    let one = history.past(moments[0], Some(&kept))?;
-    let other = history.past(moments[1], Some(&kept))?;
-    if one.position.max(other.position) == 0 {
-        return Err(with_damage("the log has nothing at or before these moments", &other.damage));
+    let one = history.seen_at(moments[0], Some(&kept))?;
+    let other = history.seen_at(moments[1], Some(&kept))?;
+    if one.past.position.max(other.past.position) == 0 {
+        let damage = &other.past.damage;
+        return Err(with_damage("the log has nothing at or before these moments", damage));
     }
-    tell_changes(&one, &other, output)?;
+    tell_changes(&one.past, &other.past, form)?;
+    let beyond = [ends_before(&one, moments[0]), ends_before(&other, moments[1])];
+    if let Some(line) = beyond.into_iter().flatten().next()
+        && form.output == Output::Table
+    {
+        print(&line);
+    }
     Ok(Answer::Done)
 }
 
-fn tell_changes(one: &Past, other: &Past, output: Output) -> Result<(), CommandError> {
+/// How differences are told.
+#[derive(Clone, Copy)]
+struct DiffForm {
+    /// Also those of the states themselves.
+    all: bool,
+    output: Output,
+}
+
+fn tell_changes(one: &Past, other: &Past, form: DiffForm) -> Result<(), CommandError> {
+    let differences = told::differences(one, other);
     let changes = one.changes_to(other);
-    for change in &changes {
-        match output {
-            Output::Json => print(&serde_json::to_string(change)?),
-            Output::Table => print(&change.to_string()),
+    form.tell(&differences)?;
+    if form.output == Output::Table {
+        match (differences.is_empty(), changes.len()) {
+            (_, 0) => print("nothing differs"),
+            (true, count) => print(&format!(
+                "nothing differs but {count} fields that the states keep for themselves: --all shows them"
+            )),
+            _ => {}
         }
     }
-    if output == Output::Table {
-        if changes.is_empty() {
-            print("nothing differs");
+    if form.all {
+        if form.output == Output::Table {
+            print("\nevery field of the states that differs:");
         }
+        form.tell(&changes)?;
+    }
+    if form.output == Output::Table {
         let remarks: BTreeSet<String> = [one, other].into_iter().flat_map(uncertain).collect();
         for remark in &remarks {
             print(remark);
@@ -447,23 +519,67 @@ fn tell_changes(one: &Past, other: &Past, output: Output) -> Result<(), CommandE
     Ok(())
 }
 
+impl DiffForm {
+    fn tell<T: Serialize + ToString>(self, lines: &[T]) -> Result<(), CommandError> {
+        for line in lines {
+            match self.output {
+                Output::Json => print(&serde_json::to_string(line)?),
+                Output::Table => print(&line.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Two logs: up to where they are the same, and what differs in the end.
 fn diff_logs(
     one: &Path,
     other: &Path,
     moment: Moment,
-    output: Output,
+    form: DiffForm,
 ) -> Result<Answer, CommandError> {
-    let (mut one, mut other) = (History::of_file(one)?, History::of_file(other)?);
-    let same = common_commits(&mut one, &mut other)?;
-    let (one, other) = (one.past(moment, None)?, other.past(moment, None)?);
-    check_not_empty(&one)?;
-    check_not_empty(&other)?;
-    if output == Output::Table {
+    let mut logs = [History::of_file(one)?, History::of_file(other)?];
+    let [one, other] = &mut logs;
+    let same = common_commits(one, other)?;
+    let (past, other_past) = (one.past(moment, None)?, other.past(moment, None)?);
+    check_not_empty(&past)?;
+    check_not_empty(&other_past)?;
+    if form.output == Output::Table {
         print(&format!("the first {same} commits are the same"));
+        for (log, which) in logs.iter_mut().zip(["one", "other"]) {
+            next_in_words(log, which, same)?.iter().for_each(|line| print(line));
+        }
     }
-    tell_changes(&one, &other, output)?;
+    tell_changes(&past, &other_past, form)?;
     Ok(Answer::Done)
+}
+
+/// What a log has behind its first commits.
+fn next_in_words(log: &mut History, which: &str, first: u64) -> Result<Vec<String>, HistoryError> {
+    let (mut past, mut titles, mut count) = (Past::default(), Titles::default(), 0);
+    let mut lines = vec![format!("the {which} ends there")];
+    log.each(|found| {
+        let commit = match found {
+            Ok(Recorded { commit, .. }) => commit,
+            Err(damage) if count == first => {
+                lines = vec![format!("the {which} is damaged there: {damage}")];
+                return ControlFlow::Break(());
+            }
+            Err(_) => return ControlFlow::Continue(()),
+        };
+        past.apply(&commit);
+        titles.note(&past, &commit);
+        count += 1;
+        if count <= first {
+            return ControlFlow::Continue(());
+        }
+        let (name, at) = (past.name(commit.stream), commit.at);
+        let did = command_in_words(&commit, &name, &titles);
+        lines = vec![format!("the {which} goes on with commit {}, {at}: {did}", commit.global)];
+        lines.extend(events_in_words(&commit, &titles).iter().map(|it| format!("    {it}")));
+        ControlFlow::Break(())
+    })?;
+    Ok(lines)
 }
 
 /// How many commits two logs begin with that are the same.

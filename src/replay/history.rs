@@ -1,15 +1,15 @@
 //! Where a log is read from: a service's folder, or a file that was exported or simulated.
 
 use super::checkpoints::{Checkpoint, Checkpoints};
-use super::past::{Moment, Past};
+use super::past::{Gaps, Moment, Past};
 use crate::domain::catalogue::Code;
-use crate::domain::entity::Commit;
+use crate::domain::entity::{Commit, StreamId};
 use crate::domain::failure::Classified;
 use crate::ports::event_store::{StoreError, WrittenBy};
 use crate::store::jsonl::{BadLine, LogFile};
 use crate::store::raw::RawLog;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -60,7 +60,17 @@ impl fmt::Display for Damage {
 /// Damage that is listed; where there is more, a log has to be restored rather than read.
 const LISTED: usize = 1_000;
 
+/// Damage that is told; the rest of a long list says nothing more.
+const TOLD: usize = 10;
+
 impl Damage {
+    /// A list for people: the first of it, and how much more there is.
+    pub fn told(list: &[Self]) -> Vec<String> {
+        let more = list.len().saturating_sub(TOLD);
+        let rest = (0 < more).then(|| format!("and {more} more places of the log"));
+        list.iter().take(TOLD).map(ToString::to_string).chain(rest).collect()
+    }
+
     /// Adds it to a list, which it lets grow only so long.
     pub(super) fn list(self, list: &mut Vec<Self>) {
         match list.len() {
@@ -211,12 +221,13 @@ impl History {
                 let path = file.path().to_path_buf();
                 let io = |source| HistoryError::Io { path: path.clone(), source };
                 file.go_to(at.map_or(*start, |place| (place.line, place.offset))).map_err(io)?;
-                Lines { file, next: from, bad: 0 }.each(&mut take).map_err(io)
+                Lines::of(file, from).each(&mut take).map_err(io)
             }
         }
     }
 
-    /// Every entity as it was at a moment. It goes on from a state that an exported log has with it, or,
+    /// Every entity as it was at a moment. What the log tells behind it is used for one thing: to tell which
+    /// of them commits are missing of. It goes on from a state that an exported log has with it, or,
     /// with `kept`, that an earlier reading kept; those that it passes are kept as well.
     ///
     /// # Errors
@@ -226,40 +237,51 @@ impl History {
         moment: Moment,
         kept: Option<&Checkpoints>,
     ) -> Result<Past, HistoryError> {
-        Ok(self.past_or_end(moment, kept)?.0)
+        Ok(self.seen_at(moment, kept)?.past)
     }
 
-    /// The same, and whether the log ends with it.
+    /// The same, with where the moment lies in the log.
     ///
     /// # Errors
     /// [`HistoryError`].
-    pub fn past_or_end(
+    pub fn seen_at(
         &mut self,
         moment: Moment,
         kept: Option<&Checkpoints>,
-    ) -> Result<(Past, bool), HistoryError> {
+    ) -> Result<Seen, HistoryError> {
         let begin = self.kept_before(moment, kept)?;
         let (position, at) = begin.as_ref().map(|kept| (kept.past.position, kept.place)).unzip();
-        let mut past = begin.map_or_else(Past::default, |kept| kept.past);
-        let mut ends = true;
+        let past = begin.map_or_else(Past::default, |kept| kept.past);
+        let mut seen = Seen { past, ends: true, behind: Vec::new() };
+        let mut behind = None;
         // The commit that the kept state comes after is read again: in a file, the next one is behind it.
         self.each_from(position.unwrap_or(1), at, |found| {
             match found {
                 Ok(recorded) if moment.includes(&recorded.commit) => {
-                    if past.position < recorded.commit.global {
-                        past.apply(&recorded.commit);
-                        kept.inspect(|kept| _ = kept.keep(&past, &recorded));
+                    seen.meet_behind();
+                    if seen.past.position < recorded.commit.global {
+                        seen.past.apply(&recorded.commit);
+                        kept.inspect(|kept| _ = kept.keep(&seen.past, &recorded));
                     }
                 }
-                Ok(_) => {
-                    ends = false;
-                    return ControlFlow::Break(());
+                Ok(recorded) => {
+                    seen.ends = false;
+                    let behind = behind.get_or_insert_with(|| {
+                        seen.miss_up_to(moment.last_before(recorded.commit.global));
+                        Behind::of(&seen.past)
+                    });
+                    return behind.take(&recorded.commit);
                 }
-                Err(damage) => past.met(&damage),
+                Err(damage) if behind.is_none() => damage.list(&mut seen.behind),
+                Err(_) => {}
             }
             ControlFlow::Continue(())
         })?;
-        Ok((past, ends))
+        if seen.ends {
+            seen.meet_behind();
+        }
+        behind.unwrap_or_else(|| Behind::of(&seen.past)).settle(&mut seen.past);
+        Ok(seen)
     }
 
     /// The last state at or before a moment that was kept, beside the log or in it, and is one of this log.
@@ -336,16 +358,98 @@ fn damaged_commit(global: u64, error: StoreError) -> Damage {
     }
 }
 
+/// A moment of a log.
+#[derive(Debug)]
+pub struct Seen {
+    /// Every entity as it was.
+    pub past: Past,
+    /// Whether the log has nothing behind it.
+    pub ends: bool,
+    /// Damage that was met behind it, where what is told of the moment does not depend on it.
+    pub behind: Vec<Damage>,
+}
+
+impl Seen {
+    /// What was met since the last commit lies before the moment after all.
+    fn meet_behind(&mut self) {
+        self.behind.drain(..).for_each(|damage| self.past.met(&damage));
+    }
+
+    /// All behind the last commit up to a position is missing, and belongs to the moment.
+    fn miss_up_to(&mut self, last: u64) {
+        if self.past.position < last {
+            self.meet_behind();
+            self.past.gaps.miss(self.past.position, last, self.past.seqs.keys());
+        }
+    }
+}
+
+/// What commits behind a moment tell of the missing ones before it.
+struct Behind {
+    position: u64,
+    seqs: BTreeMap<StreamId, u64>,
+    gaps: Gaps,
+    /// Streams of which commits before the moment are missing.
+    torn: BTreeSet<StreamId>,
+}
+
+impl Behind {
+    fn of(past: &Past) -> Self {
+        let (position, seqs) = (past.position.max(past.gaps.last), past.seqs.clone());
+        Self { position, seqs, gaps: past.gaps.clone(), torn: BTreeSet::new() }
+    }
+
+    /// Takes the next commit behind the moment, until nothing is left to find out.
+    fn take(&mut self, commit: &Commit) -> ControlFlow<()> {
+        if self.gaps.are_settled() {
+            return ControlFlow::Break(());
+        }
+        let before = self.seqs.insert(commit.stream, commit.seq);
+        let was_suspect = before.is_none() || self.gaps.may_be_of(commit.stream);
+        if self.gaps.follow(self.position, before, commit) && was_suspect {
+            self.torn.insert(commit.stream);
+        }
+        self.position = commit.global;
+        ControlFlow::Continue(())
+    }
+
+    /// Says of every stream of a moment whether commits of it may be missing.
+    fn settle(self, past: &mut Past) {
+        let behind = past.gaps.last + 1;
+        for stream in self.torn.into_iter().chain(self.gaps.into_suspects()) {
+            past.incomplete.entry(stream).or_insert(behind);
+        }
+    }
+}
+
+/// Commits of a file that are read ahead to find one which is not in its place.
+const AHEAD: usize = 64;
+
 /// The lines of a file as commits in the order of the log.
 struct Lines<'a> {
     file: &'a mut LogFile,
     /// The position that comes next.
     next: u64,
-    /// Damaged lines since the last commit: each may have held one.
+    /// Damaged lines so far: each may have held a commit.
     bad: u64,
+    /// Those of them before the commit that was handed on last.
+    bad_before: u64,
+    /// Commits that are ahead of their turn.
+    ahead: BTreeMap<u64, Ahead>,
 }
 
-impl Lines<'_> {
+/// A commit with its line, and how many damaged ones there are before that.
+struct Ahead {
+    line: u64,
+    bad: u64,
+    recorded: Recorded,
+}
+
+impl<'a> Lines<'a> {
+    fn of(file: &'a mut LogFile, next: u64) -> Self {
+        Self { file, next, bad: 0, bad_before: 0, ahead: BTreeMap::new() }
+    }
+
     fn each(&mut self, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> io::Result<()> {
         if let Err(bad) = self.file.header().map_err(BadLine::clone)
             && take(Err(self.at(bad.line, bad.what))).is_break()
@@ -364,8 +468,7 @@ impl Lines<'_> {
                 return Ok(());
             }
         }
-        let count = self.file.header().map_or(0, |header| header.count);
-        let _ = self.gap(count + 1, take);
+        let _ = self.end(take);
         Ok(())
     }
 
@@ -374,30 +477,84 @@ impl Lines<'_> {
         commit: Commit,
         take: &mut impl FnMut(Found) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let (line, _) = self.file.place();
-        if commit.global < self.next {
-            let what = format!("holds commit {}, which came before", commit.global);
+        let ((line, _), global) = (self.file.place(), commit.global);
+        if global < self.next || self.ahead.contains_key(&global) {
+            let what = format!("holds commit {global}, which came before");
             return take(Err(self.at(line, what)));
         }
-        self.gap(commit.global, take)?;
-        self.next = commit.global + 1;
-        self.bad = 0;
-        let (line, offset) = self.file.place_before();
-        take(Ok(Recorded { commit, version: None, place: Place { line, offset } }))
+        if let Some((last, _)) = self.ahead.last_key_value().filter(|(last, _)| global < **last) {
+            let what =
+                format!("holds commit {global} behind commit {last}: it is read in its turn");
+            take(Err(self.at(line, what)))?;
+        }
+        let (before, offset) = self.file.place_before();
+        let recorded = Recorded { commit, version: None, place: Place { line: before, offset } };
+        let next = Ahead { line, bad: self.bad, recorded };
+        if self.ahead.is_empty() && self.has_turn(&next) {
+            return self.hand_on(next, take);
+        }
+        self.ahead.insert(global, next);
+        self.hand_on_all(AHEAD, take)
     }
 
-    /// Tells of commits before `global` that no line holds, not even a damaged one.
-    fn gap(&self, global: u64, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
-        if global <= self.next + self.bad {
-            return ControlFlow::Continue(());
+    /// Whether nothing is missing before a commit, or damaged lines may have held it.
+    fn has_turn(&self, next: &Ahead) -> bool {
+        next.recorded.commit.global <= self.next + next.bad.saturating_sub(self.bad_before)
+    }
+
+    /// Hands on what has its turn, and more where too much waits for a commit that does not come.
+    fn hand_on_all(
+        &mut self,
+        waiting: usize,
+        take: &mut impl FnMut(Found) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while let Some((global, first)) = self.ahead.pop_first() {
+            if self.ahead.len() < waiting && !self.has_turn(&first) {
+                self.ahead.insert(global, first);
+                break;
+            }
+            self.hand_on(first, take)?;
         }
-        let (line, _) = self.file.place();
-        let what = format!("commits {} to {} are missing before it", self.next, global - 1);
-        take(Err(self.at(line, what)))
+        ControlFlow::Continue(())
+    }
+
+    fn hand_on(
+        &mut self,
+        next: Ahead,
+        take: &mut impl FnMut(Found) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let global = next.recorded.commit.global;
+        if !self.has_turn(&next) {
+            let what = format!("{} missing before it", commits(self.next, global - 1));
+            take(Err(self.at(next.line, what)))?;
+        }
+        self.next = global + 1;
+        self.bad_before = self.bad_before.max(next.bad);
+        take(Ok(next.recorded))
+    }
+
+    /// Hands on what still waits, and tells of commits that the first line counts and no line holds.
+    fn end(&mut self, take: &mut impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.hand_on_all(0, take)?;
+        let count = self.file.header().map_or(0, |header| header.count);
+        if self.next + (self.bad - self.bad_before) <= count {
+            let (line, _) = self.file.place();
+            let what = format!("{} missing behind it", commits(self.next, count));
+            take(Err(self.at(line, what)))?;
+        }
+        ControlFlow::Continue(())
     }
 
     fn at(&self, line: u64, what: String) -> Damage {
         let name = self.file.path().file_name().unwrap_or_default().to_string_lossy();
         Damage { place: format!("line {line} of {name}"), what }
+    }
+}
+
+fn commits(first: u64, last: u64) -> String {
+    if first == last {
+        format!("commit {first} is")
+    } else {
+        format!("commits {first} to {last} are")
     }
 }

@@ -7,15 +7,16 @@ use crate::domain::catalogue;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::host;
-use crate::domain::id::VmId;
-use crate::domain::job::JobOutcome;
+use crate::domain::id::{PlanId, VmId};
+use crate::domain::plan;
 use crate::domain::time::Timestamp;
 use crate::domain::vault;
-use crate::domain::vm::{Command, Event, Health, Vm};
-use crate::views;
+use crate::domain::vm::{Command, Event, FailoverKind, Health, Vm};
+use crate::views::{self, VmView};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// Looks at every VM between the first moment and the last: health can change with time alone.
 const LOOKS: u64 = 600;
@@ -39,8 +40,10 @@ pub struct Incident {
     pub vms: Vec<Track>,
     /// Vaults and hosts that were away.
     pub away: Vec<Away>,
-    /// Jobs that ran.
+    /// Jobs that ran, and runs of recovery plans.
     pub jobs: Vec<JobSpan>,
+    /// Failovers whose replicas began to run.
+    pub failovers: Vec<FailedOver>,
     /// Failed attempts.
     pub attempts: Vec<Attempt>,
     /// What happened, in order; deltas that went well are left out.
@@ -64,8 +67,8 @@ pub struct Track {
     pub rpo_max_seconds: f64,
     /// The age of its newest recovery point over time.
     pub rpo: Vec<(i64, f64)>,
-    /// Bytes of the logs whenever they were cut.
-    pub log_bytes: Vec<(i64, u64)>,
+    /// The logs that were cut. What gathers between two cuts is on the host alone.
+    pub logs: Vec<CutLog>,
     /// Its health, whenever that changed.
     pub health: Vec<(i64, Health)>,
     /// For how long it was Critical.
@@ -74,6 +77,25 @@ pub struct Track {
     pub resyncs: u64,
     /// The catalogue entries of its failures.
     pub failures: BTreeSet<&'static str>,
+}
+
+/// Logs of a VM that were cut at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CutLog {
+    /// When, in milliseconds since 1970.
+    pub cut: i64,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// When they were in the vault; `None` if they were not in the end, or something else came in their place.
+    pub arrived: Option<i64>,
+}
+
+impl Track {
+    fn log_arrives(&mut self, at: i64) {
+        if let Some(log) = self.logs.last_mut() {
+            log.arrived.get_or_insert(at);
+        }
+    }
 }
 
 /// A time for which something was away.
@@ -89,21 +111,66 @@ pub struct Away {
     pub because: String,
 }
 
+/// A failover whose replica ran.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FailedOver {
+    /// The VM.
+    pub vm: String,
+    /// Planned or unplanned.
+    pub kind: FailoverKind,
+    /// When it was asked for, in milliseconds since 1970.
+    pub asked_at: i64,
+    /// When the replica ran.
+    pub started_at: i64,
+    /// The moment to which it was recovered: what was written between that and when it was asked for is lost,
+    /// unless it was planned.
+    pub recovered_to: i64,
+}
+
+impl FailedOver {
+    fn of(vm: &VmView) -> Option<Self> {
+        let failover = vm.failover.as_ref()?;
+        Some(Self {
+            vm: vm.name.clone(),
+            kind: failover.kind,
+            asked_at: failover.asked_at.0.as_millis(),
+            started_at: failover.started_at?.0.as_millis(),
+            recovered_to: failover.recovered_to.0.as_millis(),
+        })
+    }
+
+    /// From asking to running.
+    pub fn rto(&self) -> Duration {
+        Timestamp::from_millis(self.started_at).since(Timestamp::from_millis(self.asked_at))
+    }
+
+    /// The last writes that may be lost; none where the source was shut down first.
+    pub fn lost(&self) -> Duration {
+        match self.kind {
+            FailoverKind::Planned => Duration::ZERO,
+            FailoverKind::Unplanned => {
+                let recovered_to = Timestamp::from_millis(self.recovered_to);
+                Timestamp::from_millis(self.asked_at).since(recovered_to)
+            }
+        }
+    }
+}
+
 /// A job.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobSpan {
-    /// Whose.
+    /// Whose: a VM, or a recovery plan.
     pub vm: String,
     /// What it did.
-    pub title: &'static str,
+    pub title: String,
     /// Who asked for it.
     pub asked_by: String,
     /// From when, in milliseconds since 1970.
     pub from: i64,
     /// Until when; `None` if it still ran in the end.
     pub until: Option<i64>,
-    /// How it ended.
-    pub outcome: Option<JobOutcome>,
+    /// How it ended, as `Completed`.
+    pub outcome: Option<String>,
 }
 
 /// A failed attempt.
@@ -164,6 +231,7 @@ fn begins(from: Moment, commit: &Commit) -> bool {
     match from {
         Moment::Position(position) => position <= commit.global,
         Moment::Time(time) => time <= commit.at,
+        Moment::End => false,
     }
 }
 
@@ -175,7 +243,7 @@ fn ends(
 ) -> Result<(Timestamp, Timestamp), HistoryError> {
     let time = |moment| match moment {
         Some(Moment::Time(time)) => Some(time),
-        Some(Moment::Position(_)) | None => None,
+        Some(Moment::Position(_) | Moment::End) | None => None,
     };
     let (mut first, mut last) = (None, Timestamp::default());
     history.each(|found| {
@@ -203,6 +271,7 @@ struct Reading {
     tracks: BTreeMap<VmId, Track>,
     away: Vec<(StreamId, Away)>,
     jobs: Vec<(uuid::Uuid, JobSpan)>,
+    failovers: Vec<FailedOver>,
     attempts: Vec<Attempt>,
     timeline: Vec<Line>,
     cut_short: bool,
@@ -222,6 +291,7 @@ impl Reading {
             tracks: BTreeMap::new(),
             away: Vec::new(),
             jobs: Vec::new(),
+            failovers: Vec::new(),
             attempts: Vec::new(),
             timeline: Vec::new(),
             cut_short: false,
@@ -242,6 +312,7 @@ impl Reading {
         self.past.apply(commit);
         self.titles.note(&self.past, commit);
         self.note_away(commit);
+        self.note_plan(commit);
         self.note_vm(commit, shown);
         if shown {
             self.commits += 1;
@@ -297,6 +368,38 @@ impl Reading {
         }
     }
 
+    fn note_plan(&mut self, commit: &Commit) {
+        let Entry::Plan { events, .. } = &commit.entry else { return };
+        for event in events {
+            match event {
+                plan::Event::RunStarted { job, kind } => {
+                    self.job_begins(job.0, format!("{} run of the plan", kind.name()), commit);
+                }
+                plan::Event::RunEnded { outcome } => {
+                    let plan = self.past.site.plans.get(&PlanId(commit.stream.id));
+                    let run = plan.and_then(|plan| plan.run.as_ref());
+                    if let Some(run) = run {
+                        self.job_ends(run.job.0, format!("{outcome:?}"), commit.at);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn job_begins(&mut self, job: uuid::Uuid, title: String, commit: &Commit) {
+        let vm = self.past.name(commit.stream);
+        let (asked_by, from) = (self.titles.who(&commit.actor), commit.at.as_millis());
+        let span = JobSpan { vm, title, asked_by, from, until: None, outcome: None };
+        self.jobs.push((job, span));
+    }
+
+    fn job_ends(&mut self, job: uuid::Uuid, outcome: String, at: Timestamp) {
+        if let Some((_, span)) = self.jobs.iter_mut().rev().find(|(own, _)| *own == job) {
+            (span.until, span.outcome) = (Some(at.as_millis()), Some(outcome));
+        }
+    }
+
     fn note_vm(&mut self, commit: &Commit, shown: bool) {
         let Entry::Vm { events, .. } = &commit.entry else { return };
         let (id, at) = (VmId(commit.stream.id), commit.at.as_millis());
@@ -304,17 +407,10 @@ impl Reading {
         for event in events {
             match event {
                 Event::JobStarted { job, kind } => {
-                    let (vm, asked_by) = (name.clone(), commit.actor.clone());
-                    let title = kind.title();
-                    let span =
-                        JobSpan { vm, title, asked_by, from: at, until: None, outcome: None };
-                    self.jobs.push((job.0, span));
+                    self.job_begins(job.0, kind.title().to_owned(), commit);
                 }
                 Event::JobEnded { job, outcome } => {
-                    let open = self.jobs.iter_mut().rev().find(|(own, _)| own == &job.0);
-                    if let Some((_, span)) = open {
-                        (span.until, span.outcome) = (Some(at), Some(*outcome));
-                    }
+                    self.job_ends(job.0, format!("{outcome:?}"), commit.at);
                 }
                 _ => {}
             }
@@ -323,9 +419,15 @@ impl Reading {
                 track.failures.extend(failure_of(event).map(|it| catalogue::entry(it.code).id));
                 match event {
                     Event::SnapshotTaken { log_bytes, .. } => {
-                        track.log_bytes.push((at, *log_bytes));
+                        track.logs.push(CutLog { cut: at, bytes: *log_bytes, arrived: None });
                     }
+                    Event::LogShipped { .. } => track.log_arrives(at),
                     Event::MarkedForResync { .. } => track.resyncs += 1,
+                    Event::ReplicaStarted => {
+                        let site = &self.past.site;
+                        let vm = site.vms.get(&id).map(|vm| VmView::new(vm, site, commit.at));
+                        self.failovers.extend(vm.as_ref().and_then(FailedOver::of));
+                    }
                     Event::RetryScheduled { attempt, due, because, .. } => {
                         self.attempts.push(Attempt {
                             vm: name.clone(),
@@ -386,6 +488,7 @@ impl Reading {
             vms,
             away: away.filter(|it| overlaps(it.from, it.until)).collect(),
             jobs: jobs.filter(|it| overlaps(it.from, it.until)).collect(),
+            failovers: self.failovers,
             attempts: self.attempts,
             timeline: self.timeline,
             cut_short: self.cut_short,

@@ -1,11 +1,11 @@
 //! The page of an incident: one HTML file with everything in it, for a screen, dark or light, and for paper.
 
-use super::incident::{Away, Incident, JobSpan, Line, Track};
+use super::history::Damage;
+use super::incident::{Away, FailedOver, Incident, JobSpan, Line, Track};
 use super::why::Explanation;
 use super::words::{bytes, span};
-use crate::domain::job::JobOutcome;
 use crate::domain::time::Timestamp;
-use crate::domain::vm::Health;
+use crate::domain::vm::{FailoverKind, Health};
 use crate::store::BUILD;
 use std::fmt::Write;
 use std::time::Duration;
@@ -27,7 +27,8 @@ const STEPS: [i64; 15] =
     [1, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400, 604_800];
 
 const CURVE_KEY: &str = "<p class=\"key\">Dashed: what the policy asks for. Shaded: its host or its vault \
-     was away. Below: bytes of the logs whenever they were cut.</p>\n";
+     was away. Below: bytes of the logs, from when they were cut until they were in the vault. What gathers between \
+     two cuts, as in an outage, is on the host alone: the event log tells of it with the next cut.</p>\n";
 
 const STYLE: &str = include_str!("page.css");
 
@@ -109,6 +110,7 @@ pub fn page_with(
         out.push_str(&curve(vm, incident, &axis));
     }
     out.push_str(&causes(explained));
+    out.push_str(&failovers(incident));
     out.push_str(&jobs(incident));
     out.push_str(&timeline(incident));
     out.push_str(&foot("the event log"));
@@ -281,11 +283,11 @@ fn shortened(name: &str) -> String {
 
 fn damage(incident: &Incident) -> String {
     let mut out = String::new();
-    for damage in &incident.damage {
+    for damage in Damage::told(&incident.damage) {
         let _ = writeln!(
             out,
             "<p class=\"warning\">Damaged: {}. What follows from it is not certain.</p>",
-            escaped(&damage.to_string())
+            escaped(&damage)
         );
     }
     out
@@ -389,10 +391,10 @@ fn health_strip(vm: &Track, axis: &Axis, y: f64) -> String {
 }
 
 fn job_bar(job: &JobSpan, axis: &Axis, y: f64) -> String {
-    let class = match job.outcome {
-        Some(JobOutcome::Failed) => "job failed",
-        Some(JobOutcome::Cancelled) => "job cancelled",
-        Some(JobOutcome::Completed) | None => "job",
+    let class = match job.outcome.as_deref() {
+        Some("Failed") => "job failed",
+        Some("Cancelled") => "job cancelled",
+        Some(_) | None => "job",
     };
     let says = format!("{}, asked for by {}", job.title, job.asked_by);
     let mut out = axis.bar(class, job.from, job.until, y + 6.0, 6.0, &says);
@@ -402,7 +404,7 @@ fn job_bar(job: &JobSpan, axis: &Axis, y: f64) -> String {
             out,
             "<text class=\"tick left\" x=\"{start:.1}\" y=\"{:.1}\">{}</text>",
             y + 22.0,
-            escaped(job.title)
+            escaped(&job.title)
         );
     }
     out
@@ -451,23 +453,22 @@ fn not_replicated(vm: &Track, axis: &Axis) -> String {
     )
 }
 
-/// Bytes of the logs whenever they were cut.
+/// Bytes of the logs, from when they were cut to when they were in the vault.
 fn log_bars(vm: &Track, axis: &Axis) -> String {
     let (top, room) = (CURVE + 18.0, 20.0);
-    let most = vm.log_bytes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    let most = vm.logs.iter().map(|log| log.bytes).max().unwrap_or(0);
     let mut out = String::new();
-    for (at, cut) in &vm.log_bytes {
-        let height = (*cut as f64 / most.max(1) as f64 * room).max(0.5);
-        let x = axis.x(*at);
-        let says = format!("{} cut at {}", bytes(*cut), time(Timestamp::from_millis(*at)));
-        let _ = write!(
-            out,
-            "<rect class=\"log\" x=\"{:.1}\" y=\"{:.1}\" width=\"2\" height=\"{height:.1}\">\
-             <title>{}</title></rect>",
-            x - 1.0,
-            top + room - height,
-            escaped(&says)
-        );
+    for (nth, log) in vm.logs.iter().enumerate() {
+        let height = (log.bytes as f64 / most.max(1) as f64 * room).max(0.5);
+        let cut = time(Timestamp::from_millis(log.cut));
+        let arrived = log.arrived.map(Timestamp::from_millis);
+        let end = arrived.map_or("not in the vault in the end".to_owned(), |at| {
+            format!("in the vault at {}", time(at))
+        });
+        // Logs that never arrive are followed by the next ones.
+        let until = log.arrived.or_else(|| vm.logs.get(nth + 1).map(|next| next.cut));
+        let says = format!("{} cut at {cut}, {end}", bytes(log.bytes));
+        out.push_str(&axis.bar("log", log.cut, until, top + room - height, height, &says));
     }
     let _ = write!(
         out,
@@ -510,12 +511,39 @@ fn causes(explained: &[(String, Explanation)]) -> String {
     out
 }
 
+/// What failovers took, and what they may have lost.
+fn failovers(incident: &Incident) -> String {
+    if incident.failovers.is_empty() {
+        return String::new();
+    }
+    let row = |it: &FailedOver| {
+        let lost = match (it.kind, it.lost()) {
+            (FailoverKind::Planned, _) => "nothing: it was shut down first".to_owned(),
+            (FailoverKind::Unplanned, lost) => {
+                format!("what was written in the last {}", span(lost))
+            }
+        };
+        let moment = |at| time(Timestamp::from_millis(at));
+        vec![
+            it.vm.clone(),
+            format!("{:?}", it.kind),
+            moment(it.asked_at),
+            span(it.rto()),
+            moment(it.recovered_to),
+            lost,
+        ]
+    };
+    let heads = vec!["VM", "Failover", "Asked for", "RTO", "Recovered to", "Lost"];
+    let rows = incident.failovers.iter().map(row).collect();
+    Table { title: "Failovers".to_owned(), heads, rows }.drawn()
+}
+
 fn jobs(incident: &Incident) -> String {
     if incident.jobs.is_empty() {
         return String::new();
     }
     let mut out = String::from(
-        "<h2>Jobs</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>VM</th><th>Job</th><th>Asked for by</th>\
+        "<h2>Jobs</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>Of</th><th>Job</th><th>Asked for by</th>\
          <th>From</th><th>Took</th><th>Ended</th></tr></thead>\n<tbody>\n",
     );
     for job in &incident.jobs {
@@ -523,12 +551,12 @@ fn jobs(incident: &Incident) -> String {
         let took = job
             .until
             .map_or("-".to_owned(), |until| span(Timestamp::from_millis(until).since(from)));
-        let ended = job.outcome.map_or("still running".to_owned(), |it| format!("{it:?}"));
+        let ended = job.outcome.as_deref().unwrap_or("still running");
         let _ = writeln!(
             out,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{took}</td><td>{ended}</td></tr>",
             escaped(&job.vm),
-            job.title,
+            escaped(&job.title),
             escaped(&job.asked_by),
             time(from)
         );

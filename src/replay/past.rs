@@ -9,7 +9,7 @@ use crate::domain::vm::Vm;
 use crate::views::Site;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ pub enum Moment {
     Position(u64),
     /// Before the first commit that is later than this. Where the clock was set, positions say more.
     Time(Timestamp),
+    /// The end of the log.
+    End,
 }
 
 impl Moment {
@@ -29,16 +31,45 @@ impl Moment {
         match self {
             Self::Position(position) => commit.global <= position,
             Self::Time(time) => commit.at <= time,
+            Self::End => true,
         }
     }
-}
 
-impl Moment {
+    /// Whether the moment is later than another of its kind; how a position and a time lie to each other, only
+    /// a log tells.
+    pub fn is_behind(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Position(one), Self::Position(other)) => other < one,
+            (Self::Time(one), Self::Time(other)) => other < one,
+            _ => false,
+        }
+    }
+
+    /// The last position that may be at or before the moment, where the commit of the next one that there is
+    /// is not. Of those between, nobody knows when they were.
+    pub(super) fn last_before(self, next: u64) -> u64 {
+        match self {
+            Self::Position(wanted) => wanted.min(next - 1),
+            Self::Time(_) | Self::End => next - 1,
+        }
+    }
+
     /// Whether everything up to a position, whose latest time is this, is at or before the moment.
     pub(super) fn is_at_or_after(self, position: u64, latest_ms: i64) -> bool {
         match self {
             Self::Position(wanted) => position <= wanted,
             Self::Time(wanted) => latest_ms <= wanted.as_millis(),
+            Self::End => true,
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(position) => write!(f, "{position}"),
+            Self::Time(time) => write!(f, "{time}"),
+            Self::End => f.write_str("the end of the log"),
         }
     }
 }
@@ -100,6 +131,58 @@ pub struct Past {
     pub incomplete: BTreeMap<StreamId, u64>,
     /// Damage that was met on the way.
     pub damage: Vec<Damage>,
+    /// Positions that were not met. States are kept only where there are none.
+    #[serde(skip)]
+    pub(super) gaps: Gaps,
+}
+
+/// Positions of the log that are missing. Each is one of some stream, whose next commit shows it: where a
+/// stream goes on without a gap, nothing of it was missing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Gaps {
+    /// The last of them.
+    pub(super) last: u64,
+    /// How many there are of which no stream is known.
+    unsettled: u64,
+    /// The streams that have not gone on since.
+    suspects: BTreeSet<StreamId>,
+}
+
+impl Gaps {
+    /// Notes that all positions behind one and up to another are missing, which may be of these streams.
+    pub(super) fn miss<'a>(
+        &mut self,
+        position: u64,
+        last: u64,
+        streams: impl Iterator<Item = &'a StreamId>,
+    ) {
+        self.last = last;
+        self.unsettled += last - position;
+        self.suspects = streams.copied().collect();
+    }
+
+    /// Takes the next commit that there is, of a stream whose last number was `before`; whether commits of
+    /// that stream are missing.
+    pub(super) fn follow(&mut self, position: u64, before: Option<u64>, commit: &Commit) -> bool {
+        self.unsettled += commit.global.saturating_sub(position + 1);
+        let missing = commit.seq.saturating_sub(before.unwrap_or(0) + 1);
+        self.unsettled = self.unsettled.saturating_sub(missing);
+        self.suspects.remove(&commit.stream);
+        before.unwrap_or(0) + 1 != commit.seq
+    }
+
+    pub(super) const fn are_settled(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    pub(super) fn may_be_of(&self, stream: StreamId) -> bool {
+        self.suspects.contains(&stream)
+    }
+
+    /// The streams that what is missing may be of, where that is not known.
+    pub(super) fn into_suspects(self) -> BTreeSet<StreamId> {
+        if self.are_settled() { BTreeSet::new() } else { self.suspects }
+    }
 }
 
 impl Past {
@@ -162,8 +245,27 @@ impl Past {
     /// The VM called so, or with this id.
     pub fn vm_called(&self, name: &str) -> Option<(StreamId, &Vm)> {
         let mut vms = self.site.vms.iter();
-        let found = vms.find(|(id, vm)| vm.name == name || id.to_string() == name);
+        let found = vms.find(|(id, vm)| {
+            let stream = StreamId { kind: Kind::Vm, id: id.0 };
+            vm.name == name || id.to_string() == name || stream.to_string() == name
+        });
         found.map(|(id, vm)| (StreamId { kind: Kind::Vm, id: id.0 }, vm))
+    }
+
+    /// Whether the beginning of a stream is in it: of what has none, not even the name is known.
+    pub fn begins(&self, stream: StreamId) -> bool {
+        self.name(stream) != stream.to_string()
+    }
+
+    /// What its VMs are called.
+    pub fn vm_names(&self) -> Vec<String> {
+        let streams = self.site.vms.keys().map(|id| StreamId { kind: Kind::Vm, id: id.0 });
+        streams.map(|stream| self.name(stream)).collect()
+    }
+
+    /// Whether nothing is missing of what was folded in.
+    pub(super) fn is_whole(&self) -> bool {
+        self.incomplete.is_empty() && self.gaps.are_settled()
     }
 
     /// The VM of a stream.
@@ -209,14 +311,41 @@ impl Past {
         Value::Object(all.collect())
     }
 
+    /// The site with ids in place of the names that are not known, as where the beginning of a log is lost.
+    pub fn site_told(&self) -> Site {
+        let mut site = self.site.clone();
+        let told = |name: &mut String, kind, id| {
+            if name.is_empty() {
+                *name = StreamId { kind, id }.to_string();
+            }
+        };
+        for (id, vm) in &mut site.vms {
+            vm.id = *id;
+            told(&mut vm.name, Kind::Vm, id.0);
+        }
+        for (id, host) in &mut site.hosts {
+            host.id = *id;
+            told(&mut host.name, Kind::Host, id.0);
+        }
+        site.clouds.iter_mut().for_each(|(id, it)| told(&mut it.name, Kind::Cloud, id.0));
+        site.vaults.iter_mut().for_each(|(id, it)| told(&mut it.name, Kind::Vault, id.0));
+        site.plans.iter_mut().for_each(|(id, it)| told(&mut it.name, Kind::Plan, id.0));
+        site.fabrics.iter_mut().for_each(|(id, it)| told(&mut it.name, Kind::Fabric, id.0));
+        site
+    }
+
     fn follow(&mut self, commit: &Commit) {
-        self.position = commit.global;
-        self.at = commit.at;
+        if self.position + 1 < commit.global {
+            self.gaps.last = commit.global - 1;
+            self.gaps.suspects = self.seqs.keys().copied().collect();
+        }
         self.latest = if self.seqs.is_empty() { commit.at } else { self.latest.max(commit.at) };
-        let before = self.seqs.insert(commit.stream, commit.seq).unwrap_or(0);
-        if before + 1 != commit.seq {
+        let before = self.seqs.insert(commit.stream, commit.seq);
+        if self.gaps.follow(self.position, before, commit) {
             self.incomplete.entry(commit.stream).or_insert(commit.global);
         }
+        self.position = commit.global;
+        self.at = commit.at;
     }
 }
 

@@ -69,9 +69,14 @@ pub struct Verification {
 }
 
 impl Verification {
+    /// Whether every command that could be decided again was decided as it is recorded.
+    pub fn is_as_recorded(&self) -> bool {
+        self.diverging == 0
+    }
+
     /// Whether everything was as it must be.
     pub fn is_sound(&self) -> bool {
-        self.diverging == 0 && self.damage.is_empty() && self.wrong_snapshots.is_empty()
+        self.is_as_recorded() && self.damage.is_empty() && self.wrong_snapshots.is_empty()
     }
 }
 
@@ -143,7 +148,7 @@ impl Verification {
         let Some(Checkpoint { past: kept, .. }) = Checkpoint::read(states, past.position) else {
             return;
         };
-        if !past.incomplete.is_empty() {
+        if !past.is_whole() {
             return;
         }
         self.snapshots += 1;

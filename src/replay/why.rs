@@ -4,7 +4,7 @@
 //! A commit names the one that led to it. Where it does not, as in logs of earlier builds, it follows from
 //! the states: work is reported on, or a timer fires, because an earlier commit called for it.
 
-use super::history::{History, HistoryError, Recorded};
+use super::history::{Damage, History, HistoryError, Recorded};
 use super::past::{Moment, Past};
 use super::words::{Titles, clock, command_in_words, events_in_words, span};
 use crate::domain::entity::{Commit, Entity, Entry, Kind, StreamId};
@@ -53,23 +53,27 @@ pub enum WhyError {
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The log has no such commit.
-    #[error("find commit {position}: the log {}", positions(*.last))]
+    #[error("find commit {position}: the log {}{}", positions(*.last), but_damaged(.damage))]
     NoCommit {
         /// What was asked for.
         position: u64,
         /// The last one.
         last: u64,
+        /// Damage, for which it may not be there.
+        damage: Vec<Damage>,
     },
     /// The log has no such VM.
-    #[error("find VM {name}: the log knows {}", list(.known))]
+    #[error("find VM {name}: the log knows {}{}", list(.known), but_damaged(.damage))]
     NoVm {
         /// What was asked for.
         name: String,
         /// The VMs that it has.
         known: Vec<String>,
+        /// Damage, for which it may not know more.
+        damage: Vec<Damage>,
     },
-    /// The VM was never so.
-    #[error("{name} was never {state} up to commit {position}")]
+    /// The VM was never so, as far as the log tells.
+    #[error("{name} was never {state} up to commit {position}{}", but_damaged(.damage))]
     NeverSo {
         /// The VM.
         name: String,
@@ -77,7 +81,16 @@ pub enum WhyError {
         state: Health,
         /// Where the search ended.
         position: u64,
+        /// Damage, for which that may not be known.
+        damage: Vec<Damage>,
     },
+}
+
+impl WhyError {
+    /// That the log, as far as it was read, has no VM called so.
+    pub fn no_vm(name: &str, past: &Past) -> Self {
+        Self::NoVm { name: name.to_owned(), known: past.vm_names(), damage: past.damage.clone() }
+    }
 }
 
 /// The answer.
@@ -305,23 +318,25 @@ impl Walk {
                 let last = self.past.position;
                 let parents = self.parents.len() as u64;
                 if *position == 0 || parents <= *position {
-                    return Err(WhyError::NoCommit { position: *position, last });
+                    let damage = self.past.damage.clone();
+                    return Err(WhyError::NoCommit { position: *position, last, damage });
                 }
                 let from = self.past.at;
                 Ok(Target { headline: vec![], commit: *position, from, until: None, cause: None })
             }
             Question::Vm { name, state, .. } => {
-                let Some((_, vm)) = self.past.vm_called(name) else {
-                    let known = self.past.site.vms.values().map(|vm| vm.name.clone()).collect();
-                    return Err(WhyError::NoVm { name: name.clone(), known });
+                let Some((stream, _)) = self.past.vm_called(name) else {
+                    return Err(WhyError::no_vm(name, &self.past));
                 };
                 let state = state.or(self.health).unwrap_or(Health::NotApplicable);
+                let name = self.past.name(stream);
                 let episode = self.episodes.get(&state).ok_or_else(|| WhyError::NeverSo {
-                    name: vm.name.clone(),
+                    name: name.clone(),
                     state,
                     position: self.past.position,
+                    damage: self.past.damage.clone(),
                 })?;
-                Ok(self.episode_told(&vm.name, state, episode))
+                Ok(self.episode_told(&name, state, episode))
             }
         }
     }
@@ -466,7 +481,7 @@ impl Walk {
     }
 
     fn uncertain(&self, read: &Read) -> Vec<String> {
-        let mut lines: Vec<String> = self.past.damage.iter().map(ToString::to_string).collect();
+        let mut lines = Damage::told(&self.past.damage);
         let streams: BTreeSet<StreamId> = read.commits.values().map(|it| it.stream).collect();
         for stream in streams {
             if let Some(since) = self.past.incomplete.get(&stream) {
@@ -514,6 +529,11 @@ fn reported_on(command: &Command, vm: &Vm) -> Option<Effect> {
 
 fn positions(last: u64) -> String {
     if last == 0 { "has no commits".to_owned() } else { format!("has positions 1 to {last}") }
+}
+
+/// Damage behind an answer, a line each.
+fn but_damaged(damage: &[Damage]) -> String {
+    Damage::told(damage).iter().fold(String::new(), |text, it| format!("{text}\n  damaged: {it}"))
 }
 
 fn list(names: &[String]) -> String {

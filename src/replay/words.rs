@@ -31,11 +31,21 @@ const JOBS_KNOWN: usize = 10_000;
 #[derive(Clone, Debug, Default)]
 pub struct Titles {
     of: BTreeMap<JobId, Vec<&'static str>>,
+    /// Recovery plans by what their commits have as the actor.
+    plans: BTreeMap<String, String>,
 }
 
 impl Titles {
     /// Learns from the state after a commit.
     pub fn note(&mut self, past: &Past, commit: &Commit) {
+        if let Entry::Plan { .. } = &commit.entry {
+            let (actor, name) = (commit.stream.to_string(), past.name(commit.stream));
+            // A plan that is deleted has no name any more.
+            if past.begins(commit.stream) {
+                self.plans.insert(actor, format!("plan {name}"));
+            }
+            return;
+        }
         let Entry::Vm { .. } = &commit.entry else { return };
         let Some(job) = past.vm(commit.stream.id).and_then(|vm| vm.job.as_ref()) else { return };
         if self.of.contains_key(&job.id) {
@@ -45,6 +55,11 @@ impl Titles {
             self.of.clear();
         }
         self.of.insert(job.id, job.tasks.iter().map(|task| task.step.title()).collect());
+    }
+
+    /// Who an actor is, as the beginning of a sentence.
+    pub(super) fn who(&self, actor: &str) -> String {
+        self.plans.get(actor).cloned().unwrap_or_else(|| who(actor))
     }
 
     /// A task by its number, and by what it does if that is known.
@@ -69,7 +84,7 @@ pub(super) fn command_word(entry: &Entry) -> String {
 
 /// Who said what to the entity called `name`: the first half of a sentence.
 pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String {
-    let who = who(&commit.actor);
+    let who = titles.who(&commit.actor);
     match &commit.entry {
         Entry::Vm { command, .. } => vm_command(command, &who, name, commit.at, titles),
         Entry::Host { command, .. } => match command {
@@ -369,7 +384,7 @@ fn place_in_words(placement: &Placement) -> String {
     format!("size {size}, addresses {addresses}")
 }
 
-fn policy_in_words(policy: &Policy) -> String {
+pub(super) fn policy_in_words(policy: &Policy) -> String {
     let Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h } =
         policy;
     let consistent = match app_consistent_frequency_h {

@@ -4,16 +4,19 @@
 //! caused to half of the time between the last failure and the first success. What leaves no trace, such as
 //! a kill of the service, or writes within a delta, is not there.
 
-use super::quantity::{Size, Span};
-use super::scenario::{Deed, Fidelity, Scenario, Schedule, SiteSpec, Step, VmSpec};
+use super::quantity::{Size, Span, Window};
+use super::scenario::{
+    Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
+};
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Cause;
-use crate::domain::id::{HostId, VmId};
+use crate::domain::id::{HostId, PlanId, VmId};
+use crate::domain::plan::{self, Action, ActionKind, Definition, Group, RunKind};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Command, Event, ResyncReason, RetryReason, Vm};
-use crate::domain::{host, vault};
-use crate::replay::{History, HistoryError, Past, Recorded};
+use crate::domain::vm::{Command, Event, ResyncReason, ResyncWindow, RetryReason, Vm};
+use crate::domain::{cloud, host, vault};
+use crate::replay::{Damage, History, HistoryError, Past, Recorded, Titles, command_in_words};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use toml::Spanned;
@@ -35,6 +38,9 @@ const APART_MS: i64 = 5_000;
 
 /// Time after the timeline in which everything comes to rest.
 const SETTLE: Span = Span(45 * 60_000);
+
+/// Things that are not taken over and are told one by one.
+const LEFT_OUT_TOLD: usize = 20;
 
 /// A fault under way or over.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +67,12 @@ pub fn recorded(
     history.each(|found| {
         match found {
             Ok(Recorded { commit, .. }) => reading.take(&commit),
-            Err(damage) => reading.remarks.push(format!("the log is damaged: {damage}")),
+            Err(damage) => reading.past.met(&damage),
         }
         ControlFlow::Continue(())
     })?;
+    let damage = Damage::told(&reading.past.damage);
+    reading.remarks.extend(damage.iter().map(|it| format!("the log is damaged: {it}")));
     Ok(reading.scenario(title))
 }
 
@@ -83,6 +91,15 @@ struct Reading {
     operations: Vec<(i64, Deed, String, Option<String>)>,
     /// The host that each VM was found at.
     hosts: BTreeMap<VmId, HostId>,
+    /// The plans as they were defined last.
+    plans: BTreeMap<PlanId, (String, Definition)>,
+    /// When a plan was run, and how, or had to go on.
+    runs: Vec<(i64, PlanId, Option<RunWord>)>,
+    /// Clouds that have a policy.
+    policies: BTreeSet<StreamId>,
+    titles: Titles,
+    /// What a scenario cannot have.
+    left_out: Vec<String>,
     remarks: Vec<String>,
 }
 
@@ -122,12 +139,51 @@ impl Reading {
                     }
                 }
             }
-            // Plans move VMs by commands of their own, which are read as those of an operator.
-            Entry::Cloud { .. } | Entry::Plan { .. } | Entry::Fabric { .. } => {}
+            Entry::Plan { command, .. } => self.plan_command(command, commit),
+            Entry::Cloud { command: cloud::Command::AssociatePolicy { .. }, .. } => {
+                if !self.policies.insert(commit.stream) {
+                    self.leave_out(commit);
+                }
+            }
+            // Networks are as they are in the end.
+            Entry::Cloud { .. } | Entry::Fabric { .. } => {}
         }
     }
 
+    fn plan_command(&mut self, command: &plan::Command, commit: &Commit) {
+        let (id, at) = (PlanId(commit.stream.id), commit.at.as_millis());
+        match command {
+            plan::Command::Define { name, definition, .. } => {
+                self.plans.insert(id, (name.clone(), definition.clone()));
+            }
+            plan::Command::Start { kind, .. } => self.runs.push((at, id, Some(run_word(kind)))),
+            plan::Command::Continue { .. } => self.runs.push((at, id, None)),
+            plan::Command::ReportAction { failure: None, .. } | plan::Command::ReportVm { .. } => {}
+            plan::Command::Delete
+            | plan::Command::Retry { .. }
+            | plan::Command::Cancel
+            | plan::Command::ReportAction { failure: Some(_), .. } => self.leave_out(commit),
+        }
+    }
+
+    /// Notes something that a scenario cannot have.
+    fn leave_out(&mut self, commit: &Commit) {
+        let name = self.past.name(commit.stream);
+        self.titles.note(&self.past, commit);
+        let sentence = command_in_words(commit, &name, &self.titles);
+        self.left_out.push(format!("not taken over, at {}: {sentence}", commit.at));
+    }
+
+    /// Whether a plan did this, which does it again in the scenario.
+    fn is_of_plan(&self, commit: &Commit) -> bool {
+        let stream = |id: &PlanId| StreamId { kind: Kind::Plan, id: id.0 }.to_string();
+        self.plans.keys().any(|id| stream(id) == commit.actor)
+    }
+
     fn operation(&mut self, command: &Command, commit: &Commit) {
+        if self.is_of_plan(commit) {
+            return;
+        }
         let deed = match command {
             Command::PlannedFailover { .. } => Deed::PlannedFailover,
             Command::UnplannedFailover { .. } => Deed::UnplannedFailover,
@@ -153,15 +209,34 @@ impl Reading {
             {
                 Deed::Retry
             }
+            Command::ReportMoved { host } if self.is_in_cluster(*host) => Deed::MoveVm,
+            Command::ReportMoved { .. }
+            | Command::ChangePolicy { .. }
+            | Command::Resynchronize { .. }
+            | Command::ChangeResyncWindow { .. }
+            | Command::DecideFailover { .. }
+            | Command::ChangeTarget { .. }
+            | Command::HoldStart { .. }
+            | Command::ReleaseStart => {
+                // What the configuration asks for, or a cloud, is there from the beginning.
+                if !matches!(commit.actor.as_str(), "configuration" | "cloud" | "timer") {
+                    self.leave_out(commit);
+                }
+                return;
+            }
             _ => return,
         };
         let host = match command {
-            Command::FailbackToHost { host, .. } => {
+            Command::FailbackToHost { host, .. } | Command::ReportMoved { host } => {
                 Some(self.past.name(StreamId { kind: Kind::Host, id: host.0 }))
             }
             _ => None,
         };
         self.operations.push((commit.at.as_millis(), deed, self.past.name(commit.stream), host));
+    }
+
+    fn is_in_cluster(&self, host: HostId) -> bool {
+        self.past.site.hosts.get(&host).is_some_and(|host| host.cluster.is_some())
     }
 
     fn vm_event(&mut self, commit: &Commit, event: &Event, at: i64) {
@@ -241,8 +316,16 @@ impl Reading {
         let began = self.began.unwrap_or_default();
         let length_ms = self.past.latest.since(began).as_millis() as u64;
         let duration = Span(length_ms.div_ceil(60_000).max(1) * 60_000);
-        let vms = self.vms(length_ms);
+        let site = self.site();
+        let vms = self.vms(length_ms, &site);
+        let plan = self.plans();
         let at = self.steps(began.as_millis(), duration);
+        let more = self.left_out.len().saturating_sub(LEFT_OUT_TOLD);
+        self.left_out.truncate(LEFT_OUT_TOLD);
+        self.remarks.append(&mut self.left_out);
+        if 0 < more {
+            self.remarks.push(format!("and {more} more things are not taken over"));
+        }
         let (from, to) = (began, self.past.latest);
         let scenario = Scenario {
             title: title.to_owned(),
@@ -252,9 +335,9 @@ impl Reading {
             schedule: Schedule::default(),
             fidelity: Fidelity::Blocks,
             topology: None,
-            site: self.site(),
+            site,
             vm: vms,
-            plan: vec![],
+            plan,
             at,
             expect: vec![],
         };
@@ -273,15 +356,67 @@ impl Reading {
         if 1 < self.past.site.clouds.len() {
             self.remarks.push("a scenario has one cloud: its policy is that of the first".into());
         }
-        SiteSpec {
+        if policy.app_consistent_frequency_h != 0 {
+            self.remarks.push("a scenario has no application-consistent points".into());
+        }
+        let mut site = SiteSpec {
             hosts: hosts.into_iter().map(unplaced).collect(),
             copy_frequency: Span(u64::from(policy.copy_frequency_s) * 1_000),
             retention: Span::hours(u64::from(policy.recovery_point_retention_h)),
             ..SiteSpec::default()
+        };
+        let known = &self.past.site;
+        let windows: Vec<ResyncWindow> = known.vms.values().map(|vm| vm.resync.window).collect();
+        if let Some(window) = windows.first() {
+            site.resync_window = Window(*window);
         }
+        if windows.iter().any(|window| Some(window) != windows.first()) {
+            let what =
+                "a scenario has one window of resynchronizations: it is that of the first VM";
+            self.remarks.push(what.into());
+        }
+        site.take_over(&known.hosts(), &known.fabrics(), &known.mappings());
+        // Of a log without its names and addresses, what stands for an address is none.
+        if let Some((_, _, problem)) = site.misfit() {
+            self.remarks
+                .push(format!("networks, clusters and sizes are not taken over: {problem}"));
+            (site.cluster, site.network, site.recovery_network, site.size) = Default::default();
+        }
+        site
     }
 
-    fn vms(&mut self, length_ms: u64) -> Vec<VmSpec> {
+    /// The plans, with stand-ins for what they do besides.
+    fn plans(&mut self) -> Vec<PlanSpec> {
+        let names = |vm: &VmId| self.past.site.vms.get(vm).map(|vm| unplaced(vm.name.clone()));
+        let has = |actions: &[Action], is: fn(&ActionKind) -> bool| {
+            actions.iter().any(|action| is(&action.kind))
+        };
+        let mut plans = Vec::new();
+        for (name, definition) in self.plans.values() {
+            let group = |group: &Group| GroupSpec {
+                vms: group.vms.iter().filter_map(names).collect(),
+                script: has(&group.before, |it| matches!(it, ActionKind::Script { .. })),
+                manual: has(&group.before, |it| matches!(it, ActionKind::Manual { .. })),
+                gate: has(&group.after, |it| matches!(it, ActionKind::Gate { .. })),
+            };
+            let groups: Vec<GroupSpec> = definition.groups.iter().map(group).collect();
+            let kept: usize = groups
+                .iter()
+                .map(|it| usize::from(it.script) + usize::from(it.manual) + usize::from(it.gate))
+                .sum();
+            let actions = definition.actions().count();
+            if 0 < actions {
+                self.remarks.push(format!(
+                    "of the {actions} actions of plan {name}, {kept} have stand-ins, which do nothing; \
+                     the others are not taken over"
+                ));
+            }
+            plans.push(PlanSpec { name: name.clone(), group: groups });
+        }
+        plans
+    }
+
+    fn vms(&mut self, length_ms: u64, site: &SiteSpec) -> Vec<VmSpec> {
         let mut specs = Vec::new();
         for (id, vm) in &self.past.site.vms {
             let host = self.hosts.get(id).unwrap_or(&vm.host);
@@ -295,10 +430,17 @@ impl Reading {
                 self.remarks.push(remark_on_sizes(vm));
             }
             let host = unplaced(host.unwrap_or_else(|| "host-1".to_owned()));
-            specs.push(VmSpec {
+            let mut spec = VmSpec {
                 writes_per_minute: writes_per_minute(written / minutes),
                 ..VmSpec::named(unplaced(vm.name.clone()), host, unplaced(sizes))
-            });
+            };
+            spec.take_over(vm.machine.as_ref(), site);
+            if let Some((_, _, problem)) = spec.misfit(site) {
+                self.remarks
+                    .push(format!("the adapters of {} are not taken over: {problem}", vm.name));
+                spec.nic.clear();
+            }
+            specs.push(spec);
         }
         specs.sort_by(|one, other| one.name.get_ref().cmp(other.name.get_ref()));
         specs
@@ -328,6 +470,12 @@ impl Reading {
             step.host = host.clone().map(unplaced);
             steps.push(step);
         }
+        for (at, id, word) in &self.runs {
+            let Some((name, _)) = self.plans.get(id) else { continue };
+            let deed = if word.is_some() { Deed::RunPlan } else { Deed::ContinuePlan };
+            let plan = Some(unplaced(name.clone()));
+            steps.push(Step { plan, kind: *word, ..step(at - began, deed) });
+        }
         steps.retain(|step| *step.t.get_ref() < duration);
         steps.sort_by_key(|step| *step.t.get_ref());
         steps
@@ -344,6 +492,17 @@ impl Reading {
             name == whom && (fault.from..=until).contains(at)
         });
         if lost_power { Deed::PowerLoss } else { deed }
+    }
+}
+
+fn run_word(kind: &RunKind) -> RunWord {
+    match kind {
+        RunKind::Test { .. } => RunWord::Test,
+        RunKind::Planned => RunWord::Planned,
+        RunKind::Unplanned => RunWord::Unplanned,
+        RunKind::CleanUp => RunWord::CleanUp,
+        RunKind::Commit => RunWord::Commit,
+        RunKind::Reverse => RunWord::Reverse,
     }
 }
 

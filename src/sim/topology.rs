@@ -5,6 +5,7 @@ use crate::domain::fabric::{Network, Size, Subnet};
 use crate::domain::machine::{DiskFormat, DiskRole, DiskTraits, Machine, Nic};
 use crate::domain::placement::is_range;
 use crate::domain::vm::Disk;
+use crate::views::{FabricView, HostView, MappingView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -81,6 +82,27 @@ impl NetworkSpec {
 }
 
 impl SiteSpec {
+    /// Takes the clusters, networks and sizes of a site over.
+    pub fn take_over(
+        &mut self,
+        hosts: &[HostView],
+        fabrics: &[FabricView],
+        mappings: &[MappingView],
+    ) {
+        for host in hosts {
+            let Some(name) = &host.cluster else { continue };
+            match self.cluster.iter_mut().find(|cluster| cluster.name == *name) {
+                Some(cluster) => cluster.hosts.push(unplaced(&host.name)),
+                None => self
+                    .cluster
+                    .push(ClusterSpec { name: name.clone(), hosts: vec![unplaced(&host.name)] }),
+            }
+        }
+        self.network = networks(fabrics, mappings, "Primary");
+        self.recovery_network = networks(fabrics, mappings, "Recovery");
+        self.size = fabrics.iter().flat_map(|fabric| fabric.sizes.clone()).collect();
+    }
+
     /// The networks of the primary site.
     pub(super) fn networks(&self) -> Vec<Network> {
         self.network.iter().map(NetworkSpec::network).collect()
@@ -156,7 +178,46 @@ impl SiteSpec {
     }
 }
 
+fn networks(fabrics: &[FabricView], mappings: &[MappingView], side: &str) -> Vec<NetworkSpec> {
+    let fabrics = fabrics.iter().filter(|fabric| fabric.side == side);
+    let networks = fabrics.flat_map(|fabric| &fabric.networks).map(|it| &it.network);
+    let mapping = |name: &str| {
+        let own = mappings.iter().find(|mapping| mapping.network == name)?;
+        own.to.as_ref().filter(|_| own.exists && side == "Primary")
+    };
+    networks
+        .map(|network| NetworkSpec {
+            name: unplaced(&network.name),
+            isolated: network.isolated,
+            subnet: network.subnets.clone(),
+            to: mapping(&network.name).map(|name| unplaced(name)),
+        })
+        .collect()
+}
+
+fn unplaced(name: &str) -> Spanned<String> {
+    Spanned::new(0..0, name.to_owned())
+}
+
 impl VmSpec {
+    /// Takes over what its hypervisor says that it is, as far as the site has its networks.
+    pub fn take_over(&mut self, machine: Option<&Machine>, site: &SiteSpec) {
+        let Some(machine) = machine else { return };
+        let is_known = |name: &&String| site.network.iter().any(|it| it.name.get_ref() == *name);
+        let nic = |nic: &Nic| {
+            let network = nic.network.as_ref().filter(is_known);
+            NicSpec {
+                name: nic.name.clone(),
+                network: network.map(|name| unplaced(name)),
+                subnet: nic.subnet.clone().filter(|_| network.is_some()),
+                address: nic.address.clone().filter(|_| network.is_some()),
+            }
+        };
+        self.cores = Some(machine.cores);
+        self.memory_mib = Some(machine.memory_mib);
+        self.nic = machine.nics.iter().map(nic).collect();
+    }
+
     /// What its hypervisor says that it is, where its network adapters are told.
     pub(super) fn machine(&self, disks: &[Disk]) -> Option<Machine> {
         if self.nic.is_empty() {

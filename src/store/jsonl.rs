@@ -226,7 +226,7 @@ pub(super) fn checked<'a>(line: &'a str, key: &str) -> Option<(u32, &'a str)> {
 /// A line's commit with its checksum, which was proven: over the bytes as they are, or, where somebody
 /// wrote the same in another way, over the commit as this build writes it.
 fn proven(line: &str) -> Result<(Commit, u32), String> {
-    let Line { crc, commit } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let Line { crc, commit } = serde_json::from_str(line).map_err(|error| unreadable(&error))?;
     if let Some((crc, _)) = checked(line, "commit") {
         return Ok((commit, crc));
     }
@@ -235,6 +235,13 @@ fn proven(line: &str) -> Result<(Commit, u32), String> {
         return Err(format!("its checksum is {actual:08x}, not {crc}"));
     }
     Ok((commit, actual))
+}
+
+/// What is wrong with the JSON of a line, which is told with its number elsewhere.
+fn unreadable(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    let what = told.rsplit_once(" at line ").map_or(told.as_str(), |(what, _)| what);
+    format!("is not as it was written: {what} (column {})", error.column())
 }
 
 pub(super) fn json(value: &impl Serialize) -> String {
@@ -265,7 +272,8 @@ impl Lines {
         let (path, seqs) = (path.to_path_buf(), BTreeMap::new());
         let mut lines = Self { path, reader, header, line: 0, commits: 0, chain: 0, seqs };
         let text = lines.next_line()?.ok_or_else(|| lines.damaged("the file is empty"))?;
-        let header: Header = serde_json::from_str(&text).map_err(|error| lines.damaged(error))?;
+        let header: Header =
+            serde_json::from_str(&text).map_err(|error| lines.damaged(unreadable(&error)))?;
         if !header.is_known() {
             let what = format!("{} {} is unknown", header.format, header.version);
             return Err(lines.damaged(what));
@@ -388,12 +396,22 @@ impl LogFile {
         let (line, offset, before) = (0, 0, (0, 0));
         let mut file = Self { path, reader, header: Err(nothing), line, offset, before };
         if let Some(text) = file.next_text()? {
+            let is_commit = text.as_ref().is_ok_and(|text| proven(text).is_ok());
             let header = text.and_then(|text| {
-                let header: Header = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+                if is_commit {
+                    return Err(
+                        "holds a commit: the line before it, with how many there are, is lost"
+                            .into(),
+                    );
+                }
+                let header: Header = serde_json::from_str(&text).map_err(|it| unreadable(&it))?;
                 let unknown = || format!("{} {} is unknown", header.format, header.version);
                 if header.is_known() { Ok(header) } else { Err(unknown()) }
             });
             file.header = header.map_err(|what| BadLine { line: 1, what });
+            if is_commit {
+                file.go_to((0, 0))?;
+            }
         }
         Ok(file)
     }

@@ -1,11 +1,12 @@
 //! `replay at`: a moment, as a table or a document.
 
 use super::super::{Answer, CommandError, Output, print};
-use super::{check_not_empty, uncertain};
+use super::{check_not_empty, ends_before, uncertain};
 use crate::domain::time::Timestamp;
-use crate::replay::{Checkpoints, History, Moment, Past, span};
-use crate::views::{CauseView, StatusView, VmView};
+use crate::replay::{Checkpoints, Damage, History, Moment, Past, Seen, span, told};
+use crate::views::{CauseView, HostView, Site, StatusView, VmView};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) fn show(
@@ -14,40 +15,39 @@ pub(super) fn show(
     moment: Moment,
     output: Output,
 ) -> Result<Answer, CommandError> {
-    let (past, ends) = history.past_or_end(moment, Some(checkpoints))?;
-    check_not_empty(&past)?;
-    let beyond = beyond(&past, moment).filter(|_| ends);
+    let seen = history.seen_at(moment, Some(checkpoints))?;
+    let past = &seen.past;
+    check_not_empty(past)?;
+    let beyond = ends_before(&seen, moment);
+    // What comes behind a log's end is not known: nothing gets older there.
     let now = match moment {
-        Moment::Time(time) => time,
-        Moment::Position(_) => past.at,
+        Moment::Time(time) if beyond.is_none() => time,
+        Moment::Time(_) | Moment::Position(_) | Moment::End => past.at,
     };
-    let status = past.site.status(now);
+    let site = past.site_told();
+    let status = site.status(now);
     match output {
-        Output::Json => print(&document(&past, &status, beyond.is_some())?),
+        Output::Json => print(&document(&seen, &site, &status, beyond.is_some())?),
         Output::Table => {
-            let lines = table(&past, &status, now);
-            lines.iter().chain(&beyond).for_each(|line| print(line));
+            let lines = table(past, &site, &status, now);
+            let behind = Damage::told(&seen.behind)
+                .into_iter()
+                .map(|damage| format!("behind this moment, and of no account for it: {damage}"));
+            let told = uncertain(past).into_iter().chain(behind).chain(beyond);
+            lines.into_iter().chain(told).for_each(|line| print(&line));
         }
     }
     Ok(Answer::Done)
 }
 
-/// That the log ends before the moment, if it does: what is told is then what would follow from its end.
-fn beyond(past: &Past, moment: Moment) -> Option<String> {
-    let is_beyond = match moment {
-        Moment::Position(wanted) => wanted != u64::MAX && past.position < wanted,
-        Moment::Time(time) => past.at < time,
-    };
-    let (last, at) = (past.position, past.at);
-    is_beyond.then(|| format!("the log ends before, with commit {last} at {at}"))
-}
-
-/// The status as the service answers it, and where in the log it is from.
+/// The status as the service answers it, its networks and clusters, and where in the log it is from.
 fn document(
-    past: &Past,
+    seen: &Seen,
+    site: &Site,
     status: &StatusView,
     is_beyond: bool,
 ) -> Result<String, serde_json::Error> {
+    let past = &seen.past;
     let incomplete: Vec<_> = past
         .incomplete
         .iter()
@@ -57,12 +57,26 @@ fn document(
         "seq": past.position,
         "log_ends_before": is_beyond,
         "status": status,
+        "fabrics": site.fabrics(),
+        "network_mappings": site.mappings(),
+        "clusters": clusters(&status.hosts),
         "damage": past.damage,
+        "damage_behind": seen.behind,
         "incomplete": incomplete,
     }))
 }
 
-fn table(past: &Past, status: &StatusView, now: Timestamp) -> Vec<String> {
+/// The hosts of each cluster.
+fn clusters(hosts: &[HostView]) -> BTreeMap<&str, Vec<&str>> {
+    let mut clusters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for host in hosts {
+        let Some(cluster) = &host.cluster else { continue };
+        clusters.entry(cluster).or_default().push(&host.name);
+    }
+    clusters
+}
+
+fn table(past: &Past, site: &Site, status: &StatusView, now: Timestamp) -> Vec<String> {
     let mut lines = vec![format!("after commit {} of {}, at {now}", past.position, past.at)];
     lines.push(String::new());
     lines.push(format!(
@@ -72,30 +86,30 @@ fn table(past: &Past, status: &StatusView, now: Timestamp) -> Vec<String> {
     for vm in &status.vms {
         lines.push(vm_line(vm));
         lines.extend(vm.causes.iter().map(cause_line));
-        lines.extend(trouble_line(vm));
+        lines.extend(vm.trouble.as_ref().map(|trouble| format!("  {}", told::trouble(trouble))));
     }
     lines.push(String::new());
     for host in &status.hosts {
-        let answers = if host.connected { "answers" } else { "does not answer" };
-        lines.push(format!("host {}: {answers}, {} VMs", host.name, host.vms.len()));
+        lines.push(format!("host {}: {}", host.name, told::host(host)));
         lines.extend(host.causes.iter().map(cause_line));
     }
+    for (cluster, hosts) in clusters(&status.hosts) {
+        lines.push(format!("cluster {cluster}: {}", hosts.join(", ")));
+    }
     for cloud in &status.clouds {
-        let every = cloud.policy.copy_frequency_seconds;
-        lines.push(format!(
-            "cloud {}: a delta every {every} s, recovery points for {} h, {} VMs",
-            cloud.name,
-            cloud.policy.recovery_point_retention_hours,
-            cloud.vms.len()
-        ));
+        lines.push(format!("cloud {}: {}", cloud.name, told::cloud(cloud)));
     }
     for vault in &status.vaults {
-        let reachable = if vault.reachable { "can be reached" } else { "cannot be reached" };
-        let points = vault.recovery_points;
-        lines.push(format!("vault {}: {reachable}, {points} recovery points", vault.name));
+        lines.push(format!("vault {}: {}", vault.name, told::vault(vault)));
         lines.extend(vault.causes.iter().map(cause_line));
     }
-    lines.extend(uncertain(past));
+    let mappings = site.mappings();
+    for fabric in &site.fabrics() {
+        lines.push(format!("fabric {}: {}", fabric.name, told::fabric(fabric, &mappings)));
+    }
+    for plan in &status.plans {
+        lines.push(format!("plan {}: {}", plan.name, told::plan(plan)));
+    }
     lines
 }
 
@@ -115,17 +129,5 @@ fn vm_line(vm: &VmView) -> String {
 }
 
 fn cause_line(cause: &CauseView) -> String {
-    let since = cause.since.map_or(String::new(), |since| format!(", since {since}"));
-    format!("  {}: {}{since}; {}", cause.level, cause.because, cause.next)
-}
-
-fn trouble_line(vm: &VmView) -> Option<String> {
-    let trouble = vm.trouble.as_ref()?;
-    let next = match (&trouble.retry_at, trouble.next.as_str()) {
-        (Some(at), _) => format!("the next is due at {at}"),
-        (None, "administrator") => "an administrator must act".to_owned(),
-        (None, _) => "another is being made".to_owned(),
-    };
-    let (work, attempts, since) = (&trouble.work, trouble.failed_attempts, trouble.since);
-    Some(format!("  {work} failed, {attempts} attempts since {since}; {next}"))
+    format!("  {}", told::cause(cause))
 }

@@ -1,7 +1,7 @@
 //! `replay run`: the log commit by commit, at its own pace, faster, or by the Enter key.
 
 use super::super::{Answer, CommandError, print};
-use super::SourceArg;
+use super::{SourceArg, check_order};
 use crate::domain::entity::{Commit, Entry, Kind};
 use crate::domain::job::JobKind;
 use crate::domain::time::Timestamp;
@@ -91,14 +91,14 @@ enum Pause {
 }
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    check_order(args.from, args.to)?;
     let mut history = args.source.open()?;
     let mut play = Play { args, past: Past::default(), titles: Titles::default(), shown: None };
     history.each(|found| play.take(found))?;
     if let Some(name) = &args.vm
         && play.past.vm_called(name).is_none()
     {
-        let known = play.past.site.vms.values().map(|vm| vm.name.clone()).collect();
-        return Err(WhyError::NoVm { name: name.clone(), known }.into());
+        return Err(WhyError::no_vm(name, &play.past).into());
     }
     if play.shown.is_none() {
         return Err("the log has nothing there".into());
@@ -146,6 +146,7 @@ impl Play<'_> {
         let begun = self.args.from.is_none_or(|from| match from {
             Moment::Position(position) => position <= commit.global,
             Moment::Time(time) => time <= commit.at,
+            Moment::End => false,
         });
         let is_of = |name: &String| {
             self.past.vm_called(name).is_some_and(|(stream, _)| stream == commit.stream)

@@ -1,7 +1,7 @@
 //! `replay report`: the page of an incident.
 
 use super::super::{Answer, CommandError, print};
-use super::{SourceArg, write_new};
+use super::{SourceArg, check_order, write_new};
 use crate::domain::vm::Health;
 use crate::replay::{Explanation, History, Incident, Moment, Question, explain, incident, page};
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ enum Form {
 }
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    check_order(args.from, args.to)?;
     let mut history = args.source.open()?;
     let incident = incident(&mut history, args.from, args.to)?;
     if incident.commits == 0 {
@@ -73,7 +74,7 @@ fn explained(
         let question = Question::Vm {
             name: vm.name.clone(),
             state: Some(Health::Critical),
-            until: to.unwrap_or(super::END),
+            until: to.unwrap_or(Moment::End),
         };
         explained.push((vm.name.clone(), explain(history, &question)?));
     }

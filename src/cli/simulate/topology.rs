@@ -2,10 +2,7 @@
 
 use super::super::client::{Client, ServiceArgs, read};
 use super::{Answer, CommandError, print};
-use crate::sim::{
-    ClusterSpec, NetworkSpec, NicSpec, SiteSpec, Size, Span, Topology, VmSpec, Window, fitting,
-    writes_per_minute,
-};
+use crate::sim::{SiteSpec, Size, Span, Topology, VmSpec, Window, fitting, writes_per_minute};
 use crate::views::{CloudView, FabricView, HostView, MappingView, VmView};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -62,12 +59,9 @@ impl Told {
     fn site(&self) -> SiteSpec {
         let mut site = SiteSpec {
             hosts: self.hosts.iter().map(|host| unplaced(&host.name)).collect(),
-            cluster: self.clusters(),
-            network: self.networks("Primary"),
-            recovery_network: self.networks("Recovery"),
-            size: self.fabrics.iter().flat_map(|fabric| fabric.sizes.clone()).collect(),
             ..SiteSpec::default()
         };
+        site.take_over(&self.hosts, &self.fabrics, &self.mappings);
         if let Some(cloud) = self.clouds.first() {
             site.copy_frequency = Span(u64::from(cloud.policy.copy_frequency_seconds) * 1_000);
             site.retention = Span::hours(u64::from(cloud.policy.recovery_point_retention_hours));
@@ -78,65 +72,9 @@ impl Told {
         site
     }
 
-    fn clusters(&self) -> Vec<ClusterSpec> {
-        let mut clusters: Vec<ClusterSpec> = Vec::new();
-        for host in &self.hosts {
-            let Some(name) = &host.cluster else { continue };
-            match clusters.iter_mut().find(|cluster| cluster.name == *name) {
-                Some(cluster) => cluster.hosts.push(unplaced(&host.name)),
-                None => clusters
-                    .push(ClusterSpec { name: name.clone(), hosts: vec![unplaced(&host.name)] }),
-            }
-        }
-        clusters
-    }
-
-    fn networks(&self, side: &str) -> Vec<NetworkSpec> {
-        let fabrics = self.fabrics.iter().filter(|fabric| fabric.side == side);
-        let networks = fabrics.flat_map(|fabric| &fabric.networks).map(|it| &it.network);
-        let mapping = |name: &str| {
-            let own = self.mappings.iter().find(|mapping| mapping.network == name)?;
-            own.to.as_ref().filter(|_| own.exists && side == "Primary")
-        };
-        networks
-            .map(|network| NetworkSpec {
-                name: unplaced(&network.name),
-                isolated: network.isolated,
-                subnet: network.subnets.clone(),
-                to: mapping(&network.name).map(|name| unplaced(name)),
-            })
-            .collect()
-    }
-
     fn vms(&self, sizes: bool) -> Vec<VmSpec> {
-        self.vms.iter().map(|vm| self.vm(vm, sizes)).collect()
-    }
-
-    fn vm(&self, vm: &VmView, sizes: bool) -> VmSpec {
-        let size = |bytes: u64| if sizes { whole_blocks(bytes) } else { fitting(bytes) };
-        let disks = vm.disks.iter().map(|disk| size(disk.size_bytes)).collect();
-        let interval = vm.statistics.as_ref().map(|it| it.previous.as_ref().unwrap_or(&it.current));
-        let bytes = interval.and_then(|interval| interval.average_bytes).unwrap_or(0);
-        let every_s = u64::from(vm.policy.copy_frequency_seconds).max(1);
-        let networks = self.networks("Primary");
-        let is_known = |name: &String| networks.iter().any(|it| it.name.get_ref() == name);
-        let nics = vm.machine.iter().flat_map(|machine| &machine.nics);
-        let nic = nics.map(|nic| {
-            let network = nic.network.as_ref().filter(|name| is_known(name));
-            NicSpec {
-                name: nic.name.clone(),
-                network: network.map(|name| unplaced(name)),
-                subnet: nic.subnet.clone().filter(|_| network.is_some()),
-                address: nic.address.clone().filter(|_| network.is_some()),
-            }
-        });
-        VmSpec {
-            cores: vm.machine.as_ref().map(|machine| machine.cores),
-            memory_mib: vm.machine.as_ref().map(|machine| machine.memory_mib),
-            nic: nic.collect(),
-            writes_per_minute: writes_per_minute(bytes.saturating_mul(60) / every_s),
-            ..VmSpec::named(unplaced(&vm.name), unplaced(&vm.host), unplaced_sizes(disks))
-        }
+        let site = self.site();
+        self.vms.iter().map(|vm| spec_of(vm, &site, sizes)).collect()
     }
 
     /// What is not as it is at the site.
@@ -156,6 +94,20 @@ impl Told {
             .then(|| "a scenario has one cloud: its policy is that of the first".to_owned());
         self.vms.iter().filter_map(disks).chain(several).collect()
     }
+}
+
+fn spec_of(vm: &VmView, site: &SiteSpec, sizes: bool) -> VmSpec {
+    let size = |bytes: u64| if sizes { whole_blocks(bytes) } else { fitting(bytes) };
+    let disks = vm.disks.iter().map(|disk| size(disk.size_bytes)).collect();
+    let interval = vm.statistics.as_ref().map(|it| it.previous.as_ref().unwrap_or(&it.current));
+    let bytes = interval.and_then(|interval| interval.average_bytes).unwrap_or(0);
+    let every_s = u64::from(vm.policy.copy_frequency_seconds).max(1);
+    let mut spec = VmSpec {
+        writes_per_minute: writes_per_minute(bytes.saturating_mul(60) / every_s),
+        ..VmSpec::named(unplaced(&vm.name), unplaced(&vm.host), unplaced_sizes(disks))
+    };
+    spec.take_over(vm.machine.as_ref(), site);
+    spec
 }
 
 fn whole_blocks(bytes: u64) -> Size {

@@ -14,6 +14,9 @@ mod pseudonyms;
 mod questions;
 mod reports;
 mod sentences;
+mod topology;
+mod versions;
+mod what_if;
 
 use lifeboat::domain::entity::Commit;
 use lifeboat::replay::{History, Past, Recorded};
