@@ -1,6 +1,7 @@
 //! How the work of a VM is done.
 
 use super::placing::{leave, place, place_back};
+use super::watch::LONGEST_PAUSE;
 use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
@@ -13,7 +14,7 @@ use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
-    ResyncWindow, Side, TestFailover, Vm, Wake, Work,
+    ResyncWindow, RetryReason, Side, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -38,7 +39,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 9;
+    const STATE_SCHEMA: u16 = 10;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -95,6 +96,10 @@ impl Hosted for Vm {
                     reclaim_space(id, &world, &reporter).boxed_local().await
                 }
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
+                Effect::AwaitVault { vault } => {
+                    await_vault(&vm, &world).boxed_local().await;
+                    Command::Retry { because: RetryReason::CauseEnded(Cause::Vault(vault)) }
+                }
             }
         })
     }
@@ -420,6 +425,19 @@ async fn turn_source_off(vm: &Vm, world: &World) -> Result<(), Failure> {
         let silent = Failure::new(Code::HostLost, Cause::Host(vm.host), "no answer in time");
         Err(silent.with("vm", &vm.name))
     })
+}
+
+/// Returns once the vault answers from where the VM's failed work is done. Every VM in trouble asks for itself:
+/// the longer it lasts, the less often.
+async fn await_vault(vm: &Vm, world: &World) {
+    let mut pause = world.watch_interval;
+    loop {
+        actix::clock::sleep(pause).await;
+        if guarded(world.replication.reach_vault(vm)).await.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// Keeps the replica running and the source off; ends only by being stopped.

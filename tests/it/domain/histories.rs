@@ -368,6 +368,7 @@ fn check_state(vm: &Vm) {
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
             | Effect::KeepOff { .. }
+            | Effect::AwaitVault { .. }
             | Effect::ReclaimSpace
             | Effect::WakeAt { wake: Wake::TestLease | Wake::Decision, .. } => unreachable!(),
         }
@@ -492,6 +493,7 @@ fn newest_cycle_in_vault(vm: &Vm) -> u64 {
         | Effect::WatchTracking { .. }
         | Effect::RunReplica
         | Effect::KeepOff { .. }
+        | Effect::AwaitVault { .. }
         | Effect::ReclaimSpace
         | Effect::WakeAt { .. } => newest,
     })
