@@ -71,15 +71,12 @@ impl RetrySupervision {
         }
     }
 
-    /// A VM could not reach its vault: the vault's own watch may not have noticed, and only what it
-    /// has seen end can it announce as ended.
+    /// A VM met a host that does not answer: the host's own watch may not have noticed, and only what it
+    /// has seen end can it announce as ended. Whoever does not reach the vault looks for it itself
+    /// ([`vm::Effect::AwaitVault`]): others may reach it.
     pub fn suspect(because: &Failure) -> Option<(StreamId, Entry)> {
         let failure = because.clone();
         match because.cause {
-            Cause::Vault(VaultId(id)) if because.code == Code::LinkDown => {
-                let command = vault::Command::ReportUnreachable { failure };
-                Some((StreamId { kind: Kind::Vault, id }, Entry::Vault { command, events: vec![] }))
-            }
             Cause::Host(HostId(id)) if because.code == Code::HostLost => {
                 let command = host::Command::ReportSilence { failure };
                 Some((StreamId { kind: Kind::Host, id }, Entry::Host { command, events: vec![] }))

@@ -5,6 +5,8 @@ mod play;
 mod report;
 mod what_if;
 
+pub(super) use play::PaceArgs;
+
 use super::{Answer, CommandError, Output, print};
 use crate::domain::vm::Health;
 use crate::ports::event_store::{EventStore, Snapshot, StoreError};
@@ -135,9 +137,9 @@ impl From<StateArg> for Health {
     }
 }
 
-/// Plays all of an exported log.
-pub(super) fn play_whole(log: &Path) -> Result<Answer, CommandError> {
-    play::run(&play::Args::whole(log.to_owned()))
+/// Plays an exported log.
+pub(super) fn play_file(log: &Path, pace: &PaceArgs) -> Result<Answer, CommandError> {
+    play::play(&mut History::of_file(log)?, pace)
 }
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {

@@ -6,6 +6,7 @@ mod report;
 mod topology;
 
 use super::grid::columns;
+use super::replay::PaceArgs;
 use super::{Answer, CommandError, Output, print};
 use crate::domain::entity::Commit;
 use crate::replay::StatesOfExport;
@@ -14,7 +15,6 @@ use crate::sim::{
     Verdict, explore, run, shrink, survey,
 };
 use crate::store::{MemoryStore, jsonl};
-use serde_json::json;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -38,9 +38,11 @@ enum Command {
     Show {
         #[command(flatten)]
         what: WhatArgs,
-        /// Where the log goes, for `lifeboat replay --log`
+        /// Keep the log there, for `lifeboat replay --log`
         #[arg(long, value_name = "FILE")]
-        log: PathBuf,
+        log: Option<PathBuf>,
+        #[command(flatten)]
+        pace: PaceArgs,
     },
     /// Write the site of a running service as a scenario's topology
     ExportTopology(topology::ExportArgs),
@@ -64,7 +66,7 @@ struct WhatArgs {
     #[arg(long, conflicts_with = "scenario")]
     swarm: bool,
     /// A random fleet of 40 VMs for 4 hours instead, of sizes and rates
-    #[arg(long, requires = "swarm")]
+    #[arg(long, requires = "swarm", conflicts_with = "scenario")]
     sizes: bool,
     /// Everything that is left to chance follows from it
     #[arg(long, default_value_t = 1)]
@@ -79,7 +81,7 @@ struct RunArgs {
     #[command(flatten)]
     what: WhatArgs,
     /// Run so many seeds, from --seed on, and stop at the first that fails, unless there is to be a report
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -91,7 +93,7 @@ struct RunArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The same under another policy, side by side: a file with `copy_frequency`, `retention`, `resync_window`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "log", "report"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["swarm", "log"])]
     against: Option<PathBuf>,
 }
 
@@ -116,7 +118,7 @@ impl From<DriverArg> for Driver {
 
 pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
     match &args.command {
-        Some(Command::Show { what, log }) => show(what, log),
+        Some(Command::Show { what, log, pace }) => show(what, log.as_deref(), pace),
         Some(Command::ExportTopology(args)) => topology::export(args),
         Some(Command::Shrink { what, to }) => shrink_to(what, to.as_deref()),
         None => match args.run.runs {
@@ -144,13 +146,13 @@ fn subject<'a>(what: &WhatArgs, scenario: Option<&'a Scenario>) -> Subject<'a> {
 
 fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
-    let scenario = subject(&args.what, scenario.as_ref()).scenario(args.what.seed);
-    if let Some(path) = &args.against {
-        return against::run_both(&scenario, path, args.what.options(), args.output);
+    if let (Some(path), Some(scenario)) = (&args.against, &scenario) {
+        return against::run_both(args, scenario, path);
     }
+    let scenario = subject(&args.what, scenario.as_ref()).scenario(args.what.seed);
     let outcome = run(&scenario, args.what.options())?;
     if let Some(path) = &args.report {
-        report::write(&outcome, path)?;
+        report::write(&outcome, vec![], path)?;
     }
     if let Some(path) = &args.log {
         export(&outcome, path)?;
@@ -161,25 +163,25 @@ fn run_one(args: &RunArgs) -> Result<Answer, CommandError> {
 
 fn run_many(args: &RunArgs, runs: u64) -> Result<Answer, CommandError> {
     let scenario = args.what.read()?;
-    let progress = |done: u64| show_progress(done, runs);
-    let subject = subject(&args.what, scenario.as_ref());
-    let explored = if let Some(path) = &args.report {
-        let explored = survey(subject, args.what.options(), runs, &progress)?;
-        std::fs::write(
-            path,
-            many::page(
-                &explored,
-                &title(&args.what, scenario.as_ref()),
-                &what_in_words(&args.what),
-            ),
-        )?;
-        explored
-    } else {
-        explore(subject, args.what.options(), runs, &progress)?
-    };
-    hide_progress();
+    if let (Some(path), Some(scenario)) = (&args.against, &scenario) {
+        return against::run_both_many(args, runs, scenario, path);
+    }
+    let explored = explored(args, runs, subject(&args.what, scenario.as_ref()))?;
+    if let Some(path) = &args.report {
+        let title = title(&args.what, scenario.as_ref());
+        write_file(path, many::page(&explored, &title, &what_in_words(&args.what)))?;
+    }
     tell_explored(&explored, args)?;
     Ok(answer(explored.failed.is_none()))
+}
+
+/// Runs many seeds, all of them where there is to be a page.
+fn explored(args: &RunArgs, runs: u64, subject: Subject<'_>) -> Result<Explored, CommandError> {
+    let progress = |done: u64| show_progress(done, runs);
+    let run_all = if args.report.is_some() { survey } else { explore };
+    let explored = run_all(subject, args.what.options(), runs, &progress)?;
+    hide_progress();
+    Ok(explored)
 }
 
 /// What was run many times.
@@ -221,7 +223,7 @@ fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError>
     let text = smallest.to_toml()?;
     match to {
         Some(path) => {
-            std::fs::write(path, text)?;
+            write_file(path, text)?;
             print(&format!(
                 "{} of {steps} steps are left in {}",
                 smallest.at.len(),
@@ -234,11 +236,19 @@ fn shrink_to(what: &WhatArgs, to: Option<&Path>) -> Result<Answer, CommandError>
 }
 
 /// Runs a scenario and opens its log in `replay`.
-fn show(what: &WhatArgs, log: &Path) -> Result<Answer, CommandError> {
+fn show(what: &WhatArgs, log: Option<&Path>, pace: &PaceArgs) -> Result<Answer, CommandError> {
     let scenario = what.read()?;
     let scenario = subject(what, scenario.as_ref()).scenario(what.seed);
-    export(&run(&scenario, what.options())?, log)?;
-    super::replay::play_whole(log)
+    let outcome = run(&scenario, what.options())?;
+    let passing = std::env::temp_dir().join(format!("lifeboat-show-{}.jsonl", std::process::id()));
+    let path = log.unwrap_or(&passing);
+    let played = export(&outcome, path).and_then(|()| super::replay::play_file(path, pace));
+    if log.is_none() {
+        // What is left there is nobody's loss.
+        _ = std::fs::remove_file(path);
+    }
+    played?;
+    Ok(answer(outcome.passed()))
 }
 
 /// Writes the event log of a run.
@@ -250,8 +260,17 @@ fn export(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
     let store = MemoryStore::of_this_build(outcome.log.clone())?;
     let mut states = StatesOfExport::default();
     let mut state_after = |commit: &Commit, place| states.after(commit, place);
-    jsonl::export(&store, &mut state_after, &mut BufWriter::new(File::create(path)?))?;
+    let file = File::create(path).map_err(|error| not_written(path, &error))?;
+    jsonl::export(&store, &mut state_after, &mut BufWriter::new(file))?;
     Ok(())
+}
+
+fn write_file(path: &Path, content: impl AsRef<[u8]>) -> Result<(), CommandError> {
+    std::fs::write(path, content).map_err(|error| not_written(path, &error).into())
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> String {
+    format!("write {}: {error}", path.display())
 }
 
 fn show_progress(done: u64, of: u64) {
@@ -273,41 +292,12 @@ fn note(text: &str) {
 }
 
 fn tell_explored(explored: &Explored, args: &RunArgs) -> Result<(), CommandError> {
-    let passed = explored.failed.is_none();
-    let verdict = if passed { "pass" } else { "fail" };
-    let seed = explored.failed.as_ref().map(|outcome| outcome.seed);
     if let Some(failed) = &explored.failed {
         tell(failed, args.output)?;
     }
-    let rpos = &explored.rpo_max_ms;
-    let at = |percent: usize| rpos.get(rpos.len().saturating_sub(1) * percent / 100).copied();
-    let [half, most, max] = [at(50), at(95), at(100)].map(Option::unwrap_or_default);
     match args.output {
-        Output::Json => print(&serde_json::to_string(&json!({
-            "verdict": verdict,
-            "runs": explored.runs,
-            "failed_runs": explored.all.iter().filter(|it| it.verdict == Verdict::Fail).count(),
-            "failed_seed": seed,
-            "commits": explored.commits,
-            "virtual_ms": explored.virtual_ms,
-            "rpo_max_ms": [half, most, max],
-            "worst_seeds": explored.worst,
-            "attempts": explored.attempts,
-        }))?),
-        Output::Table => {
-            let [half, most, max] = [half, most, max].map(|ms| Span(ms).to_string());
-            let failed = seed.map_or_else(String::new, |seed| format!(", seed {seed} failed"));
-            print(&format!(
-                "{verdict}: {} runs{failed}, {} commits in {} of virtual time",
-                explored.runs,
-                explored.commits,
-                Span(explored.virtual_ms)
-            ));
-            print(&format!("worst RPO of a run: p50 {half}, p95 {most}, max {max}"));
-            let seeds = explored.worst.iter();
-            let seeds: Vec<_> = seeds.map(|(seed, ms)| format!("{seed} ({})", Span(*ms))).collect();
-            print(&format!("the worst seeds: {}", seeds.join(", ")));
-        }
+        Output::Json => print(&serde_json::to_string(&many::told(explored))?),
+        Output::Table => many::tell_people(explored),
     }
     Ok(())
 }
@@ -333,8 +323,8 @@ fn tell_people(outcome: &Outcome) {
         let of = report::split_in_words(vm);
         print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}{of}", ""));
         let (resyncs, retries) = (vm.resyncs, vm.retries);
-        let failures = vm.failures.join(", ");
-        print(&format!("  {:<10} {resyncs} resynchronizations, {retries} retries {failures}", ""));
+        let failures: String = vm.failures.iter().map(|failure| format!(", {failure}")).collect();
+        print(&format!("  {:<10} {resyncs} resynchronizations, {retries} retries{failures}", ""));
         if let Some(rto) = vm.rto_ms {
             let lost = vm.lost_bytes.unwrap_or(0);
             print(&format!("  {:<10} RTO {}, {lost} bytes lost", "", Span(rto)));

@@ -72,6 +72,15 @@ pub trait Replication: Send + Sync {
     /// Those of the vault: `LinkDown`, `VaultBusy`, `AuthenticationFailed`, ...
     async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure>;
 
+    /// Checks the same from where the VM's work is done that failed ([`Vm::fails_at_host`]): the way to the
+    /// vault may be cut from there alone. Where the agents of all hosts are one process it is the same.
+    ///
+    /// # Errors
+    /// Those of [`Replication::probe_vault`]; `HostLost`.
+    async fn reach_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.probe_vault(vm.vault).await
+    }
+
     /// Checks that the vault takes an object.
     ///
     /// # Errors

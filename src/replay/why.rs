@@ -12,7 +12,7 @@ use crate::domain::failure::{Cause, Failure};
 use crate::domain::host;
 use crate::domain::time::Timestamp;
 use crate::domain::vault;
-use crate::domain::vm::{self, Command, Effect, Event, Health, Vm, Wake};
+use crate::domain::vm::{self, Command, Effect, Event, Health, RetryReason, Vm, Wake};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -522,6 +522,9 @@ fn reported_on(command: &Command, vm: &Vm) -> Option<Effect> {
             Some(Effect::WatchTracking { first_cycle: *first_cycle })
         }
         Command::ReportSpace { .. } => Some(Effect::ReclaimSpace),
+        Command::Retry { because: RetryReason::CauseEnded(Cause::Vault(vault)) } => {
+            Some(Effect::AwaitVault { vault: *vault })
+        }
         Command::ReportLeft { host } => Some(Effect::KeepOff { host: *host }),
         _ => None,
     }

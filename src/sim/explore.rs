@@ -50,12 +50,42 @@ pub struct Explored {
     pub failed: Option<Outcome>,
     /// The seeds with the greatest RPO, the worst first, with that in milliseconds.
     pub worst: Vec<(u64, u64)>,
-    /// Every age that a newest recovery point reached at most, by run, in milliseconds, ascending.
-    pub rpo_max_ms: Vec<u64>,
     /// Each run, by its seed.
     pub all: Vec<RunSummary>,
     /// Attempts of failed work against the schedule, of all runs.
     pub attempts: Vec<RetryReport>,
+}
+
+/// How a figure is spread over many runs: what half of them stay below, what 95 in 100 do, and the greatest.
+pub type Percentiles = [u64; 3];
+
+/// The percentiles of what many runs came to; none of nothing.
+pub fn percentiles(mut figures: Vec<u64>) -> Option<Percentiles> {
+    figures.sort_unstable();
+    let last = figures.len().checked_sub(1)?;
+    Some([50, 95, 100].map(|percent| figures[last * percent / 100]))
+}
+
+/// A VM in many runs; in random ones, all that have its name.
+#[derive(Clone, Debug, Serialize)]
+pub struct VmSpread {
+    /// Its name.
+    pub name: String,
+    /// Its greatest RPO of a run, over the runs, in milliseconds.
+    pub rpo_max_ms: Percentiles,
+    /// Its RTO, over the runs in which it was failed over, in milliseconds.
+    pub rto_ms: Option<Percentiles>,
+}
+
+/// An expectation or an invariant that did not hold.
+#[derive(Clone, Debug, Serialize)]
+pub struct Broken {
+    /// Which.
+    pub what: String,
+    /// In how many runs.
+    pub runs: usize,
+    /// The first of their seeds.
+    pub first_seed: u64,
 }
 
 /// One of many runs.
@@ -65,6 +95,10 @@ pub struct RunSummary {
     pub seed: u64,
     /// Its verdict.
     pub verdict: Verdict,
+    /// The hash of its event log.
+    pub log_hash: String,
+    /// The greatest RPO and the RTO of each VM, by its name, in milliseconds.
+    pub vms: BTreeMap<String, (u64, Option<u64>)>,
     /// Expectations and invariants that were broken.
     pub broken: Vec<String>,
     /// The greatest age of a newest recovery point, of all VMs, in milliseconds.
@@ -93,6 +127,8 @@ impl RunSummary {
         Self {
             seed: outcome.seed,
             verdict: outcome.verdict,
+            log_hash: outcome.log_hash.clone(),
+            vms: vms.iter().map(|vm| (vm.name.clone(), (vm.rpo_ms[2], vm.rto_ms))).collect(),
             broken: wrong(outcome).into_iter().collect(),
             rpo_max_ms: vms.iter().map(|vm| vm.rpo_ms[2]).max().unwrap_or(0),
             rpo_p95_ms: vms.iter().map(|vm| vm.rpo_ms[1]).max().unwrap_or(0),
@@ -173,18 +209,65 @@ fn run_seeds(
         }
     });
     let (mut explored, error) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    explored.rpo_max_ms.sort_unstable();
+    // Those that other threads made meanwhile are not told of: how many they are is chance.
+    if stops_at_failure && let Some(failed) = &explored.failed {
+        let before = failed.seed.wrapping_sub(options.seed);
+        explored.all.retain(|run| run.seed.wrapping_sub(options.seed) <= before);
+    }
     explored.all.sort_unstable_by_key(|run| run.seed);
     error.map_or(Ok(explored), Err)
 }
 
 impl Explored {
+    /// The greatest RPO of each run, over the runs, in milliseconds.
+    pub fn rpo_max_ms(&self) -> Percentiles {
+        percentiles(self.all.iter().map(|run| run.rpo_max_ms).collect()).unwrap_or_default()
+    }
+
+    /// Every VM over the runs, by its name.
+    pub fn vms(&self) -> Vec<VmSpread> {
+        let mut all: BTreeMap<&String, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
+        for (name, (rpo, rto)) in self.all.iter().flat_map(|run| &run.vms) {
+            let (rpos, rtos) = all.entry(name).or_default();
+            rpos.push(*rpo);
+            rtos.extend(rto);
+        }
+        let spread = all.into_iter().map(|(name, (rpos, rtos))| VmSpread {
+            name: name.clone(),
+            rpo_max_ms: percentiles(rpos).unwrap_or_default(),
+            rto_ms: percentiles(rtos),
+        });
+        spread.collect()
+    }
+
+    /// What did not hold, by name.
+    pub fn broken(&self) -> Vec<Broken> {
+        let mut all: BTreeMap<&String, (usize, u64)> = BTreeMap::new();
+        for run in &self.all {
+            for what in &run.broken {
+                all.entry(what).or_insert((0, run.seed)).0 += 1;
+            }
+        }
+        let broken = all.into_iter();
+        broken
+            .map(|(what, (runs, first_seed))| Broken { what: what.clone(), runs, first_seed })
+            .collect()
+    }
+
+    /// The hash of the hashes of all logs, in the order of the seeds.
+    pub fn log_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("lifeboat 2026 simulated event logs");
+        for run in &self.all {
+            hasher.update(run.log_hash.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     fn add(&mut self, outcome: Outcome) {
         self.runs += 1;
         self.commits += outcome.commits;
         self.virtual_ms += outcome.virtual_ms;
         let run = RunSummary::of(&outcome);
-        self.rpo_max_ms.push(run.rpo_max_ms);
         self.worst.push((run.seed, run.rpo_max_ms));
         self.all.push(run);
         self.attempts = attempts::joined(self.attempts.iter().chain(&outcome.attempts));

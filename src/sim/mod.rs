@@ -47,12 +47,15 @@ mod trace;
 pub use attempts::RetryReport;
 pub use clock::BEGINNING;
 pub use driver::Driver;
-pub use explore::{Explored, RunSummary, Subject, explore, shrink, survey};
+pub use explore::{
+    Broken, Explored, Percentiles, RunSummary, Subject, VmSpread, explore, percentiles, shrink,
+    survey,
+};
 pub use ghost::{Invariant, Violation};
 pub use plant::Plant;
 pub use quantity::{Size, Span, Window};
 pub use recorded::{fitting, recorded, writes_per_minute};
-pub use report::{Finding, Outcome, Verdict, VmReport};
+pub use report::{Finding, Outage, Outcome, Verdict, VmReport};
 pub use run::{RunError, RunOptions, run};
 pub use scenario::{
     Burst, Deed, Expectation, Fidelity, Figure, Scenario, ScenarioError, Schedule, SiteSpec, Step,

@@ -224,11 +224,8 @@ impl Figures {
             Event::ReplicaStarted => {
                 if let Some(asked) = self.failover_asked_ms.take() {
                     self.rto_max_ms = self.rto_max_ms.max(Some(now_ms - asked));
-                    if let Some(cut) = self.newest_cut_ms.take() {
-                        let age = asked.saturating_sub(cut);
-                        self.rpo_max_ms = self.rpo_max_ms.max(age);
-                        self.rpos_ms.add(age);
-                    }
+                    self.aged(asked);
+                    self.newest_cut_ms = None;
                 }
             }
             _ => {}

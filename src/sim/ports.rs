@@ -214,6 +214,13 @@ impl Replication for DataPlane {
             .await
     }
 
+    async fn reach_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        let (host, vault) = (vm.fails_at_host().then_some(vm.host), vm.vault);
+        let place = Place { vm: &vm.name, what: "reach the vault", host, vault };
+        self.carry(place, move |engine| Box::pin(async move { engine.probe_vault(vault).await }))
+            .await
+    }
+
     async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
         self.carry_of(Place::at_service(vm, "check the vault"), vm, |engine, vm| {
             Box::pin(async move { engine.check_vault(&vm).await })

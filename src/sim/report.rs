@@ -37,6 +37,19 @@ pub struct Finding {
     pub found: String,
 }
 
+/// A fault of the timeline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outage {
+    /// What happened.
+    pub what: String,
+    /// The host or the VM that it hit; none for all of them.
+    pub of: Option<String>,
+    /// From when, in milliseconds.
+    pub from_ms: u64,
+    /// Until when, in milliseconds.
+    pub until_ms: u64,
+}
+
 /// A VM in the end.
 #[derive(Clone, Debug, Serialize)]
 pub struct VmReport {
@@ -93,8 +106,8 @@ pub struct Outcome {
     pub attempts: Vec<RetryReport>,
     /// What happened when, in milliseconds: the timeline, and what operators were answered.
     pub remarks: Vec<(u64, String)>,
-    /// The faults of the timeline: what, from when and until when, in milliseconds.
-    pub outages: Vec<(String, u64, u64)>,
+    /// The faults of the timeline.
+    pub outages: Vec<Outage>,
     /// What must never be, and was.
     #[serde(skip)]
     pub violations: Vec<Violation>,

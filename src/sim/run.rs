@@ -13,6 +13,7 @@ use super::plans::{definition, plan_id, run_kind};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
 use super::proof;
+use super::quantity::Span;
 use super::report::{self, Outcome};
 use super::scenario::{Deed, Fidelity, Scenario, Schedule, Step};
 use super::sizes;
@@ -285,16 +286,18 @@ impl Run {
         for (at, change) in changes(&steps, end) {
             sleep_until(self.outside.clock.moment(at)).await;
             match change {
-                Change::Begins(index) => self.begin(index, &steps[index]).await,
-                Change::Ends(index) => self.end(index, &steps[index]).await,
+                Change::Begins(index) => self.begin(index, &steps[index], at).await,
+                Change::Ends(index) => self.end(index, &steps[index], at).await,
             }
         }
         sleep_until(self.outside.clock.moment(end)).await;
     }
 
-    async fn begin(&self, index: usize, step: &Step) {
+    async fn begin(&self, index: usize, step: &Step, at: u64) {
         let deed = *step.r#do.get_ref();
-        self.remark(step.to_string());
+        if step.first_begins(at) {
+            self.remark(step.to_string());
+        }
         if deed.is_operation() {
             return self.operate(step);
         }
@@ -329,13 +332,15 @@ impl Run {
         }
     }
 
-    async fn end(&self, index: usize, step: &Step) {
+    async fn end(&self, index: usize, step: &Step, at: u64) {
         self.active.borrow_mut().remove(&index);
         let deed = *step.r#do.get_ref();
         if deed.is_instant() {
             return;
         }
-        self.remark(format!("{} ends", deed.word()));
+        if step.last_ends(at, self.scenario.duration.0) {
+            self.remark(format!("{} ends", deed.word()));
+        }
         match deed {
             Deed::KillService | Deed::StopService if !self.is_down() => self.start_service().await,
             Deed::SecondService => self.end_second_service(index).await,
@@ -618,6 +623,21 @@ impl Step {
     pub(super) fn vm(&self) -> Option<&str> {
         self.vm.as_ref().map(|vm| vm.get_ref().as_str())
     }
+
+    /// Until when it lasts, in a timeline that ends at `end`; in milliseconds.
+    pub(super) fn until(&self, end: u64) -> u64 {
+        self.r#for.map_or(end, |span| self.t.get_ref().0.saturating_add(span.0)).min(end)
+    }
+
+    /// Whether it begins at this moment for the first time, of all that it comes and goes.
+    pub(super) fn first_begins(&self, at: u64) -> bool {
+        *self.t.get_ref() == Span(at)
+    }
+
+    /// Whether it ends at this moment for the last time.
+    pub(super) fn last_ends(&self, at: u64, end: u64) -> bool {
+        self.every.is_none_or(|every| self.until(end) <= at.saturating_add(every.0))
+    }
 }
 
 /// What an operator tells a VM that is known so.
@@ -678,7 +698,7 @@ pub(super) fn changes(steps: &[Step], end: u64) -> Vec<(u64, Change)> {
     let mut all = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let from = step.t.get_ref().0;
-        let until = step.r#for.map_or(end, |span| from.saturating_add(span.0)).min(end);
+        let until = step.until(end);
         let Some(every) = step.every else {
             all.push((from, Change::Begins(index)));
             all.push((until, Change::Ends(index)));

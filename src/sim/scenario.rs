@@ -9,6 +9,7 @@ pub(super) use expectation::{Unit, Wanted};
 
 use super::beside::text_of;
 use super::quantity::{Size, Span, Window};
+use super::report::Outage;
 use super::topology::{ClusterSpec, NetworkSpec, NicSpec, Topology};
 use super::trace::Trace;
 use crate::domain::fabric::Size as ReplicaSize;
@@ -666,22 +667,22 @@ impl Scenario {
         steps
     }
 
-    /// The faults of the timeline: what, from when and until when, in milliseconds.
-    pub(super) fn faults(&self) -> Vec<(String, u64, u64)> {
+    /// The faults of the timeline.
+    pub(super) fn faults(&self) -> Vec<Outage> {
         let steps = self.timeline().into_iter();
         let steps = steps.filter(|step| !step.r#do.get_ref().is_instant());
         let end = self.duration.0;
         let lasting = steps.map(|step| {
-            let from = step.t.get_ref().0;
-            let until = step.r#for.map_or(end, |span| from.saturating_add(span.0)).min(end);
-            (step.to_string(), from, until)
+            let from_ms = step.t.get_ref().0;
+            let of = step.host().or(step.vm()).map(str::to_owned);
+            Outage { what: step.to_string(), of, from_ms, until_ms: step.until(end) }
         });
         lasting.collect()
     }
 
     /// When something was wrong, in milliseconds.
     pub(super) fn outages(&self) -> Vec<(u64, u64)> {
-        self.faults().into_iter().map(|(_, from, until)| (from, until)).collect()
+        self.faults().into_iter().map(|it| (it.from_ms, it.until_ms)).collect()
     }
 
     /// As a file that [`Scenario::parse`] reads.

@@ -1,6 +1,6 @@
 //! How a vault is watched.
 
-use super::watch::watch;
+use super::watch::{LONGEST_PAUSE, watch};
 use super::{Hosted, Reporter, World};
 use crate::actors::entity_actor::EntityActor;
 use crate::actors::supervisor::Shelves;
@@ -9,12 +9,7 @@ use actix::Addr;
 use futures_util::future::LocalBoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
-
-/// The longest pause between two looks at a vault that answers now and then: each change is an event, and
-/// has everything tried at once that waits for the vault.
-const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
 impl Hosted for Vault {
     const WORKER: &'static str = "monitor";

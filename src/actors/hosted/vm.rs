@@ -1,6 +1,7 @@
 //! How the work of a VM is done.
 
 use super::placing::{leave, place, place_back};
+use super::watch::LONGEST_PAUSE;
 use super::{Alarm, Hosted, Reporter, World, guarded};
 use crate::actors::entity_actor::{EntityActor, load_entity};
 use crate::actors::supervisor::Shelves;
@@ -13,7 +14,7 @@ use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
 use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
-    ResyncWindow, SCHEDULED_WITHIN, Side, SourceEnd, TestFailover, Vm, Wake, Work,
+    ResyncWindow, RetryReason, SCHEDULED_WITHIN, Side, SourceEnd, TestFailover, Vm, Wake, Work,
 };
 use crate::ports::replication::{Compared, Restore};
 use actix::Addr;
@@ -100,6 +101,10 @@ impl Hosted for Vm {
                     reclaim_space(id, &world, &reporter).boxed_local().await
                 }
                 Effect::WakeAt { due, wake } => Command::Wake { due, wake },
+                Effect::AwaitVault { vault } => {
+                    await_vault(&vm, &world).boxed_local().await;
+                    Command::Retry { because: RetryReason::CauseEnded(Cause::Vault(vault)) }
+                }
             }
         })
     }
@@ -443,6 +448,19 @@ async fn turn_source_off(vm: &Vm, world: &World) -> Result<SourceEnd, Failure> {
         Err(silent.with("vm", &vm.name))
     };
     in_time.unwrap_or_else(silent).map(|()| SourceEnd::SwitchedOff)
+}
+
+/// Returns once the vault answers from where the VM's failed work is done. Every VM in trouble asks for itself:
+/// the longer it lasts, the less often.
+async fn await_vault(vm: &Vm, world: &World) {
+    let mut pause = world.watch_interval;
+    loop {
+        actix::clock::sleep(pause).await;
+        if guarded(world.replication.reach_vault(vm)).await.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// Keeps the replica running and the source off; ends only by being stopped.

@@ -6,6 +6,9 @@ use std::future::Future;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// The longest pause between two looks at a vault: one that answers now and then, or one that somebody waits for.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(32);
+
 /// Probes again and again and reports each answer; ends only by being stopped. Waits for the shorter of the two
 /// pauses in between; where the answers change, longer and longer, up to the other one: each change is an event,
 /// and has everything tried at once that waits for it.

@@ -7,7 +7,8 @@ use crate::domain::job::JobKind;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Health};
 use crate::replay::{
-    Found, Moment, Past, Recorded, Titles, WhyError, clock, command_in_words, events_in_words, span,
+    Found, History, Moment, Past, Recorded, Titles, WhyError, clock, command_in_words,
+    events_in_words, span,
 };
 use std::fmt;
 use std::io::{BufRead, IsTerminal};
@@ -22,6 +23,13 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Args {
     #[command(flatten)]
     source: SourceArg,
+    #[command(flatten)]
+    pace: PaceArgs,
+}
+
+/// What of a log is played, and how fast.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct PaceArgs {
     /// Times the pace of the log, as in 60x; `step` waits for Enter; `all` does not wait
     #[arg(long, default_value = "all")]
     speed: Speed,
@@ -37,14 +45,6 @@ pub(super) struct Args {
     /// Wait for Enter when a VM becomes Critical, is failed over, or is marked for resynchronization
     #[arg(long, value_enum, value_delimiter = ',')]
     pause_on: Vec<Pause>,
-}
-
-impl Args {
-    /// All of an exported log.
-    pub(in super::super) fn whole(log: std::path::PathBuf) -> Self {
-        let source = SourceArg { data: None, log: Some(log) };
-        Self { source, speed: Speed::All, from: None, to: None, vm: None, pause_on: vec![] }
-    }
 }
 
 /// How fast a log is played.
@@ -91,8 +91,11 @@ enum Pause {
 }
 
 pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
+    play(&mut args.source.open()?, &args.pace)
+}
+
+pub(super) fn play(history: &mut History, args: &PaceArgs) -> Result<Answer, CommandError> {
     check_order(args.from, args.to)?;
-    let mut history = args.source.open()?;
     let mut play = Play { args, past: Past::default(), titles: Titles::default(), shown: None };
     history.each(|found| play.take(found))?;
     if let Some(name) = &args.vm
@@ -107,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 }
 
 struct Play<'a> {
-    args: &'a Args,
+    args: &'a PaceArgs,
     past: Past,
     titles: Titles,
     /// When the commit was decided that was shown last.

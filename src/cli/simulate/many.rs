@@ -1,9 +1,12 @@
-//! `simulate --runs --report`: the page of many runs, in the looks of that of one.
+//! `simulate --runs`: what many runs came to, on the terminal, in JSON, and as a page in the looks of that of one.
 
+use super::super::grid::columns;
+use super::print;
 use super::report::attempts_table;
 use crate::domain::catalogue::ENTRIES;
 use crate::replay::{Bars, Part, Table, page_of};
-use crate::sim::{Explored, RunSummary, Span, Verdict};
+use crate::sim::{Broken, Explored, Percentiles, RunSummary, Span, Verdict, VmSpread, percentiles};
+use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -19,18 +22,78 @@ const STEPS_MS: [u64; 16] = [
     3_600_000, 7_200_000, 21_600_000, 86_400_000,
 ];
 
+/// What many runs came to, as the last line of `-o json`.
+pub(super) fn told(explored: &Explored) -> Value {
+    json!({
+        "verdict": word(explored),
+        "log_hash": explored.log_hash(),
+        "runs": explored.runs,
+        "failed_runs": failed_runs(explored),
+        "failed_seed": explored.failed.as_ref().map(|outcome| outcome.seed),
+        "broken": explored.broken(),
+        "commits": explored.commits,
+        "virtual_ms": explored.virtual_ms,
+        "rpo_max_ms": explored.rpo_max_ms(),
+        "vms": explored.vms(),
+        "worst_seeds": explored.worst,
+        "attempts": explored.attempts,
+    })
+}
+
+/// The same for people.
+pub(super) fn tell_people(explored: &Explored) {
+    let failed = explored.failed.as_ref().map_or_else(String::new, |outcome| {
+        let broken = explored.broken().into_iter().map(|broken| broken.what);
+        format!(", seed {} failed: {}", outcome.seed, broken.collect::<Vec<_>>().join("; "))
+    });
+    print(&format!(
+        "{}: {} runs{failed}, {} commits in {} of virtual time, logs {}",
+        word(explored),
+        explored.runs,
+        explored.commits,
+        Span(explored.virtual_ms),
+        explored.log_hash()
+    ));
+    let [half, most, max] = explored.rpo_max_ms().map(|ms| Span(ms).to_string());
+    print(&format!("worst RPO of a run: p50 {half}, p95 {most}, max {max}"));
+    let Table { heads, rows, .. } = vms(explored);
+    let heads: Vec<_> = heads.iter().map(|head| head.to_uppercase()).collect();
+    let heads: Vec<_> = heads.iter().map(String::as_str).collect();
+    print(columns(&heads, &rows).trim_end());
+    let seeds = explored.worst.iter();
+    let seeds: Vec<_> = seeds.map(|(seed, ms)| format!("{seed} ({})", Span(*ms))).collect();
+    print(&format!("the worst seeds: {}", seeds.join(", ")));
+}
+
+pub(super) fn word(explored: &Explored) -> &'static str {
+    if explored.failed.is_none() { "pass" } else { "fail" }
+}
+
+pub(super) fn failed_runs(explored: &Explored) -> usize {
+    explored.all.iter().filter(|run| failed(run)).count()
+}
+
 /// The page. `what` is what was simulated as the command line takes it.
 pub(super) fn page(explored: &Explored, title: &str, what: &str) -> String {
-    let runs = &explored.all;
-    let failed = runs.iter().filter(|run| failed(run)).count();
-    let lead = format!(
-        "{} runs, {} passed, {failed} failed; {} commits in {} of virtual time",
-        runs.len(),
-        runs.len() - failed,
+    let runs = explored.all.len();
+    page_of(&format!("{title}: {runs} runs"), &lead(explored), &parts(explored, what))
+}
+
+/// What many runs came to, in a line.
+pub(super) fn lead(explored: &Explored) -> String {
+    let (runs, failed) = (explored.all.len(), failed_runs(explored));
+    format!(
+        "{runs} runs, {} passed, {failed} failed; {} commits in {} of virtual time",
+        runs - failed,
         explored.commits,
         Span(explored.virtual_ms)
-    );
-    let mut parts = vec![Part::Table(verdicts(runs))];
+    )
+}
+
+/// The parts of their page.
+pub(super) fn parts(explored: &Explored, what: &str) -> Vec<Part> {
+    let runs = &explored.all;
+    let mut parts = vec![Part::Table(verdicts(explored)), Part::Table(vms(explored))];
     let rpo = |run: &RunSummary| Some(run.rpo_max_ms);
     parts.extend(spread("Greatest RPO of each run", runs, rpo));
     let rpo = |run: &RunSummary| Some(run.rpo_p95_ms);
@@ -40,7 +103,7 @@ pub(super) fn page(explored: &Explored, title: &str, what: &str) -> String {
     parts.push(Part::Table(worst(runs, what)));
     parts.extend(failures(runs).map(Part::Table));
     parts.extend(attempts_table(&explored.attempts).map(Part::Table));
-    page_of(&format!("{title}: {} runs", runs.len()), &lead, &parts)
+    parts
 }
 
 fn failed(run: &RunSummary) -> bool {
@@ -48,26 +111,35 @@ fn failed(run: &RunSummary) -> bool {
 }
 
 /// The verdict, and what was broken how often.
-fn verdicts(runs: &[RunSummary]) -> Table {
-    let mut broken: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
-    for run in runs {
-        for what in &run.broken {
-            broken.entry(what).or_default().push(run.seed);
-        }
-    }
-    let rows = broken.into_iter().map(|(what, seeds)| {
-        let first = seeds.first().map_or_else(String::new, u64::to_string);
-        vec!["FAIL".to_owned(), what.to_owned(), seeds.len().to_string(), first]
+fn verdicts(explored: &Explored) -> Table {
+    let rows = explored.broken().into_iter().map(|Broken { what, runs, first_seed }| {
+        vec!["FAIL".to_owned(), what, runs.to_string(), first_seed.to_string()]
     });
     let mut rows: Vec<_> = rows.collect();
     let all =
         if rows.is_empty() { "every expectation and invariant, in every run" } else { "the rest" };
     rows.push(vec!["ok".to_owned(), all.to_owned(), "0".to_owned(), "-".to_owned()]);
-    let word = if runs.iter().any(failed) { "fail" } else { "pass" };
     Table {
-        title: format!("Verdict: {word}"),
+        title: format!("Verdict: {}", word(explored)),
         heads: vec!["", "What", "Runs that broke it", "First seed"],
         rows,
+    }
+}
+
+/// The RPO and RTO of every VM over the runs.
+fn vms(explored: &Explored) -> Table {
+    let cells = |figures: Option<Percentiles>| match figures {
+        Some(figures) => figures.map(|ms| Span(ms).to_string()),
+        None => ["-"; 3].map(str::to_owned),
+    };
+    let row = |vm: VmSpread| {
+        let (rpo, rto) = (cells(Some(vm.rpo_max_ms)), cells(vm.rto_ms));
+        [vec![vm.name], rpo.to_vec(), rto.to_vec()].concat()
+    };
+    Table {
+        title: "Greatest RPO and RTO of each VM, over the runs".to_owned(),
+        heads: vec!["VM", "RPO p50", "RPO p95", "RPO max", "RTO p50", "RTO p95", "RTO max"],
+        rows: explored.vms().into_iter().map(row).collect(),
     }
 }
 
@@ -89,12 +161,10 @@ fn spread(
         let bad = within.clone().filter(|(_, failed)| *failed).count();
         (format!("from {}", Span(range * step)), within.count() as u64, bad as u64)
     });
-    let at = |percent: usize| Span(values[(values.len() - 1) * percent / 100].0);
+    let [half, most, max] =
+        percentiles(values.iter().map(|(value, _)| *value).collect())?.map(Span);
     let key = format!(
-        "p50 {}, p95 {}, max {}; each bar is {} wide and counts runs, red those that failed.",
-        at(50),
-        at(95),
-        at(100),
+        "p50 {half}, p95 {most}, max {max}; each bar is {} wide and counts runs, red those that failed.",
         Span(step)
     );
     Some(Part::Bars(Bars { title: title.to_owned(), key, bars: bars.collect() }))

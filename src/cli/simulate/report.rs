@@ -1,30 +1,44 @@
 //! `simulate --report`: the page of a run, drawn as that of an incident, with its verdict and its outages.
 
-use super::{CommandError, export};
-use crate::replay::{Away, History, Table, incident, page_with};
-use crate::sim::{BEGINNING, Finding, Outcome, RetryReport, Span, Verdict, VmReport};
+use super::{CommandError, export, write_file};
+use crate::replay::{Away, History, Incident, Table, Track, incident, page_with};
+use crate::sim::{BEGINNING, Finding, Outage, Outcome, RetryReport, Span, Verdict, VmReport};
 use std::path::Path;
 
-/// Writes the page of a run.
-pub(super) fn write(outcome: &Outcome, path: &Path) -> Result<(), CommandError> {
+/// Writes the page of a run, with tables before those of its own.
+pub(super) fn write(outcome: &Outcome, first: Vec<Table>, path: &Path) -> Result<(), CommandError> {
     let log = path.with_extension("jsonl");
     export(outcome, &log)?;
     let mut incident = incident(&mut History::of_file(&log)?, None, None)?;
-    for (what, from, until) in &outcome.outages {
-        let at = |ms: u64| BEGINNING.as_millis() + ms as i64;
-        let because = "the scenario".to_owned();
-        let (what, from, until) = (what.clone(), at(*from), Some(at(*until)));
-        incident.away.push(Away { what, from, until, because });
+    for outage in &outcome.outages {
+        add_outage(&mut incident, outage);
     }
     let title = format!("{}, seed {}", outcome.title, outcome.seed);
-    let mut tables = vec![verdict(outcome), figures(outcome)];
+    let mut tables = first;
+    tables.extend([verdict(outcome), figures(outcome)]);
     tables.extend(attempts_table(&outcome.attempts));
-    let page = page_with(&incident, &[], &title, &tables);
-    std::fs::write(path, page)?;
-    Ok(())
+    write_file(path, page_with(&incident, &[], &title, &tables))
 }
 
-fn verdict(outcome: &Outcome) -> Table {
+/// Draws an outage of the timeline, behind the RPO of every VM that it hit too.
+fn add_outage(incident: &mut Incident, outage: &Outage) {
+    let at = |ms: u64| BEGINNING.as_millis() + ms as i64;
+    let is_hit = |vm: &Track| {
+        let depends_on = |of: &String| vm.depends_on.contains(&format!("host {of}"));
+        outage.of.as_ref().is_none_or(|of| vm.name == *of || depends_on(of))
+    };
+    for vm in incident.vms.iter_mut().filter(|vm| is_hit(vm)) {
+        vm.depends_on.push(outage.what.clone());
+    }
+    incident.away.push(Away {
+        what: outage.what.clone(),
+        from: at(outage.from_ms),
+        until: Some(at(outage.until_ms)),
+        because: "the scenario".to_owned(),
+    });
+}
+
+pub(super) fn verdict(outcome: &Outcome) -> Table {
     let word = if outcome.passed() { "pass" } else { "fail" };
     let row = |finding: &Finding| {
         let mark = match finding.verdict {

@@ -1,7 +1,7 @@
 //! `simulate export-topology`: the site of a running service as a scenario's topology.
 
 use super::super::client::{Client, ServiceArgs, read};
-use super::{Answer, CommandError, print};
+use super::{Answer, CommandError, print, write_file};
 use crate::sim::{SiteSpec, Size, Span, Topology, VmSpec, Window, fitting, writes_per_minute};
 use crate::views::{CloudView, FabricView, HostView, MappingView, VmView};
 use std::path::{Path, PathBuf};
@@ -51,8 +51,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Answer, CommandError> {
 fn write(topology: &Topology, to: &Path) -> Result<(), CommandError> {
     let how =
         "# A scenario beside it names it: topology = \"FILE\", without [site] and [[vm]].\n\n";
-    std::fs::write(to, format!("{how}{}", toml::to_string(topology)?))?;
-    Ok(())
+    write_file(to, format!("{how}{}", toml::to_string(topology)?))
 }
 
 impl Told {

@@ -1,6 +1,10 @@
 //! The work that a VM's state calls for.
 
-use super::{Effect, NextStep, Opening, Phase, Stage, Vm, Wake};
+use super::{Effect, NextStep, Opening, Phase, Side, Stage, Trouble, Vm, Wake, Work};
+use crate::domain::catalogue::Code;
+use crate::domain::failure::Cause;
+use crate::domain::id::VaultId;
+use crate::domain::job::Step;
 
 /// Effects that a state calls for, as a rule: the work or the moment that is waited for, the watch over the tracker,
 /// and freeing space.
@@ -19,6 +23,9 @@ impl Vm {
         match self.trouble.as_ref().map(|trouble| (trouble.next, trouble.attempt)) {
             Some((NextStep::RetryAt(due), attempt)) => {
                 tell(Effect::WakeAt { due, wake: Wake::Retry(attempt) });
+                if let Some(vault) = self.trouble.as_ref().and_then(Trouble::vault_out_of_reach) {
+                    tell(Effect::AwaitVault { vault });
+                }
             }
             Some((NextStep::Administrator, _)) => {}
             Some((NextStep::Trying, _)) | None => {
@@ -62,6 +69,30 @@ impl Vm {
         }
         if self.reclaims_space() {
             tell(Effect::ReclaimSpace);
+        }
+    }
+
+    /// Whether the work that failed is done at the VM's host, whose way to the vault may be cut while others
+    /// reach it.
+    pub fn fails_at_host(&self) -> bool {
+        let at_primary = self.source == Side::Primary;
+        self.trouble.as_ref().is_some_and(|trouble| match trouble.work {
+            Work::Snapshot { .. } | Work::Ship { .. } => at_primary,
+            Work::Task { step: Step::RestoreDisk(_), .. } => true,
+            Work::Task { step: Step::CopyDisk(_) | Step::SendBeforeResize, .. } => at_primary,
+            Work::Task { step, .. } => at_primary && step.is_at_source(),
+        })
+    }
+}
+
+impl Trouble {
+    /// The vault that could not be reached, if its answer is looked for.
+    fn vault_out_of_reach(&self) -> Option<VaultId> {
+        match self.failure.cause {
+            Cause::Vault(vault) if self.failure.code == Code::LinkDown && !self.tried_early => {
+                Some(vault)
+            }
+            Cause::Vault(_) | Cause::Host(_) | Cause::Itself => None,
         }
     }
 }

@@ -495,6 +495,12 @@ pub enum Effect {
         /// With what.
         wake: Wake,
     },
+    /// Try again and again to reach the vault from where the failed work is done, and report
+    /// [`RetryReason::CauseEnded`] once it answers.
+    AwaitVault {
+        /// Which.
+        vault: VaultId,
+    },
 }
 
 /// What can become true of a VM.

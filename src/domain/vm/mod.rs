@@ -268,6 +268,9 @@ pub struct Trouble {
     pub attempt: u32,
     /// What happens next.
     pub next: NextStep,
+    /// The last attempt was made since the cause was seen to end. Where it failed all the same, the cause is
+    /// another one: to look for its end again would lead from attempt to attempt without a pause.
+    pub tried_early: bool,
 }
 
 /// What happens about failed work.
@@ -895,18 +898,20 @@ impl Entity for Vm {
                 self.enter(Phase::Resynchronizing(reason.clone()), since);
             }
             Event::RetryScheduled { work, attempt, due, because } => {
-                let since = self.trouble.as_ref().map_or(at, |trouble| trouble.since);
+                let earlier = self.trouble.as_ref();
                 self.trouble = Some(Trouble {
                     work: *work,
                     failure: because.clone(),
-                    since,
+                    since: earlier.map_or(at, |trouble| trouble.since),
                     attempt: *attempt,
                     next: NextStep::RetryAt(*due),
+                    tried_early: earlier.is_some_and(|trouble| trouble.tried_early),
                 });
             }
-            Event::RetryStarted { .. } => {
+            Event::RetryStarted { early, .. } => {
                 if let Some(trouble) = self.trouble.as_mut() {
                     trouble.next = NextStep::Trying;
+                    trouble.tried_early = matches!(early, Some(RetryReason::CauseEnded(_)));
                 }
             }
             Event::AdministratorNeeded { work, because } => {
@@ -917,6 +922,7 @@ impl Entity for Vm {
                     since: earlier.as_ref().map_or(at, |trouble| trouble.since),
                     attempt: earlier.map_or(0, |trouble| trouble.attempt) + 1,
                     next: NextStep::Administrator,
+                    tried_early: false,
                 });
             }
             Event::FailoverRequested { point } => {

@@ -382,6 +382,10 @@ impl Replication for Ports {
         self.0.site().world.probed()
     }
 
+    async fn reach_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.0.done(vm, Call::ReachVault).await
+    }
+
     async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {
         self.0.done(vm, Call::CheckVault).await
     }

@@ -8,6 +8,8 @@ use crate::domain::vm::{FailoverKind, Phase, Side, Vm, Work};
 pub(super) enum Call {
     /// A look at the tracker.
     Look,
+    /// A look whether the vault answers.
+    ReachVault,
     CheckSource,
     CheckVault,
     StartTracking,
@@ -55,9 +57,10 @@ impl Call {
     /// How many there are.
     pub(super) const COUNT: usize = Self::StartReplica as usize + 1;
 
-    pub(super) const fn place(self, source: Side) -> Place {
-        let recovery = matches!(source, Side::Recovery);
+    pub(super) fn place(self, vm: &Vm) -> Place {
+        let recovery = vm.source == Side::Recovery;
         match self {
+            Self::ReachVault if vm.fails_at_host() => Place::HostAndVault,
             Self::CheckSource | Self::StartTracking | Self::Cut | Self::StopTracking
                 if recovery =>
             {
@@ -72,7 +75,8 @@ impl Call {
             Self::Copy | Self::Compare | Self::Ship | Self::ShipAll | Self::Restore => {
                 Place::HostAndVault
             }
-            Self::CheckVault
+            Self::ReachVault
+            | Self::CheckVault
             | Self::CompleteCopy
             | Self::Verify
             | Self::Fence

@@ -7,17 +7,17 @@ use super::{Service, WATCH_MS};
 use crate::actors::{Hosted, IDLE_PAUSE, Origin, RetrySupervision};
 use crate::domain::cloud::{self, Cloud};
 use crate::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, Rejection, StreamId};
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::{self, Host};
 use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{self, Vault};
-use crate::domain::vm::{self, Effect, Outcome as Done, SourceEnd, Vm, Work};
+use crate::domain::vm::{self, Effect, Outcome as Done, RetryReason, SourceEnd, Vm, Work};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::DerefMut;
 use uuid::Uuid;
 
-/// The longest pause between two looks at a vault whose answers come and go; as its watch has it.
+/// The longest pause between two looks at a vault, as `actors/hosted/watch.rs` has it.
 const LONGEST_PAUSE_MS: u64 = 16 * WATCH_MS;
 
 /// What is being done about an effect.
@@ -39,6 +39,8 @@ enum Doing {
     Tracking,
     /// A call that keeps the replica on or the source off; or it waits to be made again.
     Keeping(Call, Option<Begun>),
+    /// A look whether the vault answers; or the pause before it, of so many milliseconds.
+    AwaitingVault(u64, Option<Begun>),
     /// Both are as they shall be.
     Kept,
 }
@@ -238,6 +240,7 @@ impl LoopService {
                     self.keep(vm, call, called_by);
                 }
             }
+            Effect::AwaitVault { .. } => self.await_vault(vm, effect, WATCH_MS, called_by),
             // Space is not modelled, and nothing is brought to another host.
             Effect::ReclaimSpace | Effect::KeepOff { .. } => {}
         }
@@ -303,11 +306,37 @@ impl LoopService {
                 }
             },
             (_, Doing::Keeping(call, begun)) => self.kept(vm, call, begun, called_by),
+            (Effect::AwaitVault { vault }, Doing::AwaitingVault(pause_ms, begun)) => {
+                let Some(begun) = begun else {
+                    let (nth, begun) = self.site.begin_call(vm, Call::ReachVault, None);
+                    let doing = Doing::AwaitingVault(pause_ms, Some(begun));
+                    return self.run(vm, Running { effect, nth, called_by, doing });
+                };
+                if self.site.end_call(vm, begun).is_ok() {
+                    let because = RetryReason::CauseEnded(Cause::Vault(vault));
+                    let command = vm::Command::Retry { because };
+                    self.report(vm, effect, command, Vm::WORKER, called_by);
+                } else {
+                    let pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
+                    self.await_vault(vm, effect, pause_ms, called_by);
+                }
+            }
             (
-                Effect::Do(_) | Effect::RunReplica | Effect::ReclaimSpace | Effect::KeepOff { .. },
+                Effect::Do(_)
+                | Effect::RunReplica
+                | Effect::ReclaimSpace
+                | Effect::KeepOff { .. }
+                | Effect::AwaitVault { .. },
                 _,
             ) => {}
         }
+    }
+
+    /// Pauses before a look whether the vault answers.
+    fn await_vault(&mut self, vm: usize, effect: Effect, pause_ms: u64, called_by: Option<u64>) {
+        let nth = self.site.push_pause(self.site.world.now + pause_ms, vm);
+        let doing = Doing::AwaitingVault(pause_ms, None);
+        self.run(vm, Running { effect, nth, called_by, doing });
     }
 
     /// A call that keeps the replica on or the source off has ended, or is made again.

@@ -140,7 +140,10 @@ impl<'a, S: Service> Fleet<'a, S> {
 
     fn begin_step(&mut self, index: usize) {
         let step = self.steps[index].clone();
-        self.remark(step.to_string());
+        let now = self.service.site().world.now;
+        if step.first_begins(now) {
+            self.remark(step.to_string());
+        }
         let deed = *step.r#do.get_ref();
         if deed.is_operation() {
             for vm in self.vms_called(step.vm()) {
@@ -170,7 +173,10 @@ impl<'a, S: Service> Fleet<'a, S> {
     fn end_step(&mut self, index: usize) {
         let Some(step) = self.active.remove(&index) else { return };
         let deed = *step.r#do.get_ref();
-        self.remark(format!("{} ends", deed.word()));
+        let now = self.service.site().world.now;
+        if step.last_ends(now, self.scenario.duration.0) {
+            self.remark(format!("{} ends", deed.word()));
+        }
         match deed {
             Deed::KillService if !self.killed() => self.start_service(),
             Deed::KillHost | Deed::PowerLoss => {

@@ -319,7 +319,7 @@ impl World {
         let lives = self.hosts[self.guests[guest].host].lives;
         let mut begun =
             Begun { call, disk, lives, reached: self.answers(guest), requests, fails: None };
-        if call == Call::Heartbeat {
+        if matches!(call, Call::Heartbeat | Call::ReachVault) {
             return (begun, ANSWER_MS);
         }
         begun.fails = self.failure(guest, vm, &begun).map(Box::new);
@@ -374,7 +374,7 @@ impl World {
     /// What keeps a call from being done at this moment.
     fn failure(&mut self, index: usize, vm: &Vm, begun: &Begun) -> Option<Failure> {
         let host = &self.hosts[self.guests[index].host];
-        let place = begun.call.place(vm.source);
+        let place = begun.call.place(vm);
         let at_host = matches!(place, Place::Host | Place::HostAndVault | Place::Hypervisor);
         let gone = !host.up || host.lives != begun.lives;
         if at_host && (gone || (place == Place::Hypervisor && !host.managed)) {

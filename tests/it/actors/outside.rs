@@ -29,6 +29,7 @@ use uuid::Uuid;
 pub(crate) enum Op {
     CheckSource,
     ProbeVault,
+    ReachVault,
     CheckVault,
     StartTracking,
     CopyDisk,
@@ -78,6 +79,7 @@ impl Op {
         !matches!(
             self,
             Self::ProbeVault
+                | Self::ReachVault
                 | Self::Verify
                 | Self::Serve
                 | Self::Start
@@ -631,6 +633,10 @@ impl Replication for Outside {
 
     async fn probe_vault(&self, vault: VaultId) -> Result<(), Failure> {
         self.call(vault.0, Op::ProbeVault, || {}).await
+    }
+
+    async fn reach_vault(&self, vm: &Vm) -> Result<(), Failure> {
+        self.call(vm.id.0, Op::ReachVault, || {}).await
     }
 
     async fn check_vault(&self, vm: &Vm) -> Result<(), Failure> {

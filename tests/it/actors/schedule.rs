@@ -39,18 +39,27 @@ fn ladder(up_to_min: u32) -> Vec<f64> {
     [0, 1, 2, 4, 8, 10].into_iter().chain(tail).map(f64::from).collect()
 }
 
-/// The link between host and vault is cut.
-fn cut_link(bed: &Testbed, vms: &[VmId]) {
+/// Nobody reaches the vault.
+fn cut_vault_off(bed: &Testbed, vms: &[VmId]) {
     bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(link_down(vault_id())));
-    for vm in vms {
-        bed.outside.always(vm.0, Op::Ship, Answer::Fail(link_down(vault_id())));
+    vms.iter().for_each(|vm| cut_link(bed, *vm));
+}
+
+fn mend_vault(bed: &Testbed, vms: &[VmId]) {
+    bed.outside.heal(vault_id().0, Op::ProbeVault);
+    vms.iter().for_each(|vm| mend_link(bed, *vm));
+}
+
+/// The link between the host of a VM and the vault is cut.
+fn cut_link(bed: &Testbed, vm: VmId) {
+    for op in [Op::ReachVault, Op::Ship] {
+        bed.outside.always(vm.0, op, Answer::Fail(link_down(vault_id())));
     }
 }
 
-fn mend_link(bed: &Testbed, vms: &[VmId]) {
-    bed.outside.heal(vault_id().0, Op::ProbeVault);
-    for vm in vms {
-        bed.outside.heal(vm.0, Op::Ship);
+fn mend_link(bed: &Testbed, vm: VmId) {
+    for op in [Op::ReachVault, Op::Ship] {
+        bed.outside.heal(vm.0, op);
     }
 }
 
@@ -61,11 +70,11 @@ fn a_cut_link_is_tried_after_1_2_4_8_and_10_minutes_and_then_every_30_for_three_
     bed.run(async |service: Running| {
         service.create_surroundings().await;
         let vm = service.protected(1, every_30_s()).await;
-        cut_link(&bed, &[vm]);
+        cut_vault_off(&bed, &[vm]);
         service.until(vm, is_waiting).await;
         service.sleep(3 * DAY).await;
         assert!(is_waiting(&service.vm(vm).await));
-        mend_link(&bed, &[vm]);
+        mend_vault(&bed, &[vm]);
         service.until(vm, |vm| vm.trouble.is_none()).await;
     });
     let vm = vm_id(1);
@@ -123,14 +132,14 @@ fn when_the_vault_is_seen_again_those_that_waited_for_it_are_tried_at_once_and_o
         for n in 1..=3 {
             service.protected(n, every_30_s()).await;
         }
-        cut_link(&bed, &[waiting, also_waiting]);
+        cut_vault_off(&bed, &[waiting, also_waiting]);
         bed.outside.always(elsewhere.0, Op::Ship, Answer::Fail(host_lost(host_id())));
         for vm in [waiting, also_waiting, elsewhere] {
             service.until(vm, is_waiting).await;
         }
         // Past the last rung: the next attempt by schedule is far away.
         service.sleep(45 * MINUTE).await;
-        mend_link(&bed, &[waiting, also_waiting]);
+        mend_vault(&bed, &[waiting, also_waiting]);
         let mended = bed.clock.elapsed();
         service.sleep(20 * SECOND).await;
         mended
@@ -188,6 +197,36 @@ fn an_outage_between_two_looks_at_the_vault_is_tried_again_after_the_next_look()
     assert_eq!(bed.logged(vm).trouble, None);
 }
 
+#[test]
+fn a_vm_whose_link_alone_is_cut_is_tried_on_the_schedule_and_soon_after_its_link_is_back() {
+    let bed = Testbed::new();
+    let (vm, other) = (vm_id(1), vm_id(2));
+    let mended = bed.run(async |service: Running| {
+        service.create_surroundings().await;
+        for n in 1..=2 {
+            service.protected(n, every_30_s()).await;
+        }
+        cut_link(&bed, vm);
+        service.until(vm, is_waiting).await;
+        service.sleep(45 * MINUTE).await;
+        mend_link(&bed, vm);
+        let mended = bed.clock.elapsed();
+        service.sleep(2 * MINUTE).await;
+        mended
+    });
+    let attempts = bed.outside.began(vm.0, Op::Ship);
+    let first = attempts.iter().position(|at| mended <= *at).expect("an attempt after the cut");
+    let ended = attempts[first];
+    assert!(ended - mended <= 35 * SECOND, "{:?} later", ended - mended);
+    let failed = bed.outside.began(vm.0, Op::ReachVault)[0];
+    let failing: Vec<_> = attempts[..first].iter().copied().filter(|at| failed <= *at).collect();
+    assert_eq!(failing.len(), ladder(45).len() - 1, "nothing between the attempts of the schedule");
+    assert_eq!(early_retries(&bed, vm), [RetryReason::CauseEnded(Cause::Vault(vault_id()))]);
+    assert_eq!(bed.logged(vm).trouble, None);
+    assert!(bed.outside.began(other.0, Op::ReachVault).is_empty(), "it reaches the vault");
+    bed.outside.check();
+}
+
 /// An attempt that runs while the vault comes back fails after it: that the cause ended is not told
 /// again by itself.
 #[test]
@@ -197,13 +236,13 @@ fn an_attempt_that_fails_after_the_vault_came_back_is_tried_again_soon() {
     let back = bed.run(async |service: Running| {
         service.create_surroundings().await;
         service.protected(1, every_30_s()).await;
-        cut_link(&bed, &[vm]);
+        cut_vault_off(&bed, &[vm]);
         service.until(vm, is_waiting).await;
         let slow = Answer::FailAfter(MINUTE, link_down(vault_id()));
         bed.outside.always(vm.0, Op::Ship, slow);
         // The attempt at 10 minutes is under way.
         service.sleep(10 * MINUTE + 10 * SECOND).await;
-        mend_link(&bed, &[vm]);
+        mend_vault(&bed, &[vm]);
         let back = bed.clock.elapsed();
         service.sleep(5 * MINUTE).await;
         back
@@ -269,21 +308,19 @@ fn a_failure_that_needs_an_administrator_is_not_tried_again_until_one_asks() {
     assert_eq!(retries(&bed, vm), [(1, Some(RetryReason::Administrator))]);
 }
 
-/// A kill between the failure of a delta and the suspicion of the vault: no look at the vault would
-/// ever see it come back.
+/// A kill while the vault is out of reach: the service that starts looks for it anew.
 #[test]
 fn a_service_that_starts_while_a_vm_waits_for_a_vault_that_answers_tries_at_once() {
     let bed = Testbed::new();
     let vm = vm_id(1);
     bed.run(async |service: Running| {
-        // Nobody watches the vault yet, so nothing is suspected.
         service.protected(1, Policy::default()).await;
-        bed.outside.always(vm.0, Op::Ship, Answer::Fail(link_down(vault_id())));
+        cut_link(&bed, vm);
         service.until(vm, is_waiting).await;
         service.sleep(45 * MINUTE).await;
         service.create_surroundings().await;
-        bed.outside.heal(vm.0, Op::Ship);
     });
+    mend_link(&bed, vm);
     let started = bed.clock.elapsed();
     bed.run(async |service: Running| service.sleep(10 * SECOND).await);
     let began = bed.outside.began(vm.0, Op::Ship);

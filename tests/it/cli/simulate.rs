@@ -41,6 +41,98 @@ fn a_run_that_fails_says_so_by_its_exit_code() {
     assert_eq!((code, &outcome["verdict"]), (Some(1), &"fail".into()));
     let (code, outcome) = last_line(&["simulate", &path, "--runs", "4", "-o", "json"]);
     assert_eq!((code, &outcome["failed_seed"]), (Some(1), &1.into()));
+    let broken = "rpo_max of a at most \"1s\"";
+    assert_eq!(outcome["broken"][0]["what"], broken, "{outcome:#}");
+    let said = lifeboat(&["simulate", &path, "--runs", "4"]);
+    assert!(text(&said.stdout).contains(&format!("seed 1 failed: {broken}")));
+    let said = lifeboat(&["simulate", "show", &path]);
+    assert_eq!(said.status.code(), Some(1), "{}", text(&said.stdout));
+}
+
+#[test]
+fn many_runs_have_one_hash_and_the_figures_of_each_vm() {
+    let path = scenario("planned_failover");
+    let arguments = ["simulate", &path, "--runs", "3", "--seed", "7", "-o", "json"];
+    let (code, told) = last_line(&arguments);
+    assert_eq!(code, Some(0), "{told:#}");
+    assert_eq!(told["log_hash"].as_str().map(str::len), Some(64));
+    assert_eq!(last_line(&arguments).1, told);
+    let mut other = arguments;
+    other[5] = "8";
+    assert_ne!(last_line(&other).1["log_hash"], told["log_hash"]);
+    for figures in told["vms"].as_array().unwrap() {
+        let [half, most, max] = [0, 1, 2].map(|nth| figures["rpo_max_ms"][nth].as_u64().unwrap());
+        assert!(0 < half && half <= most && most <= max, "{figures:#}");
+    }
+    let moved = told["vms"].as_array().unwrap().iter().any(|vm| vm["rto_ms"][2].is_u64());
+    assert!(moved, "{told:#}");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let path = scenario("flapping_link");
+    for (arguments, because) in [
+        (vec!["simulate", &path, "--runs", "0"], "--runs"),
+        (vec!["simulate", &path, "--sizes"], "--sizes"),
+        (vec!["simulate", &path, "--log", "/nowhere/log.jsonl"], "write /nowhere/log.jsonl"),
+        (vec!["simulate", &path, "--report", "/nowhere/run.html"], "write /nowhere/run.jsonl"),
+        (vec!["simulate", &path, "--runs", "1", "--report", "/nowhere/all.html"], "/nowhere/all"),
+    ] {
+        let output = lifeboat(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(because), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn two_policies_stand_side_by_side_of_one_run_and_of_many_and_on_their_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (scenario, policy, page) = (scenario("host_loss"), path("policy.toml"), path("run.html"));
+    std::fs::write(&policy, "copy_frequency = \"5m\"\n").unwrap();
+    let against = ["simulate", &scenario, "--seed", "7", "--against", &policy];
+
+    lifeboat(&[&against[..], &["--report", &page]].concat());
+    let drawn = std::fs::read_to_string(&page).unwrap();
+    for part in ["Two policies, side by side", "As it is", "Against: Verdict", "<svg"] {
+        assert!(drawn.contains(part), "{part}");
+    }
+
+    let (_, both) = last_line(&[&against[..], &["--runs", "2", "-o", "json"]].concat());
+    let most = |side: &str| both[side]["rpo_max_ms"][2].as_u64().expect("a time");
+    assert!(most("as_it_is") < most("against"), "{both:#}");
+    lifeboat(&[&against[..], &["--runs", "2", "--report", &page]].concat());
+    let drawn = std::fs::read_to_string(&page).unwrap();
+    for part in ["2 runs under two policies", "RTO p95", "Against: The worst seeds"] {
+        assert!(drawn.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn an_outage_is_drawn_behind_the_rpo_of_those_that_it_hit() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("run.html").display().to_string();
+    super::done(&["simulate", &scenario("one_link_cut"), "--report", &page]);
+    let page = std::fs::read_to_string(page).unwrap();
+    let curve = |name: &str| {
+        let begin = page.find(&format!("RPO and logs of {name}")).expect("the curve of the VM");
+        page[begin..].split("</svg>").next().unwrap()
+    };
+    assert!(curve("cut-off").contains("class=\"behind\""));
+    assert!(!curve("at-ease").contains("class=\"behind\""), "its link is well");
+}
+
+#[test]
+fn the_rpo_of_a_lost_host_is_outage() {
+    let (code, told) =
+        last_line(&["simulate", &scenario("host_loss"), "--seed", "7", "-o", "json"]);
+    assert_eq!(code, Some(0), "{told:#}");
+    let vms = told["vms"].as_array().unwrap();
+    let sql = vms.iter().find(|vm| vm["name"] == "sql").unwrap();
+    let (outage, max) = (&sql["rpo_max_of_ms"][0], &sql["rpo_ms"][2]);
+    // The host was off for the minute before the failover was asked for.
+    assert_eq!(outage.as_u64(), Some(60_000), "of {max} ms");
 }
 
 #[test]
@@ -79,6 +171,10 @@ fn a_run_has_a_page_and_is_played_and_stands_beside_another_policy() {
     let played = super::done(&["simulate", "show", &scenario, "--seed", "7", "--log", &log]);
     assert!(played.contains("web-1 is protected") || played.contains("recovery point"), "{played}");
     assert!(Path::new(&log).exists());
+    let again = super::done(&["simulate", "show", &scenario, "--seed", "7"]);
+    assert_eq!(again, played);
+    let of_one = super::done(&["simulate", "show", &scenario, "--seed", "7", "--vm", "web-2"]);
+    assert!(of_one.contains("web-2") && of_one.len() < played.len(), "{of_one}");
 
     let policy = path("policy.toml");
     std::fs::write(&policy, "copy_frequency = \"5m\"\n").unwrap();

@@ -379,6 +379,7 @@ fn check_state(vm: &Vm) {
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
             | Effect::KeepOff { .. }
+            | Effect::AwaitVault { .. }
             | Effect::ReclaimSpace
             | Effect::WakeAt { wake: Wake::TestLease | Wake::Decision, .. } => unreachable!(),
         }
@@ -503,6 +504,7 @@ fn newest_cycle_in_vault(vm: &Vm) -> u64 {
         | Effect::WatchTracking { .. }
         | Effect::RunReplica
         | Effect::KeepOff { .. }
+        | Effect::AwaitVault { .. }
         | Effect::ReclaimSpace
         | Effect::WakeAt { .. } => newest,
     })

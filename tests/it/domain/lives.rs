@@ -281,6 +281,7 @@ const RETRIES: &str = "\
 when ReportFailure
   then RetryScheduled attempt 1, due at 369s
     do WakeAt 369s for Retry(1)
+    do AwaitVault
     do WatchTracking from 1
 when Wake
   then RetryStarted after attempt 1, as due
@@ -289,6 +290,7 @@ when Wake
 when ReportFailure
   then RetryScheduled attempt 2, due at 429s
     do WakeAt 429s for Retry(2)
+    do AwaitVault
     do WatchTracking from 1
 when Retry
   then RetryStarted after attempt 2, CauseEnded

@@ -426,6 +426,7 @@ impl Story {
             | Effect::WatchTracking { .. }
             | Effect::RunReplica
             | Effect::KeepOff { .. }
+            | Effect::AwaitVault { .. }
             | Effect::ReclaimSpace => None,
         })
     }
@@ -556,6 +557,7 @@ impl Story {
             Effect::RunReplica => "RunReplica".to_owned(),
             Effect::KeepOff { .. } => "KeepOff".to_owned(),
             Effect::ReclaimSpace => "ReclaimSpace".to_owned(),
+            Effect::AwaitVault { .. } => "AwaitVault".to_owned(),
             Effect::WakeAt { due, wake } => format!("WakeAt {} for {wake:?}", seconds(due)),
         }
     }

@@ -96,6 +96,7 @@ fn a_chain_that_was_replaced_is_not_lost_again_and_its_successor_is_watched_anew
             Effect::Do(_)
             | Effect::RunReplica
             | Effect::KeepOff { .. }
+            | Effect::AwaitVault { .. }
             | Effect::ReclaimSpace
             | Effect::WakeAt { .. } => None,
         })
