@@ -59,7 +59,8 @@ impl Live {
         Ok(site)
     }
 
-    /// A VM with what belongs to it: its cloud, and the hosts and vaults, of which there are few.
+    /// A VM with what belongs to it: its cloud, the plan that it waits for, and the hosts and vaults, of which
+    /// there are few.
     ///
     /// # Errors
     /// As of [`Live::site`].
@@ -73,8 +74,11 @@ impl Live {
             return Ok(site);
         }
         let state = self.state::<Vm>(vm.0).await?;
-        let cloud = state.cloud;
+        let (cloud, held) = (state.cloud, state.held);
         site.vms.insert(vm, state);
+        if let Some(plan) = held.filter(|plan| is_there(Kind::Plan, plan.0)) {
+            site.plans.insert(plan, self.state(plan.0).await?);
+        }
         for (StreamId { id, .. }, _) in streams.iter().filter(|(it, _)| it.kind == Kind::Host) {
             site.hosts.insert(HostId(*id), self.state(*id).await?);
         }

@@ -10,7 +10,7 @@ use crate::domain::host::Host;
 use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{self, Vm};
+use crate::domain::vm::{self, Phase, Vm};
 use crate::views::{PointView, PrerequisiteView, Site, TargetView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -224,11 +224,12 @@ impl PlanOutlook {
     ) -> Self {
         // One that is to be defined has its name already, which its state may not.
         let known = site.plans.get(&plan.id).cloned().unwrap_or_default();
-        let decided = known.decide(command, now);
+        let decided = deletable(command, plan, site)
+            .and_then(|()| known.decide(command, now).map_err(Problem::from));
         let changes = decided.as_ref().is_ok_and(|events| !events.is_empty());
         let mut begun = known;
         decided.iter().flatten().for_each(|event| begun.apply(event, now));
-        let problem = decided.err().map(Problem::from);
+        let problem = decided.err();
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state of the plan allows it".to_owned(), refused)];
         if let (None, Command::Start { .. }, Some(run)) = (&problem, command, &begun.run) {
@@ -242,7 +243,7 @@ impl PlanOutlook {
             changes,
             ready: checks.iter().all(|check| check.ok),
             checks,
-            consequence: consequence(command, plan),
+            consequence: consequence(command, plan, site),
             problem,
         }
     }
@@ -318,7 +319,22 @@ fn script_checks(plan: &Plan, run: &Run, outside: &dyn Outside) -> Vec<Check> {
     commands.into_iter().map(check).collect()
 }
 
-fn consequence(command: &Command, plan: &Plan) -> String {
+/// A plan that left VMs off is not deleted: they can be started in their order by it alone, and are found by
+/// its name.
+pub(super) fn deletable(command: &Command, plan: &Plan, site: &Site) -> Result<(), Problem> {
+    let off: Vec<_> = site.kept_off_by(plan.id).map(|vm| vm.name.clone()).collect();
+    if *command != Command::Delete || off.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::not_allowed(format!(
+        "{} cannot be deleted while its last run leaves VMs off at both sites: {}. Run it again, or decide each with \
+         `lifeboat failover release VM` or `lifeboat failover cancel VM`",
+        plan.name,
+        off.join(", ")
+    )))
+}
+
+fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
     let (name, vms) = (&plan.name, plan.definition.vms().count());
     match command {
         Command::Define { definition, .. } => {
@@ -346,9 +362,46 @@ fn consequence(command: &Command, plan: &Plan) -> String {
         },
         Command::Continue { .. } => format!("The run of {name} goes on with the next step."),
         Command::Retry { .. } => format!("The step of {name} that failed is tried once more."),
-        Command::Cancel => {
-            format!("The run of {name} ends. What was failed over stays so.")
+        Command::Cancel => match plan.running() {
+            Some(run) => end_of_run(run, name, site),
+            None => String::new(),
+        },
+        Command::ReportAction { .. } | Command::ReportVm { .. } | Command::ReportLetGo { .. } => {
+            String::new()
         }
-        Command::ReportAction { .. } | Command::ReportVm { .. } => String::new(),
     }
+}
+
+/// What becomes of the VMs if a run ends now. See `let_go` of the domain.
+fn end_of_run(run: &Run, name: &str, site: &Site) -> String {
+    if !run.kind.fails_over() {
+        return format!(
+            "The run of {name} ends. What its VMs have begun goes on, the others stay as they are."
+        );
+    }
+    if !run.touches_vms() {
+        return format!("The run of {name} ends. No VM has been touched.");
+    }
+    let names = |is_meant: &dyn Fn(&Vm) -> bool| {
+        let waiting = run.not_started().filter_map(|id| site.vms.get(&id));
+        let names = waiting.filter(|vm| is_meant(vm)).map(|vm| vm.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let stays = format!("The run of {name} ends. VMs that it has started stay so.");
+    let (moved, what_becomes) = match run.kind {
+        RunKind::Test { .. } => (
+            names(&|vm| vm.test.is_some()),
+            "their copies start without waiting for their groups, until the tests are cleaned up",
+        ),
+        RunKind::Planned => (
+            names(&|vm| matches!(vm.phase, Phase::FailingOver(_))),
+            "off at both sites from here on, until the plan is run again, or somebody starts them with \
+             `lifeboat failover release VM` or takes them back with `lifeboat failover cancel VM`",
+        ),
+        _ => (
+            names(&|vm| matches!(vm.phase, Phase::FailingOver(_))),
+            "they start at the recovery site without waiting for their groups",
+        ),
+    };
+    if moved.is_empty() { stays } else { format!("{stays} {moved}: {what_becomes}.") }
 }

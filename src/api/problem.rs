@@ -46,11 +46,9 @@ pub struct Details {
 impl Problem {
     /// The problem that a failure is.
     pub fn new(failure: &Failure) -> Self {
-        let FailureView { code, title, mut detail, provider, class, causes, next, action, .. } =
-            FailureView::new(failure);
-        if !provider.is_empty() {
-            detail = format!("{detail} ({provider})");
-        }
+        let view = FailureView::new(failure);
+        let detail = view.because();
+        let FailureView { code, title, class, causes, next, action, .. } = view;
         Self(Box::new(Details {
             kind: format!("urn:lifeboat:error:{code}"),
             title,
@@ -74,6 +72,12 @@ impl Problem {
     pub(super) fn invalid(because: impl fmt::Display) -> Self {
         let failure = Failure::new(Code::RequestInvalid, Cause::Itself, "");
         Self::new(&failure.with("damage", because))
+    }
+
+    /// A request that the state of things does not allow.
+    pub(super) fn not_allowed(because: impl fmt::Display) -> Self {
+        let failure = Failure::new(Code::OperationNotAllowed, Cause::Itself, "");
+        Self::new(&failure.with("check", because))
     }
 
     /// A request that names what is not there.
@@ -130,15 +134,11 @@ impl From<Rejection> for Problem {
         let text = rejection.to_string();
         match rejection {
             Rejection::NotAllowed { allowed, .. } => {
-                let failure = Failure::new(Code::OperationNotAllowed, Cause::Itself, "");
-                let problem = Self::new(&failure.with("check", text));
+                let problem = Self::not_allowed(text);
                 let allowed = allowed.into_iter().map(str::to_owned).collect();
                 problem.with(|it| it.allowed_operations = allowed)
             }
-            Rejection::Conflict { .. } => {
-                let failure = Failure::new(Code::OperationNotAllowed, Cause::Itself, "");
-                Self::new(&failure.with("check", text))
-            }
+            Rejection::Conflict { .. } => Self::not_allowed(text),
             Rejection::OutOfRange { .. } => Self::invalid(text),
             Rejection::Unknown { what, name } => Self::unknown(what, &name),
             Rejection::Prerequisites { name, failed } => {

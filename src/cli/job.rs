@@ -217,7 +217,10 @@ fn in_words(job: &JobView) -> String {
         let _ = writeln!(
             text,
             "\n{} {}\n  next   {}\n  to do  {}",
-            error.code, error.detail, error.next, error.action
+            error.code,
+            error.because(),
+            error.next,
+            error.action
         );
     }
     text

@@ -69,7 +69,7 @@ pub(super) fn give(
         let outlook: Outlook = read(&answer)?;
         if args.dry_run {
             show(args.output, &answer, || Ok(in_words(&outlook)))?;
-            return Ok(if outlook.allowed { Answer::Done } else { Answer::Code(WRONG_STATE) });
+            return Ok(if outlook.ready { Answer::Done } else { Answer::Code(WRONG_STATE) });
         }
         // An order that was given before under its id is answered again, whatever the state allows since.
         match outlook.problem {
@@ -215,7 +215,7 @@ pub(super) fn sentence(job: &JobView) -> String {
         job.friendly_name, job.target_name, job.state, job.duration_seconds
     );
     if let Some(error) = job.errors.last().filter(|_| job.state != "Succeeded") {
-        let _ = write!(text, "\n  {} {}; {}", error.code, error.detail, error.action);
+        let _ = write!(text, "\n  {} {}; {}", error.code, error.because(), error.action);
     }
     text
 }
@@ -238,7 +238,7 @@ pub(super) fn accepted_in_words(accepted: &Accepted) -> String {
 }
 
 fn in_words(outlook: &Outlook) -> String {
-    let verdict = verdict(outlook.allowed, outlook.changes);
+    let verdict = verdict(outlook.allowed, outlook.ready, outlook.changes);
     let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.vm);
     text.push_str(&checks_in_words(&outlook.checks));
     if let Some(target) = &outlook.target {
@@ -251,12 +251,13 @@ fn in_words(outlook: &Outlook) -> String {
     text
 }
 
-/// Whether something is allowed, and would do anything.
-pub(super) const fn verdict(allowed: bool, changes: bool) -> &'static str {
-    match (allowed, changes) {
-        (false, _) => "not allowed",
-        (true, false) => "allowed; nothing to do",
-        (true, true) => "allowed",
+/// Whether something is allowed, would go well, and would do anything.
+pub(super) const fn verdict(allowed: bool, ready: bool, changes: bool) -> &'static str {
+    match (allowed, ready, changes) {
+        (false, _, _) => "not allowed",
+        (true, false, _) => "allowed, but a check says no",
+        (true, true, false) => "allowed; nothing to do",
+        (true, true, true) => "allowed",
     }
 }
 

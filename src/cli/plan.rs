@@ -10,7 +10,7 @@ use super::{Answer, CommandError};
 use crate::api::{PlanAccepted, PlanDetails, PlanDraft, PlanOutlook};
 use crate::domain::id::JobId;
 use crate::sim::Span;
-use crate::views::{PlanView, RunView, VmView};
+use crate::views::{FailureView, PlanView, RunView, StepView, VmView};
 use clap::ValueEnum;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ enum Command {
         #[command(flatten)]
         order: OrderArgs,
     },
-    /// Delete a plan; its VMs stay as they are
+    /// Delete a plan; its VMs stay as they are. One that left VMs off is not deleted before they are dealt with
     Delete(OneArgs),
     /// Say what would fail if a plan were run: VMs, scripts, hosts, vaults
     Check {
@@ -101,7 +101,7 @@ enum Command {
     },
     /// Try the step that failed once more
     Retry(OneArgs),
-    /// End the run where it is; what was failed over stays so
+    /// End the run where it is: says what becomes of the VMs that it has not started
     Cancel(OneArgs),
 }
 
@@ -272,7 +272,8 @@ fn give(
         let plan = accepted.plan.id.to_string();
         let last = watch(&client, &plan, run, args.timeout)?;
         let answer = serde_json::to_value(&last)?;
-        show(args.output, &answer, || Ok(sentence(&accepted.plan.name, &last)))?;
+        let plan: PlanDetails = read(&client.get(&["plans", &plan])?)?;
+        show(args.output, &answer, || Ok(sentence(&plan.plan, &last)))?;
         return Ok(answer_of(&last));
     }
     show(args.output, &answer, || Ok(accepted_in_words(&accepted)))?;
@@ -282,7 +283,7 @@ fn give(
 fn outlook_shown(output: Format, answer: &Value) -> Result<Answer, CommandError> {
     let outlook: PlanOutlook = read(answer)?;
     show(output, answer, || {
-        let verdict = verdict(outlook.allowed, outlook.changes);
+        let verdict = verdict(outlook.allowed, outlook.ready, outlook.changes);
         let mut text = format!("{} of {}: {verdict}\n", outlook.operation, outlook.plan);
         text.push_str(&checks_in_words(&outlook.checks));
         if outlook.allowed {
@@ -341,13 +342,38 @@ fn steps(run: &RunView, told: &mut BTreeSet<String>) {
         let mut lines = vec![format!("[{nth}/{count}] {}: {}", step.name, step.state)];
         let done = step.vms.iter().filter(|vm| vm.state != "Waiting");
         lines.extend(done.map(|vm| format!("[{nth}/{count}]   {}: {}", vm.name, vm.state)));
-        lines.extend(step.failure.as_ref().map(|why| format!("[{nth}/{count}]   {}", why.detail)));
+        lines.extend(remarks(step).iter().map(|remark| format!("[{nth}/{count}]   {remark}")));
         for line in lines {
             if told.insert(line.clone()) {
                 tell(&line);
             }
         }
     }
+}
+
+/// What there is to be known of a step: what a person has to do, what its action printed, why it failed.
+fn remarks(step: &StepView) -> Vec<String> {
+    let asked = step.instructions.iter().filter(|_| step.state == "WaitingForManualAction");
+    let asked = asked.map(|it| format!("to do: {it}"));
+    let printed = step.output.lines().map(|line| format!("| {line}"));
+    let why = |failure: &FailureView| format!("because: {}", failure.because());
+    let of_vms: Vec<_> = step.vms.iter().filter_map(|vm| vm.failure.as_ref()).collect();
+    // A step fails with what one of its VMs failed with.
+    let own = step.failure.iter().filter(|own| !of_vms.contains(own));
+    let failures = of_vms.iter().copied().chain(own).map(why);
+    asked.chain(printed).chain(failures).collect()
+}
+
+/// The VMs that a run left off, and what can be done about them.
+fn left_off(plan: &PlanView) -> Option<String> {
+    let vms = plan.left_off.join(", ");
+    let name = &plan.name;
+    (!vms.is_empty()).then(|| {
+        format!(
+            "off at both sites, and could start at the recovery site: {vms}\n  go on with `lifeboat plan run {name} \
+             --kind planned`; or `lifeboat failover release VM` starts one, `lifeboat failover cancel VM` takes it back"
+        )
+    })
 }
 
 /// How a command ends that waited for a run.
@@ -360,13 +386,22 @@ fn answer_of(run: &RunView) -> Answer {
     }
 }
 
-fn sentence(plan: &str, run: &RunView) -> String {
+fn sentence(plan: &PlanView, run: &RunView) -> String {
+    let name = &plan.name;
     let mut text =
-        format!("{} run of {plan}: {} after {:.1} s", run.kind, run.state, run.duration_seconds);
+        format!("{} run of {name}: {} after {:.1} s", run.kind, run.state, run.duration_seconds);
     if run.state.starts_with("Waiting") {
         let step = run.steps.get(run.current_step as usize);
-        let name = step.map_or("its step", |step| &step.name);
-        let _ = write!(text, "\n  at {name:?}: lifeboat plan continue {plan}, retry or cancel");
+        let at = step.map_or("its step", |step| &step.name);
+        let _ = write!(text, "\n  at {at:?}: lifeboat plan continue {name}, retry or cancel");
+    }
+    for step in run.steps.iter().filter(|step| step.failure.is_some()) {
+        for remark in remarks(step) {
+            let _ = write!(text, "\n  {}: {remark}", step.name);
+        }
+    }
+    if let Some(left_off) = left_off(plan) {
+        let _ = write!(text, "\n{left_off}");
     }
     text
 }
@@ -380,7 +415,10 @@ fn accepted_in_words(accepted: &PlanAccepted) -> String {
             format!("{} run of {} has begun: {}", run.kind, plan.name, run.id)
         }
         _ if operation == "delete" => "delete: done".to_owned(),
-        _ => format!("{operation} of {}: done", plan.name),
+        _ => {
+            let left_off = left_off(plan).map_or_else(String::new, |it| format!("\n{it}"));
+            format!("{operation} of {}: done{left_off}", plan.name)
+        }
     }
 }
 
@@ -420,12 +458,23 @@ fn in_words(details: &PlanDetails) -> Result<String, CommandError> {
         .iter()
         .map(|step| {
             let vms = step.vms.iter().map(|vm| format!("{} {}", vm.name, vm.state));
-            let why = step.failure.as_ref().map(|failure| &failure.detail);
             let started = or_dash(step.started_at.map(moment));
             let vms = vms.collect::<Vec<_>>().join(", ");
-            vec![step.name.clone(), step.state.clone(), started, vms, or_dash(why)]
+            vec![step.name.clone(), step.state.clone(), started, vms]
         })
         .collect();
-    text.push_str(&columns(&["STEP", "STATE", "STARTED", "VMS", "FAILED BECAUSE"], &rows));
+    text.push_str(&columns(&["STEP", "STATE", "STARTED", "VMS"], &rows));
+    for step in &run.steps {
+        let remarks = remarks(step);
+        if !remarks.is_empty() {
+            let _ = writeln!(text, "\n{}", step.name);
+            for remark in remarks {
+                let _ = writeln!(text, "  {remark}");
+            }
+        }
+    }
+    if let Some(left_off) = left_off(&details.plan) {
+        let _ = writeln!(text, "\n{left_off}");
+    }
     Ok(text)
 }

@@ -98,8 +98,6 @@ fn issue_in_words(issue: &IssueView) -> String {
             writeln!(text, "  affects  {} VMs: {}", issue.affects.len(), issue.affects.join(", "));
     }
     let _ = writeln!(text, "  next     {}", cause.next);
-    if let Some(action) = &cause.action {
-        let _ = writeln!(text, "  to do    {action}");
-    }
+    let _ = writeln!(text, "  to do    {}", cause.action);
     text
 }

@@ -295,6 +295,125 @@ catalogue! {
         causes: ["the path is that of another disk", "two names lead to one file"],
         next: "Nothing was changed.",
         action: "Give the VM an image of its own.";
+    /// A VM has no recovery point yet.
+    FirstPointMissing = "SR-2311", Recoverable, Warning, System,
+        title: "There is no complete recovery point yet",
+        message: "the first recovery point of {vm} is not complete",
+        causes: ["protection was enabled not long ago", "a failover was cancelled not long ago"],
+        next: "The initial replication completes it by itself.",
+        action: "Look at the progress with `lifeboat job list --vm VM`.";
+    /// Replication is paused.
+    ReplicationPaused = "SR-2312", NonRecoverable, Warning, Administrator,
+        title: "Replication is paused",
+        message: "replication of {vm} was paused",
+        causes: ["somebody paused it"],
+        next: "Nothing is sent, and what a lost site would cost grows.",
+        action: "Resume it with `lifeboat vm resume VM`.";
+    /// The newest recovery point is too old.
+    PointLate = "SR-2313", Recoverable, Critical, System,
+        title: "The newest recovery point is too old",
+        message: "the newest recovery point of {vm} is older than the policy asks for",
+        causes: ["the VM writes faster than the link carries", "the vault or the host does not answer"],
+        next: "Replication catches up by itself.",
+        action: "Look at the link with `lifeboat vm show VM`; if this lasts, give it more bandwidth or the policy a longer interval.";
+    /// Many cycles were left out.
+    CyclesMissed = "SR-2314", Recoverable, Warning, System,
+        title: "Many replication cycles were missed",
+        message: "more than a fifth of the cycles of {vm} were missed",
+        causes: ["the VM writes faster than the link carries", "the vault or the host did not answer for a while"],
+        next: "Replication goes on by itself; the count begins anew with the next interval.",
+        action: "Look at the statistics with `lifeboat vm show VM`; give the link more bandwidth, or the policy a longer interval.";
+    /// The replica is out of step with the disks.
+    OutOfStep = "SR-2315", Recoverable, Critical, System,
+        title: "The replica is out of step with the disks",
+        message: "it is not known which blocks of {vm} the replica lacks",
+        causes: ["the host lost power or its logs were damaged", "the logs became too large", "an object of the replica is damaged"],
+        next: "The disks are compared with the replica by itself, at the time that the window allows.",
+        action: "Begin it at once with `lifeboat vm resync VM`; if the site is lost, fail over to an earlier recovery point.";
+    /// A VM is being failed over.
+    FailoverRunning = "SR-3031", Recoverable, Warning, System,
+        title: "The VM is being failed over",
+        message: "{vm} is being failed over and is not replicated meanwhile",
+        causes: ["somebody asked for it, or a recovery plan"],
+        next: "The VM starts at the recovery site by itself.",
+        action: "Watch it with `lifeboat job list --vm VM`; it can be taken back with `lifeboat failover cancel VM`.";
+    /// A VM waits for the turn of its group.
+    StartHeld = "SR-3032", Recoverable, Warning, System,
+        title: "The VM waits for its recovery plan",
+        message: "{vm} could start at the recovery site and waits for its recovery plan",
+        causes: ["the groups before it have not started yet", "the run of the plan waits for somebody"],
+        next: "The plan starts it by itself when the turn of its group comes.",
+        action: "Look at the run with `lifeboat plan show PLAN`, or start the VM at once with `lifeboat failover release VM`.";
+    /// A VM that no run of its plan is to start is off at both sites.
+    StartForgotten = "SR-3033", NonRecoverable, Critical, Administrator,
+        title: "The VM is off at both sites",
+        message: "{vm} could start at the recovery site, and no run of a recovery plan is to start it",
+        causes: ["the run of its plan failed or was cancelled before the turn of its group came"],
+        next: "It stays off at both sites until somebody decides; nothing of it is lost.",
+        action: "Run its plan again, or start it with `lifeboat failover release VM`, or take it back with `lifeboat failover cancel VM`.";
+    /// A failover or a failback is to be made final.
+    CommitRequired = "SR-3034", NonRecoverable, Warning, Administrator,
+        title: "A failover waits for its commit",
+        message: "{vm} was moved to the other site and is not replicated",
+        causes: ["the failover is to be looked at before it becomes final"],
+        next: "The VM runs on without protection until somebody commits or cancels.",
+        action: "Commit with `lifeboat failover commit VM` when the VM works as it should; a failover can be taken back with `lifeboat failover cancel VM`.";
+    /// A failover is being undone.
+    FailoverBeingUndone = "SR-3035", Recoverable, Warning, System,
+        title: "The failover is being undone",
+        message: "the failover of {vm} is being undone and the VM is off meanwhile",
+        causes: ["somebody cancelled it"],
+        next: "The VM starts at the primary site by itself, then it is replicated again.",
+        action: "Watch it with `lifeboat job list --vm VM`.";
+    /// A VM is being failed back.
+    FailbackRunning = "SR-3036", Recoverable, Warning, System,
+        title: "The VM is being failed back",
+        message: "{vm} is being failed back and is not replicated meanwhile",
+        causes: ["somebody asked for it"],
+        next: "Its disks at the primary site are brought into step, while it runs on; that ends by itself.",
+        action: "Watch it with `lifeboat job list --vm VM`.";
+    /// A failback waits to be completed.
+    FailbackReady = "SR-3037", NonRecoverable, Warning, Administrator,
+        title: "A failback is ready to be completed",
+        message: "the disks of {vm} at the primary site are in step",
+        causes: ["a failback was begun and its data is synchronized"],
+        next: "The VM runs on at the recovery site, and its disks at the primary site are kept in step.",
+        action: "Move the VM with `lifeboat failback complete VM`, at a time when it may stop for a moment.";
+    /// A VM that was failed back is not replicated.
+    NotReversed = "SR-3038", NonRecoverable, Warning, Administrator,
+        title: "A VM that was failed back is not replicated",
+        message: "{vm} was failed back and is not replicated",
+        causes: ["its replication was not reversed yet"],
+        next: "What it writes is tracked, and not sent.",
+        action: "Protect it again with `lifeboat failback reverse VM`.";
+    /// What a test left is still there.
+    TestNotCleanedUp = "SR-3039", Recoverable, Warning, System,
+        title: "A test failover could not be cleaned up",
+        message: "the test failover of {vm} is not cleaned up",
+        causes: ["the recovery site does not answer"],
+        next: "It is tried again by schedule.",
+        action: "Look at the recovery site's driver message with `lifeboat vm show VM`.";
+    /// A failover could not be done.
+    FailoverFailed = "SR-3041", NonRecoverable, Critical, Administrator,
+        title: "A failover failed",
+        message: "{operation} of {vm} failed",
+        causes: ["one of its checks did not pass"],
+        next: "Nothing was changed; the VM is as well protected as before.",
+        action: "Look at the errors of the job with `lifeboat job show JOB`, and ask for it again.";
+    /// A run of a recovery plan waits for somebody.
+    RunWaits = "SR-3102", NonRecoverable, Warning, Administrator,
+        title: "A recovery plan waits for somebody",
+        message: "a run of a recovery plan waits at {action}",
+        causes: ["a manual action is to be done", "a gate stayed shut"],
+        next: "The run waits until somebody says how it goes on.",
+        action: "Do what it waits for, then `lifeboat plan continue PLAN`; or `lifeboat plan retry PLAN`, or `lifeboat plan cancel PLAN`.";
+    /// All VMs of a host are Critical.
+    VmsCritical = "SR-2012", NonRecoverable, Warning, Administrator,
+        title: "Every VM of the host is Critical",
+        message: "every protected VM of {host} is Critical",
+        causes: ["what they have in common is broken: the host's storage, its network, its agent"],
+        next: "Each VM goes on as its own causes say.",
+        action: "Look at what its VMs say with `lifeboat status`, and at the host.";
 }
 
 /// The entry of a code.

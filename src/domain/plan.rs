@@ -12,6 +12,11 @@
 //! A planned run stops where something fails, and can be begun again: what is done already is passed over.
 //! Unplanned and test runs go on to their end, since half a recovery is better than none; only a gate
 //! that stays shut waits for somebody to say what to do.
+//!
+//! A run that has ended, however it did, lets go of the VMs that it has not started: those of an unplanned run
+//! and the copies of a test start without waiting for a group that does not come. Those of a planned run that
+//! have been shut down already stay off, since nothing is lost and the actions between were not done: the plan
+//! can be run again and goes on with them, or somebody starts or cancels them by hand.
 
 use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
 use super::failure::Failure;
@@ -23,7 +28,7 @@ use std::collections::BTreeSet;
 mod moves;
 mod run;
 
-pub use moves::{Move, next_move};
+pub use moves::{Move, let_go, next_move};
 pub use run::{Run, RunOutcome, Step, StepState, Task, VmState, step_failure};
 
 /// Groups of a plan, at most. Source: Site Recovery's limit.
@@ -238,7 +243,7 @@ pub enum Command {
         /// Which step.
         step: u32,
     },
-    /// End the run where it is. What was failed over stays so.
+    /// End the run where it is. What was started stays so; for what was not, see [`let_go`].
     Cancel,
     /// An action of the running step ended.
     ReportAction {
@@ -261,6 +266,13 @@ pub enum Command {
         vm: VmId,
         /// Why it failed, if it did.
         failure: Option<Failure>,
+    },
+    /// A VM that a run had not started when it ended was let go of.
+    ReportLetGo {
+        /// Of which run.
+        job: JobId,
+        /// Which VM.
+        vm: VmId,
     },
 }
 
@@ -336,6 +348,11 @@ pub enum Event {
         /// How.
         outcome: RunOutcome,
     },
+    /// The run that has ended has nothing more to tell a VM that it had not started.
+    VmLetGo {
+        /// Which VM.
+        vm: VmId,
+    },
 }
 
 /// The work that a plan's state can call for.
@@ -354,6 +371,13 @@ pub enum Effect {
         job: JobId,
         /// Which step.
         step: u32,
+        /// Which VM.
+        vm: VmId,
+    },
+    /// Let go of a VM that a run has not started, and has ended.
+    LetGo {
+        /// Of which run.
+        job: JobId,
         /// Which VM.
         vm: VmId,
     },
@@ -454,6 +478,11 @@ impl Entity for Plan {
                 .running()
                 .filter(|run| run.job == *job)
                 .map_or(vec![], |run| run.vm_done(*step, *vm, failure.as_ref()))),
+            Command::ReportLetGo { job, vm } => {
+                let run = self.run.as_ref().filter(|run| run.job == *job);
+                let awaited = run.is_some_and(|run| run.to_let_go().any(|other| other == *vm));
+                Ok(if awaited { vec![Event::VmLetGo { vm: *vm }] } else { vec![] })
+            }
         }
     }
 
@@ -478,7 +507,7 @@ impl Entity for Plan {
     }
 
     fn pending(&self) -> Vec<Effect> {
-        self.running().map_or(vec![], Run::pending)
+        self.run.as_ref().map_or(vec![], Run::pending)
     }
 
     entry_conversions!(Plan);

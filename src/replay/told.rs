@@ -86,7 +86,7 @@ fn facts(past: &Past) -> Facts {
     let mut tell = |kind: &str, name: &str, told: String| {
         facts.insert(format!("{kind} {name}"), vec![("", told)]);
     };
-    site.hosts().iter().for_each(|it| tell("host", &it.name, host(it)));
+    site.hosts(now).iter().for_each(|it| tell("host", &it.name, host(it)));
     site.clouds(now).iter().for_each(|it| tell("cloud", &it.name, cloud(it)));
     site.vaults().iter().for_each(|it| tell("vault", &it.name, vault(it)));
     site.fabrics().iter().for_each(|it| tell("fabric", &it.name, fabric(it, &mappings)));

@@ -694,6 +694,9 @@ fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
                 step.saturating_add(1)
             )
         }
+        plan::Command::ReportLetGo { .. } => {
+            format!("{who} let go of a VM that {plan} had not started")
+        }
     }
 }
 
@@ -738,6 +741,9 @@ fn plan_event(event: &plan::Event) -> String {
             RunOutcome::Failed => "the run failed".to_owned(),
             RunOutcome::Cancelled => "the run was ended by hand".to_owned(),
         },
+        plan::Event::VmLetGo { .. } => {
+            "a VM that it had not started waits for it no more, unless it was shut down".to_owned()
+        }
     }
 }
 

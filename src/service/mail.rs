@@ -161,7 +161,7 @@ fn text(alert: &AlertView) -> String {
     line("affects", &alert.issue.affects.join(", "));
     if alert.state == AlertState::Active {
         line("next", &cause.next);
-        line("do", cause.action.as_deref().unwrap_or("-"));
+        line("do", &cause.action);
     }
     text
 }

@@ -158,7 +158,9 @@ impl Reading {
             }
             plan::Command::Start { kind, .. } => self.runs.push((at, id, Some(run_word(kind)))),
             plan::Command::Continue { .. } => self.runs.push((at, id, None)),
-            plan::Command::ReportAction { failure: None, .. } | plan::Command::ReportVm { .. } => {}
+            plan::Command::ReportAction { failure: None, .. }
+            | plan::Command::ReportVm { .. }
+            | plan::Command::ReportLetGo { .. } => {}
             plan::Command::Delete
             | plan::Command::Retry { .. }
             | plan::Command::Cancel
@@ -375,7 +377,7 @@ impl Reading {
                 "a scenario has one window of resynchronizations: it is that of the first VM";
             self.remarks.push(what.into());
         }
-        site.take_over(&known.hosts(), &known.fabrics(), &known.mappings());
+        site.take_over(&known.hosts(self.past.at), &known.fabrics(), &known.mappings());
         // Of a log without its names and addresses, what stands for an address is none.
         if let Some((_, _, problem)) = site.misfit() {
             self.remarks

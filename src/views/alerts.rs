@@ -2,9 +2,12 @@
 //!
 //! An alert belongs to a cause, not to everything that the cause hits, and is told twice: when it begins and
 //! when it has ended. Told are what is Critical (a host that is silent, a vault that is away, a VM that waits
-//! for an administrator are), failovers that failed, and runs of recovery plans that wait for somebody.
+//! for an administrator or was left off by its plan are), providers that do not answer, failovers that failed,
+//! and what waits for somebody: a run of a recovery plan, a failback that can be completed, a failover that
+//! nobody has committed for a day.
 
-use super::{IssueView, Moment, PlanView, StatusView, VmView};
+use super::{CauseView, IssueView, Moment, PlanView, StatusView, VmView};
+use crate::domain::catalogue::{self, Code};
 use crate::domain::vm::Health;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -69,13 +72,16 @@ impl Alerts {
 
 /// What somebody has to be told of.
 fn alarming(status: &StatusView) -> impl Iterator<Item = IssueView> {
-    let critical = status.issues.iter().filter(|issue| issue.cause.level == Health::Critical);
+    let silent = catalogue::entry(Code::ProviderSilent).id;
+    let is_told = move |cause: &CauseView| cause.level == Health::Critical || cause.code == silent;
+    let told = status.issues.iter().filter(move |issue| is_told(&issue.cause));
     let failed = status.vms.iter().filter_map(VmView::failed_failover);
-    let waiting = status.plans.iter().filter_map(PlanView::waits_for_somebody);
-    critical.cloned().chain(failed).chain(waiting)
+    let waiting = status.vms.iter().filter_map(|vm| vm.waits_for_somebody(status.at));
+    let runs = status.plans.iter().filter_map(PlanView::waits_for_somebody);
+    told.cloned().chain(failed).chain(waiting).chain(runs)
 }
 
 /// The same for the same cause, whatever its words say of the moment.
 fn key(issue: &IssueView) -> String {
-    format!("{} {}", issue.cause.code.as_deref().unwrap_or("critical"), issue.subject)
+    format!("{} {}", issue.cause.code, issue.subject)
 }

@@ -40,6 +40,14 @@ impl FailureView {
         }
     }
 
+    /// What stopped, for whom, and what the failing component said of it.
+    pub fn because(&self) -> String {
+        if self.provider.is_empty() {
+            return self.detail.clone();
+        }
+        format!("{} ({})", self.detail, self.provider)
+    }
+
     /// What an entry says, whatever it happens to: its message names no facts.
     pub fn of_entry(entry: &Entry) -> Self {
         Self {

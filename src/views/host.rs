@@ -5,6 +5,7 @@ use super::health::{CauseView, of_host, worst};
 use super::site::Site;
 use crate::domain::host::Host;
 use crate::domain::id::HostId;
+use crate::domain::time::Timestamp;
 use crate::domain::vm::Health;
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +35,9 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// What is to be said of a host.
-    pub fn new(host: &Host, site: &Site) -> Self {
-        let causes = of_host(host);
+    /// What is to be said of a host at `now`.
+    pub fn new(host: &Host, site: &Site, now: Timestamp) -> Self {
+        let causes = of_host(host, site, now);
         let vms = site.vms.values().filter(|vm| vm.host == host.id);
         Self {
             id: host.id,

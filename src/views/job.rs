@@ -1,7 +1,7 @@
 //! A job with its tasks, under the names that Site Recovery gives them.
 
 use super::failure::FailureView;
-use super::plan::{run_state, step_name, step_state};
+use super::plan::{instructions, run_state, step_name, step_state};
 use super::{Moment, seconds};
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
@@ -211,7 +211,10 @@ fn run_waits_for(run: &Run) -> Option<String> {
     let step = run.step().filter(|_| run.ended.is_none())?;
     let name = step_name(step);
     match &step.state {
-        StepState::WaitingForManualAction => Some(format!("somebody who does {name:?}")),
+        StepState::WaitingForManualAction => {
+            let what = instructions(step).map_or_else(String::new, |it| format!(": {it}"));
+            Some(format!("somebody who does {name:?}{what}"))
+        }
         StepState::Blocked(failure) => Some(format!("a decision about {name:?}: {failure}")),
         _ => None,
     }

@@ -91,6 +91,8 @@ impl Record {
             plan::Event::VmDone { failure, .. } => failure.clone(),
             _ => None,
         };
+        // A step fails with what one of its VMs failed with, which was told.
+        let error = error.filter(|error| !self.errors.contains(error));
         self.changed(error, commit);
     }
 

@@ -2,11 +2,11 @@
 
 use super::failure::FailureView;
 use super::{CauseView, IssueView, Moment, Site, seconds};
+use crate::domain::catalogue::Code;
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, PlanId};
-use crate::domain::plan::{Plan, Run, RunOutcome, Step, StepState, Task};
+use crate::domain::plan::{Action, ActionKind, Plan, Run, RunOutcome, Step, StepState, Task};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::Health;
 use serde::{Deserialize, Serialize};
 
 /// A recovery plan.
@@ -22,6 +22,9 @@ pub struct PlanView {
     pub run: Option<RunView>,
     /// How many runs there have been.
     pub runs: u64,
+    /// The VMs that its last run left off at both sites: they could start, and no run is to start them.
+    #[serde(default)]
+    pub left_off: Vec<String>,
 }
 
 /// A run of a plan.
@@ -59,6 +62,9 @@ pub struct StepView {
     pub started_at: Option<Moment>,
     /// When it ended.
     pub ended_at: Option<Moment>,
+    /// What a person has to do for it, of a manual action.
+    #[serde(default)]
+    pub instructions: Option<String>,
     /// What its action printed.
     pub output: String,
     /// What the person said who confirmed it.
@@ -74,6 +80,9 @@ pub struct StepVmView {
     pub name: String,
     /// `Waiting`, `Done` or `Failed`.
     pub state: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub failure: Option<FailureView>,
 }
 
 impl PlanView {
@@ -88,6 +97,7 @@ impl PlanView {
             groups: plan.definition.groups.iter().map(names).collect(),
             run: plan.run.as_ref().map(|run| RunView::new(run, site, now)),
             runs: plan.runs,
+            left_off: site.kept_off_by(plan.id).map(|vm| vm.name.clone()).collect(),
         }
     }
 }
@@ -97,22 +107,20 @@ impl PlanView {
     pub(super) fn waits_for_somebody(&self) -> Option<IssueView> {
         let run = self.run.as_ref().filter(|run| run.state.starts_with("Waiting"))?;
         let step = run.steps.get(run.current_step as usize)?;
-        let why = match &step.failure {
-            Some(failure) => format!("{:?} failed: {}", step.name, failure.detail),
-            None => format!("{:?} is to be done by somebody", step.name),
+        let why = match (&step.failure, &step.instructions) {
+            (Some(failure), _) => format!("{:?} failed: {}", step.name, failure.because()),
+            (None, Some(instructions)) => format!("{:?} is to be done: {instructions}", step.name),
+            (None, None) => format!("{:?} is to be done by somebody", step.name),
         };
-        let action =
-            format!("Do it, then: lifeboat plan continue {}; or retry, or cancel.", self.name);
+        let because = format!("the {} run of {} waits: {why}", run.kind, self.name);
+        let name = &self.name;
+        let action = format!(
+            "Do it, then `lifeboat plan continue {name}`; or `lifeboat plan retry {name}`, or `lifeboat plan cancel {name}`."
+        );
+        let cause = CauseView::of(Code::RunWaits, because, step.started_at);
         Some(IssueView {
             subject: format!("job {} step {}", run.id, run.current_step + 1),
-            cause: CauseView {
-                level: Health::Warning,
-                code: None,
-                because: format!("the {} run of {} waits: {why}", run.kind, self.name),
-                since: step.started_at,
-                next: "The run waits until somebody says how it goes on.".to_owned(),
-                action: Some(action),
-            },
+            cause: CauseView { action, ..cause },
             affects: self.groups.iter().flatten().cloned().collect(),
         })
     }
@@ -157,6 +165,16 @@ pub(super) fn step_name(step: &Step) -> String {
     }
 }
 
+/// What a person has to do for a step.
+pub(super) fn instructions(step: &Step) -> Option<&str> {
+    match &step.task {
+        Task::Act { action: Action { kind: ActionKind::Manual { instructions }, .. }, .. } => {
+            Some(instructions)
+        }
+        _ => None,
+    }
+}
+
 /// Where a step stands, as one word, and why it failed.
 pub(super) fn step_state(step: &Step) -> (&'static str, Option<&Failure>) {
     match &step.state {
@@ -181,6 +199,7 @@ impl StepView {
                 Some(Some(_)) => "Failed",
             }
             .to_owned(),
+            failure: state.done.as_ref().and_then(Option::as_ref).map(FailureView::new),
         });
         Self {
             name: step_name(step),
@@ -188,6 +207,7 @@ impl StepView {
             vms: vms.collect(),
             started_at: step.started_at.map(Moment),
             ended_at: step.ended_at.map(Moment),
+            instructions: instructions(step).map(str::to_owned),
             output: step.output.clone(),
             notes: step.notes.clone(),
             failure: failure.map(FailureView::new),

@@ -81,7 +81,7 @@ impl Site {
     /// How it is at `now`.
     pub fn status(&self, now: Timestamp) -> StatusView {
         let vms = self.vms(now);
-        let hosts = self.hosts();
+        let hosts = self.hosts(now);
         let vaults = self.vaults();
         let healths = vms.iter().map(|vm| vm.health);
         let healths = healths
@@ -107,8 +107,8 @@ impl Site {
     }
 
     /// Its hosts, by name.
-    pub fn hosts(&self) -> Vec<HostView> {
-        by_name(self.hosts.values().map(|host| HostView::new(host, self)), |host| &host.name)
+    pub fn hosts(&self, now: Timestamp) -> Vec<HostView> {
+        by_name(self.hosts.values().map(|host| HostView::new(host, self, now)), |host| &host.name)
     }
 
     /// Its clouds, by name.

@@ -9,6 +9,7 @@ use super::network::{PlacementView, TargetView};
 use super::site::Site;
 use super::statistics::StatisticsView;
 use super::{Moment, PolicyView, seconds};
+use crate::domain::catalogue::Code;
 use crate::domain::id::{DiskId, RecoveryPointId, VmId};
 use crate::domain::machine::Machine;
 use crate::domain::placement::Purpose;
@@ -18,6 +19,11 @@ use crate::domain::vm::{
     SourceEnded, Stage, TestFailover, Trouble, Vm, Work,
 };
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a failover may wait for its commit before somebody is told: whoever looks whether the VM works
+/// needs a working day.
+const COMMIT_PATIENCE: Duration = Duration::from_hours(24);
 
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -290,6 +296,7 @@ impl VmView {
     pub fn new(vm: &Vm, site: &Site, now: Timestamp) -> Self {
         let consistent = |point: &&RecoveryPoint| vm.application_consistent.contains(&point.cycle);
         let point = |point: RecoveryPoint| PointView::new(point, vm, now);
+        let (health, causes) = of_vm(vm, site, now);
         Self {
             id: vm.id,
             name: vm.name.clone(),
@@ -302,8 +309,8 @@ impl VmView {
             state_since: vm.phase_since.into(),
             active_location: (if vm.may_run_at_primary() { "Primary" } else { "Recovery" })
                 .to_owned(),
-            health: vm.health(now),
-            causes: of_vm(vm, now),
+            health,
+            causes,
             readiness: Readiness::of(vm, site),
             rpo_seconds: vm.rpo(now).map(seconds),
             rpo_target_seconds: seconds(vm.policy.copy_frequency()),
@@ -374,14 +381,37 @@ impl VmView {
         let because = format!("{} of {} failed", job.friendly_name, self.name);
         is_failover.then(|| IssueView {
             subject: format!("job {}", job.id),
-            cause: CauseView {
-                level: Health::Critical,
-                code: None,
-                because,
-                since: job.ended_at,
-                next: "Nothing was changed; the VM is as well protected as before.".to_owned(),
-                action: Some("Look at the errors of the job, and ask for it again.".to_owned()),
-            },
+            cause: CauseView::of(Code::FailoverFailed, because, job.ended_at),
+            affects: vec![self.name.clone()],
+        })
+    }
+
+    /// What the VM waits for that somebody has to do: to complete a failback that is ready, or to make final
+    /// what nobody has for a day and nothing decides by itself.
+    pub(super) fn waits_for_somebody(&self, now: Moment) -> Option<IssueView> {
+        if self.job.as_ref().is_some_and(|job| !job.ended()) {
+            return None;
+        }
+        let waits = now.0.since(self.state_since.0);
+        let (code, because) = match self.state.as_str() {
+            "WaitingForUserInputAfterDataSync" => (
+                Code::FailbackReady,
+                format!("the failback of {} is ready to be completed", self.name),
+            ),
+            state
+                if state.ends_with("CommitRequired")
+                    && self.failover_decision.is_none()
+                    && COMMIT_PATIENCE <= waits =>
+            {
+                let because =
+                    format!("{} has not been committed or cancelled for a day", self.name);
+                (Code::CommitRequired, because)
+            }
+            _ => return None,
+        };
+        Some(IssueView {
+            subject: format!("vm {}", self.name),
+            cause: CauseView::of(code, because, Some(self.state_since)),
             affects: vec![self.name.clone()],
         })
     }

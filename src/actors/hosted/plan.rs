@@ -7,7 +7,7 @@ use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, VmId};
 use crate::domain::plan::{
-    Action, ActionKind, Command, Effect, Move, Plan, Probe, Run, RunKind, Task, next_move,
+    Action, ActionKind, Command, Effect, Move, Plan, Probe, Run, RunKind, Task, let_go, next_move,
     step_failure,
 };
 use crate::domain::vm::{PointChoice, Vm};
@@ -31,7 +31,7 @@ const LOOKS_MAX: u32 = 1800;
 
 impl Hosted for Plan {
     const WORKER: &'static str = "plan";
-    const STATE_SCHEMA: u16 = 1;
+    const STATE_SCHEMA: u16 = 2;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.plans
@@ -61,9 +61,17 @@ impl Hosted for Plan {
                     Command::ReportAction { job, step, output, failure }
                 }
                 Effect::Move { job, step, vm } => {
-                    let failure = bring_along(&plan, vm, &world, &reporter).await.err();
-                    let failure = failure.map(|why| vm_failed(&plan, &why));
+                    let moved = bring_along(&plan, vm, next_move, &world, &reporter).await;
+                    let failure = moved.err().map(|why| vm_failed(&plan, &why));
                     Command::ReportVm { job, step, vm, failure }
+                }
+                Effect::LetGo { job, vm } => {
+                    // What the run told it last arrives before it is looked at.
+                    actix::clock::sleep(LOOK).await;
+                    if let Err(why) = bring_along(&plan, vm, let_go, &world, &reporter).await {
+                        tracing::warn!(%vm, why, "let go of a VM of a recovery plan");
+                    }
+                    Command::ReportLetGo { job, vm }
                 }
             }
         })
@@ -80,14 +88,15 @@ fn vm_failed(plan: &Plan, why: &str) -> Failure {
     step_failure(&name, why)
 }
 
-/// Tells a VM what comes next for it until it has done its part of the step.
+/// Tells a VM what comes `next` for it until it has done its part.
 async fn bring_along(
     plan: &Plan,
     id: VmId,
+    next: fn(&Plan, &Run, &Vm) -> Move,
     world: &World,
     reporter: &Reporter<Plan>,
 ) -> Result<(), String> {
-    let Some(run) = plan.running() else { return Ok(()) };
+    let Some(run) = &plan.run else { return Ok(()) };
     let stream = StreamId { kind: Kind::Vm, id: id.0 };
     let (mut vm, mut seq) = load_entity::<Vm>(&*world.store, stream).map_err(in_words)?;
     for _ in 0..LOOKS_MAX {
@@ -95,7 +104,7 @@ async fn bring_along(
         if vm.name.is_empty() {
             return Err(format!("there is no VM {id}"));
         }
-        match next_move(plan, run, &vm) {
+        match next(plan, run, &vm) {
             Move::Done => return Ok(()),
             Move::Fail(why) => return Err(why),
             Move::Tell(command) => match reporter.tell::<Vm>(id.0, *command).await {

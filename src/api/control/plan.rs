@@ -3,7 +3,7 @@
 use super::{Control, Request, is_named};
 use crate::api::draft::PlanDraft;
 use crate::api::operation::read_body;
-use crate::api::outlook::PlanOutlook;
+use crate::api::outlook::{PlanOutlook, deletable};
 use crate::api::problem::Problem;
 use crate::domain::id::{JobId, PlanId};
 use crate::domain::plan::{Command, Plan, RunKind};
@@ -169,7 +169,7 @@ impl Control {
         request: Request,
     ) -> Result<PlanAccepted, Problem> {
         let _turn = self.commands.lock().await;
-        let site = self.parts.live.site().await?;
+        let mut site = self.parts.live.site().await?;
         // Under the id of its request a deletion is answered again, though its plan is gone.
         let gone = || self.job_of(PlanId::named(Uuid::nil(), name).0, operation, &request);
         let plan = match plan_for(operation, &site, name) {
@@ -185,9 +185,11 @@ impl Control {
             before
         } else {
             let command = command(operation, &site, &plan, job, body)?;
+            deletable(&command, &plan, &site)?;
             self.tell::<Plan>(plan.id.0, command, job, &request).await?
         };
         let plan: Plan = self.parts.live.state(plan.id.0).await?;
+        site.plans.insert(plan.id, plan.clone());
         Ok(PlanAccepted {
             operation: operation.to_owned(),
             changed: commit.is_some(),

@@ -41,6 +41,17 @@ pub fn next_move(plan: &Plan, run: &Run, vm: &Vm) -> Move {
     }
 }
 
+/// What comes for `vm` once the run has ended without starting it. Its start waits for no group any more,
+/// unless it was to move without loss and has been shut down for it: then it can as well go back, which
+/// somebody has to decide.
+pub fn let_go(plan: &Plan, run: &Run, vm: &Vm) -> Move {
+    let is_off = run.kind == RunKind::Planned && matches!(vm.phase, Phase::FailingOver(_));
+    if vm.held != Some(plan.id) || is_off {
+        return Move::Done;
+    }
+    tell(Command::ReleaseStart)
+}
+
 fn trouble(vm: &Vm) -> Option<String> {
     let trouble = vm.trouble.as_ref()?;
     (trouble.next == NextStep::Administrator).then(|| trouble.failure.to_string())
@@ -70,10 +81,13 @@ fn fail_over(plan: &Plan, vm: &Vm, job: JobId, kind: &RunKind) -> Move {
         // Another plan, or somebody by hand, has failed it over.
         Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::UnprotectedAtRecovery => Move::Done,
         Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => Move::Done,
+        Phase::FailingOver(_) if vm.waits_for_plan() => {
+            Move::Fail(format!("{} waits for another recovery plan to start it", vm.name))
+        }
         _ if has_failed(vm, job) => Move::Fail(format!("the failover of {} failed", vm.name)),
         Phase::FailingOver(_) => Move::Wait,
         _ if !vm.allowed_operations().contains(&operation) => not_allowed(vm, operation),
-        _ if vm.held.is_none() => tell(Command::HoldStart { plan: plan.id }),
+        _ if vm.held != Some(plan.id) => tell(Command::HoldStart { plan: plan.id }),
         _ => tell(command),
     }
 }
@@ -87,7 +101,7 @@ fn test(plan: &Plan, run: &Run, vm: &Vm, job: JobId, network: &str) -> Move {
         if !vm.allowed_operations().contains(&"TestFailover") {
             return not_allowed(vm, "TestFailover");
         }
-        if vm.held.is_none() {
+        if vm.held != Some(plan.id) {
             return tell(Command::HoldStart { plan: plan.id });
         }
         let (point, network) = (PointChoice::Latest, network.to_owned());

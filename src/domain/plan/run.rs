@@ -6,6 +6,7 @@ use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{JobId, VmId};
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +104,8 @@ pub struct Run {
     pub started_at: Timestamp,
     /// When and how it ended.
     pub ended: Option<(Timestamp, RunOutcome)>,
+    /// The VMs that it had not started when it ended, and has let go of.
+    pub let_go: BTreeSet<VmId>,
 }
 
 fn tasks(kind: &RunKind, definition: &Definition) -> Vec<(Task, Vec<VmId>)> {
@@ -144,7 +147,8 @@ impl Run {
             notes: String::new(),
         };
         let steps = tasks(&kind, definition).into_iter().map(step).collect();
-        Self { job, kind, steps, current: 0, started_at, ended: None }
+        let let_go = BTreeSet::new();
+        Self { job, kind, steps, current: 0, started_at, ended: None, let_go }
     }
 
     /// The step that is being done.
@@ -173,8 +177,35 @@ impl Run {
             .map(|state| state.vm)
     }
 
+    /// Whether it has begun to fail VMs over.
+    pub fn touches_vms(&self) -> bool {
+        let mut began = self.steps.iter().filter(|step| step.state != StepState::NotStarted);
+        began.any(|step| !step.vms.is_empty())
+    }
+
+    /// Whether the turn of this VM is still to come.
+    pub fn will_start(&self, vm: VmId) -> bool {
+        self.ended.is_none() && self.not_started().any(|it| it == vm) && !self.is_left_out(vm)
+    }
+
+    /// The VMs that it fails over and has not started.
+    pub fn not_started(&self) -> impl Iterator<Item = VmId> {
+        let boots = self.steps.iter().filter(|step| matches!(step.task, Task::Boot { .. }));
+        let states = boots.flat_map(|step| &step.vms);
+        states.filter(|state| state.done != Some(None)).map(|state| state.vm)
+    }
+
+    /// The VMs that it had not started when it ended, and has to let go of.
+    pub(super) fn to_let_go(&self) -> impl Iterator<Item = VmId> {
+        let holds = self.ended.is_some() && self.touches_vms();
+        self.not_started().filter(move |vm| holds && !self.let_go.contains(vm))
+    }
+
     pub(super) fn pending(&self) -> Vec<Effect> {
         let (job, step) = (self.job, self.current);
+        if self.ended.is_some() {
+            return self.to_let_go().map(|vm| Effect::LetGo { job, vm }).collect();
+        }
         let Some(current) = self.step().filter(|it| it.state == StepState::InProgress) else {
             return vec![];
         };
@@ -270,9 +301,12 @@ impl Run {
     }
 
     pub(super) fn apply(&mut self, event: &Event, at: Timestamp) {
-        if let Event::RunEnded { outcome } = event {
-            self.ended = Some((at, *outcome));
-            return;
+        match event {
+            Event::RunEnded { outcome } => self.ended = Some((at, *outcome)),
+            Event::VmLetGo { vm } => {
+                self.let_go.insert(*vm);
+            }
+            _ => {}
         }
         let (Event::StepStarted { step }
         | Event::VmDone { step, .. }

@@ -1,7 +1,7 @@
 //! The health of a VM: a level with every cause that holds, never a colour without a reason.
 
 use super::{NextStep, Opening, Phase, ResyncReason, Stage, Vm};
-use crate::domain::catalogue;
+use crate::domain::catalogue::{self, Code};
 use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ impl std::fmt::Display for Health {
 pub struct HealthCause {
     /// The level that it stands for.
     pub level: Health,
+    /// The entry of the catalogue that says more of it.
+    pub code: Code,
     /// What is the case.
     pub because: String,
     /// What happens if nobody does anything.
@@ -146,57 +148,67 @@ impl Vm {
             NextStep::Administrator => format!("{} {}", entry.next, entry.action),
         };
         let since = Some(trouble.since);
-        Some(HealthCause { level, because: trouble.failure.to_string(), next, since })
+        let (code, because) = (trouble.failure.code, trouble.failure.to_string());
+        Some(HealthCause { level, code, because, next, since })
     }
 
     fn phase_cause(&self) -> Option<HealthCause> {
-        let (level, because, next) = match &self.phase {
+        let (level, code, because, next) = match &self.phase {
             Phase::Enabling if self.copy_due.is_some() => (
                 Health::Warning,
+                Code::FirstPointMissing,
                 "its initial replication has not begun".to_owned(),
                 self.copy_due.map_or(String::new(), |due| format!("it begins at {due}")),
             ),
             Phase::InitialReplication | Phase::Enabling | Phase::Finalizing => (
                 Health::Warning,
+                Code::FirstPointMissing,
                 "the first recovery point is not complete".to_owned(),
                 "it is when the initial replication has ended".to_owned(),
             ),
             Phase::Resynchronizing(reason) => {
-                (Health::Critical, resync_because(reason), self.resync_next())
+                (Health::Critical, Code::OutOfStep, resync_because(reason), self.resync_next())
             }
             Phase::FailingOver(_) if self.waits_for_plan() => (
                 Health::Warning,
+                Code::StartHeld,
                 "the VM could start at the recovery site and waits for its recovery plan"
                     .to_owned(),
                 "the plan starts it when its group's turn comes, or release it by hand".to_owned(),
             ),
             Phase::FailingOver(_) => (
                 Health::Warning,
+                Code::FailoverRunning,
                 "the VM is being failed over and is not replicated meanwhile".to_owned(),
                 "it runs at the recovery site when the job has ended".to_owned(),
             ),
             Phase::CommitPending(_) => (
                 Health::Warning,
+                Code::CommitRequired,
                 "the VM runs at the recovery site and is not replicated".to_owned(),
                 "commit the failover when the VM works as it should".to_owned(),
             ),
             Phase::CancellingFailover => (
                 Health::Warning,
+                Code::FailoverBeingUndone,
                 "the failover is being undone and the VM is off meanwhile".to_owned(),
                 "it is started at the primary site, then replicated again".to_owned(),
             ),
             Phase::FailingBack => (
                 Health::Warning,
+                Code::FailbackRunning,
                 "the VM is being failed back and is not replicated meanwhile".to_owned(),
                 "its disks at the primary site are brought into step".to_owned(),
             ),
             Phase::FailbackCommitPending => (
                 Health::Warning,
+                Code::CommitRequired,
                 "the VM runs at the primary site again and is not replicated".to_owned(),
                 "commit the failback when the VM works as it should".to_owned(),
             ),
             Phase::FailedBack => (
                 Health::Warning,
+                Code::NotReversed,
                 "the VM was failed back and is not replicated; its writes are tracked".to_owned(),
                 "reverse the replication to protect it again".to_owned(),
             ),
@@ -204,6 +216,7 @@ impl Vm {
                 let Stage::Paused { since } = self.delta.stage else { return None };
                 return Some(HealthCause {
                     level: Health::Warning,
+                    code: Code::ReplicationPaused,
                     because: "replication was paused; writes are tracked".to_owned(),
                     next: "nothing is sent until it is resumed".to_owned(),
                     since: Some(since),
@@ -215,7 +228,7 @@ impl Vm {
             | Phase::Disabling
             | Phase::UnprotectedAtRecovery => return None,
         };
-        Some(HealthCause { level, because, next, since: Some(self.phase_since) })
+        Some(HealthCause { level, code, because, next, since: Some(self.phase_since) })
     }
 
     /// When the resynchronization begins, or how far it is.
@@ -257,6 +270,7 @@ impl Vm {
         let missed = self.quiescence.missed.iter().filter(|_| self.phase == Phase::Protected);
         let lost = self.resync.lost.iter().map(|reason| HealthCause {
             level: Health::Critical,
+            code: Code::OutOfStep,
             because: resync_because(reason),
             next: "the disks are compared with the replica when replication goes on".to_owned(),
             since: None,
@@ -265,6 +279,7 @@ impl Vm {
         let test = test.filter_map(|test| {
             Some(HealthCause {
                 level: Health::Warning,
+                code: Code::TestNotCleanedUp,
                 because: format!("the test failover is not cleaned up: {}", test.failure.as_ref()?),
                 next: format!("it is tried again at {}", test.retry_at?),
                 since: Some(test.job.started_at),
@@ -274,6 +289,7 @@ impl Vm {
         let space = self.space.iter().filter(|_| self.reclaims_space());
         let background = missed.chain(space).map(|(since, failure)| HealthCause {
             level: Health::Warning,
+            code: failure.code,
             because: failure.to_string(),
             next: catalogue::entry(failure.code).next.to_owned(),
             since: Some(*since),
@@ -287,6 +303,7 @@ impl Vm {
         let interval = self.missed_too_many(now)?;
         Some(HealthCause {
             level: Health::Warning,
+            code: Code::CyclesMissed,
             because: format!("{} of {} cycles were missed", interval.missed, interval.total()),
             next: format!("they are counted until {}; replication goes on", interval.ends),
             since: Some(interval.since),
@@ -306,6 +323,7 @@ impl Vm {
         };
         Some(HealthCause {
             level,
+            code: Code::PointLate,
             because: format!(
                 "the newest recovery point is {} s old, the policy asks for one every {} s",
                 age.as_secs(),

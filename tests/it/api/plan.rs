@@ -137,6 +137,49 @@ fn a_plan_is_checked_tested_through_a_shut_gate_and_cleaned_up() {
 }
 
 #[test]
+fn a_planned_run_that_is_cancelled_says_which_vms_are_off_and_what_to_do() {
+    with_two_vms(async |asked| {
+        let look = json!({ "name": "look at it", "manual": "count the orders" });
+        let plan = json!({ "group": [
+            { "vms": ["db-01"] }, { "vms": ["web-01"], "before": [look] },
+        ]});
+        assert_eq!(asked.put("plans/shop", &plan).await.status, 200);
+        let planned = json!({ "kind": "planned" });
+        asked.post("plans/shop/run", &planned).await;
+        let waits = asked.until_run("WaitingForManualAction").await;
+        assert_eq!(waits["run"]["steps"][2]["instructions"], "count the orders", "{waits:#}");
+        let vm = asked.get("vms/web-01").await.body;
+        assert_eq!(vm["causes"][0]["code"], "SR-3032", "the run will start it: {vm:#}");
+        let dry = asked.post("plans/shop/cancel?dry_run=true", &nothing()).await.body;
+        let says = dry["consequence"].as_str().unwrap();
+        assert!(says.contains("web-01: off at both sites"), "{says}");
+        assert!(says.contains("failover release") && !says.contains("db-01"), "{says}");
+
+        let cancelled = asked.post("plans/shop/cancel", &nothing()).await;
+        assert_eq!(cancelled.status, 200, "{cancelled:#?}");
+        let off = asked.get("plans/shop").await.body;
+        assert_eq!(off["left_off"], json!(["web-01"]), "{off:#}");
+        let vm = asked.get("vms/web-01").await.body;
+        let why = (&vm["health"], &vm["causes"][0]["code"]);
+        assert_eq!(why, (&"Critical".into(), &"SR-3033".into()), "{vm:#}");
+        let status = asked.get("status").await.body;
+        assert_eq!(status["issues"][0]["subject"], "plan shop", "{status:#}");
+        let delete = || asked.request("DELETE", "plans/shop").bearer_auth(&asked.token);
+        let refused = answer(delete()).await;
+        assert_eq!(refused.status, 409, "{refused:#?}");
+        assert!(refused.body["detail"].as_str().unwrap().contains("web-01"), "{refused:#?}");
+
+        // It goes on where it was; the action is asked for again.
+        asked.post("plans/shop/run", &planned).await;
+        asked.until_run("WaitingForManualAction").await;
+        asked.post("plans/shop/continue", &nothing()).await;
+        asked.until_run("Succeeded").await;
+        assert_eq!(asked.get("vms/web-01").await.body["state"], "PlannedFailoverCommitRequired");
+        assert_eq!(answer(delete()).await.status, 200);
+    });
+}
+
+#[test]
 fn a_plan_that_cannot_be_is_refused_and_says_why() {
     with_two_vms(async |asked| {
         for (plan, status, says) in [

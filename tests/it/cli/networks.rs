@@ -63,6 +63,10 @@ fn what_a_replica_gets_is_told_chosen_and_used() {
     assert!(dry.contains("eth0 (primary) not connected"), "{dry}");
     assert!(dry.contains("lifeboat network-mapping set web --to"), "{dry}");
 
+    let nowhere = ["failover", "test", "web-01", "--network", "nowhere", "--dry-run"];
+    let (dry, _) = operated.ends(&nowhere, 5);
+    assert!(dry.contains("test-failover of web-01: allowed, but a check says no"), "{dry}");
+
     operated.ends(&["network-mapping", "set", "web", "--to", "nowhere"], 3);
     operated.ends(&["network-mapping", "set", "home", "--to", "dr"], 3);
     operated.done(&["network-mapping", "set", "web", "--to", "dr"]);

@@ -247,11 +247,21 @@ fn a_recovery_plan_is_applied_checked_and_run_from_the_command_line() {
     let test = ["plan", "run", "shop", "--kind", "test", "--network", "lab", "--wait"];
     let (result, talk) = operated.ends(&test, 7);
     assert!(result.contains("test run of shop: WaitingForManualAction"), "{result}");
+    assert!(talk.contains("[3/3]   to do: see"), "{talk}");
     assert!(talk.contains("[2/3] Start of group 1: Succeeded"), "{talk}");
     let went_on = operated.done(&["plan", "continue", "shop", "--notes", "fine", "--wait"]);
     assert!(went_on.contains("test run of shop: Succeeded"), "{went_on}");
     operated.done(&["plan", "run", "shop", "--kind", "clean-up", "--wait"]);
-    operated.ends(&["plan", "run", "shop", "--kind", "commit", "--wait", "-y"], 6);
+    // Why it failed is told wherever it is told that it did.
+    let commit = ["plan", "run", "shop", "--kind", "commit", "--wait", "-y"];
+    let (result, talk) = operated.ends(&commit, 6);
+    let why = "Commit of web-01 is not allowed while it is protected";
+    assert!(result.contains(why), "{result}");
+    assert!(talk.contains("[1/1]   because: step commit of a recovery plan failed"), "{talk}");
+    assert!(operated.done(&["plan", "show", "shop"]).contains(why));
+    let run = last_run(&operated);
+    let shown = operated.done(&["job", "show", run["id"].as_str().unwrap()]);
+    assert_eq!(shown.matches(why).count(), 1, "once: {shown}");
     operated.ends(&["plan", "retry", "shop"], 5);
     operated.ends(&["failover", "release", "web-01", "-y"], 5);
     operated.done(&["plan", "delete", "shop", "-y"]);

@@ -6,7 +6,7 @@ use lifeboat::domain::failure::Failure;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
     Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, Run, RunKind,
-    RunOutcome, StepState, Task, next_move,
+    RunOutcome, StepState, Task, let_go, next_move,
 };
 use lifeboat::domain::vm::{Command as VmCommand, Phase};
 use uuid::Uuid;
@@ -81,6 +81,7 @@ impl Told {
                 Effect::Move { job, step, vm } => {
                     Command::ReportVm { job, step, vm, failure: failure(vm) }
                 }
+                Effect::LetGo { job, vm } => Command::ReportLetGo { job, vm },
             });
         }
     }
@@ -177,6 +178,7 @@ fn a_gate_that_stays_shut_waits_for_somebody_in_every_kind_of_run() {
                 Effect::Move { job, step, vm } => {
                     Command::ReportVm { job, step, vm, failure: None }
                 }
+                Effect::LetGo { .. } => panic!("it runs"),
             };
             told.tell(command);
         }
@@ -298,6 +300,88 @@ fn a_vm_of_a_plan_waits_before_it_starts_and_is_started_with_its_group() {
         bring_along(&mut told, &mut story).expect("it is committed");
         assert!(matches!(story.vm.phase, Phase::FailedOver(_)));
     }
+}
+
+/// Does what is called for once a run has ended: lets go of the VM of a story.
+fn let_vm_go(told: &mut Told, story: &mut Story) {
+    let Effect::LetGo { job, vm } = told.plan.pending()[0] else { panic!("it runs") };
+    let run = told.plan.run.clone().expect("it ran");
+    while let Move::Tell(command) = let_go(&told.plan, &run, &story.vm) {
+        story.tell(*command);
+    }
+    assert_eq!(let_go(&told.plan, &run, &story.vm), Move::Done);
+    told.tell(Command::ReportLetGo { job, vm });
+    assert_eq!(told.plan.pending(), []);
+    assert_eq!(told.tell(Command::ReportLetGo { job, vm }), [], "once");
+}
+
+#[test]
+fn an_unplanned_run_or_test_that_is_cancelled_lets_its_vms_start() {
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Unplanned);
+    bring_along(&mut told, &mut story).expect("it fails over");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    story.work_off();
+    assert!(matches!(story.vm.phase, Phase::CommitPending(_)), "{}", story.vm.phase);
+
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Test { network: "isolated".to_owned() });
+    bring_along(&mut told, &mut story).expect("the copy could start");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    while story.test_work().is_some() {
+        story.succeed_in_test();
+    }
+    assert!(story.vm.test.as_ref().is_some_and(|test| test.started_at.is_some()));
+}
+
+#[test]
+fn a_planned_run_that_is_cancelled_keeps_what_was_shut_down_and_can_go_on() {
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it fails over");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    assert!(story.vm.waits_for_plan(), "somebody decides");
+    told.tell(Command::Start { job: job_id(90), kind: RunKind::Planned });
+    bring_along(&mut told, &mut story).expect("it was failed over");
+    bring_along(&mut told, &mut story).expect("it starts");
+    assert!(matches!(story.vm.phase, Phase::CommitPending(_)), "{}", story.vm.phase);
+
+    // One that was not shut down yet waits for no plan when it is failed over by hand.
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    story.tell(VmCommand::HoldStart { plan: told.plan.id });
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    assert_eq!(story.vm.held, None);
+}
+
+#[test]
+fn a_run_that_touched_no_vm_or_started_all_has_none_to_let_go_of() {
+    let mut told = Told::running(RunKind::Planned);
+    told.tell(Command::Cancel);
+    assert_eq!(told.plan.pending(), []);
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    for _ in 0..2 {
+        bring_along(&mut told, &mut story).expect("it gets on");
+    }
+    assert_eq!((told.outcome(), told.plan.pending()), (Some(RunOutcome::Completed), vec![]));
+}
+
+#[test]
+fn a_vm_that_another_plan_keeps_fails_at_once() {
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it fails over");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    let mut other = plan_of(&story, RunKind::Planned);
+    other.plan.id = PlanId(Uuid::from_u128(8));
+    let why = bring_along(&mut other, &mut story).expect_err("it is the other's");
+    assert!(why.contains("another recovery plan"), "{why}");
 }
 
 #[test]

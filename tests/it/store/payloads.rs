@@ -343,7 +343,9 @@ fn plan_entries() -> Vec<Entry> {
     ];
     let entry = |command| Entry::Plan { command, events: vec![] };
     let told = Entry::Plan { command: C::Delete, events };
-    commands.into_iter().map(entry).chain([told]).collect()
+    let let_go =
+        Entry::Plan { command: C::ReportLetGo { job, vm }, events: vec![E::VmLetGo { vm }] };
+    commands.into_iter().map(entry).chain([told, let_go]).collect()
 }
 
 /// What describes the sites, and where replicas are placed.

@@ -1,7 +1,7 @@
 //! Who is told what, and when it is over.
 
 use super::site_of;
-use crate::domain::story::{Story, check_failed, link_down, planned};
+use crate::domain::story::{Story, check_failed, complete_failback, link_down, planned};
 use lifeboat::views::{AlertState, Alerts};
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ fn a_cause_whose_words_change_with_time_stays_the_same_alert() {
     let mut story = Story::protected();
     story.wait(Duration::from_mins(20));
     let begun = tell(&mut alerts, &story);
-    assert_eq!(begun, [(AlertState::Active, "critical vm sql-01".to_owned())]);
+    assert_eq!(begun, [(AlertState::Active, "SR-2313 vm sql-01".to_owned())]);
     story.wait(Duration::from_mins(1));
     assert_eq!(tell(&mut alerts, &story), [], "it is a minute later");
 }
@@ -66,8 +66,28 @@ fn a_failover_that_failed_is_told_until_another_job_begins() {
     story.tell(planned());
     story.fail(check_failed());
     let begun = tell(&mut alerts, &story);
-    assert!(matches!(&begun[..], [(AlertState::Active, key)] if key.starts_with("critical job ")));
+    assert!(matches!(&begun[..], [(AlertState::Active, key)] if key.starts_with("SR-3041 job ")));
     story.tell(crate::domain::story::unplanned(lifeboat::domain::vm::PointChoice::Latest));
     let ended = tell(&mut alerts, &story);
     assert!(matches!(&ended[..], [(AlertState::Cleared, _)]), "{ended:?}");
+}
+
+#[test]
+fn what_waits_for_somebody_in_the_life_of_a_vm_is_told_until_it_is_done() {
+    let mut alerts = Alerts::default();
+    let mut story = Story::ready_to_fail_back();
+    let key = "SR-3037 vm sql-01".to_owned();
+    assert_eq!(tell(&mut alerts, &story), [(AlertState::Active, key.clone())]);
+    story.tell(complete_failback());
+    assert_eq!(tell(&mut alerts, &story), [(AlertState::Cleared, key)]);
+
+    let mut alerts = Alerts::default();
+    let mut story = Story::protected();
+    story.tell(planned());
+    story.work_off();
+    story.wait(Duration::from_hours(23));
+    assert_eq!(tell(&mut alerts, &story), [], "a working day");
+    story.wait(Duration::from_hours(1));
+    let key = "SR-3034 vm sql-01".to_owned();
+    assert_eq!(tell(&mut alerts, &story), [(AlertState::Active, key)]);
 }

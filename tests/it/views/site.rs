@@ -2,12 +2,14 @@
 
 use super::{json, log_of, site_of};
 use crate::domain::story::{
-    BEGINNING, Story, credentials_refused, host, link_down, planned, unplanned, vault,
+    BEGINNING, Story, credentials_refused, host, job_id, link_down, planned, unplanned, vault,
 };
 use lifeboat::domain::entity::{Commit, Entity, Kind, NewCommit, StreamId};
-use lifeboat::domain::id::VmId;
+use lifeboat::domain::host::Host;
+use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::plan::{self, Plan};
 use lifeboat::domain::vault::{self, Vault};
-use lifeboat::domain::vm::{Health, PointChoice, Vm};
+use lifeboat::domain::vm::{self, Health, PointChoice, Vm};
 use lifeboat::views::{PointView, Site, StatusView};
 use std::time::Duration;
 use uuid::Uuid;
@@ -19,6 +21,11 @@ fn unreachable_vault() -> Vault {
         unreachable: Some((BEGINNING, link_down())),
         ..Vault::default()
     }
+}
+
+fn silent_host() -> Host {
+    let silent = Some((BEGINNING, link_down()));
+    Host { id: host(), name: "host-1".to_owned(), silent, ..Host::default() }
 }
 
 /// A site with copies of a VM under other names.
@@ -70,15 +77,96 @@ fn forty_vms_behind_a_vault_that_is_away_are_one_issue() {
     let issues = site.status(story.now).issues;
     assert_eq!(issues.len(), 1, "{issues:#?}");
     assert_eq!((issues[0].subject.as_str(), issues[0].affects.len()), ("vault vault-1", 40));
-    assert_eq!(issues[0].cause.code.as_deref(), Some("SR-2101"));
+    assert_eq!(issues[0].cause.code, "SR-2101");
 
     // What is wrong with one VM alone stays its own, and the worst comes first.
     let mut refused = Story::shipping();
     refused.fail(credentials_refused());
     let late = refused.now.after(Duration::from_hours(1));
     let issues = copies(&refused.vm, 2).status(late).issues;
-    assert_eq!(issues.len(), 4, "the refusal and the lateness of each: {issues:#?}");
+    assert_eq!(issues.len(), 2, "the refusal of each, which is why they are late: {issues:#?}");
     assert!(issues.iter().all(|issue| issue.cause.level == Health::Critical));
+}
+
+#[test]
+fn what_comes_of_a_vault_or_host_that_is_lost_is_told_with_it_from_the_first_moment() {
+    let story = Story::protected();
+    let mut site = copies(&story.vm, 3);
+    site.vaults.insert(vault(), unreachable_vault());
+    // Nobody has noticed yet; then all are late, with and without an attempt that failed.
+    let late = story.now.after(Duration::from_hours(1));
+    for now in [story.now, late] {
+        let issues = site.status(now).issues;
+        assert_eq!(issues.len(), 1, "{issues:#?}");
+        assert_eq!(issues[0].subject, "vault vault-1");
+        assert_eq!(issues[0].affects, ["vm-1", "vm-2", "vm-3"]);
+    }
+    let mut failed = Story::shipping();
+    failed.fail(link_down());
+    let mut site = copies(&failed.vm, 3);
+    // It answers again, and the VMs are still at their next attempts: the same issue, not three.
+    let name = "vault-1".to_owned();
+    site.vaults.insert(vault(), Vault { id: vault(), name, ..Vault::default() });
+    let issues = site.status(late).issues;
+    assert_eq!((issues.len(), issues[0].subject.as_str()), (1, "vault vault-1"), "{issues:#?}");
+    assert_eq!((issues[0].cause.code.as_str(), issues[0].affects.len()), ("SR-2101", 3));
+
+    let mut site = copies(&story.vm, 2);
+    site.hosts.insert(host(), silent_host());
+    let issues = site.status(story.now).issues;
+    assert_eq!(issues.len(), 1, "{issues:#?}");
+    assert_eq!((issues[0].subject.as_str(), issues[0].affects.len()), ("host host-1", 2));
+}
+
+#[test]
+fn a_host_of_which_all_vms_are_critical_is_in_warning() {
+    let mut refused = Story::shipping();
+    refused.fail(credentials_refused());
+    let mut site = copies(&refused.vm, 3);
+    site.hosts.insert(host(), Host { silent: None, ..silent_host() });
+    let seen = &site.hosts(refused.now)[0];
+    assert_eq!(seen.health, Health::Warning);
+    assert_eq!(seen.causes[0].because, "all 3 of its VMs are Critical: vm-1, vm-2, vm-3");
+    assert_eq!(seen.causes[0].code, "SR-2012");
+    let well = VmId(Uuid::from_u128(3));
+    site.vms.insert(well, Story::protected().vm);
+    assert_eq!(site.hosts(refused.now)[0].health, Health::Normal, "one of them does well");
+}
+
+#[test]
+fn vms_that_a_plan_has_left_off_are_critical_and_one_issue_of_the_plan() {
+    let mut story = Story::protected();
+    let plan_id = PlanId(Uuid::from_u128(7));
+    story.tell(vm::Command::HoldStart { plan: plan_id });
+    story.tell(planned());
+    story.work_off();
+    let mut site = copies(&story.vm, 2);
+    let vms = site.vms.keys().copied().collect();
+    let groups = vec![plan::Group { vms, ..plan::Group::default() }];
+    let definition = plan::Definition { groups, ..plan::Definition::default() };
+    let mut shop = Plan::default();
+    let mut tell = |site: &mut Site, command: plan::Command| {
+        for event in shop.decide(&command, story.now).unwrap() {
+            shop.apply(&event, story.now);
+        }
+        site.plans.insert(plan_id, shop.clone());
+    };
+    tell(&mut site, plan::Command::Define { id: plan_id, name: "shop".to_owned(), definition });
+    let kind = plan::RunKind::Planned;
+    tell(&mut site, plan::Command::Start { job: job_id(1), kind });
+    assert_eq!(site.vms(story.now)[0].health, Health::Warning, "the run starts it");
+    assert_eq!(site.plans(story.now)[0].left_off, [""; 0]);
+
+    tell(&mut site, plan::Command::Cancel);
+    let status = site.status(story.now);
+    assert_eq!(status.vms[0].health, Health::Critical);
+    assert_eq!(status.vms[0].causes[0].code, "SR-3033");
+    assert_eq!(status.plans[0].left_off, ["vm-1", "vm-2"]);
+    let issue = &status.issues[0];
+    assert_eq!((issue.subject.as_str(), &issue.affects), ("plan shop", &status.plans[0].left_off));
+    assert!(issue.cause.because.contains("was cancelled"), "{issue:#?}");
+    assert!(issue.cause.action.contains("lifeboat plan run shop"), "{issue:#?}");
+    assert_eq!(status.issues.len(), 1, "{:#?}", status.issues);
 }
 
 #[test]
@@ -109,15 +197,7 @@ fn readiness_is_not_health() {
 
     // A lost host is what an unplanned failover is for.
     let mut lost = site_of(&story);
-    lost.hosts.insert(
-        host(),
-        lifeboat::domain::host::Host {
-            id: host(),
-            name: "host-1".to_owned(),
-            silent: Some((BEGINNING, link_down())),
-            ..Default::default()
-        },
-    );
+    lost.hosts.insert(host(), silent_host());
     assert!(!readiness(&lost).planned_failover.ready);
     assert!(readiness(&lost).unplanned_failover.ready);
 
