@@ -318,7 +318,9 @@ fn snapshots(source: &SourceArg) -> Result<(Vec<Snapshot>, Option<String>), Comm
 }
 
 fn tell(result: &Verification, unchecked: Option<&str>) {
-    damaged(&result.damage).iter().for_each(|line| print(line));
+    for line in damaged(&result.damage) {
+        print(&line);
+    }
     for diverging in &result.first {
         tell_divergence(diverging);
     }
@@ -341,7 +343,9 @@ fn tell(result: &Verification, unchecked: Option<&str>) {
         }
         _ => print(&format!("{} state snapshots compared", result.snapshots)),
     }
-    verdict(result).iter().for_each(|line| print(line));
+    for line in verdict(result) {
+        print(&line);
+    }
 }
 
 /// What the decisions were, and, apart from that, how the log is.
@@ -431,7 +435,9 @@ fn to_scenario(log: &Path, output: Option<&Path>) -> Result<Answer, CommandError
     match output {
         Some(path) => {
             write_new(path, text.as_bytes())?;
-            remarks.iter().for_each(|remark| print(remark));
+            for remark in &remarks {
+                print(remark);
+            }
             print(&format!(
                 "{} steps of {} VMs in {}",
                 scenario.at.len(),

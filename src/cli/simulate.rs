@@ -323,8 +323,10 @@ fn tell_people(outcome: &Outcome) {
         let of = report::split_in_words(vm);
         print(&format!("  {:<10} RPO p50 {half}, p95 {most}, max {max}{of}", ""));
         let (resyncs, retries) = (vm.resyncs, vm.retries);
-        let failures: String = vm.failures.iter().map(|failure| format!(", {failure}")).collect();
-        print(&format!("  {:<10} {resyncs} resynchronizations, {retries} retries{failures}", ""));
+        let counted = [format!("{resyncs} resynchronizations"), format!("{retries} retries")];
+        let failures = vm.failures.iter().map(|failure| (*failure).to_owned());
+        let counts: Vec<String> = counted.into_iter().chain(failures).collect();
+        print(&format!("  {:<10} {}", "", counts.join(", ")));
         if let Some(rto) = vm.rto_ms {
             let lost = vm.lost_bytes.unwrap_or(0);
             print(&format!("  {:<10} RTO {}, {lost} bytes lost", "", Span(rto)));

@@ -81,9 +81,8 @@ fn causes(vm: &Vm, site: &Site, now: Timestamp) -> Vec<HealthCause> {
             let entry = catalogue::entry(Code::StartForgotten);
             cause.level = Health::Critical;
             cause.code = Code::StartForgotten;
-            cause.because =
-                "the VM could start at the recovery site and is off at both: no run of a recovery plan is to start it"
-                    .to_owned();
+            "the VM could start at the recovery site and is off at both: no run of a recovery plan is to start it"
+                .clone_into(&mut cause.because);
             entry.next.clone_into(&mut cause.next);
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn run_both(
         report::write(&one, vec![titled(&table), against], path)?;
     }
     match args.output {
-        Output::Json => tell_both(json!(one), json!(other)),
+        Output::Json => tell_both(&json!(one), &json!(other)),
         Output::Table => tell_rows(&table),
     }
     Ok(answer(one.passed() && other.passed()))
@@ -62,7 +62,7 @@ pub(super) fn run_both_many(
         write_file(path, page_of(&title, &lead, &parts))?;
     }
     match args.output {
-        Output::Json => tell_both(many::told(&one), many::told(&other)),
+        Output::Json => tell_both(&many::told(&one), &many::told(&other)),
         Output::Table => tell_rows(&table),
     }
     Ok(answer(one.failed.is_none() && other.failed.is_none()))
@@ -75,7 +75,7 @@ fn of_the_other(mut part: Part) -> Part {
     part
 }
 
-fn tell_both(one: Value, other: Value) {
+fn tell_both(one: &Value, other: &Value) {
     print(&json!({ "as_it_is": one, "against": other }).to_string());
 }
 

@@ -77,9 +77,10 @@ impl Vm {
     pub fn fails_at_host(&self) -> bool {
         let at_primary = self.source == Side::Primary;
         self.trouble.as_ref().is_some_and(|trouble| match trouble.work {
-            Work::Snapshot { .. } | Work::Ship { .. } => at_primary,
             Work::Task { step: Step::RestoreDisk(_), .. } => true,
-            Work::Task { step: Step::CopyDisk(_) | Step::SendBeforeResize, .. } => at_primary,
+            Work::Snapshot { .. }
+            | Work::Ship { .. }
+            | Work::Task { step: Step::CopyDisk(_) | Step::SendBeforeResize, .. } => at_primary,
             Work::Task { step, .. } => at_primary && step.is_at_source(),
         })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     AfterFailover, Disk, FailoverKind, Opening, PointChoice, RecoveryPoint, ResyncReason,
-    ResyncWindow, StatisticsSchedule,
+    ResyncWindow, SourceEnd, StatisticsSchedule,
 };
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{CloudId, DiskId, HostId, JobId, PlanId, VaultId, VmId};
@@ -393,18 +393,6 @@ pub enum Outcome {
         /// Why what it wrote last could not be sent, where that was asked for.
         unsent: Option<Failure>,
     },
-}
-
-/// How the VM at the primary site was ended before its replica starts: what is known of there being one primary. The
-/// replica is closed to it whatever it does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SourceEnd {
-    /// It was shut down.
-    ShutDown,
-    /// It did not shut down, and its power was cut.
-    SwitchedOff,
-    /// Nobody could reach it. It may run on, and is turned off once it is reached.
-    OutOfReach(Failure),
 }
 
 /// Why failed work may succeed before its time.

@@ -47,6 +47,7 @@ mod points;
 mod quiescence;
 mod resize;
 mod rules;
+mod source;
 mod statistics;
 mod test_failover;
 mod window;
@@ -54,11 +55,12 @@ mod window;
 pub use addition::AddedDisk;
 pub use failback::{AfterFailover, Failback, Whereabouts};
 pub use health::{Health, HealthCause};
-pub use message::{Command, Effect, Event, Outcome, RetryReason, SourceEnd, Wake, Work};
+pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
 pub use quiescence::Quiescence;
 pub use resize::{FormerSize, Resize};
 pub use rules::SCHEDULED_WITHIN;
+pub use source::{SourceEnd, SourceEnded};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
 pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
 pub use window::{Opening, ResyncWindow};
@@ -295,36 +297,6 @@ pub struct Failover {
     pub asked_at: Timestamp,
     /// When the replica VM ran.
     pub started_at: Option<Timestamp>,
-}
-
-/// What is known of the source since a failover ended it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceEnded {
-    /// When.
-    pub at: Timestamp,
-    /// How.
-    pub how: SourceEnd,
-    /// Why what it wrote last could not be sent, where that was asked for.
-    pub unsent: Option<Failure>,
-}
-
-impl std::fmt::Display for SourceEnded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.how {
-            SourceEnd::ShutDown => f.write_str("the source was shut down")?,
-            SourceEnd::SwitchedOff => {
-                f.write_str("the source did not shut down in time, and its power was cut")?;
-            }
-            SourceEnd::OutOfReach(failure) => write!(
-                f,
-                "the source could not be reached ({failure}): it may run on, and is turned off once it is reached"
-            )?,
-        }
-        match &self.unsent {
-            None => Ok(()),
-            Some(failure) => write!(f, "; what it wrote last could not be sent ({failure})"),
-        }
-    }
 }
 
 /// Resynchronization.
@@ -594,10 +566,6 @@ impl Vm {
         self.enter(Phase::FailingOver(kind), at);
     }
 
-    fn source_ended(&mut self, how: SourceEnd, unsent: Option<Failure>, at: Timestamp) {
-        self.source_ended = Some(SourceEnded { at, how, unsent });
-    }
-
     fn job_mut(&mut self, id: JobId) -> Option<&mut Job> {
         let test = self.test.as_mut().map(|test| &mut test.job);
         self.job.as_mut().into_iter().chain(test).find(|job| job.id == id)
@@ -823,10 +791,7 @@ impl Entity for Vm {
                 self.resync.lost = None;
             }
             Event::DiskCopied { .. } | Event::StatisticsScheduleChanged { .. } => {}
-            Event::SourceShutDown => self.source_ended(SourceEnd::ShutDown, None, at),
-            Event::SourceEnded { how, unsent } => {
-                self.source_ended(how.clone(), unsent.clone(), at);
-            }
+            Event::SourceShutDown | Event::SourceEnded { .. } => source::apply(self, event, at),
             Event::InitialReplicationScheduled { due } => self.copy_due = Some(*due),
             Event::InitialReplicationDue => self.copy_due = None,
             Event::PolicyChanged { policy } => {

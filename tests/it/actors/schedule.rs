@@ -42,12 +42,16 @@ fn ladder(up_to_min: u32) -> Vec<f64> {
 /// Nobody reaches the vault.
 fn cut_vault_off(bed: &Testbed, vms: &[VmId]) {
     bed.outside.always(vault_id().0, Op::ProbeVault, Answer::Fail(link_down(vault_id())));
-    vms.iter().for_each(|vm| cut_link(bed, *vm));
+    for vm in vms {
+        cut_link(bed, *vm);
+    }
 }
 
 fn mend_vault(bed: &Testbed, vms: &[VmId]) {
     bed.outside.heal(vault_id().0, Op::ProbeVault);
-    vms.iter().for_each(|vm| mend_link(bed, *vm));
+    for vm in vms {
+        mend_link(bed, *vm);
+    }
 }
 
 /// The link between the host of a VM and the vault is cut.
@@ -114,6 +118,7 @@ fn work_that_takes_long_to_fail_skips_the_moments_that_passed_meanwhile() {
         let vm = service.protected(1, every_30_s()).await;
         let slow = Answer::FailAfter(5 * MINUTE, link_down(vault_id()));
         bed.outside.always(vm.0, Op::Ship, slow);
+        bed.outside.always(vm.0, Op::ReachVault, Answer::Fail(link_down(vault_id())));
         service.until(vm, is_waiting).await;
         service.sleep(HOUR).await;
     });

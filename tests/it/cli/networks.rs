@@ -88,7 +88,7 @@ fn what_a_replica_gets_is_told_chosen_and_used() {
     let has = operated.done(&["vm", "show", "web-01"]);
     assert!(has.contains("replica has") && has.contains("in dr/front with 10.0.1.20"), "{has}");
     let planned = ["failover", "planned", "db-01"];
-    let dry = operated.done(&[&planned[..], &["--dry-run"]].concat());
+    let dry = operated.ends(&[&planned[..], &["--dry-run"]].concat(), 5).0;
     assert!(
         dry.contains("NO  there is a place") && dry.contains("somebody else holds 10.0.1.20"),
         "{dry}"
@@ -120,7 +120,7 @@ fn a_test_runs_in_an_isolated_network_beside_the_vm() {
     let operated = Operated::of(SITE, &["web-01"]);
     for (network, says) in [("dr", "is not isolated"), ("home", "is none of")] {
         let test = ["failover", "test", "web-01", "--network", network];
-        let dry = operated.done(&[&test[..], &["--dry-run"]].concat());
+        let dry = operated.ends(&[&test[..], &["--dry-run"]].concat(), 5).0;
         assert!(dry.contains(says) && dry.contains("one of: lab"), "{dry}");
         operated.ends(&[&test[..], &["--wait"]].concat(), 6);
     }
