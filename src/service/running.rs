@@ -675,8 +675,9 @@ fn standing(vm: &Vm) -> Standing {
         _ if vm.may_run_at_primary() => Standing::Runs,
         // A planned failover still has to send what its source wrote last, and to shut it down.
         Phase::FailingOver(FailoverKind::Planned) => Standing::Runs,
-        // A failback moves data to its disks; it offers them once the VM is to be started.
-        _ if vm.is_tracked() => Standing::Attached,
+        // A failback moves data to its disks; it offers them once the VM is to be started. A failover may still have to
+        // send what was written to them last.
+        _ if vm.needs_disks_of_source() => Standing::Attached,
         _ => Standing::Away,
     }
 }

@@ -189,6 +189,7 @@ impl Reading {
         let deed = match command {
             Command::PlannedFailover { .. } => Deed::PlannedFailover,
             Command::UnplannedFailover { .. } => Deed::UnplannedFailover,
+            Command::SynchronizeAndFailOver { .. } => Deed::SynchronizedFailover,
             Command::CommitFailover { .. } => Deed::Commit,
             Command::TestFailover { .. } => Deed::TestFailover,
             Command::CleanUpTestFailover { .. } => Deed::CleanUpTest,

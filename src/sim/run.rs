@@ -209,8 +209,8 @@ impl Run {
             outside.know(vm);
             match vm {
                 vm if vm.may_run_at_primary() => Standing::Runs,
-                // A planned failover still has to send what its source wrote last.
-                vm if vm.is_tracked() => Standing::Tracked,
+                // A failover may still have to send what its source wrote last.
+                vm if vm.needs_disks_of_source() => Standing::Tracked,
                 _ => Standing::Away,
             }
         }
@@ -648,6 +648,7 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
         Deed::UnplannedFailover => {
             vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
         }
+        Deed::SynchronizedFailover => vm::Command::SynchronizeAndFailOver { job },
         Deed::Commit => vm::Command::CommitFailover { job },
         Deed::TestFailover => vm::Command::TestFailover {
             job,

@@ -503,6 +503,8 @@ deeds! {
     ResizeDisk = "resize_disk", needs ["vm"], takes [];
     /// An operator gives a VM another disk, whose image holds something.
     AddDisk = "add_disk", needs ["vm"], takes [];
+    /// An operator gives a VM's site up, and has what it wrote last sent first, if that can be had.
+    SynchronizedFailover = "synchronized_failover", needs ["vm"], takes [];
     /// An operator gives the running job of a VM up.
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// A VM is moved to another member of its host's cluster, while it runs.
@@ -534,6 +536,7 @@ impl Deed {
                 | Self::FailbackToHost
                 | Self::ResizeDisk
                 | Self::AddDisk
+                | Self::SynchronizedFailover
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan

@@ -67,6 +67,7 @@ const CLASSES: &[Deed] = &[
     Deed::FailbackToHost,
     Deed::FailbackToHost,
     Deed::AddDisk,
+    Deed::SynchronizedFailover,
 ];
 
 /// How plans are run.
@@ -297,7 +298,13 @@ fn edit_while_down(dice: &Dice, at: &mut [Step]) {
 fn keep_second_services_apart(at: &mut Vec<Step>) {
     let fails_over = |step: &Step| {
         let deed = *step.r#do.get_ref();
-        matches!(deed, Deed::PlannedFailover | Deed::UnplannedFailover | Deed::RunPlan)
+        matches!(
+            deed,
+            Deed::PlannedFailover
+                | Deed::UnplannedFailover
+                | Deed::SynchronizedFailover
+                | Deed::RunPlan
+        )
     };
     if at.iter().any(fails_over) {
         at.retain(|step| *step.r#do.get_ref() != Deed::SecondService);

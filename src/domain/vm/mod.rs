@@ -630,7 +630,7 @@ impl Vm {
                 self.enter(Phase::Disabling, at);
             }
             JobKind::PlannedFailover => {
-                self.chosen = None;
+                (self.chosen, self.source_ended) = (None, None);
                 self.fail_over(FailoverKind::Planned, at);
             }
             JobKind::UnplannedFailover => {
@@ -893,6 +893,7 @@ impl Entity for Vm {
             Event::FailoverRequested { point } => {
                 self.chosen = Some(*point);
                 self.synchronizes = false;
+                self.source_ended = None;
             }
             Event::SynchronizationRequested => self.synchronizes = true,
             Event::SourceFenced { epoch } => self.epoch = *epoch,

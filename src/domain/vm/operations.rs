@@ -24,6 +24,13 @@ impl Vm {
         self.phase == Phase::Protected && !job_runs && suspect_replica(self).is_none()
     }
 
+    /// Whether its disks at the host that it runs on are to be attached though it may not run there: they are tracked,
+    /// or its failover still has to send what was written to them last.
+    pub fn needs_disks_of_source(&self) -> bool {
+        let fails_over = self.phase == Phase::FailingOver(FailoverKind::Unplanned);
+        self.is_tracked() || (fails_over && self.synchronizes && self.source_ended.is_none())
+    }
+
     /// Whether the VM could start and waits for its recovery plan.
     pub fn waits_for_plan(&self) -> bool {
         let test = self.test.as_ref().map(|test| &test.job);
