@@ -273,6 +273,9 @@ pub struct Trouble {
     /// The last attempt was made since the cause was seen to end. Where it failed all the same, the cause is
     /// another one: to look for its end again would lead from attempt to attempt without a pause.
     pub tried_early: bool,
+    /// Why the replica itself is suspect, since an attempt found that: an attempt that fails for another reason does
+    /// not make it any better.
+    pub suspect: Option<Failure>,
 }
 
 /// What happens about failed work.
@@ -871,6 +874,7 @@ impl Entity for Vm {
                     attempt: *attempt,
                     next: NextStep::RetryAt(*due),
                     tried_early: earlier.is_some_and(|trouble| trouble.tried_early),
+                    suspect: earlier.and_then(|trouble| trouble.suspect.clone()),
                 });
             }
             Event::RetryStarted { early, .. } => {
@@ -881,7 +885,9 @@ impl Entity for Vm {
             }
             Event::AdministratorNeeded { work, because } => {
                 let earlier = self.trouble.take();
+                let suspect = rules::makes_replica_suspect(because).then(|| because.clone());
                 self.trouble = Some(Trouble {
+                    suspect: suspect.or(earlier.as_ref().and_then(|it| it.suspect.clone())),
                     work: *work,
                     failure: because.clone(),
                     since: earlier.as_ref().map_or(at, |trouble| trouble.since),

@@ -386,9 +386,13 @@ pub(super) fn begin_resync(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec
 /// What is wrong with the replica, where that is what an administrator has to act on.
 pub(super) fn suspect_replica(vm: &Vm) -> Option<&Failure> {
     let trouble = vm.trouble.as_ref().filter(|it| it.next == NextStep::Administrator)?;
-    let is_suspect = matches!(trouble.failure.code, Code::ReplicaDamaged | Code::ReplicaInvalid);
     let is_replicated = vm.is_tracked() && vm.may_run_at_primary();
-    (is_suspect && is_replicated).then_some(&trouble.failure)
+    (makes_replica_suspect(&trouble.failure) && is_replicated).then_some(&trouble.failure)
+}
+
+/// Whether a failure says that the replica is not what it must be, or somebody else's by now.
+pub(super) fn makes_replica_suspect(failure: &Failure) -> bool {
+    matches!(failure.code, Code::ReplicaDamaged | Code::ReplicaInvalid)
 }
 
 /// An operator asks for it: whatever the window says.
@@ -536,7 +540,8 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
     let mut events = cancel_job(vm);
     // A replica that somebody else writes to is no better for it: the administrator is waited for all the same,
     // and then nothing of it is relied on.
-    if let Some(failure) = suspect_replica(vm) {
+    let suspect = vm.trouble.as_ref().and_then(|trouble| trouble.suspect.as_ref());
+    if let Some(failure) = suspect.filter(|_| vm.may_run_at_primary()) {
         let reason = ResyncReason::ReplicaSuspect(failure.to_string());
         events.push(Event::MarkedForResync { reason });
         events.push(Event::ResyncScheduled { opening: Opening::ByHand });

@@ -8,7 +8,8 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Effect, Event, Health, Opening, Phase, PointChoice, ResyncReason, ResyncWindow, Wake,
+    Command, Effect, Event, Health, Opening, Phase, PointChoice, ResyncReason, ResyncWindow,
+    RetryReason, Wake,
 };
 use std::time::Duration;
 
@@ -288,6 +289,28 @@ fn it_says_how_far_it_is_and_what_it_found() {
     story.work_off();
     story.tell(story.tracking_lost());
     assert_eq!(story.vm.resync.compared_bytes, 0);
+}
+
+/// Found with two services over one vault: what an attempt had found was forgotten when the next one met a host that
+/// did not answer, and a replica with somebody else's writes was taken for the VM's own.
+#[test]
+fn a_replica_stays_suspect_whatever_else_fails_until_its_work_succeeds() {
+    let mut story = Story::protected_with_points(3);
+    story.wake();
+    story.fail(damaged());
+    story.tell(Command::Retry { because: RetryReason::Administrator });
+    story.fail(link_down());
+    story.tell(story.tracking_lost());
+    assert!(matches!(story.vm.phase, Phase::Resynchronizing(ResyncReason::ReplicaSuspect(_))));
+    assert_eq!(story.vm.resync.waits_for, Some(Opening::ByHand));
+
+    let mut story = Story::protected_with_points(3);
+    story.wake();
+    story.fail(damaged());
+    story.tell(Command::Retry { because: RetryReason::Administrator });
+    story.work_off();
+    story.tell(story.tracking_lost());
+    assert!(matches!(story.vm.phase, Phase::Resynchronizing(ResyncReason::PowerLoss)));
 }
 
 #[test]
