@@ -5,6 +5,7 @@ use super::retries::RetrySupervision;
 use super::supervisor::{ClearTimer, SetTimer};
 use super::supervisor::{Committed, Died, StoreFailed, Supervisor};
 use super::timers::TimerId;
+use super::woken::WhenWoken;
 use crate::domain::entity::{Commit, NewCommit, Rejection, StreamId};
 use crate::domain::failure::Failure;
 use crate::domain::id::JobId;
@@ -224,6 +225,7 @@ impl<E: Hosted> EntityActor<E> {
         let way_back = Arc::clone(&outlet) as Arc<dyn Outlet>;
         let reporter = Reporter::through(way_back, self.stream, called_by);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
+        let work = WhenWoken::new(work);
         let work = async move {
             if !pause.is_zero() {
                 actix::clock::sleep(pause).await;

@@ -21,6 +21,7 @@ mod retries;
 mod site;
 mod supervisor;
 mod timers;
+mod woken;
 
 pub use entity_actor::{EntityActor, IDLE_PAUSE, Origin, Tell, TellError, Told, load_entity};
 pub use hosted::{Alarm, Hosted, Outlet, Reporter, World};

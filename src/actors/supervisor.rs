@@ -134,19 +134,20 @@ impl Supervisor {
     }
 
     fn fire_due_timers(&mut self, ctx: &mut Context<Self>) {
+        self.sleeping = None;
         let (now, instant) = (self.world.clock.now(), Instant::now());
         while let Some(wake) = self.timers.pop_due(now, instant) {
             wake();
         }
-        self.sleep_until_next_timer(ctx);
+        self.sleep_until_next_timer(instant, ctx);
     }
 
-    fn sleep_until_next_timer(&mut self, ctx: &mut Context<Self>) {
+    fn sleep_until_next_timer(&mut self, now: Instant, ctx: &mut Context<Self>) {
         if let Some(handle) = self.sleeping.take() {
             ctx.cancel_future(handle);
         }
         let Some(next) = self.timers.next() else { return };
-        let wait = Timers::wait_for(next, Instant::now());
+        let wait = Timers::wait_for(next, now);
         self.sleeping = Some(ctx.run_later(wait, Self::fire_due_timers));
     }
 
@@ -246,11 +247,12 @@ impl Handler<SetTimer> for Supervisor {
 
     fn handle(&mut self, timer: SetTimer, ctx: &mut Context<Self>) {
         let wait = timer.id.due.since(self.world.clock.now()).min(timer.longest);
-        let passed_at = Instant::now() + wait;
+        let now = Instant::now();
+        let passed_at = now + wait;
         let first = self.timers.next().is_none_or(|next| passed_at < next);
         self.timers.set(timer.id, passed_at, timer.wake);
         if first {
-            self.sleep_until_next_timer(ctx);
+            self.sleep_until_next_timer(now, ctx);
         }
     }
 }

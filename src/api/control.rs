@@ -2,21 +2,19 @@
 
 use super::history::History;
 use super::live::Live;
-use super::operation::{Asked, Operation, read_body};
+use super::operation::{Asked, Operation};
 use super::outlook::Outlook;
 use super::problem::Problem;
 use super::routes::{Accepted, EventsView};
 use super::token::Token;
 use crate::actors::{Hosted, Origin};
-use crate::domain::cloud::{self, Cloud};
 use crate::domain::failure::Failure;
 use crate::domain::id::{DiskId, FabricId, HostId, JobId, VmId};
 use crate::domain::vault::Component;
 use crate::domain::vm::{self, ResyncWindow, Vm};
 use crate::ports::random::Random;
-use crate::views::{JobView, LogsView, PointView, PolicyView, Site, StatusView, VmView};
+use crate::views::{JobView, LogsView, PointView, Site, StatusView, VmView};
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +25,7 @@ mod cluster;
 mod job;
 mod network;
 mod plan;
+mod policy;
 mod registration;
 
 pub use plan::{PlanAccepted, PlanDetails};
@@ -266,32 +265,6 @@ impl Control {
         Ok(Accepted { operation, target, changed: commit.is_some(), commit, repeated, job })
     }
 
-    /// Changes the policy of a cloud, which is that of its VMs.
-    pub(super) async fn associate_policy(
-        &self,
-        name: &str,
-        body: &[u8],
-        request: Request,
-    ) -> Result<Accepted, Problem> {
-        let _turn = self.commands.lock().await;
-        let site = self.parts.live.site().await?;
-        let cloud = site.clouds.values().find(|cloud| is_named(name, &cloud.name, cloud.id.0));
-        let cloud = cloud.ok_or_else(|| Problem::unknown("cloud", name))?;
-        let policy = read_body::<PolicyChange>(body)?.of(cloud.policy.into());
-        let (id, operation) = (cloud.id.0, "policy".to_owned());
-        let job = self.job_of(id, &operation, &request);
-        let repeated = self.answered(job, &request).await?;
-        let commit = if repeated.is_some() {
-            repeated
-        } else {
-            let command = cloud::Command::AssociatePolicy { policy: policy.into() };
-            self.tell::<Cloud>(id, command, job, &request).await?
-        };
-        let (target, changed) = (cloud.name.clone(), commit.is_some());
-        let repeated = repeated.is_some();
-        Ok(Accepted { operation, target, changed, commit, repeated, job: None })
-    }
-
     /// The id of the job of a request: the same for the same request, so that the log knows it again.
     fn job_of(&self, target: Uuid, operation: &str, request: &Request) -> JobId {
         if let Some(id) = &request.id {
@@ -321,28 +294,6 @@ impl Control {
         let (actor, correlation) = (request.actor.clone(), Some(job));
         let origin = Origin { actor, correlation, causation: None };
         Ok(self.parts.live.site.tell::<E>(id, command, origin).await?.commit)
-    }
-}
-
-/// A change of a policy: what it does not name stays as it is.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PolicyChange {
-    copy_frequency_seconds: Option<u32>,
-    recovery_point_retention_hours: Option<u32>,
-    app_consistent_frequency_hours: Option<u32>,
-}
-
-impl PolicyChange {
-    fn of(&self, policy: PolicyView) -> PolicyView {
-        let (copies, kept) = (self.copy_frequency_seconds, self.recovery_point_retention_hours);
-        let consistent = self.app_consistent_frequency_hours;
-        PolicyView {
-            copy_frequency_seconds: copies.unwrap_or(policy.copy_frequency_seconds),
-            recovery_point_retention_hours: kept.unwrap_or(policy.recovery_point_retention_hours),
-            app_consistent_frequency_hours: consistent
-                .unwrap_or(policy.app_consistent_frequency_hours),
-        }
     }
 }
 

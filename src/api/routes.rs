@@ -256,7 +256,11 @@ async fn associate_policy(
     request: HttpRequest,
     body: Result<web::Bytes, actix_web::Error>,
 ) -> Answer {
+    let CommandQuery { dry_run } = query(&request)?;
     let body = body.map_err(|error| unread(&error))?;
+    if dry_run {
+        return ok(&control.policy_outlook(&name, &body).await?);
+    }
     accepted(&control.associate_policy(&name, &body, asked(&request)?).await?)
 }
 
@@ -316,7 +320,7 @@ async fn map_network(
     body: Body,
 ) -> Answer {
     let body = body.map_err(|error| unread(&error))?;
-    accepted(&control.map(&name, Some(&body), asked(&request)?).await?)
+    mapped(&control, &name, Some(&body), &request).await
 }
 
 async fn unmap_network(
@@ -324,7 +328,20 @@ async fn unmap_network(
     name: web::Path<String>,
     request: HttpRequest,
 ) -> Answer {
-    accepted(&control.map(&name, None, asked(&request)?).await?)
+    mapped(&control, &name, None, &request).await
+}
+
+async fn mapped(
+    control: &Control,
+    network: &str,
+    body: Option<&[u8]>,
+    request: &HttpRequest,
+) -> Answer {
+    let CommandQuery { dry_run } = query(request)?;
+    if dry_run {
+        return ok(&control.mapping_outlook(network, body).await?);
+    }
+    accepted(&control.map(network, body, asked(request)?).await?)
 }
 
 async fn plans(control: web::Data<Control>) -> Answer {

@@ -1,14 +1,13 @@
 //! `lifeboat network`, `lifeboat network-mapping`: the networks of both sites, and which leads to which.
 
-use super::client::{Client, ServiceArgs, read};
-use super::grid::{Format, columns, or_dash, show};
-use super::order::{accepted_in_words, nothing};
+use super::client::{Client, read};
+use super::grid::{columns, or_dash, show};
+use super::order::{ChangeArgs, change, nothing};
 use super::site::ListArgs;
 use super::{Answer, CommandError};
-use crate::api::Accepted;
 use crate::views::{FabricView, MappingView};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The networks and sizes of both sites.
 #[derive(Debug, clap::Args)]
@@ -53,18 +52,6 @@ enum MappingCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct ChangeArgs {
-    #[command(flatten)]
-    service: ServiceArgs,
-    /// How the result is written
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
-    /// An id of your own: the same order given twice under it is done once
-    #[arg(long, value_name = "KEY")]
-    request_id: Option<String>,
 }
 
 pub(super) fn networks(args: &NetworkArgs) -> Result<Answer, CommandError> {
@@ -119,27 +106,13 @@ pub(super) fn mappings(args: &MappingArgs) -> Result<Answer, CommandError> {
             show(list.output, &answer, || Ok(mapping_table(&read::<Vec<MappingView>>(&answer)?)))?;
             Ok(Answer::Done)
         }
-        MappingCommand::Set { network, to, change } => {
-            change_mapping(change, Method::PUT, network, &json!({ "to": to }))
+        MappingCommand::Set { network, to, change: args } => {
+            change(args, Method::PUT, &["network-mappings", network], &json!({ "to": to }))
         }
-        MappingCommand::Remove { network, change } => {
-            change_mapping(change, Method::DELETE, network, &nothing())
+        MappingCommand::Remove { network, change: args } => {
+            change(args, Method::DELETE, &["network-mappings", network], &nothing())
         }
     }
-}
-
-fn change_mapping(
-    args: &ChangeArgs,
-    method: Method,
-    network: &str,
-    body: &Value,
-) -> Result<Answer, CommandError> {
-    let client = Client::find(&args.service)?;
-    let path = ["network-mappings", network];
-    let answer = client.tell(method, &path, &[], body, args.request_id.as_deref())?;
-    let accepted: Accepted = read(&answer)?;
-    show(args.output, &answer, || Ok(accepted_in_words(&accepted)))?;
-    Ok(Answer::Done)
 }
 
 fn mapping_table(mappings: &[MappingView]) -> String {

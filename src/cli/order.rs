@@ -7,6 +7,7 @@ use super::{Answer, CommandError};
 use crate::api::{Accepted, Check, Outlook};
 use crate::sim::Span;
 use crate::views::{JobView, VmView};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -66,11 +67,10 @@ pub(super) fn give(
     let path = ["vms", vm, operation];
     if args.dry_run || confirm == Confirm::First {
         let answer = client.post(&path, &[("dry_run", "true".to_owned())], body, None)?;
-        let outlook: Outlook = read(&answer)?;
         if args.dry_run {
-            show(args.output, &answer, || Ok(in_words(&outlook)))?;
-            return Ok(if outlook.ready { Answer::Done } else { Answer::Code(WRONG_STATE) });
+            return outlook_shown(args.output, &answer);
         }
+        let outlook: Outlook = read(&answer)?;
         // An order that was given before under its id is answered again, whatever the state allows since.
         match outlook.problem {
             Some(problem) if args.request_id.is_none() => return Err(Refusal::from(problem).into()),
@@ -272,19 +272,44 @@ pub(super) fn checks_in_words(checks: &[Check]) -> String {
     text
 }
 
-/// Changes the policy of a cloud.
-pub(super) fn change_policy(
-    service: &ServiceArgs,
+/// How something of the site is changed that is no VM: at once, and without a job.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ChangeArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// How the result is written
+    #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-    cloud: &str,
+    /// Only say whether it is allowed, and what it would do
+    #[arg(long)]
+    dry_run: bool,
+    /// An id of your own: the same order given twice under it is done once
+    #[arg(long, value_name = "KEY")]
+    request_id: Option<String>,
+}
+
+/// Changes something of the site.
+pub(super) fn change(
+    args: &ChangeArgs,
+    method: Method,
+    path: &[&str],
     body: &Value,
-    request_id: Option<&str>,
 ) -> Result<Answer, CommandError> {
-    let client = Client::find(service)?;
-    let answer = client.post(&["clouds", cloud, "policy"], &[], body, request_id)?;
+    let client = Client::find(&args.service)?;
+    if args.dry_run {
+        let answer = client.tell(method, path, &[("dry_run", "true".to_owned())], body, None)?;
+        return outlook_shown(args.output, &answer);
+    }
+    let answer = client.tell(method, path, &[], body, args.request_id.as_deref())?;
     let accepted: Accepted = read(&answer)?;
-    show(output, &answer, || Ok(accepted_in_words(&accepted)))?;
+    show(args.output, &answer, || Ok(accepted_in_words(&accepted)))?;
     Ok(Answer::Done)
+}
+
+fn outlook_shown(output: Format, answer: &Value) -> Result<Answer, CommandError> {
+    let outlook: Outlook = read(answer)?;
+    show(output, answer, || Ok(in_words(&outlook)))?;
+    Ok(if outlook.ready { Answer::Done } else { Answer::Code(WRONG_STATE) })
 }
 
 /// A body without anything in it.

@@ -2,10 +2,11 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{accepted_in_words, change_policy, tell};
+use super::order::{ChangeArgs, accepted_in_words, change, tell};
 use super::{Answer, CommandError};
 use crate::api::{Accepted, RegistrationKeyView};
 use crate::views::{CloudView, FabricView, HostView, VaultView};
+use reqwest::Method;
 use serde_json::json;
 
 /// Shows what a service has.
@@ -99,8 +100,8 @@ pub(super) struct PolicyArgs {
 enum PolicyCommand {
     /// The policy of every cloud
     List(ListArgs),
-    /// Change the policy of a cloud, also for the VMs that replicate; the service's next start sets that of
-    /// its configuration again
+    /// Change the policy of a cloud, also for the VMs that replicate; it stays until the configuration has another
+    /// one than before
     Set {
         /// The cloud, by name or id
         cloud: String,
@@ -114,13 +115,7 @@ enum PolicyCommand {
         #[arg(long, value_name = "HOURS")]
         app_consistent: Option<u32>,
         #[command(flatten)]
-        service: ServiceArgs,
-        /// How the result is written
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-        /// An id of your own: the same order given twice under it is done once
-        #[arg(long, value_name = "KEY")]
-        request_id: Option<String>,
+        change: ChangeArgs,
     },
 }
 
@@ -205,21 +200,13 @@ pub(super) fn policies(args: &PolicyArgs) -> Result<Answer, CommandError> {
             show(list.output, &answer, || Ok(policy_table(&read::<Vec<CloudView>>(&answer)?)))?;
             Ok(Answer::Done)
         }
-        PolicyCommand::Set {
-            cloud,
-            copy_frequency,
-            retention,
-            app_consistent,
-            service,
-            output,
-            request_id,
-        } => {
+        PolicyCommand::Set { cloud, copy_frequency, retention, app_consistent, change: args } => {
             let body = json!({
                 "copy_frequency_seconds": copy_frequency,
                 "recovery_point_retention_hours": retention,
                 "app_consistent_frequency_hours": app_consistent,
             });
-            change_policy(service, *output, cloud, &body, request_id.as_deref())
+            change(args, Method::POST, &["clouds", cloud, "policy"], &body)
         }
     }
 }

@@ -39,6 +39,12 @@ pub enum Command {
         /// The revision that it took.
         revision: u32,
     },
+    /// The configuration has this policy: it counts where the configuration is another one than before. A policy that
+    /// somebody gave the cloud since stays.
+    ConfigurePolicy {
+        /// The policy.
+        policy: Policy,
+    },
 }
 
 /// What can become true of a cloud.
@@ -73,6 +79,11 @@ pub enum Event {
         /// The revision that it took.
         revision: u32,
     },
+    /// Its policy is the one of the configuration.
+    PolicyConfigured {
+        /// This.
+        policy: Policy,
+    },
 }
 
 /// The work that a cloud calls for.
@@ -102,6 +113,8 @@ pub struct Cloud {
     pub revision: u32,
     /// Its replicated VMs, with the revision that each has taken.
     pub vms: BTreeMap<VmId, u32>,
+    /// The policy of the configuration, when it was last another one than before.
+    pub configured: Option<Policy>,
 }
 
 impl Entity for Cloud {
@@ -132,6 +145,10 @@ impl Entity for Cloud {
                 }
                 vec![Event::PolicyAssociated { policy: *policy }]
             }
+            Command::ConfigurePolicy { policy } if self.configured != Some(*policy) => {
+                policy.check()?;
+                vec![Event::PolicyConfigured { policy: *policy }]
+            }
             Command::ReportPolicyTaken { vm, revision }
                 if *revision <= self.revision
                     && self.vms.get(vm).is_some_and(|taken| taken < revision) =>
@@ -141,6 +158,7 @@ impl Entity for Cloud {
             Command::Create { .. }
             | Command::AddHost { .. }
             | Command::AddVm { .. }
+            | Command::ConfigurePolicy { .. }
             | Command::ReportPolicyTaken { .. } => vec![],
         })
     }
@@ -160,6 +178,13 @@ impl Entity for Cloud {
             Event::PolicyAssociated { policy } => {
                 self.policy = *policy;
                 self.revision += 1;
+            }
+            Event::PolicyConfigured { policy } => {
+                self.configured = Some(*policy);
+                if *policy != self.policy || self.revision == 0 {
+                    self.policy = *policy;
+                    self.revision += 1;
+                }
             }
             Event::PolicyTaken { vm, revision } => {
                 self.vms.insert(*vm, *revision);

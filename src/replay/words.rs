@@ -110,6 +110,9 @@ pub fn command_in_words(commit: &Commit, name: &str, titles: &Titles) -> String 
             cloud::Command::AssociatePolicy { policy } => {
                 format!("{who} gave cloud {name} a policy: {}", policy_in_words(policy))
             }
+            cloud::Command::ConfigurePolicy { policy } => {
+                format!("{who} has for cloud {name} a policy: {}", policy_in_words(policy))
+            }
             cloud::Command::ReportPolicyTaken { revision, .. } => {
                 format!("{who} told cloud {name} that a VM took over policy {revision}")
             }
@@ -253,6 +256,9 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         }
         Command::ChangeResyncWindow { window } => {
             format!("{who} had {name} resynchronize by itself {}", window_in_words(*window))
+        }
+        Command::ConfigureResyncWindow { window } => {
+            format!("{who} has {name} resynchronize by itself {}", window_in_words(*window))
         }
         Command::ReportSpace { failure: None } => {
             format!("{who} freed what the replica of {name} does not need any more")
@@ -537,7 +543,7 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::StatisticsScheduleChanged { schedule } => {
             format!("it is measured in {}", schedule_in_words(*schedule))
         }
-        Event::ResyncWindowChanged { window } => {
+        Event::ResyncWindowChanged { window } | Event::ResyncWindowConfigured { window } => {
             format!("it resynchronizes by itself {}", window_in_words(*window))
         }
         Event::ResyncScheduled { opening: Opening::At(moment) } => {
@@ -752,7 +758,7 @@ fn cloud_event(event: &cloud::Event) -> String {
         cloud::Event::Created { name, .. } => format!("cloud {name} exists"),
         cloud::Event::HostAdded { .. } => "a host belongs to it".to_owned(),
         cloud::Event::VmAdded { .. } => "a VM of it is replicated".to_owned(),
-        cloud::Event::PolicyAssociated { policy } => {
+        cloud::Event::PolicyAssociated { policy } | cloud::Event::PolicyConfigured { policy } => {
             format!("its policy is {}", policy_in_words(policy))
         }
         cloud::Event::PolicyTaken { revision, .. } => {

@@ -77,6 +77,7 @@ pub struct Collected {
 struct Holdings {
     objects: Vec<(Path, Object, u64)>,
     manifests: BTreeMap<u64, Manifest>,
+    /// In order.
     merged: Vec<Stretch>,
 }
 
@@ -207,6 +208,7 @@ impl Holdings {
             }
             holdings.objects.push((meta.location, what, meta.size));
         }
+        holdings.merged.sort_unstable();
         Ok(holdings)
     }
 

@@ -70,24 +70,24 @@ impl Stretch {
 }
 
 impl Vault {
-    /// The merged segments of a disk's log, in no order.
+    /// The merged segments of a disk's log, in order.
     pub(super) async fn merged_stretches(&self, disk: DiskId) -> Result<Vec<Stretch>, VaultError> {
         // Without the vault its segments are missing too.
         let listed = self.list_maybe(&self.folder(disk, "merged")).await?;
         let names = listed.iter().filter_map(|meta| meta.location.filename());
-        Ok(names.filter_map(Stretch::of_name).collect())
+        let mut stretches: Vec<_> = names.filter_map(Stretch::of_name).collect();
+        stretches.sort_unstable();
+        Ok(stretches)
     }
 }
 
-/// The fewest stretches that make up the log after sequence `after` up to `through`.
+/// The fewest stretches that make up the log after sequence `after` up to `through`; `merged` are in order.
 pub(super) fn cover(merged: &[Stretch], after: u64, through: u64) -> Vec<Stretch> {
     let mut stretches = Vec::new();
     let mut next = after.saturating_add(1);
     while next <= through {
-        let longest = merged
-            .iter()
-            .filter(|stretch| stretch.from == next && stretch.to <= through)
-            .max_by_key(|stretch| stretch.to);
+        let up_to = merged.partition_point(|stretch| (stretch.from, stretch.to) <= (next, through));
+        let longest = merged[..up_to].last().filter(|stretch| stretch.from == next);
         let stretch = longest.copied().unwrap_or(Stretch::single(next));
         next = stretch.to + 1;
         stretches.push(stretch);

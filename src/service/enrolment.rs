@@ -62,8 +62,8 @@ impl Enrolment {
         let create = cloud::Command::Create { id: cloud, name: name.clone() };
         self.tell::<Cloud>(name, cloud.0, create).await?;
         let policy = Policy::from(self.config.policy);
-        let associate = cloud::Command::AssociatePolicy { policy };
-        self.tell::<Cloud>(name, cloud.0, associate).await?;
+        let configure = cloud::Command::ConfigurePolicy { policy };
+        self.tell::<Cloud>(name, cloud.0, configure).await?;
         if self.admits(Component::Provider(primary_fabric())).await? {
             self.fabrics().await?;
         }
@@ -138,8 +138,8 @@ impl Enrolment {
             }
             let window = self.config.policy.resync_window;
             let window = window.at_site(SystemClock::utc_offset_minutes());
-            let change = vm::Command::ChangeResyncWindow { window };
-            self.tell::<Vm>(vm_name, vm.id.0, change).await?;
+            let configure = vm::Command::ConfigureResyncWindow { window };
+            self.tell::<Vm>(vm_name, vm.id.0, configure).await?;
             let schedule = self.config.statistics.at_site(SystemClock::utc_offset_minutes());
             let change = vm::Command::ChangeStatisticsSchedule { schedule };
             self.tell::<Vm>(vm_name, vm.id.0, change).await?;

@@ -140,7 +140,11 @@ impl Reading {
                 }
             }
             Entry::Plan { command, .. } => self.plan_command(command, commit),
-            Entry::Cloud { command: cloud::Command::AssociatePolicy { .. }, .. } => {
+            Entry::Cloud {
+                command:
+                    cloud::Command::AssociatePolicy { .. } | cloud::Command::ConfigurePolicy { .. },
+                ..
+            } => {
                 if !self.policies.insert(commit.stream) {
                     self.leave_out(commit);
                 }
@@ -217,6 +221,7 @@ impl Reading {
             | Command::ChangePolicy { .. }
             | Command::Resynchronize { .. }
             | Command::ChangeResyncWindow { .. }
+            | Command::ConfigureResyncWindow { .. }
             | Command::DecideFailover { .. }
             | Command::ChangeTarget { .. }
             | Command::HoldStart { .. }

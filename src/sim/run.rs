@@ -225,7 +225,7 @@ impl Run {
         self.configure(Kind::Vault, vault.0, vault::Command::Create { id: vault, name }).await;
         let name = "cloud".to_owned();
         self.configure(Kind::Cloud, cloud.0, cloud::Command::Create { id: cloud, name }).await;
-        self.configure(Kind::Cloud, cloud.0, cloud::Command::AssociatePolicy { policy }).await;
+        self.configure(Kind::Cloud, cloud.0, cloud::Command::ConfigurePolicy { policy }).await;
         for (id, name) in outside.host_ids() {
             self.configure(Kind::Host, id.0, host::Command::Register { id, name, cloud }).await;
             let cluster = outside.cluster_of(id);
@@ -246,7 +246,7 @@ impl Run {
                 self.configure(Kind::Vm, id.0, vm::Command::Describe { machine }).await;
             }
             let window = self.scenario.site.resync_window.0;
-            self.configure(Kind::Vm, id.0, vm::Command::ChangeResyncWindow { window }).await;
+            self.configure(Kind::Vm, id.0, vm::Command::ConfigureResyncWindow { window }).await;
             let known = self.known(id);
             if known.phase == Phase::Unprotected && known.jobs == 0 {
                 let job = JobId::derived(id.0, known.jobs);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 impl Hosted for Cloud {
     const WORKER: &'static str = "cloud";
-    const STATE_SCHEMA: u16 = 1;
+    const STATE_SCHEMA: u16 = 2;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.clouds

@@ -41,6 +41,7 @@ impl MemoryFiles {
             synced_names: BTreeMap::new(),
             journal: Vec::new(),
             inodes: BTreeMap::new(),
+            dirty: BTreeSet::new(),
             next_inode: 0,
             life: 0,
             calls: 0,
@@ -109,6 +110,7 @@ impl MemoryFiles {
                     file.forget(choices);
                 }
                 to.inodes.insert(inode, file);
+                to.dirty.insert(inode);
             }
             to.synced_names.insert(path.clone(), inode);
             to.names.insert(path, inode);
@@ -187,6 +189,7 @@ impl Files for MemoryFiles {
         state.change(folder)?;
         state.journal.clear();
         state.synced_names = state.names.clone();
+        state.let_go_of_nameless();
         Ok(())
     }
 
@@ -389,6 +392,8 @@ struct State {
     /// Changes of names since the last sync, in order.
     journal: Vec<NameChange>,
     inodes: BTreeMap<u64, Inode>,
+    /// Those that may have pages to be written back: all that were touched since that was looked at.
+    dirty: BTreeSet<u64>,
     next_inode: u64,
     /// Counts restarts: a file opened in an earlier life is dead.
     life: u64,
@@ -449,6 +454,7 @@ impl State {
     }
 
     fn inode(&mut self, inode: u64) -> &mut Inode {
+        self.dirty.insert(inode);
         self.inodes.entry(inode).or_default()
     }
 
@@ -457,15 +463,27 @@ impl State {
         self.journal.push(change);
     }
 
+    /// What nobody can find after a crash is not written back: a file whose name is gone for good.
+    fn let_go_of_nameless(&mut self) {
+        let named: BTreeSet<u64> = self.names.values().copied().collect();
+        for id in self.dirty.extract_if(.., |id| !named.contains(id)) {
+            if let Some(inode) = self.inodes.get_mut(&id) {
+                inode.unsynced.clear();
+            }
+        }
+    }
+
     fn write_one_page_back(&mut self) {
-        let dirty: Vec<u64> =
-            self.inodes.iter().filter(|(_, i)| !i.unsynced.is_empty()).map(|(id, _)| *id).collect();
-        if dirty.is_empty() {
+        let inodes = &self.inodes;
+        self.dirty.retain(|id| inodes.get(id).is_some_and(|inode| !inode.unsynced.is_empty()));
+        if self.dirty.is_empty() {
             return;
         }
-        let inode = dirty[self.choices.below(dirty.len() as u64) as usize];
-        let nth = self.choices.below(self.inodes[&inode].unsynced.len() as u64) as usize;
-        let inode = self.inode(inode);
+        let nth = self.choices.below(self.dirty.len() as u64) as usize;
+        let Some(inode) = self.dirty.iter().nth(nth).and_then(|id| self.inodes.get_mut(id)) else {
+            return;
+        };
+        let nth = self.choices.below(inode.unsynced.len() as u64) as usize;
         if let Some(page) = inode.unsynced.keys().nth(nth).copied() {
             inode.unsynced.remove(&page);
         }

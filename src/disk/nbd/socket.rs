@@ -1,6 +1,6 @@
 //! Sockets of either family, and how an export is named in a URI.
 
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -170,6 +170,16 @@ impl Stream {
             Self::Unix(stream) => stream.set_write_timeout(timeout),
             Self::Tcp(stream) => stream.set_write_timeout(timeout),
         }
+    }
+
+    /// Reads what has come; `WouldBlock` where nothing has.
+    pub(super) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let fd: BorrowedFd<'_> = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        };
+        let (read, _) = rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?;
+        Ok(read)
     }
 
     /// Ends both directions, for every clone.

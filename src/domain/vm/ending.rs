@@ -54,7 +54,8 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
             (vm.failback, vm.decision, vm.copy_due) = (None, None, None);
             (vm.resize, vm.former_sizes) = (None, vec![]);
             (vm.space, vm.quiescence) = (None, Quiescence::default());
-            vm.resync = Resync { window: vm.resync.window, ..Resync::default() };
+            let Resync { window, configured, .. } = vm.resync;
+            vm.resync = Resync { window, configured, ..Resync::default() };
             // Where it runs on are its disks, and its place, of the failover.
             if !vm.has_left_vault() {
                 (vm.failover, vm.placement, vm.source_ended) = (None, None, None);

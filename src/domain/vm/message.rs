@@ -306,6 +306,12 @@ pub enum Command {
         /// When the initial replication begins; at once, where that has passed.
         due: Timestamp,
     },
+    /// The configuration has this window: it counts where the configuration is another one than before. A window that
+    /// somebody gave the VM since stays.
+    ConfigureResyncWindow {
+        /// When resynchronizations begin by themselves.
+        window: ResyncWindow,
+    },
 }
 
 impl Command {
@@ -893,4 +899,9 @@ pub enum Event {
     },
     /// The moment has come.
     InitialReplicationDue,
+    /// When resynchronizations begin by themselves is what the configuration says.
+    ResyncWindowConfigured {
+        /// This.
+        window: ResyncWindow,
+    },
 }

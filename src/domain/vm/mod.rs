@@ -46,6 +46,7 @@ mod operations;
 mod points;
 mod quiescence;
 mod resize;
+mod resync;
 mod rules;
 mod source;
 mod statistics;
@@ -59,6 +60,7 @@ pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
 pub use quiescence::Quiescence;
 pub use resize::{FormerSize, Resize};
+pub use resync::Resync;
 pub use rules::SCHEDULED_WITHIN;
 pub use source::{SourceEnd, SourceEnded};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
@@ -300,23 +302,6 @@ pub struct Failover {
     pub asked_at: Timestamp,
     /// When the replica VM ran.
     pub started_at: Option<Timestamp>,
-}
-
-/// Resynchronization.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resync {
-    /// When one begins by itself.
-    pub window: ResyncWindow,
-    /// What a marked VM waits for; `None` while it does not wait.
-    pub waits_for: Option<Opening>,
-    /// Why the replica itself is suspect, until it has been replaced.
-    pub suspect: Option<ResyncReason>,
-    /// Why tracking was lost while nothing was replicated: that is made good when it is again.
-    pub lost: Option<ResyncReason>,
-    /// Bytes of the disks that were compared in the resynchronization under way, or the last one.
-    pub compared_bytes: u64,
-    /// Bytes of them that differed.
-    pub different_bytes: u64,
 }
 
 /// A virtual machine: the state folded from its events.
@@ -917,6 +902,7 @@ impl Entity for Vm {
                 }
             }
             Event::ResyncWindowChanged { window } => self.resync.window = *window,
+            Event::ResyncWindowConfigured { window } => self.resync.configure(*window),
             Event::ResyncScheduled { opening } => self.resync.waits_for = Some(*opening),
             Event::DiskCompared { .. } if self.resize.is_some() => {}
             Event::DiskCompared { compared_bytes, different_bytes, .. } => {

@@ -10,7 +10,7 @@ use super::{
     resize,
 };
 use crate::domain::entity::Rejection;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, PlanId};
 use crate::domain::job::{Job, JobKind, Step};
 use crate::domain::time::Timestamp;
 
@@ -48,13 +48,8 @@ pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
     if waits || suspect_replica(vm).is_some() {
         operations.push(REPAIR);
     }
-    let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
     if vm.held.is_some() {
         operations.push("ReleaseStart");
-    } else if !matches!(vm.phase, Phase::FailingOver(_))
-        && operations.iter().any(|operation| starts.contains(operation))
-    {
-        operations.push("HoldStart");
     }
     if vm.test.is_some() {
         // The copy reads from the replica.
@@ -159,17 +154,28 @@ const fn operations_of_deltas(vm: &Vm) -> &'static [&'static str] {
     }
 }
 
-pub(super) fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
-    let allowed = allowed_operations(vm);
-    if allowed.contains(&operation) {
-        return Ok(());
+/// Its start is held for a recovery plan. No operation of a state: only a plan asks for it, before a failover or a test.
+pub(super) fn hold_start(vm: &Vm, plan: PlanId) -> Result<Vec<Event>, Rejection> {
+    let starts = ["PlannedFailover", "UnplannedFailover", "TestFailover"];
+    let allowed = operations_of_phase(vm);
+    let can_start = allowed.iter().any(|operation| starts.contains(operation));
+    if vm.held.is_some() || matches!(vm.phase, Phase::FailingOver(_)) || !can_start {
+        return Err(not_allowed(vm, "HoldStart"));
     }
-    Err(Rejection::NotAllowed {
-        operation,
-        name: vm.name.clone(),
-        state: vm.phase.to_string(),
-        allowed,
-    })
+    Ok(vec![Event::StartHeld { plan }])
+}
+
+pub(super) fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {
+    if allowed_operations(vm).contains(&operation) {
+        Ok(())
+    } else {
+        Err(not_allowed(vm, operation))
+    }
+}
+
+fn not_allowed(vm: &Vm, operation: &'static str) -> Rejection {
+    let (name, state) = (vm.name.clone(), vm.phase.to_string());
+    Rejection::NotAllowed { operation, name, state, allowed: allowed_operations(vm) }
 }
 
 /// Another point is chosen for a VM that runs at the recovery site.

@@ -20,6 +20,7 @@ use super::ending;
 use super::failback;
 use super::operations::{self, REPAIR, allow};
 use super::resize;
+use super::resync;
 use super::test_failover;
 
 pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<Event>, Rejection> {
@@ -160,10 +161,7 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             allow(vm, "TakeRecoveryPoint")?;
             Ok(take_point(vm, *application_consistent))
         }
-        Command::HoldStart { plan } => {
-            allow(vm, "HoldStart")?;
-            Ok(vec![Event::StartHeld { plan: *plan }])
-        }
+        Command::HoldStart { plan } => operations::hold_start(vm, *plan),
         Command::ReleaseStart => {
             allow(vm, "ReleaseStart")?;
             Ok(vec![Event::StartReleased])
@@ -251,7 +249,11 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::ChangeResyncWindow { window } => {
             window.check()?;
-            Ok(change_window(vm, *window, now))
+            Ok(resync::change_window(vm, *window, now))
+        }
+        Command::ConfigureResyncWindow { window } => {
+            window.check()?;
+            Ok(resync::configure_window(vm, *window, now))
         }
         Command::ChangeStatisticsSchedule { schedule } => {
             schedule.check()?;
@@ -402,17 +404,6 @@ fn resynchronize(vm: &Vm, job: JobId) -> Vec<Event> {
     let reason = ResyncReason::ReplicaSuspect(failure.to_string());
     events.push(Event::MarkedForResync { reason });
     events.extend(start(job, JobKind::Resynchronize));
-    events
-}
-
-fn change_window(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {
-    if vm.resync.window == window || vm.phase == Phase::Undiscovered {
-        return vec![];
-    }
-    let mut events = vec![Event::ResyncWindowChanged { window }];
-    if let (Phase::Resynchronizing(_), Some(_)) = (&vm.phase, vm.resync.waits_for) {
-        events.extend(begin_resync(vm, window, now));
-    }
     events
 }
 

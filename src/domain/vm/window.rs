@@ -64,6 +64,15 @@ impl ResyncWindow {
         Ok(())
     }
 
+    /// Whether they are the same for who reads a clock at the site.
+    pub fn is_same_by_local_time(self, other: Self) -> bool {
+        let times = |window| match window {
+            Self::Daily { from_minute, to_minute, .. } => Some((from_minute, to_minute)),
+            Self::Always | Self::Manual => None,
+        };
+        self == other || times(self).is_some_and(|own| times(other) == Some(own))
+    }
+
     /// When a resynchronization may begin that is called for at `now`: `now` itself inside the window.
     pub fn opens(&self, now: Timestamp) -> Opening {
         let Self::Daily { from_minute, to_minute, utc_offset_minutes } = *self else {

@@ -40,31 +40,11 @@ impl Service for ActorService {
         command: Entry,
         origin: Origin,
     ) -> LocalBoxFuture<'static, Result<Told, TellError>> {
-        let (site, id) = (self.site.clone(), stream.id);
-        Box::pin(async move {
-            match command {
-                Entry::Vm { command, .. } => site.tell::<Vm>(id, command, origin).await,
-                Entry::Host { command, .. } => site.tell::<Host>(id, command, origin).await,
-                Entry::Cloud { command, .. } => site.tell::<Cloud>(id, command, origin).await,
-                Entry::Vault { command, .. } => site.tell::<Vault>(id, command, origin).await,
-                Entry::Plan { command, .. } => site.tell::<Plan>(id, command, origin).await,
-                Entry::Fabric { command, .. } => site.tell::<Fabric>(id, command, origin).await,
-            }
-        })
+        Box::pin(tell(self.site.clone(), stream, command, origin))
     }
 
     fn state(&self, stream: StreamId) -> LocalBoxFuture<'static, Option<State>> {
-        let (site, id) = (self.site.clone(), stream.id);
-        Box::pin(async move {
-            Some(match stream.kind {
-                Kind::Vm => State::Vm(Box::new(site.state::<Vm>(id).await.ok()?)),
-                Kind::Host => State::Host(site.state::<Host>(id).await.ok()?),
-                Kind::Cloud => State::Cloud(site.state::<Cloud>(id).await.ok()?),
-                Kind::Vault => State::Vault(site.state::<Vault>(id).await.ok()?),
-                Kind::Plan => State::Plan(Box::new(site.state::<Plan>(id).await.ok()?)),
-                Kind::Fabric => State::Fabric(Box::new(site.state::<Fabric>(id).await.ok()?)),
-            })
-        })
+        Box::pin(state(self.site.clone(), stream))
     }
 
     fn failed(&self) -> Option<String> {
@@ -80,4 +60,35 @@ impl Service for ActorService {
             _ = tasks.await;
         })
     }
+}
+
+/// Tells an entity of a site something; the entry carries the command and no events.
+pub(in crate::sim) async fn tell(
+    site: Site,
+    stream: StreamId,
+    command: Entry,
+    origin: Origin,
+) -> Result<Told, TellError> {
+    let id = stream.id;
+    match command {
+        Entry::Vm { command, .. } => site.tell::<Vm>(id, command, origin).await,
+        Entry::Host { command, .. } => site.tell::<Host>(id, command, origin).await,
+        Entry::Cloud { command, .. } => site.tell::<Cloud>(id, command, origin).await,
+        Entry::Vault { command, .. } => site.tell::<Vault>(id, command, origin).await,
+        Entry::Plan { command, .. } => site.tell::<Plan>(id, command, origin).await,
+        Entry::Fabric { command, .. } => site.tell::<Fabric>(id, command, origin).await,
+    }
+}
+
+/// The present state of an entity of a site.
+pub(in crate::sim) async fn state(site: Site, stream: StreamId) -> Option<State> {
+    let id = stream.id;
+    Some(match stream.kind {
+        Kind::Vm => State::Vm(Box::new(site.state::<Vm>(id).await.ok()?)),
+        Kind::Host => State::Host(site.state::<Host>(id).await.ok()?),
+        Kind::Cloud => State::Cloud(site.state::<Cloud>(id).await.ok()?),
+        Kind::Vault => State::Vault(site.state::<Vault>(id).await.ok()?),
+        Kind::Plan => State::Plan(Box::new(site.state::<Plan>(id).await.ok()?)),
+        Kind::Fabric => State::Fabric(Box::new(site.state::<Fabric>(id).await.ok()?)),
+    })
 }

@@ -1,6 +1,6 @@
 //! What runs the entities: the service's actors, or a discrete-event loop.
 
-mod actors;
+pub(super) mod actors;
 mod event_loop;
 
 use super::dice::Dice;

@@ -16,7 +16,8 @@ use crate::ports::event_store::{self, EventStore, StoreError};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
 use crate::sim::clock::SimClock;
-use crate::sim::driver::{self, Driver, State};
+use crate::sim::driver::State;
+use crate::sim::driver::actors::{state, tell};
 use crate::sim::ghost::Invariant;
 use crate::sim::run::{RunError, WATCH_INTERVAL};
 use async_trait::async_trait;
@@ -33,7 +34,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::{Sleep, sleep_until};
 
@@ -45,7 +45,7 @@ struct Shared {
     site: Mutex<Site>,
     clock: Arc<SimClock>,
     /// Whoever waits for something that is due, by its number.
-    waiting: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    waiting: Mutex<BTreeMap<u64, Waker>>,
 }
 
 impl Shared {
@@ -53,16 +53,23 @@ impl Shared {
         self.site.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when something is due.
     async fn turn(&self, nth: u64) {
-        let (wake, woken) = oneshot::channel();
-        self.waiting().insert(nth, wake);
-        // Nobody lets go of the other end before that.
-        _ = woken.await;
+        let mut waits = false;
+        poll_fn(|context| {
+            let mut waiting = self.waiting();
+            if waits && !waiting.contains_key(&nth) {
+                return Poll::Ready(());
+            }
+            waits = true;
+            waiting.insert(nth, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn call(&self, vm: &Vm, call: Call, disk: Option<DiskId>) -> Result<Outcome, Failure> {
@@ -96,7 +103,7 @@ impl Shared {
 
 pub(super) struct ActorService {
     // In this order they are dropped: what runs, then what it runs on.
-    service: Option<Rc<dyn driver::Service>>,
+    service: Option<actors::Site>,
     tasks: LocalSet,
     sleep: Option<Pin<Box<Sleep>>>,
     shared: Arc<Shared>,
@@ -158,6 +165,7 @@ impl ActorService {
             let answered = asking.await;
             *own.borrow_mut() = Some(answered);
         });
+        self.woken.any.store(true, Ordering::Relaxed);
         self.settle();
         answer.take()
     }
@@ -170,13 +178,9 @@ impl ActorService {
 }
 
 fn settle(tasks: &mut LocalSet, waker: &Waker, woken: &Woken) {
-    loop {
-        woken.any.store(false, Ordering::Relaxed);
+    while woken.any.swap(false, Ordering::Relaxed) {
         // Ready where there are no tasks, which is nothing to act on.
         _ = Pin::new(&mut *tasks).poll(&mut Context::from_waker(waker));
-        if !woken.any.load(Ordering::Relaxed) {
-            return;
-        }
     }
 }
 
@@ -197,21 +201,20 @@ impl Service for ActorService {
             watch_interval: WATCH_INTERVAL,
             reclaim_interval: NEVER,
         });
-        self.service = self.asked(Driver::Actix.start(world, None));
+        self.service = self.asked(async { actors::Site::start(world) });
         // What the actors began as soon as they were there.
         self.settle();
     }
 
     fn kill(&mut self) {
-        if let Some(service) = self.service.take() {
-            self.asked(service.kill());
-        }
+        let _context = self.runtime.enter();
+        (self.service, self.tasks) = (None, LocalSet::new());
         self.shared.waiting().clear();
     }
 
     fn tell(&mut self, stream: StreamId, command: Entry, who: &str) -> Result<(), String> {
         let Some(service) = &self.service else { return Ok(()) };
-        let telling = service.tell(stream, command, Origin::of(who));
+        let telling = tell(service.clone(), stream, command, Origin::of(who));
         match self.asked(telling) {
             Some(told) => told.map(drop).map_err(|error| error.to_string()),
             None => Err(format!("{stream} does not answer")),
@@ -224,6 +227,9 @@ impl Service for ActorService {
         let now = shared.site().world.now;
         if now < next_at() {
             runtime.block_on(poll_fn(|context| {
+                // Time passes only while everybody sleeps.
+                shared.clock.thaw();
+                shared.clock.freeze();
                 woken.outside.register(context.waker());
                 loop {
                     let now = shared.clock.passed_ms();
@@ -256,20 +262,20 @@ impl Service for ActorService {
             return;
         };
         let wake = self.shared.waiting().remove(&nth);
-        // Work that was given up waits for nothing.
-        if wake.is_some_and(|wake| wake.send(()).is_ok()) {
+        if let Some(wake) = wake {
+            wake.wake();
             self.settle();
         }
     }
 
     fn look_back(&mut self) {
         let Some(service) = self.service.clone() else { return };
-        if let Some(because) = service.failed() {
+        if let Some(because) = service.failed().borrow().clone() {
             self.broken(Invariant::Convergence, format!("the service failed: {because}"));
         }
         let streams: Vec<_> = self.shared.site().vms.iter().map(|vm| vm.id).collect();
         for (place, stream) in streams.into_iter().enumerate() {
-            let state = self.asked(service.state(stream)).flatten();
+            let state = self.asked(state(service.clone(), stream)).flatten();
             let told = State::from(self.shared.site().vms[place].state.clone());
             if state != Some(told) {
                 let what = format!("{stream} is not what its log tells");

@@ -257,7 +257,7 @@ impl<'a, S: Service> Fleet<'a, S> {
         self.configure::<Vault>(vault.0, vault::Command::Create { id: vault, name });
         let name = "cloud".to_owned();
         self.configure::<Cloud>(id.0, cloud::Command::Create { id, name });
-        self.configure::<Cloud>(id.0, cloud::Command::AssociatePolicy { policy });
+        self.configure::<Cloud>(id.0, cloud::Command::ConfigurePolicy { policy });
         for host in self.hosts_called(None) {
             self.enrol_host(host);
         }
@@ -287,7 +287,7 @@ impl<'a, S: Service> Fleet<'a, S> {
         };
         self.tell_vm(vm, discover, "configuration");
         let window = self.scenario.site.resync_window.0;
-        self.tell_vm(vm, vm::Command::ChangeResyncWindow { window }, "configuration");
+        self.tell_vm(vm, vm::Command::ConfigureResyncWindow { window }, "configuration");
         let (phase, jobs) = {
             let site = self.service.site();
             (site.vms[vm].state.phase.clone(), site.vms[vm].state.jobs)

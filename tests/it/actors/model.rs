@@ -208,7 +208,6 @@ fn asked_by_name(name: &str) -> Option<Ask> {
         "ResumeReplication" => Ask::Resume,
         "TakeRecoveryPoint" => Ask::TakePoint,
         "RepairReplication" => Ask::Resync,
-        "HoldStart" => Ask::Hold,
         "ReleaseStart" => Ask::Release,
         "ResizeDisk" => Ask::Resize,
         "AddDisks" => Ask::AddDisk,
@@ -383,6 +382,9 @@ impl History {
                     allowed.iter().filter_map(|name| asked_by_name(name)).collect();
                 if asks.contains(&Ask::Failback(false)) {
                     asks.push(Ask::FailbackToHost);
+                }
+                if allowed.contains(&"UnplannedFailover") {
+                    asks.push(Ask::Hold);
                 }
                 if let Some(ask) = asks.get(nth % asks.len().max(1)) {
                     self.ask(service, vm, *ask).await;

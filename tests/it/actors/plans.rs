@@ -1,12 +1,14 @@
 //! Recovery plans by the actors: across restarts, with a gate that stays shut.
 
+use super::outside::Facts;
+use super::restarts::timeless;
 use super::testbed::*;
 use lifeboat::actors::Origin;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
     Action, ActionKind, Command, Definition, Group, Plan, Probe, Run, RunKind, RunOutcome,
 };
-use lifeboat::domain::vm::{Phase, Vm};
+use lifeboat::domain::vm::{FailoverKind, Phase, Vm};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -118,4 +120,107 @@ fn a_script_that_fails_stops_a_planned_run_before_any_vm_is_touched() {
         }
     });
     bed.outside.check();
+}
+
+/// A plan for two VMs that are protected.
+async fn defined(service: &Running<'_>) -> [VmId; 2] {
+    let vms = [service.protected(1, every_30_s()).await, service.protected(2, every_30_s()).await];
+    let (id, name) = (plan_id(), "shop".to_owned());
+    tell(service, Command::Define { id, name, definition: shop(vms) }).await;
+    vms
+}
+
+#[test]
+fn vms_that_a_cancelled_run_has_not_started_start_now_and_without_a_plan() {
+    let bed = Testbed::new();
+    bed.steps.shut.lock().unwrap().insert(GATE.to_owned());
+    bed.run(async |service: Running| {
+        let vms = defined(&service).await;
+        tell(&service, Command::Start { job: job_id(70), kind: RunKind::Unplanned }).await;
+        until(&service, |plan| plan.running().is_some_and(Run::waits_for_somebody)).await;
+        let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
+        assert!(second.waits_for_plan(), "the gate of the first group is shut");
+        tell(&service, Command::Cancel).await;
+        let is_let_go =
+            |plan: &Plan| plan.run.as_ref().is_some_and(|run| run.let_go.contains(&vms[1]));
+        until(&service, is_let_go).await;
+        service.sleep(Duration::from_secs(60)).await;
+        let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
+        assert_eq!(second.phase, Phase::CommitPending(FailoverKind::Unplanned));
+        assert_eq!(second.held, None);
+    });
+    bed.outside.check();
+}
+
+/// What is run of the plan, one after the other.
+fn runs() -> [RunKind; 4] {
+    let network = "apart".to_owned();
+    [RunKind::Test { network }, RunKind::CleanUp, RunKind::Planned, RunKind::Commit]
+}
+
+/// Begins whatever comes next until all runs have ended.
+async fn run_all(service: Running<'_>) {
+    let began = service.bed.clock.elapsed();
+    let job = |nth: usize| job_id(70 + nth as u128);
+    loop {
+        let run = plan(&service).await.run;
+        assert!(service.bed.clock.elapsed() - began < DAY, "{run:#?}");
+        let next = match &run {
+            None => Some(0),
+            Some(run) if run.ended.is_some() => {
+                (0..runs().len()).find(|nth| run.job == job(*nth)).map(|nth| nth + 1)
+            }
+            Some(_) => None,
+        };
+        match next.map(|nth| (nth, runs().into_iter().nth(nth))) {
+            Some((nth, Some(kind))) => tell(&service, Command::Start { job: job(nth), kind }).await,
+            Some((_, None)) => return,
+            None => {}
+        }
+        service.sleep(SECOND).await;
+    }
+}
+
+/// What the runs come to when the service is killed at an instant; with what was going on at each.
+fn run_through(kill: Option<usize>) -> (Testbed, Vec<String>, serde_json::Value) {
+    let bed = Testbed::new();
+    bed.fate.kill_at(None);
+    bed.run(async |service: Running| defined(&service).await);
+    let mut told = Vec::new();
+    for kill in kill.into_iter().map(Some).chain([None]) {
+        bed.fate.kill_at(kill);
+        let complete = bed
+            .run(async |service: Running| bed.fate.until_killed(run_all(service)).await.is_some());
+        told = bed.fate.instants();
+        if complete {
+            break;
+        }
+    }
+    let plan = bed.run(async |service: Running| plan(&service).await);
+    let vms = [vm_id(1), vm_id(2)].map(|id| {
+        let (vm, facts) = (bed.logged(id), bed.outside.facts(id));
+        let Facts { fenced, runs_at_primary, runs_at_recovery, .. } = facts;
+        let test = vm.last_test.map(|test| test.succeeded);
+        let phase = vm.phase.to_string();
+        serde_json::json!([phase, vm.held, test, fenced, runs_at_primary, runs_at_recovery])
+    });
+    let outcome = serde_json::json!({ "plan": timeless(&plan), "vms": vms });
+    (bed, told, outcome)
+}
+
+#[test]
+fn every_run_of_a_plan_comes_to_the_same_whenever_the_service_is_killed() {
+    let (bed, instants, expected) = run_through(None);
+    bed.outside.check();
+    assert!(200 < instants.len(), "{instants:#?}");
+    let committed = Phase::FailedOver(FailoverKind::Planned).to_string();
+    for vm in expected["vms"].as_array().unwrap() {
+        assert_eq!(vm[0], committed, "{expected:#}");
+    }
+    for (kill, instant) in instants.iter().enumerate() {
+        let (bed, _, found) = run_through(Some(kill));
+        assert_eq!(found, expected, "killed at {kill}: {instant}");
+        bed.outside.check();
+    }
+    println!("{} instants", instants.len());
 }

@@ -93,7 +93,7 @@ fn without_times(value: &mut serde_json::Value) {
     }
 }
 
-fn timeless(value: &impl serde::Serialize) -> serde_json::Value {
+pub(super) fn timeless(value: &impl serde::Serialize) -> serde_json::Value {
     let mut value = serde_json::to_value(value).unwrap();
     without_times(&mut value);
     value

@@ -119,4 +119,10 @@ fn a_policy_that_is_changed_holds_for_a_vm_that_replicates_already() {
     assert!(made.is_some_and(|(now, then)| now <= then + 1), "a delta every 900 s: {made:?}");
     operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "1"]);
     operated.until("web-01", |vm| held < vm["latest_recovery_point"]["cycle"].as_u64());
+    operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "300"]);
+    let Operated { place, service } = operated;
+    assert_eq!(service.stop().code(), Some(0));
+    let again = Operated { service: super::Running::serve(&place.config()), place };
+    let kept = again.done(&["policy", "list"]);
+    assert!(kept.contains("every 300 s"), "not what the configuration has: {kept}");
 }

@@ -169,7 +169,6 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
         ("CancelFailback", Command::CancelFailback),
         ("ReverseReplicate", reverse()),
         ("DisableProtection", disable()),
-        ("HoldStart", hold()),
         ("ReleaseStart", Command::ReleaseStart),
         ("PauseReplication", Command::PauseReplication),
         ("ResumeReplication", Command::ResumeReplication),
@@ -211,17 +210,17 @@ enabling: DisableProtection
 enabling, retry due: DisableProtection
 enabling, waits for its time: DisableProtection
 initial replication: DisableProtection
-finalizing: UnplannedFailover TestFailover DisableProtection HoldStart
-protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
-protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
-protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
-protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart
+finalizing: UnplannedFailover TestFailover DisableProtection
+protected, waiting: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks
+protected, shipping: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks
+protected, retry due: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks
+protected, administrator: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks
 resynchronizing, no point: DisableProtection PauseReplication
-protected, replica is suspect: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks RepairReplication HoldStart
-resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication HoldStart
-marked, waits for its window: UnplannedFailover TestFailover DisableProtection RepairReplication HoldStart
-marked, waits for somebody: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication HoldStart
-resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication HoldStart
+protected, replica is suspect: PlannedFailover UnplannedFailover TestFailover DisableProtection TakeRecoveryPoint PauseReplication ResizeDisk AddDisks RepairReplication
+resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication
+marked, waits for its window: UnplannedFailover TestFailover DisableProtection RepairReplication
+marked, waits for somebody: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication
+resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication
 planned failover: UnplannedFailover CancelFailover
 planned failover, retry due: UnplannedFailover CancelFailover
 planned failover, administrator: UnplannedFailover CancelFailover
@@ -230,24 +229,24 @@ unplanned failover, held: CancelFailover ReleaseStart
 planned, commit required: Commit ChangePit CancelFailover
 unplanned, commit pending: Commit ChangePit CancelFailover
 committing: 
-planned, committed: Failback TestFailover DisableProtection HoldStart
-unplanned, committed: Failback TestFailover DisableProtection HoldStart
-protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication HoldStart
-protected, test begins: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
-protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
-protected, test is cleaned up: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks HoldStart TestFailoverCleanup
-protected, disk grows: UnplannedFailover TestFailover DisableProtection HoldStart
-protected, disk is added: UnplannedFailover TestFailover DisableProtection HoldStart
-cancelling a failover: UnplannedFailover HoldStart
+planned, committed: Failback TestFailover DisableProtection
+unplanned, committed: Failback TestFailover DisableProtection
+protected, paused: PlannedFailover UnplannedFailover TestFailover DisableProtection ResumeReplication
+protected, test begins: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks TestFailoverCleanup
+protected, test runs: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks TestFailoverCleanup
+protected, test is cleaned up: PlannedFailover UnplannedFailover TakeRecoveryPoint PauseReplication ResizeDisk AddDisks TestFailoverCleanup
+protected, disk grows: UnplannedFailover TestFailover DisableProtection
+protected, disk is added: UnplannedFailover TestFailover DisableProtection
+cancelling a failover: UnplannedFailover
 changing the point: CancelFailover
 failing back: CancelFailback
 failing back to another host: CancelFailback
 failing back, tracking starts: 
-ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication HoldStart
-failback, commit required: Commit UnplannedFailover TestFailover HoldStart
+ready to fail back: CompleteFailback CancelFailback TestFailover TakeRecoveryPoint PauseReplication
+failback, commit required: Commit UnplannedFailover TestFailover
 committing a failback: 
-failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection HoldStart
-reversing: UnplannedFailover TestFailover DisableProtection HoldStart
+failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection
+reversing: UnplannedFailover TestFailover DisableProtection
 disabling: DisableProtection
 disabling without the source: 
 disabled: EnableProtection
@@ -255,6 +254,45 @@ disabling at the recovery site:
 the same, without the vault: 
 disabled at the recovery site: 
 ";
+
+#[test]
+fn a_plan_holds_the_start_of_whoever_could_be_started() {
+    let held = [
+        "finalizing",
+        "protected, waiting",
+        "protected, shipping",
+        "protected, retry due",
+        "protected, administrator",
+        "protected, replica is suspect",
+        "resynchronizing",
+        "marked, waits for its window",
+        "marked, waits for somebody",
+        "resynchronizing, paused",
+        "planned, committed",
+        "unplanned, committed",
+        "protected, paused",
+        "protected, test begins",
+        "protected, test runs",
+        "protected, test is cleaned up",
+        "protected, disk grows",
+        "protected, disk is added",
+        "cancelling a failover",
+        "ready to fail back",
+        "failback, commit required",
+        "failed back",
+        "reversing",
+    ];
+    for (name, story) in states() {
+        match story.vm.decide(&hold(), story.now) {
+            Ok(events) => assert!(held.contains(&name) && !events.is_empty(), "{name}"),
+            Err(Rejection::NotAllowed { allowed, .. }) => {
+                assert!(!held.contains(&name), "{name}");
+                assert_eq!(allowed, story.vm.allowed_operations(), "{name}");
+            }
+            Err(other) => panic!("{name}: {other}"),
+        }
+    }
+}
 
 /// One letter an answer: `x` accepted, `-` accepted without effect, blank refused.
 #[test]

@@ -90,6 +90,9 @@ fn cloud_command() -> impl Strategy<Value = cloud::Command> {
         (0_u32..1000).prop_map(|copy_frequency_s| cloud::Command::AssociatePolicy {
             policy: Policy { copy_frequency_s, ..Policy::default() }
         }),
+        (0_u32..3).prop_map(|copy_frequency_s| cloud::Command::ConfigurePolicy {
+            policy: Policy { copy_frequency_s, ..Policy::default() }
+        }),
         (0_u128..3, 0_u32..6).prop_map(move |(n, revision)| cloud::Command::ReportPolicyTaken {
             vm: vm(n),
             revision
@@ -234,4 +237,24 @@ fn a_policy_out_of_range_is_refused() {
     let cloud = cloud::Cloud::default();
     let answer = cloud.decide(&cloud::Command::AssociatePolicy { policy: outside[0] }, now(0));
     assert!(matches!(answer, Err(Rejection::Unknown { .. })), "before it is created");
+}
+
+#[test]
+fn a_policy_given_by_hand_outlives_a_start_until_the_configuration_has_another() {
+    let every = |copy_frequency_s| Policy { copy_frequency_s, ..Policy::default() };
+    let mut cloud = cloud::Cloud::default();
+    let mut tell = |command: cloud::Command| {
+        let events = cloud.decide(&command, now(0)).unwrap();
+        events.iter().for_each(|event| cloud.apply(event, now(0)));
+        (cloud.policy.copy_frequency_s, cloud.revision)
+    };
+    let configure = |seconds| cloud::Command::ConfigurePolicy { policy: every(seconds) };
+    tell(cloud::Command::Create { id: CloudId(Uuid::from_u128(3)), name: "cloud-1".to_owned() });
+    assert_eq!(tell(configure(300)), (300, 1));
+    assert_eq!(tell(configure(300)), (300, 1));
+    assert_eq!(tell(cloud::Command::AssociatePolicy { policy: every(30) }), (30, 2));
+    assert_eq!(tell(configure(300)), (30, 2), "the service started anew");
+    assert_eq!(tell(configure(600)), (600, 3), "with another configuration");
+    assert_eq!(tell(cloud::Command::AssociatePolicy { policy: every(30) }), (30, 4));
+    assert_eq!(tell(configure(30)), (30, 4), "it says what somebody had said already");
 }

@@ -227,6 +227,7 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportLeft { .. }
         | Command::ChangePolicy { .. }
         | Command::ChangeResyncWindow { .. }
+        | Command::ConfigureResyncWindow { .. }
         | Command::ChangeStatisticsSchedule { .. } => true,
         Command::EnableProtection { .. }
         | Command::PlannedFailover { .. }

@@ -259,6 +259,33 @@ fn a_window_that_changes_counts_for_who_waits() {
 }
 
 #[test]
+fn a_window_given_by_hand_outlives_a_start_until_the_configuration_has_another() {
+    let configure = |window| Command::ConfigureResyncWindow { window };
+    let summer = ResyncWindow::Daily { from_minute: 1110, to_minute: 360, utc_offset_minutes: 120 };
+    let winter = ResyncWindow::Daily { from_minute: 1110, to_minute: 360, utc_offset_minutes: 60 };
+    let mut story = Story::protected_with_points(1);
+    story.tell(configure(summer));
+    assert_eq!(story.tell(configure(summer)), []);
+    story.tell(configure(winter));
+    assert_eq!(story.vm.resync.window, winter);
+    story.tell(Command::ChangeResyncWindow { window: ResyncWindow::Manual });
+    for _ in 0..2 {
+        assert_eq!(story.tell(configure(winter)), []);
+        assert_eq!(story.tell(configure(summer)), [], "the clock changed, not the configuration");
+    }
+    assert_eq!(story.vm.resync.window, ResyncWindow::Manual);
+    story.tell(configure(ResyncWindow::Always));
+    assert_eq!(story.vm.resync.window, ResyncWindow::Always);
+}
+
+#[test]
+fn a_window_that_is_configured_counts_for_who_waits() {
+    let mut story = waiting();
+    story.tell(Command::ConfigureResyncWindow { window: ResyncWindow::Always });
+    assert!(running_job(&story).is_some());
+}
+
+#[test]
 fn an_unplanned_failover_that_fails_its_check_leads_back_to_the_wait() {
     let mut story = waiting();
     story.wait(HOUR);

@@ -518,6 +518,7 @@ impl Story {
             | Event::ReplicationResumed
             | Event::DiskCompared { .. }
             | Event::ResyncWindowChanged { .. }
+            | Event::ResyncWindowConfigured { .. }
             | Event::TaskProgressed { .. }
             | Event::ProtectionEnabled { .. }
             | Event::DiskCopied { .. }

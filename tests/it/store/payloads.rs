@@ -175,6 +175,7 @@ fn vm_commands() -> Vec<vm::Command> {
         C::ChangeResyncWindow { window: ResyncWindow::Always },
         C::ChangeResyncWindow { window: ResyncWindow::Manual },
         C::ChangeResyncWindow { window: window() },
+        C::ConfigureResyncWindow { window: window() },
         C::Wake { due: at(5), wake: Wake::Resync },
         C::ReportDone {
             job,
@@ -572,6 +573,7 @@ fn vm_events() -> Vec<vm::Event> {
         E::ReplicaStarted,
         E::FailoverCommitted,
         E::ResyncWindowChanged { window: window() },
+        E::ResyncWindowConfigured { window: window() },
         E::ResyncScheduled { opening: Opening::At(at(21)) },
         E::ResyncScheduled { opening: Opening::ByHand },
         E::DiskCompared { disk: DiskId(id(3)), compared_bytes: 1 << 36, different_bytes: 1 << 20 },
@@ -666,6 +668,10 @@ fn samples() -> Vec<Entry> {
         Entry::Cloud {
             command: cloud::Command::AssociatePolicy { policy: policy() },
             events: vec![],
+        },
+        Entry::Cloud {
+            command: cloud::Command::ConfigurePolicy { policy: policy() },
+            events: vec![cloud::Event::PolicyConfigured { policy: policy() }],
         },
         Entry::Cloud {
             command: cloud::Command::ReportPolicyTaken { vm: VmId(id(1)), revision: 2 },
