@@ -225,14 +225,16 @@ impl<E: Hosted> EntityActor<E> {
         let way_back = Arc::clone(&outlet) as Arc<dyn Outlet>;
         let reporter = Reporter::through(way_back, self.stream, called_by);
         let work = E::perform(&self.state, effect.clone(), Arc::clone(&self.world), reporter);
-        let work = WhenWoken::new(work);
-        let work = async move {
-            if !pause.is_zero() {
+        let work = if pause.is_zero() {
+            work
+        } else {
+            let slept = async move {
                 actix::clock::sleep(pause).await;
-            }
-            work.await
+                work.await
+            };
+            slept.boxed_local()
         };
-        let work = AssertUnwindSafe(work).catch_unwind();
+        let work = WhenWoken::new(AssertUnwindSafe(work).catch_unwind());
         By::Work(ctx.spawn(work.into_actor(self).map(move |ended, actor, ctx| {
             let Ok(command) = ended else {
                 tracing::error!(stream = %actor.stream, ?effect, "work panicked; it is done again");

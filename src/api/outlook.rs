@@ -4,7 +4,7 @@ use super::control::Outside;
 use super::failback;
 use super::operation::{Asked, Needs, Operation, disk_to_add, test_network};
 use super::problem::Problem;
-use crate::domain::entity::{Entity, Rejection};
+use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
 use crate::domain::placement::{Placement, Purpose};
@@ -115,27 +115,25 @@ impl Outlook {
         })
     }
 
-    /// Of a change that is not done to one VM: all that it needs is that the state allows it.
+    /// Of a change that is allowed, and not done to one VM: there is nothing else that it needs.
     pub(super) fn of_change(
         operation: &str,
         target: &str,
-        changes: Result<bool, Rejection>,
+        changes: bool,
         consequence: String,
     ) -> Self {
-        let refused = changes.as_ref().err().map(ToString::to_string);
-        let allowed = refused.is_none();
         Self {
             operation: operation.to_owned(),
             vm: target.to_owned(),
-            allowed,
-            changes: *changes.as_ref().unwrap_or(&false),
-            ready: allowed,
-            checks: vec![Check::of("the state allows it".to_owned(), refused)],
+            allowed: true,
+            changes,
+            ready: true,
+            checks: vec![],
             consequence,
             recovery_point: None,
             lost_seconds: None,
             lost_log_bytes: None,
-            problem: changes.err().map(Problem::from),
+            problem: None,
             target: None,
         }
     }

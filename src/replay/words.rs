@@ -543,8 +543,11 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::StatisticsScheduleChanged { schedule } => {
             format!("it is measured in {}", schedule_in_words(*schedule))
         }
-        Event::ResyncWindowChanged { window } | Event::ResyncWindowConfigured { window } => {
+        Event::ResyncWindowChanged { window } => {
             format!("it resynchronizes by itself {}", window_in_words(*window))
+        }
+        Event::ResyncWindowConfigured { window } => {
+            format!("its configuration has it resynchronize by itself {}", window_in_words(*window))
         }
         Event::ResyncScheduled { opening: Opening::At(moment) } => {
             format!("its resynchronization begins at {moment}")
@@ -758,8 +761,11 @@ fn cloud_event(event: &cloud::Event) -> String {
         cloud::Event::Created { name, .. } => format!("cloud {name} exists"),
         cloud::Event::HostAdded { .. } => "a host belongs to it".to_owned(),
         cloud::Event::VmAdded { .. } => "a VM of it is replicated".to_owned(),
-        cloud::Event::PolicyAssociated { policy } | cloud::Event::PolicyConfigured { policy } => {
+        cloud::Event::PolicyAssociated { policy } => {
             format!("its policy is {}", policy_in_words(policy))
+        }
+        cloud::Event::PolicyConfigured { policy } => {
+            format!("its configuration gives it a policy: {}", policy_in_words(policy))
         }
         cloud::Event::PolicyTaken { revision, .. } => {
             format!("a VM took over policy {revision}")

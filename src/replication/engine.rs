@@ -188,17 +188,21 @@ impl Engine {
         Self { parts: Arc::new(parts), upkeep: Arc::default() }
     }
 
-    /// Waits until the VM's changes are not tracked any more, and it is time to say so: `vault_answers` is
-    /// asked whether the vault does.
+    /// Keeps the logs of a VM small until its changes are not tracked any more, and it is time to say so.
+    /// `vault_answers` is asked whether the vault does; `on_thread` does blocking work.
     pub(crate) async fn loss<'a>(
         &self,
         vm: &Vm,
         vault_answers: &(dyn Fn() -> BoxFuture<'a, bool> + Send + Sync),
+        on_thread: &(dyn Fn(Box<dyn FnOnce() + Send>) -> BoxFuture<'a, ()> + Send + Sync),
     ) -> ResyncReason {
         loop {
-            if let Ok(source) = self.source(vm, vm.source)
-                && let Some(broken) = source.tracker.status().broken
-            {
+            let source = self.source(vm, vm.source).ok();
+            if let Some(source) = source.clone().filter(|source| source.tracker.has_large_logs()) {
+                let name = vm.name.clone();
+                on_thread(Box::new(move || compact(&source, &name))).await;
+            }
+            if let Some(broken) = source.and_then(|source| source.tracker.status().broken) {
                 // A chain that began while the vault is away would grow as large as this one. Until it
                 // is back, what may differ is remembered by the chunk, and nothing else is needed.
                 let is_large = matches!(broken, Broken::LogsTooLarge { .. });
@@ -290,6 +294,13 @@ impl Engine {
             work(context, &source)
         })
         .await
+    }
+}
+
+/// Whatever keeps a VM's changes from being sent, what is written over and over takes room once.
+fn compact(source: &Source, vm: &str) {
+    if let Err(error) = source.tracker.compact_large() {
+        tracing::warn!(vm, %error, "cannot compact a log");
     }
 }
 
@@ -797,6 +808,13 @@ impl Replication for Engine {
 
     async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
         let vault = vm.vault;
-        self.loss(vm, &|| Box::pin(async move { self.probe_vault(vault).await.is_ok() })).await
+        let answers = || -> BoxFuture<'_, bool> {
+            Box::pin(async move { self.probe_vault(vault).await.is_ok() })
+        };
+        let on_thread = |work: Box<dyn FnOnce() + Send>| -> BoxFuture<'_, ()> {
+            let thread = self.parts.runtime.spawn_blocking(work);
+            Box::pin(async move { drop(thread.await) })
+        };
+        self.loss(vm, &answers, &on_thread).await
     }
 }

@@ -30,10 +30,6 @@ pub(super) fn ship(
     cut: &Cut,
     last_cycle: Option<u64>,
 ) -> Result<RecoveryPoint, Failure> {
-    // Where the vault is away this is tried again and again, and only the active logs grow.
-    if let Err(error) = source.tracker.compact_large() {
-        tracing::warn!(vm = work.vm.name, %error, "cannot compact a log");
-    }
     let known = source.take_heads();
     let mut heads = BTreeMap::new();
     let mut disks = BTreeMap::new();

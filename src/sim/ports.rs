@@ -439,7 +439,12 @@ impl Replication for DataPlane {
         let answers = || -> BoxFuture<'_, bool> {
             Box::pin(async move { self.probe_vault(vault).await.is_ok() })
         };
-        self.engine.loss(vm, &answers).await
+        let on_thread = |work: Box<dyn FnOnce() + Send>| -> BoxFuture<'_, ()> {
+            // It fails by itself, if it does.
+            drop(self.outside.inline.call(work));
+            Box::pin(std::future::ready(()))
+        };
+        self.engine.loss(vm, &answers, &on_thread).await
     }
 }
 

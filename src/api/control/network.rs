@@ -67,7 +67,7 @@ impl Control {
     ) -> Result<Outlook, Problem> {
         let site = self.parts.live.site().await?;
         let (fabric, command) = mapping(&site, network, body)?;
-        let changes = fabric.decide(&command, self.parts.live.now()).map(|it| !it.is_empty());
+        let changes = !fabric.decide(&command, self.parts.live.now())?.is_empty();
         let views = site.mappings();
         let vms = views.iter().find(|view| view.network == network).map(|view| view.vms.join(", "));
         let vms = vms.filter(|vms| !vms.is_empty()).unwrap_or_else(|| "no VM yet".to_owned());

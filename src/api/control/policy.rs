@@ -70,7 +70,7 @@ impl Control {
         let site = self.parts.live.site().await?;
         let (cloud, policy) = changed(&site, name, body)?;
         let decided = cloud.decide(&Command::AssociatePolicy { policy }, self.parts.live.now());
-        let changes = decided.map(|events| !events.is_empty());
+        let changes = !decided?.is_empty();
         let consequence = in_words(&site, cloud, policy);
         Ok(Outlook::of_change(OPERATION, &cloud.name, changes, consequence))
     }

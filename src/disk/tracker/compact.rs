@@ -25,15 +25,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Tracker {
-    /// Compacts the active logs of disks whose logs take 40 % of them, where it helps: for a
-    /// source that cannot ship, as while the vault is away.
+    /// Whether [`Tracker::compact_large`] would look at a log. Takes no time.
+    pub fn has_large_logs(&self) -> bool {
+        let mut disks = self.shared.disks.iter().enumerate();
+        disks.any(|(index, disk)| disk.is_worth_compacting(self.log_bytes(index)))
+    }
+
+    /// Compacts the active logs of disks whose logs take 40 % of them, where it helps, and again when they have
+    /// grown: for a source that does not ship, as while the vault is away, or during a copy.
     ///
     /// # Errors
     /// As [`Tracker::compact_active`].
     pub fn compact_large(&self) -> Result<(), TrackError> {
-        self.compact_where(|index, disk| {
-            room::compact_bytes(disk.device.size_bytes()) <= self.log_bytes(index)
-        })
+        self.compact_where(|index, disk| disk.is_worth_compacting(self.log_bytes(index)))
     }
 
     /// Compacts the active logs where that makes them smaller by a quarter. Writers are held up for what
@@ -49,9 +53,11 @@ impl Tracker {
     fn compact_where(&self, wanted: impl Fn(usize, &Disk) -> bool) -> Result<(), TrackError> {
         let _control = self.lock_control();
         let disks = self.shared.disks.iter().enumerate();
-        disks
-            .filter(|(index, disk)| wanted(*index, disk))
-            .try_for_each(|(index, disk)| self.compact_active_log(index, disk))
+        disks.filter(|(index, disk)| wanted(*index, disk)).try_for_each(|(index, disk)| {
+            let compacted = self.compact_active_log(index, disk);
+            disk.was_compacted(self.log_bytes(index));
+            compacted
+        })
     }
 
     fn compact_active_log(&self, index: usize, disk: &Disk) -> Result<(), TrackError> {

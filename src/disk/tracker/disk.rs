@@ -30,6 +30,8 @@ pub(super) struct Disk {
     pub(super) suspects: Suspects,
     /// What the log in transit takes on its volume.
     pub(super) transit_bytes: AtomicU64,
+    /// What its logs took when the active one was last compacted, or have taken since, whichever is less.
+    compacted_bytes: AtomicU64,
     growth: Mutex<Growth>,
     guard: RangeGuard,
     /// Whether a flush of the device failed. The kernel reports such an error once and then forgets the
@@ -46,9 +48,19 @@ impl Disk {
     ) -> Self {
         let flush_failed = AtomicBool::new(false);
         let suspects = Suspects::new(id, device.size_bytes(), &names);
-        let (transit_bytes, growth) = (AtomicU64::new(0), Mutex::default());
         let guard = RangeGuard::default();
-        Self { id, name, names, device, suspects, transit_bytes, growth, guard, flush_failed }
+        Self {
+            id,
+            name,
+            names,
+            device,
+            suspects,
+            transit_bytes: AtomicU64::new(0),
+            compacted_bytes: AtomicU64::new(0),
+            growth: Mutex::default(),
+            guard,
+            flush_failed,
+        }
     }
 
     /// Makes the device durable. Fails for good once it has failed, until [`Disk::accept_as_it_is`].
@@ -72,6 +84,18 @@ impl Disk {
     /// How fast its logs grow.
     pub(super) fn growth(&self) -> MutexGuard<'_, Growth> {
         self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its logs, which take so much, are large, and have grown since the active one was last compacted.
+    pub(super) fn is_worth_compacting(&self, log_bytes: u64) -> bool {
+        let size_bytes = self.device.size_bytes();
+        let compacted = self.compacted_bytes.fetch_min(log_bytes, Ordering::Relaxed).min(log_bytes);
+        let again = compacted + room::compact_again_bytes(size_bytes);
+        room::compact_bytes(size_bytes) <= log_bytes && again <= log_bytes
+    }
+
+    pub(super) fn was_compacted(&self, log_bytes: u64) {
+        self.compacted_bytes.store(log_bytes, Ordering::Relaxed);
     }
 
     /// Why logs of which the active one takes `active_bytes` end tracking, if they do.

@@ -14,7 +14,7 @@ const LIMIT_SHARE: u64 = 2;
 /// Logs up to this size are always kept: half of a disk of 8 MiB, smaller than that of any real one.
 const LIMIT_BYTES_MIN: u64 = 4 << 20;
 
-/// From 40 % on, a log in transit is compacted: early enough to be done before 50 %.
+/// From 40 % on, a log is compacted: early enough to be done before 50 %.
 const COMPACT_PERCENT: u64 = 40;
 
 /// The time constant of the mean rate of growth: ten cycles of 30 s, so that the saw teeth of cuts and
@@ -57,9 +57,15 @@ pub(super) fn limit_bytes(disk_bytes: u64) -> u64 {
     (disk_bytes / LIMIT_SHARE).max(LIMIT_BYTES_MIN)
 }
 
-/// The size of logs from which a log in transit is compacted.
+/// The size of logs from which they are compacted.
 pub(super) fn compact_bytes(disk_bytes: u64) -> u64 {
     limit_bytes(disk_bytes) / 100 * (COMPACT_PERCENT * LIMIT_SHARE)
+}
+
+/// By how much logs have to grow before one that is large is compacted again: each time reads it as a whole. Three
+/// times between 40 % and 50 %.
+pub(super) fn compact_again_bytes(disk_bytes: u64) -> u64 {
+    limit_bytes(disk_bytes) / 16
 }
 
 /// What should be free on the volume of the logs of disks of so many bytes in all.

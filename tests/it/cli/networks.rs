@@ -69,6 +69,9 @@ fn what_a_replica_gets_is_told_chosen_and_used() {
 
     operated.ends(&["network-mapping", "set", "web", "--to", "nowhere"], 3);
     operated.ends(&["network-mapping", "set", "home", "--to", "dr"], 3);
+    let would = ["network-mapping", "set", "web", "--to", "dr", "--dry-run"];
+    let would = operated.done(&would);
+    assert!(would.contains("replicas go into dr: web-01"), "{would}");
     operated.done(&["network-mapping", "set", "web", "--to", "dr"]);
     assert!(
         operated.done(&["network-mapping", "set", "web", "--to", "dr"]).contains("nothing to do")

@@ -106,7 +106,15 @@ fn a_policy_that_is_changed_holds_for_a_vm_that_replicates_already() {
     let operated = Operated::of(super::ONE_GUEST, &["web-01"]);
     let due = |vm: &Value| vm["rpo_target_seconds"].as_f64().unwrap_or(0.0);
     assert!((due(&operated.json(&["vm", "show", "web-01"])) - 1.0).abs() < 0.1);
-    operated.done(&["policy", "set", "cloud-1", "--copy-frequency", "900", "--retention", "3"]);
+    let set = ["policy", "set", "cloud-1", "--copy-frequency", "900", "--retention", "3"];
+    let would = operated.json(&[&set[..], &["--dry-run"]].concat());
+    let told = would["consequence"].as_str().unwrap_or_default();
+    assert!(told.contains("web-01: a delta every 900 s") && told.contains("let go"), "{would}");
+    assert!(would["allowed"] == true && would["changes"] == true, "{would}");
+    let refused = ["policy", "set", "cloud-1", "--retention", "73", "--dry-run"];
+    operated.ends(&refused, 2);
+    assert!((due(&operated.json(&["vm", "show", "web-01"])) - 1.0).abs() < 0.1);
+    operated.done(&set);
     operated.until("web-01", |vm| (due(vm) - 900.0).abs() < 0.1);
     let vm = operated.json(&["vm", "show", "web-01"]);
     assert_eq!(vm["policy"]["recovery_point_retention_hours"], 3);
