@@ -109,8 +109,10 @@ fn a_policy_that_is_changed_holds_for_a_vm_that_replicates_already() {
     let set = ["policy", "set", "cloud-1", "--copy-frequency", "900", "--retention", "3"];
     let would = operated.json(&[&set[..], &["--dry-run"]].concat());
     let told = would["consequence"].as_str().unwrap_or_default();
-    assert!(told.contains("web-01: a delta every 900 s") && told.contains("let go"), "{would}");
+    assert!(told.contains("web-01: a delta every 900 s") && !told.contains("let go"), "{would}");
     assert!(would["allowed"] == true && would["changes"] == true, "{would}");
+    let fewer = operated.done(&["policy", "set", "cloud-1", "--retention", "1", "--dry-run"]);
+    assert!(fewer.contains("points older than that are let go for good"), "{fewer}");
     let refused = ["policy", "set", "cloud-1", "--retention", "73", "--dry-run"];
     operated.ends(&refused, 2);
     assert!((due(&operated.json(&["vm", "show", "web-01"])) - 1.0).abs() < 0.1);
