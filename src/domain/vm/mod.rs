@@ -782,12 +782,7 @@ impl Entity for Vm {
             Event::SourceShutDown | Event::SourceEnded { .. } => source::apply(self, event, at),
             Event::InitialReplicationScheduled { due } => self.copy_due = Some(*due),
             Event::InitialReplicationDue => self.copy_due = None,
-            Event::PolicyChanged { policy } => {
-                self.policy = *policy;
-                if let Stage::Waiting { .. } = self.delta.stage {
-                    self.wait_for_next_delta(at);
-                }
-            }
+            Event::PolicyChanged { policy } => self.change_policy(*policy, at),
             Event::Protected => {
                 self.resync.suspect = None;
                 self.resize = None;

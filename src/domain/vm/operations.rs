@@ -12,6 +12,7 @@ use super::{
 use crate::domain::entity::Rejection;
 use crate::domain::id::{JobId, PlanId};
 use crate::domain::job::{Job, JobKind, Step};
+use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 
 /// The operation that begins a resynchronization, by the name of the API.
@@ -206,6 +207,19 @@ pub(super) fn failover_cancelled(vm: &Vm, now: Timestamp) -> Vec<Event> {
         events.extend(start_next(vm, JobKind::ResumeReplication));
     }
     events
+}
+
+impl Vm {
+    /// It is replicated by this policy from now on.
+    pub(super) fn change_policy(&mut self, policy: Policy, at: Timestamp) {
+        self.policy = policy;
+        if policy.app_consistent_frequency().is_none() {
+            self.quiescence.asks_no_more();
+        }
+        if let Stage::Waiting { .. } = self.delta.stage {
+            self.wait_for_next_delta(at);
+        }
+    }
 }
 
 /// What was set for the moment that has come.

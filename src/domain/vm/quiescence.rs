@@ -21,6 +21,11 @@ impl Quiescence {
     /// must not be in every cycle.
     const RETRY: Duration = Duration::from_mins(15);
 
+    /// No application-consistent points are wanted: those that were missed are no concern any more.
+    pub(super) fn asks_no_more(&mut self) {
+        (self.requested, self.missed) = (None, None);
+    }
+
     pub(super) fn is_due(&self, every: Duration, now: Timestamp) -> bool {
         // A moment in the future is one from before the clock was set back.
         let over = |since: Timestamp, time| now < since || time <= now.since(since);

@@ -218,11 +218,14 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             }
             let (cycle, log_bytes) = (*cycle, *log_bytes);
             let reached = match missed.clone() {
-                None => Event::ApplicationConsistent { cycle },
-                Some(because) => Event::ApplicationConsistencyMissed { cycle, because },
+                None => Some(Event::ApplicationConsistent { cycle }),
+                // By now nobody wants it any more.
+                Some(_) if !vm.is_to_be_quiesced(cycle) => None,
+                Some(because) => Some(Event::ApplicationConsistencyMissed { cycle, because }),
             };
             let at = (*at).min(now);
-            Ok(vec![reached, Event::SnapshotTaken { cycle, at, log_bytes }])
+            let taken = Event::SnapshotTaken { cycle, at, log_bytes };
+            Ok(reached.into_iter().chain([taken]).collect())
         }
         Command::ReportSpace { failure } => Ok(match (failure, &vm.space) {
             (Some(because), None) => vec![Event::SpaceNotReclaimed { because: because.clone() }],

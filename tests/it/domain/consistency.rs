@@ -67,6 +67,26 @@ fn a_policy_without_them_asks_for_none() {
     assert!((0..20).all(|_| !requested(&cycle(&mut story))));
 }
 
+/// Nobody would ever have tried again, so that the VM was in Warning for good.
+#[test]
+fn what_was_missed_is_no_concern_once_a_policy_asks_for_none() {
+    let mut story = hourly();
+    miss(&mut story);
+    assert_eq!(story.vm.health(story.now), Health::Warning);
+    let none = Policy { app_consistent_frequency_h: 0, ..Policy::default() };
+    story.tell(Command::ChangePolicy { policy: none });
+    assert_eq!(story.vm.health(story.now), Health::Normal);
+    // Nor is one that was under way then.
+    story.tell(Command::ChangePolicy { policy: Policy::default() });
+    story.wake();
+    story.tell(Command::ChangePolicy { policy: none });
+    let (cycle, at) = (story.vm.delta.cycle, story.now);
+    let missed = Some(Failure::new(Code::GuestNotQuiesced, Cause::Itself, "busy"));
+    story.tell(Command::ReportQuiescedSnapshot { cycle, at, log_bytes: 1, missed });
+    story.succeed();
+    assert_eq!(story.vm.health(story.now), Health::Normal);
+}
+
 #[test]
 fn a_clock_that_was_set_back_does_not_put_them_off() {
     let mut story = hourly();
