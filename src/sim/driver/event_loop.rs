@@ -188,6 +188,8 @@ struct Hosting<E: Hosted> {
     cancelled: Vec<u64>,
     timers_set: u64,
     appending: Option<Appending<E>>,
+    /// What is answered without an append. As the actors do it, a piece of work is polled before.
+    answered: Option<(Option<Answer>, Result<Told, TellError>)>,
     started: bool,
 }
 
@@ -241,6 +243,7 @@ where
             cancelled: Vec::new(),
             timers_set: 0,
             appending: None,
+            answered: None,
             started: false,
         })
     }
@@ -325,12 +328,14 @@ where
             Ok(events) => events,
             Err(rejection) => {
                 self.ended_in_vain(ends);
-                return tell(answer, Err(rejection.into()));
+                self.answered = Some((answer, Err(rejection.into())));
+                return;
             }
         };
         if events.is_empty() {
             self.ended_in_vain(ends);
-            return tell(answer, Ok(Told { commit: None }));
+            self.answered = Some((answer, Ok(Told { commit: None })));
+            return;
         }
         let commit = NewCommit {
             stream: self.stream,
@@ -379,6 +384,11 @@ where
         }
     }
 
+    /// Whether something is to be appended or answered first.
+    fn stands_still(&self) -> bool {
+        self.appending.is_some() || self.answered.is_some()
+    }
+
     /// Lets the work go on; answers whether all of it waits. While something is being appended it stands
     /// still, but for one piece, as the actors do it.
     fn run_works(&mut self) -> bool {
@@ -391,7 +401,7 @@ where
                     self.drop_cancelled();
                     return false;
                 }
-                if self.appending.is_some() {
+                if self.stands_still() {
                     self.works.append(&mut self.begun);
                     let last = self.works.len() - 1;
                     self.works.swap(index, last);
@@ -410,7 +420,7 @@ where
                     self.hub.send(self.stream, letter);
                 }
             }
-            if self.appending.is_some() {
+            if self.stands_still() {
                 return false;
             }
         }
@@ -462,14 +472,18 @@ where
                 }
                 self.works.append(&mut self.begun);
             }
-            while self.appending.is_none()
+            if let Some((answer, result)) = self.answered.take() {
+                tell(answer, result);
+                self.works.append(&mut self.begun);
+            }
+            while !self.stands_still()
                 && let Some(letter) = self.hub.letter(self.stream)
             {
                 self.handle(letter);
             }
             let all_wait = self.run_works();
             self.works.append(&mut self.begun);
-            if all_wait && self.appending.is_none() {
+            if all_wait && !self.stands_still() {
                 return None;
             }
         }
