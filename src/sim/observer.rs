@@ -11,6 +11,7 @@ use crate::domain::failure::Class;
 use crate::domain::id::VmId;
 use crate::domain::job::{JobKind, JobOutcome};
 use crate::domain::placement::PlacedNic;
+use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Health, NextStep, Opening, Phase, Stage, Vm};
 use crate::replay::Past;
@@ -131,6 +132,9 @@ pub(super) struct Figures {
     cut_ms: Vec<(u64, u64)>,
     failover_asked_ms: Option<u64>,
     trouble_since: Option<Timestamp>,
+    /// The shortest time between deltas and the longest retention of all policies that it had: what an earlier one
+    /// made is there for a while.
+    widest: Option<Policy>,
 }
 
 impl Figures {
@@ -176,6 +180,9 @@ impl Figures {
                 self.waits.clear();
             }
             Event::Protected => self.protected_once = true,
+            Event::ProtectionEnabled { policy, .. } | Event::PolicyChanged { policy } => {
+                self.widest = Some(self.widest_with(*policy));
+            }
             Event::MarkedForResync { reason } => {
                 self.resyncs += 1;
                 let because = reason.to_string();
@@ -231,6 +238,27 @@ impl Figures {
             _ => {}
         }
         Ok(())
+    }
+
+    fn widest_with(&self, policy: Policy) -> Policy {
+        let before = self.widest.unwrap_or(policy);
+        let frequency = before.copy_frequency_s.min(policy.copy_frequency_s);
+        let retention = before.recovery_point_retention_h.max(policy.recovery_point_retention_h);
+        Policy { copy_frequency_s: frequency, recovery_point_retention_h: retention, ..policy }
+    }
+
+    /// Commits that the VM may make within [`WINDOW_MS`].
+    pub(super) fn commits_allowed(&self, vm: Option<&Vm>) -> u64 {
+        let frequency = vm.map(|vm| self.widest_with(vm.policy).copy_frequency());
+        let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
+        COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
+    }
+
+    /// Recovery points that it may keep.
+    pub(super) fn points_allowed(&self, vm: &Vm) -> u64 {
+        let policy = self.widest_with(vm.policy);
+        let frequency = policy.copy_frequency().as_secs().max(1);
+        policy.retention().as_secs() / frequency + POINTS_SPARE
     }
 
     /// What was in trouble before is done, or something else is.
@@ -352,7 +380,10 @@ impl Observer {
         }
         lately.1 += 1;
         let allowed = match commit.stream.kind {
-            Kind::Vm => commits_allowed(self.past.vm(commit.stream.id)),
+            Kind::Vm => {
+                let figures = self.figures.entry(commit.stream.id).or_default();
+                figures.commits_allowed(self.past.vm(commit.stream.id))
+            }
             Kind::Host | Kind::Vault | Kind::Cloud | Kind::Plan | Kind::Fabric => COMMITS_OF_OTHERS,
         };
         if lately.1 == allowed + 1 {
@@ -363,7 +394,8 @@ impl Observer {
 
     fn bound_points(&self, outside: &Outside, id: Uuid) {
         let Some(vm) = self.past.vm(id) else { return };
-        if points_allowed(vm) < vm.points.len() as u64 && !self.clock_was_set {
+        let allowed = self.figures.get(&id).map_or(u64::MAX, |figures| figures.points_allowed(vm));
+        if allowed < vm.points.len() as u64 && !self.clock_was_set {
             let what = format!("{} keeps {} recovery points", vm.name, vm.points.len());
             outside.violation(Invariant::Bounded, what);
         }
@@ -422,19 +454,6 @@ impl Observer {
     }
 }
 
-/// Commits that a VM may make within [`WINDOW_MS`].
-pub(super) fn commits_allowed(vm: Option<&Vm>) -> u64 {
-    let frequency = vm.map(|vm| vm.policy.copy_frequency());
-    let frequency_ms = frequency.map_or(30_000, |span| span.as_millis() as u64);
-    COMMITS_SPARE + WINDOW_MS / frequency_ms.max(1) * COMMITS_PER_DELTA
-}
-
-/// Recovery points that a VM may keep.
-pub(super) fn points_allowed(vm: &Vm) -> u64 {
-    let frequency = vm.policy.copy_frequency().as_secs().max(1);
-    vm.policy.retention().as_secs() / frequency + POINTS_SPARE
-}
-
 /// The network adapters of a replica, each with its place.
 fn networks(vm: &Vm) -> Vec<String> {
     let nics = vm.placement.iter().flat_map(|placement| &placement.nics);
@@ -490,6 +509,7 @@ impl Figure {
             | Self::ResyncReasons
             | Self::SecondService
             | Self::Host
+            | Self::LastTest
             | Self::Networks
             | Self::Health
             | Self::WorstHealth

@@ -11,8 +11,9 @@ use super::scenario::{
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Cause;
-use crate::domain::id::{HostId, PlanId, VmId};
+use crate::domain::id::{CloudId, HostId, PlanId, VmId};
 use crate::domain::plan::{self, Action, ActionKind, Definition, Group, RunKind};
+use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Command, Event, ResyncReason, ResyncWindow, RetryReason, Vm};
 use crate::domain::{cloud, host, vault};
@@ -87,16 +88,16 @@ struct Reading {
     stopped: BTreeMap<VmId, Place>,
     /// Hosts that lost power, with the moment at which it was noticed.
     power: BTreeSet<(HostId, i64)>,
-    /// When, what, of which VM, and at which host.
-    operations: Vec<(i64, Deed, String, Option<String>)>,
+    /// When something was asked for of a VM, and what.
+    operations: Vec<(i64, Step)>,
     /// The host that each VM was found at.
     hosts: BTreeMap<VmId, HostId>,
     /// The plans as they were defined last.
     plans: BTreeMap<PlanId, (String, Definition)>,
     /// When a plan was run, and how, or had to go on.
     runs: Vec<(i64, PlanId, Option<RunWord>)>,
-    /// Clouds that have a policy.
-    policies: BTreeSet<StreamId>,
+    /// When a cloud got a policy.
+    policies: Vec<(i64, CloudId, Policy)>,
     titles: Titles,
     /// What a scenario cannot have.
     left_out: Vec<String>,
@@ -142,12 +143,11 @@ impl Reading {
             Entry::Plan { command, .. } => self.plan_command(command, commit),
             Entry::Cloud {
                 command:
-                    cloud::Command::AssociatePolicy { .. } | cloud::Command::ConfigurePolicy { .. },
+                    cloud::Command::AssociatePolicy { policy }
+                    | cloud::Command::ConfigurePolicy { policy },
                 ..
             } => {
-                if !self.policies.insert(commit.stream) {
-                    self.leave_out(commit);
-                }
+                self.policies.push((at, CloudId(commit.stream.id), *policy));
             }
             // Networks are as they are in the end.
             Entry::Cloud { .. } | Entry::Fabric { .. } => {}
@@ -201,6 +201,8 @@ impl Reading {
             Command::CancelFailover { .. } => Deed::CancelFailover,
             Command::Failback { .. } => Deed::Failback,
             Command::FailbackToHost { .. } => Deed::FailbackToHost,
+            Command::Resynchronize { .. } => Deed::Resync,
+            Command::DecideFailover { .. } => Deed::DecideFailover,
             Command::CompleteFailback { .. } => Deed::CompleteFailback,
             Command::CancelFailback => Deed::CancelFailback,
             Command::ReverseReplicate { .. } => Deed::ReverseReplicate,
@@ -218,11 +220,8 @@ impl Reading {
             }
             Command::ReportMoved { host } if self.is_in_cluster(*host) => Deed::MoveVm,
             Command::ReportMoved { .. }
-            | Command::ChangePolicy { .. }
-            | Command::Resynchronize { .. }
             | Command::ChangeResyncWindow { .. }
             | Command::ConfigureResyncWindow { .. }
-            | Command::DecideFailover { .. }
             | Command::ChangeTarget { .. }
             | Command::HoldStart { .. }
             | Command::ReleaseStart => {
@@ -234,13 +233,21 @@ impl Reading {
             }
             _ => return,
         };
-        let host = match command {
-            Command::FailbackToHost { host, .. } | Command::ReportMoved { host } => {
-                Some(self.past.name(StreamId { kind: Kind::Host, id: host.0 }))
-            }
-            _ => None,
-        };
-        self.operations.push((commit.at.as_millis(), deed, self.past.name(commit.stream), host));
+        let mut step = Step::of(Span(0), deed);
+        step.vm = Some(unplaced(self.past.name(commit.stream)));
+        if let Command::FailbackToHost { host, .. } | Command::ReportMoved { host } = command {
+            let host = self.past.name(StreamId { kind: Kind::Host, id: host.0 });
+            step.host = Some(unplaced(host));
+        }
+        if let Command::Failback { in_full, .. } | Command::FailbackToHost { in_full, .. } = command
+        {
+            step.full = in_full.then_some(true);
+        }
+        if let Command::DecideFailover { due, then } = command {
+            step.after = Some(Span(due.since(commit.at).as_millis() as u64));
+            step.then = Some((*then).into());
+        }
+        self.operations.push((commit.at.as_millis(), step));
     }
 
     fn is_in_cluster(&self, host: HostId) -> bool {
@@ -359,18 +366,18 @@ impl Reading {
             hosts.push("host-1".to_owned());
         }
         hosts.sort();
-        let policy = self.past.site.clouds.values().next().map(|cloud| cloud.policy);
-        let policy = policy.unwrap_or_default();
+        let policy = self.policies().next().map(|(_, policy)| policy).unwrap_or_default();
         if 1 < self.past.site.clouds.len() {
             self.remarks.push("a scenario has one cloud: its policy is that of the first".into());
         }
         if policy.app_consistent_frequency_h != 0 {
             self.remarks.push("a scenario has no application-consistent points".into());
         }
+        let (copy_frequency, retention) = spans(policy);
         let mut site = SiteSpec {
             hosts: hosts.into_iter().map(unplaced).collect(),
-            copy_frequency: Span(u64::from(policy.copy_frequency_s) * 1_000),
-            retention: Span::hours(u64::from(policy.recovery_point_retention_h)),
+            copy_frequency,
+            retention,
             ..SiteSpec::default()
         };
         let known = &self.past.site;
@@ -472,11 +479,13 @@ impl Reading {
                 steps.push(step);
             }
         }
-        for (at, deed, vm, host) in &self.operations {
-            let mut step = step(at - began, *deed);
-            step.vm = Some(unplaced(vm.clone()));
-            step.host = host.clone().map(unplaced);
-            steps.push(step);
+        for (at, operation) in &self.operations {
+            steps.push(Step { t: unplaced(after(at - began)), ..operation.clone() });
+        }
+        for (at, policy) in self.policies().skip(1) {
+            let (copy_frequency, retention) = spans(policy);
+            let (copy_frequency, retention) = (Some(copy_frequency), Some(retention));
+            steps.push(Step { copy_frequency, retention, ..step(at - began, Deed::ChangePolicy) });
         }
         for (at, id, word) in &self.runs {
             let Some((name, _)) = self.plans.get(id) else { continue };
@@ -487,6 +496,13 @@ impl Reading {
         steps.retain(|step| *step.t.get_ref() < duration);
         steps.sort_by_key(|step| *step.t.get_ref());
         steps
+    }
+
+    /// The policies of the first cloud, and when it got each.
+    fn policies(&self) -> impl Iterator<Item = (i64, Policy)> {
+        let cloud = self.past.site.clouds.keys().next();
+        let own = self.policies.iter().filter(move |(_, of, _)| Some(of) == cloud);
+        own.map(|(at, _, policy)| (*at, *policy))
     }
 
     /// A host that was silent lost power if the tracking of its VMs says so.
@@ -514,21 +530,20 @@ fn run_word(kind: &RunKind) -> RunWord {
     }
 }
 
+fn after(ms: i64) -> Span {
+    Span(ms.max(0) as u64)
+}
+
 fn step(after_ms: i64, deed: Deed) -> Step {
-    Step {
-        t: unplaced(Span(after_ms.max(0) as u64)),
-        r#do: unplaced(deed),
-        host: None,
-        vm: None,
-        r#for: None,
-        percent: None,
-        rtt: None,
-        every: None,
-        forward: None,
-        back: None,
-        plan: None,
-        kind: None,
-    }
+    Step::of(after(after_ms), deed)
+}
+
+/// The time between two deltas of a policy, and its retention.
+fn spans(policy: Policy) -> (Span, Span) {
+    (
+        Span(u64::from(policy.copy_frequency_s) * 1_000),
+        Span::hours(u64::from(policy.recovery_point_retention_h)),
+    )
 }
 
 /// How often a guest writes that writes so much in a minute.

@@ -257,8 +257,17 @@ impl Ended {
             Figure::WorstHealth => self.figures.worst.map(|health| health.to_string()),
             Figure::Phase => Some(self.vm.phase.to_string()),
             Figure::Host => self.host.clone(),
+            Figure::LastTest => Some(last_test(&self.vm).to_owned()),
             _ => None,
         }
+    }
+}
+
+fn last_test(vm: &Vm) -> &'static str {
+    match &vm.last_test {
+        None => "none",
+        Some(test) if test.succeeded => "succeeded",
+        Some(_) => "failed",
     }
 }
 

@@ -25,9 +25,10 @@ use crate::domain::fabric;
 use crate::domain::host;
 use crate::domain::id::{CloudId, FabricId, HostId, JobId, PlanId, VaultId, VmId};
 use crate::domain::plan::{self, Plan};
+use crate::domain::time::Timestamp;
 use crate::domain::vault;
 use crate::domain::vm::Phase;
-use crate::domain::vm::{self, PointChoice, RetryReason, Vm};
+use crate::domain::vm::{self, AfterFailover, PointChoice, RetryReason, Vm};
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{EventStore, StoreError};
 use std::cell::RefCell;
@@ -148,7 +149,8 @@ impl Run {
         self.timeline().await;
         self.heal().await;
         let end = self.scenario.duration.0 + self.scenario.settle.0;
-        sleep_until(self.outside.clock.moment(end)).await;
+        // What is due at the last moment is done, whichever comes first of it and the end.
+        sleep_until(self.outside.clock.moment(end + 1)).await;
         self.judge().await;
         let outcome = report::outcome(
             &self.scenario,
@@ -451,11 +453,12 @@ impl Run {
         match step.r#do.get_ref() {
             deed if deed.is_of_plan() => return self.operate_plan(step),
             Deed::MoveVm => return self.order_move(step),
+            Deed::ChangePolicy => return self.change_policy(step),
             _ => {}
         }
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
-            let mut command = operation(*step.r#do.get_ref(), vm, &known);
+            let mut command = operation(step, vm, &known, self.outside.clock.now());
             if let vm::Command::AddDisk { disk, image, .. } = &command
                 && let Err(error) = self.outside.make_image(vm, disk, image)
             {
@@ -473,6 +476,18 @@ impl Run {
                 run.tell(stream, command.into_entry(), "operator").await;
             });
         }
+    }
+
+    fn change_policy(&self, step: &Step) {
+        let id = self.outside.cloud;
+        let known = self.journal.observer().past.site.clouds.get(&id).map(|cloud| cloud.policy);
+        let policy = step.policy(known.unwrap_or_else(|| self.scenario.site.policy()));
+        let run = self.clone();
+        spawn_local(async move {
+            let stream = StreamId { kind: Kind::Cloud, id: id.0 };
+            let command = cloud::Command::AssociatePolicy { policy };
+            run.tell(stream, command.into_entry(), "operator").await;
+        });
     }
 
     fn operate_plan(&self, step: &Step) {
@@ -641,9 +656,9 @@ impl Step {
 }
 
 /// What an operator tells a VM that is known so.
-pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
+pub(super) fn operation(step: &Step, id: VmId, known: &Vm, now: Timestamp) -> vm::Command {
     let job = JobId::derived(id.0, known.jobs);
-    match deed {
+    match *step.r#do.get_ref() {
         Deed::PlannedFailover => vm::Command::PlannedFailover { job },
         Deed::UnplannedFailover => {
             vm::Command::UnplannedFailover { job, point: PointChoice::Latest }
@@ -662,10 +677,16 @@ pub(super) fn operation(deed: Deed, id: VmId, known: &Vm) -> vm::Command {
             vm::Command::ChangeRecoveryPoint { job, point: PointChoice::Cycle(oldest) }
         }
         Deed::CancelFailover => vm::Command::CancelFailover { job },
-        Deed::Failback => vm::Command::Failback { job, in_full: false },
+        Deed::Failback => vm::Command::Failback { job, in_full: step.in_full() },
         Deed::FailbackToHost => {
             let (host, cloud) = (known.host, known.cloud);
-            vm::Command::FailbackToHost { job, in_full: false, host, cloud }
+            vm::Command::FailbackToHost { job, in_full: step.in_full(), host, cloud }
+        }
+        Deed::Resync => vm::Command::Resynchronize { job },
+        Deed::DecideFailover => {
+            let due = now.after(step.after.unwrap_or_default().duration());
+            let then = step.then.map_or(AfterFailover::Commit, AfterFailover::from);
+            vm::Command::DecideFailover { due, then }
         }
         Deed::CompleteFailback => vm::Command::CompleteFailback { job },
         Deed::CancelFailback => vm::Command::CancelFailback,

@@ -3,9 +3,11 @@
 //! Read from TOML. A file that cannot be used is refused with the line and the key that are wrong.
 
 mod expectation;
+mod order;
 
 pub use expectation::{Expectation, Figure};
 pub(super) use expectation::{Unit, Wanted};
+pub(super) use order::DecisionWord;
 
 use super::beside::text_of;
 use super::quantity::{Size, Span, Window};
@@ -343,6 +345,24 @@ pub struct Step {
     /// How it is run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<RunWord>,
+    /// Time between two deltas from then on, in whole seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_frequency: Option<Span>,
+    /// For how long recovery points are kept from then on, in whole hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Span>,
+    /// Time between two application-consistent points from then on, in whole hours; `0s` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_consistent: Option<Span>,
+    /// After which time a failover is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Span>,
+    /// What is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<DecisionWord>,
+    /// Whether everything is downloaded, instead of what differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<bool>,
 }
 
 /// How a recovery plan is run.
@@ -482,9 +502,9 @@ deeds! {
     /// An operator undoes a failover.
     CancelFailover = "cancel_failover", needs ["vm"], takes [];
     /// An operator brings the primary site into step.
-    Failback = "failback", needs ["vm"], takes [];
+    Failback = "failback", needs ["vm"], takes ["full"];
     /// An operator brings another host of the primary site into step.
-    FailbackToHost = "failback_to_host", needs ["vm", "host"], takes [];
+    FailbackToHost = "failback_to_host", needs ["vm", "host"], takes ["full"];
     /// An operator moves a VM back.
     CompleteFailback = "complete_failback", needs ["vm"], takes [];
     /// An operator gives a failback up.
@@ -509,6 +529,12 @@ deeds! {
     CancelJob = "cancel_job", needs ["vm"], takes [];
     /// A VM is moved to another member of its host's cluster, while it runs.
     MoveVm = "move_vm", needs ["vm", "host"], takes [];
+    /// An operator changes the replication policy, also of VMs that already replicate.
+    ChangePolicy = "change_policy", needs [], takes ["copy_frequency", "retention", "app_consistent"];
+    /// An operator has a VM resynchronized that waits, or whose replica is damaged.
+    Resync = "resync", needs ["vm"], takes [];
+    /// An operator sets what becomes of a failover after a time, unless somebody decides before.
+    DecideFailover = "decide_failover", needs ["vm", "after", "then"], takes [];
     /// An operator runs a recovery plan.
     RunPlan = "run_plan", needs ["plan", "kind"], takes [];
     /// An operator has a run go on that waits for somebody.
@@ -521,7 +547,7 @@ impl Deed {
         self.needs().contains(&key) || self.takes().contains(&key)
     }
 
-    /// Whether it can be had where there are only sizes: it is not about bytes, wall clocks or plans.
+    /// Whether it can be had where there are only sizes: it is not about bytes, wall clocks, policies or plans.
     pub(super) const fn has_sizes(self) -> bool {
         !matches!(
             self,
@@ -537,6 +563,7 @@ impl Deed {
                 | Self::ResizeDisk
                 | Self::AddDisk
                 | Self::SynchronizedFailover
+                | Self::ChangePolicy
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan
@@ -573,6 +600,12 @@ impl Step {
             ("back", self.back.is_some()),
             ("plan", self.plan.is_some()),
             ("kind", self.kind.is_some()),
+            ("copy_frequency", self.copy_frequency.is_some()),
+            ("retention", self.retention.is_some()),
+            ("app_consistent", self.app_consistent.is_some()),
+            ("after", self.after.is_some()),
+            ("then", self.then.is_some()),
+            ("full", self.full.is_some()),
         ];
         keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
@@ -584,17 +617,30 @@ impl fmt::Display for Step {
         for name in [&self.host, &self.vm, &self.plan].into_iter().flatten() {
             write!(f, " {}", name.get_ref())?;
         }
+        if let Some(kind) = self.kind {
+            write!(f, " {}", kind.word())?;
+        }
         if let Some(percent) = self.percent {
             write!(f, " {percent}%")?;
         }
-        for (word, span) in
-            [("rtt", self.rtt), ("forward", self.forward), ("back", self.back), ("for", self.r#for)]
-        {
+        for (word, span) in [
+            ("rtt", self.rtt),
+            ("forward", self.forward),
+            ("back", self.back),
+            ("for", self.r#for),
+            ("copy_frequency", self.copy_frequency),
+            ("retention", self.retention),
+            ("app_consistent", self.app_consistent),
+            ("after", self.after),
+        ] {
             if let Some(span) = span {
                 write!(f, " {word} {span}")?;
             }
         }
-        Ok(())
+        if let Some(then) = self.then {
+            write!(f, " then {}", then.word())?;
+        }
+        if self.in_full() { f.write_str(" in full") } else { Ok(()) }
     }
 }
 
@@ -825,6 +871,11 @@ impl Check<'_> {
         {
             let problem = format!("{} is a member of no cluster", host.get_ref());
             return Err(self.at(host.span().start, "host", &problem));
+        }
+        if deed == Deed::ChangePolicy
+            && let Err(problem) = step.check_policy(&self.scenario.site)
+        {
+            return Err(self.at(place, "do", &problem));
         }
         if step.percent.is_some_and(|percent| 100 < percent) {
             return Err(self.at(place, "percent", "is more than 100"));

@@ -6,10 +6,12 @@
 use super::dice::Dice;
 use super::quantity::{Size, Span, Window};
 use super::scenario::{
-    Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
+    DecisionWord, Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step,
+    VmSpec,
 };
 use super::topology::{ClusterSpec, NetworkSpec, NicSpec};
 use crate::domain::fabric::Subnet;
+use crate::domain::vm::ResyncWindow;
 use toml::Spanned;
 
 const MINUTE: u64 = 60_000;
@@ -68,6 +70,9 @@ const CLASSES: &[Deed] = &[
     Deed::FailbackToHost,
     Deed::AddDisk,
     Deed::SynchronizedFailover,
+    Deed::ChangePolicy,
+    Deed::Resync,
+    Deed::DecideFailover,
 ];
 
 /// How plans are run.
@@ -129,7 +134,7 @@ impl Scenario {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),
                 retention: Span::hours(dice.between("retention", 0, 2)),
-                resync_window: Window::default(),
+                resync_window: random_window(&dice),
                 rtt: Span(dice.between("rtt", 1, 60)),
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
                 cluster,
@@ -218,9 +223,9 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
     let jump = Span(dice.between(key, 1, 120) * MINUTE);
     let forward = deed == Deed::JumpClock && dice.happens(key, 50);
     let back = takes("back") && !forward;
+    let t = Span(dice.between(key, 0, minutes * MINUTE - 1));
+    let later = dice.happens("commit later", 50);
     Step {
-        t: spanned(Span(dice.between(key, 0, minutes * MINUTE - 1))),
-        r#do: spanned(deed),
         host: some_host,
         vm: some_vm,
         r#for: takes("for").then(|| Span(dice.between(key, 100, longest))),
@@ -231,11 +236,29 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         back: back.then_some(jump),
         plan: takes("plan").then(|| spanned(PLAN.to_owned())),
         kind: takes("kind").then(|| RUNS[(dice.next(key) % RUNS.len() as u64) as usize]),
+        copy_frequency: takes("copy_frequency").then(|| Span(dice.between(key, 1, 10) * 30_000)),
+        retention: takes("retention").then(|| Span::hours(dice.between(key, 0, 4))),
+        after: takes("after").then(|| Span(dice.between(key, 100, longest))),
+        then: takes("then").then_some(if later {
+            DecisionWord::Commit
+        } else {
+            DecisionWord::Cancel
+        }),
+        full: (takes("full") && dice.happens("in full", 30)).then_some(true),
+        ..Step::of(t, deed)
     }
 }
 
 /// Percent of all seeds in which hosts are a cluster, and in which networks are told.
 const SITE_ON: u32 = 40;
+
+/// Percent of all seeds in which resynchronizations begin by hand only.
+const BY_HAND: u32 = 15;
+
+fn random_window(dice: &Dice) -> Window {
+    let by_hand = dice.happens("by hand", BY_HAND);
+    Window(if by_hand { ResyncWindow::Manual } else { ResyncWindow::Always })
+}
 
 fn random_cluster(dice: &Dice, hosts: &[String]) -> Vec<ClusterSpec> {
     if hosts.len() < 2 || !dice.happens("cluster", SITE_ON) {

@@ -63,6 +63,8 @@ pub enum Figure {
     SecondService,
     /// The host that it is on in the end: a text.
     Host,
+    /// How its last test that was cleaned up ended: `succeeded`, `failed`, or `none`.
+    LastTest,
     /// What its replica has, while it is failed over: texts such as `eth0 in dr/front with 10.0.1.20`.
     Networks,
 }
@@ -98,6 +100,7 @@ impl Figure {
             Self::ResyncReasons => "resync_reasons",
             Self::SecondService => "second_service",
             Self::Host => "host",
+            Self::LastTest => "last_test",
             Self::Networks => "networks",
         }
     }
@@ -111,7 +114,9 @@ impl Figure {
             | Self::Points
             | Self::AdministratorNeeded
             | Self::MissedCycles => Unit::Number,
-            Self::Health | Self::WorstHealth | Self::Phase | Self::Host => Unit::Text,
+            Self::Health | Self::WorstHealth | Self::Phase | Self::Host | Self::LastTest => {
+                Unit::Text
+            }
             Self::RetryMinutes => Unit::Numbers,
             Self::Failures | Self::ResyncReasons | Self::SecondService | Self::Networks => {
                 Unit::Texts

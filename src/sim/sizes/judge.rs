@@ -4,7 +4,7 @@ use crate::domain::entity::{Commit, Entity, Entry};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Event, Vm};
 use crate::sim::ghost::{Invariant, Violation};
-use crate::sim::observer::{Figures, Observer, WINDOW_MS, commits_allowed, points_allowed};
+use crate::sim::observer::{Figures, Observer, WINDOW_MS};
 use crate::store::payload;
 
 /// Commits that are kept to be read; a longer log is only hashed.
@@ -104,12 +104,12 @@ impl Judge {
         }
         lately.1 += 1;
         let commits = lately.1;
-        if commits == commits_allowed(Some(state)) + 1 {
+        if commits == self.figures[vm].commits_allowed(Some(state)) + 1 {
             let what =
                 format!("{} made more than {} commits in 10 minutes", state.name, commits - 1);
             self.violation(now, Invariant::Bounded, what);
         }
-        if points_allowed(state) < state.points.len() as u64 {
+        if self.figures[vm].points_allowed(state) < state.points.len() as u64 {
             let what = format!("{} keeps {} recovery points", state.name, state.points.len());
             self.violation(now, Invariant::Bounded, what);
         }

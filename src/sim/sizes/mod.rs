@@ -149,7 +149,8 @@ impl<'a, S: Service> Fleet<'a, S> {
             for vm in self.vms_called(step.vm()) {
                 let command = {
                     let site = self.service.site();
-                    operation(deed, site.world.guests[vm].id, &site.vms[vm].state)
+                    let (id, now) = (site.world.guests[vm].id, site.world.wall());
+                    operation(&step, id, &site.vms[vm].state, now)
                 };
                 self.tell_vm(vm, command, "operator");
             }

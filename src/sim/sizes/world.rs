@@ -354,7 +354,7 @@ impl World {
             Call::ShipAll => (guest.differing(vm, self.now), 0),
             Call::Copy => (size, size),
             Call::Compare | Call::Restore => {
-                let (compared, different) = self.compared(index, disk);
+                let (compared, different) = self.compared(index, vm, call, disk);
                 (different, compared)
             }
             _ => (0, 0),
@@ -362,9 +362,12 @@ impl World {
     }
 
     /// Of one disk: bytes that are compared, and bytes of them that differ.
-    fn compared(&self, index: usize, disk: Option<DiskId>) -> (u64, u64) {
+    fn compared(&self, index: usize, vm: &Vm, call: Call, disk: Option<DiskId>) -> (u64, u64) {
         let guest = &self.guests[index];
         let size = disk.map_or(0, |disk| guest.size(disk));
+        if call == Call::Restore && vm.failback.as_ref().is_some_and(|failback| failback.in_full) {
+            return (0, size);
+        }
         let since = guest.written_at(self.now).saturating_sub(guest.shipped());
         let part = u128::from(since) * u128::from(size) / u128::from(guest.disk_bytes.max(1));
         let different = u64::try_from(part).unwrap_or(u64::MAX).min(size);
@@ -445,7 +448,8 @@ impl World {
         let point_of = |cycle, at, bytes| RecoveryPoint { cycle, at, bytes };
         let disk = begun.disk.unwrap_or_default();
         if let Call::Compare | Call::Restore = begun.call {
-            let (compared_bytes, different_bytes) = self.compared(index, begun.disk);
+            let (compared_bytes, different_bytes) =
+                self.compared(index, vm, begun.call, begun.disk);
             return Ok(if begun.call == Call::Compare {
                 Outcome::Compared { disk, compared_bytes, different_bytes }
             } else {

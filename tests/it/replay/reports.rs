@@ -106,17 +106,41 @@ fn a_scenario_of_an_incident_fails_in_the_same_way() {
 /// disks that fail.
 #[test]
 fn a_flush_that_failed_becomes_a_fault_of_the_disks() {
-    let path =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations/disk_errors.toml");
-    let outcome =
-        run(&Scenario::read(&path).unwrap(), RunOptions { seed: 7, ..RunOptions::default() });
-    let outcome = outcome.unwrap();
+    let outcome = simulated("disk_errors");
     let sick = outcome.vms.iter().find(|vm| vm.name == "sick").unwrap();
     assert_eq!(sick.failures, ["SR-2303"]);
+    let (steps, _) = steps_of(outcome);
+    assert!(steps.len() == 1 && steps[0].starts_with("fail_disk sick for "), "{steps:?}");
+}
+
+#[test]
+fn what_operators_asked_for_is_asked_for_again() {
+    let (steps, remarks) = steps_of(simulated("operators_day"));
+    for step in [
+        "change_policy copy_frequency 5m retention 1h",
+        "change_policy copy_frequency 1m retention 1h",
+        "resync app",
+        "decide_failover web after 4m then cancel",
+        "decide_failover db after 9m then commit",
+        "failback db in full",
+    ] {
+        assert!(steps.iter().any(|it| it == step), "{step}: {steps:#?}");
+    }
+    assert!(!remarks.iter().any(|it| it.contains("not taken over")), "{remarks:#?}");
+}
+
+fn simulated(name: &str) -> lifeboat::sim::Outcome {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations");
+    let scenario = Scenario::read(&folder.join(format!("{name}.toml"))).unwrap();
+    run(&scenario, RunOptions { seed: 7, ..RunOptions::default() }).unwrap()
+}
+
+/// The timeline of the scenario that a run becomes, and what is said of it.
+fn steps_of(outcome: lifeboat::sim::Outcome) -> (Vec<String>, Vec<String>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let store = MemoryStore::of_this_build(outcome.log).unwrap();
     jsonl::export(&store, &mut |_, _| None, &mut std::io::BufWriter::new(file.as_file())).unwrap();
-    let (scenario, _) = recorded(&mut History::of_file(file.path()).unwrap(), "again").unwrap();
-    let steps: Vec<String> = scenario.at.iter().map(ToString::to_string).collect();
-    assert!(steps.len() == 1 && steps[0].starts_with("fail_disk sick for "), "{steps:?}");
+    let (scenario, remarks) =
+        recorded(&mut History::of_file(file.path()).unwrap(), "again").unwrap();
+    (scenario.at.iter().map(ToString::to_string).collect(), remarks)
 }

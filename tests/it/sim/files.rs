@@ -44,6 +44,14 @@ fn what_does_not_fit_names_line_and_key() {
     refused(&step("do = \"power_loss\"\nhost = \"host-9\""), &["line 12", "host-9"]);
     refused(&step("do = \"commit\"\nvm = \"wbe\""), &["line 12", "wbe"]);
     refused(&step("do = \"jump_clock\""), &["line 11", "forward or back"]);
+    refused(&step("do = \"change_policy\""), &["line 11", "copy_frequency, retention"]);
+    refused(&step("do = \"change_policy\"\nretention = \"100h\""), &["line 11", "from 0 to 72"]);
+    refused(&step("do = \"change_policy\"\nvm = \"web\""), &["vm", "does not take"]);
+    refused(&step("do = \"resync\""), &["line 11", "vm", "needs"]);
+    let decide = "do = \"decide_failover\"\nvm = \"web\"\nafter = \"5m\"\n";
+    refused(&step(decide), &["line 11", "then", "needs"]);
+    refused(&step(&format!("{decide}then = \"undo\"")), &["line 14", "undo", "cancel"]);
+    refused(&step("do = \"commit\"\nvm = \"web\"\nfull = true"), &["full", "does not take"]);
     refused(
         &with("[[at]]\nt = \"2h\"\ndo = \"retry\"\n"),
         &["line 10", "t", "end of the timeline"],

@@ -2,9 +2,13 @@
 //! timeline that still fails, and expectations that can fail.
 
 use super::{named, of, seeded, small};
+use lifeboat::domain::entity::Entry;
+use lifeboat::domain::policy::Policy;
+use lifeboat::domain::{cloud, vm};
 use lifeboat::sim::{
-    Driver, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, shrink,
+    Deed, Driver, RunOptions, Scenario, Schedule, Subject, Verdict, explore, run, shrink,
 };
+use std::collections::BTreeSet;
 
 #[test]
 fn the_same_scenario_and_seed_give_the_same_log_and_another_seed_another() {
@@ -98,6 +102,9 @@ fn the_loop_and_the_actors_write_the_same_log() {
         (named("second_service"), 7),
         (named("cluster_move"), 7),
         (named("mapped_networks"), 7),
+        (named("operators_day"), 7),
+        (named("recovery_plan_tested"), 7),
+        (named("recovery_plan_there_and_back"), 7),
     ] {
         let by = |driver| run(&scenario, RunOptions { driver, ..seeded(seed) }).unwrap();
         let (one, other) = (by(Driver::Loop), by(Driver::Actix));
@@ -105,6 +112,52 @@ fn the_loop_and_the_actors_write_the_same_log() {
         assert_eq!(differs, None, "{}", scenario.title);
         assert_eq!(one.log_hash, other.log_hash, "{}", scenario.title);
     }
+}
+
+#[test]
+fn expectations_fail_where_an_operator_does_nothing() {
+    for deed in [Deed::ChangePolicy, Deed::Resync, Deed::DecideFailover, Deed::Failback] {
+        let mut scenario = named("operators_day");
+        scenario.at.retain(|step| *step.r#do.get_ref() != deed);
+        assert!(!of(&scenario, 7).passed(), "without {deed:?}");
+    }
+}
+
+/// What operators ask for reaches the entities as they said it.
+#[test]
+fn operators_are_understood() {
+    let outcome = of(&named("operators_day"), 7);
+    let mut said = BTreeSet::new();
+    for commit in &outcome.log {
+        match &commit.entry {
+            Entry::Cloud { events, .. } => {
+                said.extend(events.iter().filter_map(|event| match event {
+                    cloud::Event::PolicyAssociated { policy } => Some(format!("{policy:?}")),
+                    _ => None,
+                }));
+            }
+            Entry::Vm { events, .. } => {
+                said.extend(events.iter().filter_map(|event| match event {
+                    vm::Event::FailbackRequested { in_full } => Some(format!("in full: {in_full}")),
+                    vm::Event::FailoverDecisionScheduled { then, .. } => Some(format!("{then:?}")),
+                    vm::Event::DiskRestored { compared_bytes, .. } => {
+                        Some(format!("{compared_bytes} compared"))
+                    }
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    let policy = |copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h| {
+        let policy =
+            Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h };
+        format!("{policy:?}")
+    };
+    let words = ["in full: true", "Commit", "Cancel", "0 compared"].map(ToOwned::to_owned);
+    let policies = [policy(30, 2, 0), policy(30, 2, 1), policy(300, 1, 0), policy(60, 1, 0)];
+    let expected: BTreeSet<String> = words.into_iter().chain(policies).collect();
+    assert_eq!(said, expected);
 }
 
 #[test]

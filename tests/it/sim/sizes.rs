@@ -136,6 +136,12 @@ const BUSY: &str = r#"
     vm = "db-1"
     [[at]]
     t = "2h11m"
+    do = "decide_failover"
+    vm = "web-2"
+    after = "20m"
+    then = "cancel"
+    [[at]]
+    t = "2h11m"
     do = "test_failover"
     vm = "db-2"
     [[at]]
@@ -150,6 +156,7 @@ const BUSY: &str = r#"
     t = "2h30m"
     do = "failback"
     vm = "web-1"
+    full = true
     [[at]]
     t = "2h30m"
     do = "cancel_failover"
