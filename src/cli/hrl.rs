@@ -3,7 +3,8 @@
 use super::{Answer, CommandError, Output, complain, print};
 use crate::disk::files::RealFiles;
 use crate::disk::hrl::{
-    BlockSummary, Damage, Header, HeaderTrust, LogError, LogReader, read_header_alone,
+    BlockSummary, Damage, Ending, Header, HeaderTrust, LogError, LogReader, open_unclosed,
+    read_header_alone,
 };
 use crate::disk::raw::RawDisk;
 use crate::domain::time::Timestamp;
@@ -62,24 +63,56 @@ fn trust(foreign: bool) -> HeaderTrust {
     if foreign { HeaderTrust::Foreign } else { HeaderTrust::Verified }
 }
 
-/// A closed log, or an open one as far as a search finds its blocks, with a warning.
+/// A closed log, or an open one as far as its records and its tail say, or else a search finds its
+/// blocks, with a warning.
 fn open(file: &Path, trust: HeaderTrust) -> Result<LogReader, LogError> {
     match LogReader::open(&RealFiles, file, trust) {
         Err(error @ LogError::Damaged { damage: Damage::NotClosed, .. }) => {
-            complain(&NotClosed(error));
-            LogReader::search(&RealFiles, file, trust)
+            let (log, ending) = open_not_closed(file, trust)?;
+            complain(&NotClosed { error, known: known_of(ending) });
+            Ok(log)
         }
         opened => opened,
     }
 }
 
-/// What is to be known of a log that is read without its end.
+/// A log that was not closed, and what says where it ends: nothing where its blocks were searched for.
+fn open_not_closed(
+    file: &Path,
+    trust: HeaderTrust,
+) -> Result<(LogReader, Option<Ending>), LogError> {
+    let mut tail = file.as_os_str().to_owned();
+    tail.push(".tail");
+    match open_unclosed(&RealFiles, file, Path::new(&tail), trust)? {
+        Some((log, ending)) => Ok((log, Some(ending))),
+        None => Ok((LogReader::search(&RealFiles, file, trust)?, None)),
+    }
+}
+
+/// What is to be known of a log that was not closed.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{0}; its blocks were searched for: writes after the last one found are missing, and a guest that \
-     wrote something that looks like a block can have chosen what is found"
-)]
-struct NotClosed(LogError);
+#[error("{error}; {known}")]
+struct NotClosed {
+    error: LogError,
+    known: &'static str,
+}
+
+fn known_of(ending: Option<Ending>) -> &'static str {
+    match ending {
+        Some(Ending::Cut) => "its writer ended it by a cut, and it is read up to there",
+        Some(Ending::Tail) => {
+            "it is read with the tail beside it, up to the last write that was acknowledged"
+        }
+        Some(Ending::Record) => {
+            "it is read up to the last block that its writer recorded: there is no tail beside it, \
+             which would have any writes after that"
+        }
+        None => {
+            "its blocks were searched for: writes after the last one found, if there are any, are left \
+             out, and a guest that wrote something that looks like a block can have chosen what is found"
+        }
+    }
+}
 
 /// What `inspect -o json` prints.
 #[derive(Serialize)]

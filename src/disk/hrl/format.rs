@@ -145,6 +145,9 @@ pub enum Damage {
     /// The tail beside the log lacks writes that it must hold.
     #[error("the tail beside the log lacks writes")]
     TailIncomplete,
+    /// A block that was flushed is not among those before the entries of the tail.
+    #[error("the metadata block that a seal record names is not among the log's blocks")]
+    SealedBlock,
     /// The log belongs to another disk, chain or place in the chain.
     #[error("the log does not continue its chain")]
     Chain,

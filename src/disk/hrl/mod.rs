@@ -39,7 +39,7 @@ mod writer;
 pub use compaction::{begin_compacted, compact, unique_bytes};
 pub use format::{Damage, Header, LogTime};
 pub use reader::{HeaderTrust, LogReader, LoggedWrite};
-pub use recovery::{recover_after_kill, recover_after_power_loss};
+pub use recovery::{Ending, open_unclosed, recover_after_kill, recover_after_power_loss};
 pub use scan::{BlockSummary, read_header_alone};
 pub use tail::Tail;
 pub use writer::{EMPTY_LOG_BYTES, LogWriter};

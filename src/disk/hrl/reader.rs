@@ -5,11 +5,11 @@
 
 use super::LogError;
 use super::format::{
-    BLOCK_BYTES_MAX, BlockHeader, Checksum, DATA_BYTES_MAX, Damage, ENTRY_BYTES, Entry,
-    HEADER_BYTES, Header, LogTime,
+    BLOCK_BYTES, BLOCK_BYTES_MAX, BlockHeader, Checksum, DATA_BYTES_MAX, Damage, ENTRY_BYTES,
+    Entry, HEADER_BYTES, Header, LogTime,
 };
 use super::recovery::hole_bytes;
-use super::writer::LogWriter;
+use super::writer::{LogWriter, block};
 use crate::domain::time::Timestamp;
 use crate::ports::block::BlockDevice;
 use crate::ports::files::{File, Files, Open};
@@ -40,6 +40,8 @@ pub struct LogReader {
     pub(super) blocks: Vec<u64>,
     pub(super) total_entries: u64,
     pub(super) verified: bool,
+    /// The last block, where the file has none yet: its entries come from the tail.
+    pub(super) unsealed: Option<Box<[u8; BLOCK_BYTES as usize]>>,
 }
 
 /// One write of a log.
@@ -133,7 +135,16 @@ impl LogReader {
         }
         blocks.reverse();
         let path = path.to_owned();
-        Ok(Self { file, path, header, blocks, total_entries, verified: false })
+        Ok(Self { file, path, header, blocks, total_entries, verified: false, unsealed: None })
+    }
+
+    /// Adds entries whose block, which would be at `at`, was not written.
+    pub(super) fn with_group(mut self, at: u64, entries: &[[u8; ENTRY_BYTES]]) -> Self {
+        self.unsealed = Some(Box::new(block(at - self.end() + BLOCK_BYTES, entries)));
+        self.blocks.push(at);
+        self.total_entries += entries.len() as u64;
+        self.verified = false;
+        self
     }
 
     /// The header.
@@ -151,7 +162,7 @@ impl LogReader {
         self.total_entries
     }
 
-    /// Bytes from the start of the file to the end of the last block.
+    /// Bytes from the start of the file to the end of the last block, also of one that is not written yet.
     pub fn end(&self) -> u64 {
         let last = self.blocks.last().copied().unwrap_or(HEADER_BYTES);
         last + u64::from(self.header.metadata_size)
@@ -366,7 +377,10 @@ impl LogReader {
         let damaged = |at, damage| LogError::damaged(&self.path, at, damage);
         let size = self.header.metadata_size.min(BLOCK_BYTES_MAX);
         let mut bytes = vec![0; size as usize];
-        read(&*self.file, &self.path, &mut bytes, at)?;
+        match &self.unsealed {
+            Some(block) if self.blocks.last() == Some(&at) => bytes.copy_from_slice(&**block),
+            _ => read(&*self.file, &self.path, &mut bytes, at)?,
+        }
         let (parts, _) = bytes.as_chunks::<ENTRY_BYTES>();
         let (first, parts) = parts.split_first().expect("a block is longer than its header");
         let count = BlockHeader::decode(first, size).map_err(|damage| damaged(at, damage))?.entries;

@@ -4,6 +4,8 @@
 //! write that was acknowledged, and anything that does not fit is damage. After a power loss only what
 //! was flushed is sure to be there: the youngest seal record whose whole log verifies counts, and what
 //! comes after it was never promised.
+//!
+//! Who only looks changes nothing, and reads what there is of both: [`open_unclosed`].
 
 use super::format::{
     BLOCK_BYTES, Damage, ENTRY_BYTES, Entry, HEADER_BYTES, Header, SealRecord, SealSlot,
@@ -35,9 +37,7 @@ pub fn recover_after_kill(
         None => seal_group(&*file, path, &header, &tail, records.begin)?,
     };
     let incomplete = |at| LogError::damaged(tail.path(), at, Damage::TailIncomplete);
-    if let Some(flushed) = records.flushed.iter().flatten().map(|record| record.block).max()
-        && end.last_block < flushed
-    {
+    if records.flushed().is_some_and(|flushed| end.last_block < flushed) {
         return Err(incomplete(0));
     }
     let reader = LogReader::up_to(Arc::clone(&file), path, header, end.last_block)?;
@@ -91,6 +91,63 @@ pub fn recover_after_power_loss(files: &dyn Files, path: &Path) -> Result<LogRea
     outcome
 }
 
+/// What says where an open log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The record of a cut: nothing follows.
+    Cut,
+    /// The tail beside the log: every write that was acknowledged is there.
+    Tail,
+    /// The youngest seal record; there is no tail that would say what follows.
+    Record,
+}
+
+/// Opens a log of ours that was not closed and changes nothing: with the writes whose entries are only
+/// in the tail, or else up to the block that the youngest seal record names, which must be there: an
+/// earlier end is no answer for who asks whether the log is whole. Data is not verified yet. `None`
+/// where neither record nor tail says anything of the log.
+///
+/// # Errors
+/// [`LogError`].
+pub fn open_unclosed(
+    files: &dyn Files,
+    path: &Path,
+    tail: &Path,
+    trust: HeaderTrust,
+) -> Result<Option<(LogReader, Ending)>, LogError> {
+    let file = files.open(path, Open::Read).map_err(LogError::io(path))?;
+    // The header first: what is appended meanwhile is then in the tail.
+    let (bytes, header) = read_header(&*file, path, trust)?;
+    if u64::from(header.metadata_size) != BLOCK_BYTES {
+        return Ok(None);
+    }
+    let records = Records::of(&bytes, &header);
+    let up_to = |last| LogReader::up_to(Arc::clone(&file), path, header, last);
+    if let Some(cut) = records.cut {
+        return Ok(Some((up_to(cut.block)?, Ending::Cut)));
+    }
+    let (youngest, flushed) = (records.youngest(), records.flushed());
+    let Some(tail) = Tail::open_to_read(files, tail)? else {
+        let log = youngest.map(up_to).transpose()?;
+        return Ok(log.map(|log| (log, Ending::Record)));
+    };
+    let group = group_of(&*file, path, &header, &tail)?;
+    let known = group.as_ref().map(|group| group.end).or(records.begin.map(|begin| begin.block));
+    let known = known.unwrap_or(EMPTY_LOG_BYTES - BLOCK_BYTES);
+    if flushed.is_some_and(|flushed| known < flushed) {
+        return Err(LogError::damaged(tail.path(), 0, Damage::TailIncomplete));
+    }
+    let Some(group) = group.filter(|group| youngest < Some(group.end)) else {
+        let log = youngest.map(up_to).transpose()?;
+        return Ok(log.map(|log| (log, Ending::Tail)));
+    };
+    let log = up_to(group.start - BLOCK_BYTES)?;
+    if let Some(block) = youngest.filter(|block| !log.blocks.contains(block)) {
+        return Err(LogError::damaged(path, block, Damage::SealedBlock));
+    }
+    Ok(Some((log.with_group(group.end, &group.entries), Ending::Tail)))
+}
+
 /// The seal records of a log.
 struct Records {
     flushed: [Option<SealRecord>; 2],
@@ -103,6 +160,16 @@ impl Records {
         let [first, second, cut, begin] =
             SealSlot::ALL.map(|slot| SealRecord::find(bytes, slot, header.unique_id));
         Self { flushed: [first, second], cut, begin }
+    }
+
+    /// The youngest block that a flush promised.
+    fn flushed(&self) -> Option<u64> {
+        self.flushed.iter().flatten().map(|record| record.block).max()
+    }
+
+    /// The youngest block that a flush promised, or that was there at the start.
+    fn youngest(&self) -> Option<u64> {
+        self.flushed().max(self.begin.map(|begin| begin.block))
     }
 
     /// Which of the two flush records is to be overwritten next.
@@ -124,6 +191,15 @@ impl Sealed {
     }
 }
 
+/// The entries of the tail, whose data was verified.
+struct Group {
+    /// Where the data starts in the log, right after a block.
+    start: u64,
+    /// Where it ends, and the block belongs.
+    end: u64,
+    entries: Vec<[u8; ENTRY_BYTES]>,
+}
+
 /// Gives the entries of the tail the metadata block that they lack.
 fn seal_group(
     file: &dyn File,
@@ -132,29 +208,40 @@ fn seal_group(
     tail: &Tail,
     begin: Option<SealRecord>,
 ) -> Result<Sealed, LogError> {
-    let slots = tail.youngest_group(header.unique_id)?;
-    let Some(first) = slots.first() else {
+    let Some(Group { start, end, entries }) = group_of(file, path, header, tail)? else {
         if let Some(begin) = begin {
             return Ok(Sealed::at(&begin));
         }
         return Ok(Sealed { last_block: EMPTY_LOG_BYTES - BLOCK_BYTES, end: EMPTY_LOG_BYTES });
     };
+    let bytes = block(end - start + BLOCK_BYTES, &entries);
+    file.write_all_at(&bytes, end).map_err(LogError::io(path))?;
+    Ok(Sealed { last_block: end, end: end + BLOCK_BYTES })
+}
+
+/// The entries of the tail; `None` if it has none of this log.
+fn group_of(
+    file: &dyn File,
+    path: &Path,
+    header: &Header,
+    tail: &Tail,
+) -> Result<Option<Group>, LogError> {
+    let slots = tail.youngest_group(header.unique_id)?;
+    let Some(start) = slots.first().map(|first| first.group_start) else { return Ok(None) };
     let incomplete = LogError::damaged(tail.path(), 0, Damage::TailIncomplete);
     let len = file.len().map_err(LogError::io(path))?;
-    if first.group_start < EMPTY_LOG_BYTES || len < first.group_start {
+    if start < EMPTY_LOG_BYTES || len < start {
         return Err(incomplete);
     }
-    let mut end = first.group_start;
+    let mut end = start;
     for (index, slot) in slots.iter().enumerate() {
         if slot.index != index {
             return Err(incomplete);
         }
         end = verify_data(file, path, slot, end)?;
     }
-    let entries: Vec<[u8; ENTRY_BYTES]> = slots.iter().map(|slot| slot.entry).collect();
-    let bytes = block(end - first.group_start + BLOCK_BYTES, &entries);
-    file.write_all_at(&bytes, end).map_err(LogError::io(path))?;
-    Ok(Sealed { last_block: end, end: end + BLOCK_BYTES })
+    let entries = slots.iter().map(|slot| slot.entry).collect();
+    Ok(Some(Group { start, end, entries }))
 }
 
 /// Verifies the data of one slot at `position` of the log; returns where it ends.

@@ -16,7 +16,7 @@
 //! | 32 | the entry, as the metadata block will hold it | u8\[32\] |
 
 use super::LogError;
-use super::format::{ENTRY_BYTES, Entry, GROUP_ENTRIES_MAX, Take};
+use super::format::{Damage, ENTRY_BYTES, Entry, GROUP_ENTRIES_MAX, Take};
 use crate::ports::files::{File, Files, Open};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,23 @@ impl Tail {
     /// [`LogError::Io`], also where there is none.
     pub fn open(files: &dyn Files, path: &Path) -> Result<Self, LogError> {
         Self::with(files, path, Open::Write)
+    }
+
+    /// Opens a tail to read its slots alone; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`LogError`], also where it is shorter than any tail.
+    pub(super) fn open_to_read(files: &dyn Files, path: &Path) -> Result<Option<Self>, LogError> {
+        let file = match files.open(path, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LogError::io(path)(error)),
+        };
+        let len = file.len().map_err(LogError::io(path))?;
+        if len < TAIL_BYTES as u64 {
+            return Err(LogError::damaged(path, len, Damage::EndsEarly));
+        }
+        Ok(Some(Self { file, path: path.to_owned() }))
     }
 
     fn with(files: &dyn Files, path: &Path, how: Open) -> Result<Self, LogError> {

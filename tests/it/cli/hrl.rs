@@ -1,10 +1,11 @@
 //! `lifeboat hrl`: logs in the public format are shown, verified, and applied as a whole or not at all.
 
 use super::{done, lifeboat, text};
-use lifeboat::disk::hrl::LogTime;
+use lifeboat::disk::files::RealFiles;
 use lifeboat::disk::hrl::format::{
     BLOCK_BYTES, BlockHeader, Entry, HEADER_BYTES, Header, checksum,
 };
+use lifeboat::disk::hrl::{EMPTY_LOG_BYTES, LogTime, LogWriter, Tail};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
@@ -253,4 +254,107 @@ fn a_log_that_was_not_closed_is_read_by_a_search_with_a_warning() {
     done(&["hrl", "apply", &file, "--to", &image]);
     assert_eq!(fs::read(&image).unwrap()[..2048], [1; 2048]);
     assert_eq!(fs::read(&image).unwrap()[2048..6144], [2; 4096]);
+}
+
+/// A log of ours that was not closed, with its tail: one write that was sealed, one that was flushed
+/// after it, and two that are in the tail alone.
+struct Unclosed {
+    files: Files,
+    log: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Unclosed {
+    fn new() -> Self {
+        let files = Files::new();
+        let path = files.0.path().join("ours.hrl");
+        let beside = files.0.path().join("ours.hrl.tail");
+        let tail = Tail::create(&RealFiles, &beside).unwrap();
+        let header = header(ID, Uuid::nil());
+        let mut writer = LogWriter::create(&RealFiles, &path, tail, header).unwrap();
+        let at = LogTime(539_842_382);
+        writer.append(&[1; 512], 0, at).unwrap();
+        writer.seal().unwrap();
+        writer.append(&[2; 512], 512, at).unwrap();
+        writer.seal_for_flush().unwrap();
+        writer.append(&[3; 512], 1024, at).unwrap();
+        writer.append(&[4; 512], 1536, at).unwrap();
+        let (log, tail) = (fs::read(&path).unwrap(), fs::read(&beside).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&beside).unwrap();
+        Self { files, log, tail }
+    }
+
+    /// Where the flushed block is: after the empty log, a write, its block, and another write.
+    const FLUSHED: usize = EMPTY_LOG_BYTES as usize + 512 + BLOCK_BYTES as usize + 512;
+
+    /// Verifies such bytes under a name of their own; exit code, and both outputs.
+    fn verify(&self, name: &str, log: &[u8], tail: Option<&[u8]>) -> (i32, String) {
+        let file = self.files.put(&format!("{name}.hrl"), log);
+        if let Some(tail) = tail {
+            self.files.put(&format!("{name}.hrl.tail"), tail);
+        }
+        let output = lifeboat(&["hrl", "verify", &file]);
+        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        (output.status.code().unwrap(), said)
+    }
+}
+
+#[test]
+fn a_log_of_ours_that_was_not_closed_is_read_as_far_as_it_is_known() {
+    let ours = Unclosed::new();
+    let (code, said) = ours.verify("alone", &ours.log, None);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("2 writes") && said.contains("no tail beside it"), "{said}");
+    let (code, said) = ours.verify("whole", &ours.log, Some(&ours.tail));
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("4 writes") && said.contains("last write that was ack"), "{said}");
+    let file = ours.files.0.path().join("whole.hrl");
+    let shown = done(&["hrl", "inspect", file.to_str().unwrap(), "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["blocks"][3]["entries"], 2, "{shown}");
+    assert_eq!(shown["damage"], serde_json::Value::Null);
+    let image = ours.files.put("disk.img", &[9; DISK]);
+    let applied = done(&["hrl", "apply", file.to_str().unwrap(), "--to", &image]);
+    assert!(applied.contains("4 writes"), "{applied}");
+    let expected: Vec<u8> = (1..=4).flat_map(|value| [value; 512]).collect();
+    assert_eq!(fs::read(&image).unwrap()[..2048], expected);
+    assert!(fs::read(&file).unwrap() == ours.log, "the log is only read");
+    let tail = fs::read(file.with_extension("hrl.tail")).unwrap();
+    assert!(tail == ours.tail, "the tail is only read");
+}
+
+#[test]
+fn a_log_of_ours_that_was_not_closed_and_lacks_what_was_flushed_is_damaged() {
+    let ours = Unclosed::new();
+    let cut = |length: usize| ours.log[..length].to_vec();
+    let flipped = |at: usize| {
+        let mut log = ours.log.clone();
+        log[at] ^= 1;
+        log
+    };
+    let block = Unclosed::FLUSHED;
+    for (name, log, check) in [
+        ("cut", cut(8704), format!("the file ends early at byte {block}")),
+        ("short", cut(block + 4095), format!("the file ends early at byte {block}")),
+        ("block", flipped(block + 1), format!("block's checksum does not hold at byte {block}")),
+        ("entry", flipped(block + 40), format!("checksum does not hold at byte {}", block + 32)),
+        ("data", flipped(block - 1), format!("checksum does not hold at byte {}", block - 512)),
+    ] {
+        for tail in [None, Some(&ours.tail[..])] {
+            let (code, said) = ours.verify(name, &log, tail);
+            assert_eq!(code, 1, "{name}: {said}");
+            assert!(said.contains("damaged: ") && said.contains(name), "{name}: {said}");
+            // Where the data of the tail is gone too, that is met first.
+            let expected = check.as_str();
+            assert!(tail.is_some() || said.contains(expected), "{name}: {said}");
+        }
+    }
+    // What only the tail knows must be there as well.
+    let (code, said) = ours.verify("last", &cut(ours.log.len() - 512), Some(&ours.tail));
+    assert_eq!(code, 1, "{said}");
+    let (code, said) = ours.verify("stale", &ours.log, Some(&vec![0; ours.tail.len()]));
+    assert_eq!((code, said.contains("tail beside the log lacks writes")), (1, true), "{said}");
+    let (code, said) = ours.verify("brief", &ours.log, Some(&ours.tail[..100]));
+    assert_eq!((code, said.contains("hrl.tail: the file ends early")), (1, true), "{said}");
 }
