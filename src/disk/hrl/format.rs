@@ -151,6 +151,14 @@ pub enum Damage {
     /// The log belongs to another disk, chain or place in the chain.
     #[error("the log does not continue its chain")]
     Chain,
+    /// The disk was written without a log between this one and the one before.
+    #[error("the log continues data write GUID {found}, the log before it {before}")]
+    DataWriteGuid {
+        /// In this log.
+        found: Uuid,
+        /// In the log before.
+        before: Uuid,
+    },
 }
 
 /// A time in a log: seconds since 2000-01-01T00:00:00Z.

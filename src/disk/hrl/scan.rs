@@ -113,15 +113,20 @@ impl LogReader {
         })
     }
 
-    /// Refuses a log that does not directly follow `before`.
+    /// Refuses a log that does not directly follow `before`, or follows it on another content of the
+    /// disk. Logs without a data-write GUID, as all of version 1 are, say nothing of the content.
     ///
     /// # Errors
-    /// [`Damage::Chain`].
+    /// [`Damage::Chain`], [`Damage::DataWriteGuid`].
     pub fn check_follows(&self, before: &Self) -> Result<(), LogError> {
-        if self.header.previous_unique_id == before.header.unique_id {
-            Ok(())
-        } else {
-            Err(LogError::damaged(&self.path, 76, Damage::Chain))
+        let damaged = |at, damage| Err(LogError::damaged(&self.path, at, damage));
+        if self.header.previous_unique_id != before.header.unique_id {
+            return damaged(76, Damage::Chain);
         }
+        let (found, before) = (self.header.data_write_guid, before.header.data_write_guid);
+        if !found.is_nil() && !before.is_nil() && found != before {
+            return damaged(110, Damage::DataWriteGuid { found, before });
+        }
+        Ok(())
     }
 }

@@ -196,6 +196,21 @@ fn logs_are_applied_in_order() {
 }
 
 #[test]
+fn a_log_without_a_data_write_guid_follows_any() {
+    let files = Files::new();
+    let previous = files.put("first.hrl", &first());
+    let nil = Header { data_write_guid: Uuid::nil(), ..header(NEXT_ID, ID) };
+    for (name, header) in
+        [("old", Header { version: 0x0001_0000, ..header(NEXT_ID, ID) }), ("nil", nil)]
+    {
+        let next = files.put(&format!("{name}.hrl"), &log(header, &[write(0, vec![5; 512])]));
+        let image = files.put("disk.img", &[9; DISK]);
+        done(&["hrl", "apply", &previous, &next, "--to", &image]);
+        assert_eq!(fs::read(&image).unwrap()[..512], [5; 512], "{name}");
+    }
+}
+
+#[test]
 fn nothing_is_applied_where_one_log_is_bad() {
     let files = Files::new();
     let good = files.put("good.hrl", &first());
@@ -205,10 +220,13 @@ fn nothing_is_applied_where_one_log_is_bad() {
     unknown[40] ^= 1;
     let beyond = log(header(NEXT_ID, ID), &[write(DISK as u64 - 512, vec![1; 1024])]);
     let other_chain = log(header(NEXT_ID, NEXT_ID), &[write(0, vec![1; 512])]);
+    let other_content = Header { data_write_guid: NEXT_ID, ..header(NEXT_ID, ID) };
+    let other_content = log(other_content, &[write(0, vec![1; 512])]);
     for (name, bytes, said) in [
         ("harmed", harmed, "data's checksum does not hold at byte 8192"),
         ("beyond", beyond, "beyond its 16384 bytes"),
         ("chain", other_chain, "does not continue its chain at byte 76"),
+        ("content", other_content, "data write GUID 00000000-0000-0000-0000-00000000000c"),
         ("header", unknown, "header's checksum does not hold at byte 0"),
     ] {
         let bad = files.put(&format!("{name}.hrl"), &bytes);
