@@ -106,8 +106,10 @@ impl Vault {
             PutOutcome::Created => Ok(()),
             PutOutcome::Existed => {
                 let there = self.read_point(point.vm, &path).await?;
-                // What people call things may change between two attempts.
-                let there = RecoveryPointRecord { names: point.names.clone(), ..there };
+                // Between two attempts what people call things may change, and so may what the same data
+                // takes: it may have been compressed in another way.
+                let (names, stored_bytes) = (point.names.clone(), point.stored_bytes);
+                let there = RecoveryPointRecord { names, stored_bytes, ..there };
                 if there == *point {
                     return Ok(());
                 }

@@ -431,6 +431,24 @@ async fn recovery_points_are_listed_in_order_and_dropped_by_what_to_keep() {
     assert_eq!((listed.points, listed.damaged.len()), (vec![point(20)], 2));
 }
 
+#[tokio::test]
+async fn a_point_whose_acknowledgement_was_lost_is_made_good_whatever_it_takes_the_next_time() {
+    let (memory, _) = memory_vault().await;
+    let store = FaultyStore::over(memory);
+    let vault = Vault::new(store.clone(), VAULT);
+    store.next_puts(&[Fault::AnswerLost]);
+    let lost = vault.put_point(&point(1)).await.unwrap_err();
+    assert_code(&lost, Code::LinkDown, "00000000000000000001.json");
+    // Its segments were compressed in another way, and the VM has another name.
+    let names = Names { vm: "db-2".to_owned(), ..Names::default() };
+    let again = RecoveryPointRecord { stored_bytes: 999, names, ..point(1) };
+    vault.put_point(&again).await.unwrap();
+    assert_eq!(vault.points(VM).await.unwrap().points, [point(1)]);
+    let other = RecoveryPointRecord { at: Timestamp::from_millis(7), ..again };
+    let error = vault.put_point(&other).await.unwrap_err();
+    assert_code(&error, Code::ReplicaInvalid, "00000000000000000001.json");
+}
+
 /// A disk of two windows: its first 192 KiB, and 192 KiB around the border of the first two regions.
 /// The model has only these; everything between is zero.
 const WINDOW: u64 = 192 * 1024;
