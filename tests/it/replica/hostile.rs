@@ -5,13 +5,13 @@
 use super::*;
 use lifeboat::domain::id::RecoveryPointId;
 use lifeboat::ports::random::Random;
-use lifeboat::replica::segment::{Header, Index, Kind, Trailer};
+use lifeboat::replica::segment::{HEADER_BYTES, Header, Index, Kind, TRAILER_BYTES, Trailer};
 use lifeboat::replica::{
-    Compression, Consistency, Depth, DiskPoint, HashKey, KeyFile, Names, RecoveryPointRecord,
-    Sealing, VaultKeys,
+    Collection, Collector, Compression, Consistency, Depth, DiskPoint, HashKey, KeyFile, Names,
+    RecoveryPointRecord, Sealing, VaultKeys,
 };
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 const SIZE: u64 = 4 * MIB;
@@ -197,6 +197,99 @@ fn apply(change: &Change, objects: &mut Objects, which: usize) {
         }
     }
     objects[which].1 = bytes;
+}
+
+/// The corpus without keys, whose list of the base is changed and sealed again, as a faulty or hostile
+/// writer would: `change` is given the header and the footer.
+fn with_list(change: impl FnOnce(&mut [u8], &mut Vec<u8>)) -> Objects {
+    let mut objects = corpus("raw");
+    let list = objects.iter_mut().find(|(path, _)| path.as_ref().contains("/man/")).unwrap();
+    let bytes = &list.1;
+    let trailer_at = bytes.len() - TRAILER_BYTES as usize;
+    let trailer = Trailer::decode(&bytes[trailer_at..], bytes.len() as u64).unwrap();
+    let start = trailer.footer_range().start as usize;
+    let mut header = bytes[..HEADER_BYTES as usize].to_vec();
+    let mut footer = bytes[start..trailer_at].to_vec();
+    let mut end = bytes[trailer_at..].to_vec();
+    change(&mut header, &mut footer);
+    let checksum = crc32fast::hash(&header[..124]).to_le_bytes();
+    header[124..].copy_from_slice(&checksum);
+    end[8..16].copy_from_slice(&(footer.len() as u64).to_le_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&header).update(&footer).update(&end[..16]);
+    end[16..48].copy_from_slice(hasher.finalize().as_bytes());
+    list.1 = [header, footer, end].concat();
+    objects
+}
+
+/// Everything that reads lists, given one.
+async fn read_list(objects: &Objects) -> Result<(), VaultError> {
+    let vault = vault_of("raw", objects).await;
+    let read = read_all(&vault).await;
+    let _ = vault.audit(Depth::Everything, &|_| {}).await;
+    let (kept, now) = (BTreeSet::from([2]), Timestamp::from_millis(5_000));
+    let pass = Collection { vm: VM, disks: &[DISK], kept: &kept, epoch: 1, pins: &[], now };
+    let _ = Collector::default().collect(&vault, &pass).await;
+    read.map(drop)
+}
+
+#[tokio::test]
+async fn a_list_that_counts_other_regions_than_it_has_is_refused() {
+    read_list(&with_list(|_, _| {})).await.unwrap();
+    // With a disk that could have as many.
+    let huge = (64_u64 << 40).to_le_bytes();
+    for (count, said) in [
+        (0, "length of the list"),
+        (2, "length of the list"),
+        (1 << 20, "length of the list"),
+        ((1 << 20) + 1, "number of regions"),
+        (u32::MAX, "number of regions"),
+    ] {
+        let objects = with_list(|header, footer| {
+            header[104..112].copy_from_slice(&huge);
+            footer[8..12].copy_from_slice(&count.to_le_bytes());
+        });
+        let error = read_list(&objects).await.unwrap_err();
+        assert_code(&error, Code::ReplicaDamaged, said);
+    }
+    for length in 0..64 {
+        let objects = with_list(|_, footer| footer.truncate(length));
+        let error = read_list(&objects).await.unwrap_err();
+        assert_code(&error, Code::ReplicaDamaged, "/man/");
+    }
+}
+
+type Edits = Vec<(prop::sample::Index, u8)>;
+
+fn edits(count: std::ops::Range<usize>) -> impl Strategy<Value = Edits> {
+    prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), count)
+}
+
+fn edit(bytes: &mut [u8], edits: &Edits) {
+    for (at, byte) in edits {
+        bytes[at.index(bytes.len())] = *byte;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    /// A list with a right hash but wrong content: what it says of sizes, places and counts is believed
+    /// nowhere, and what it has is read or refused.
+    #[test]
+    fn nonsense_in_a_list_under_a_right_hash_never_panics(
+        of_header in edits(0..3),
+        of_footer in edits(0..6),
+        more in prop::collection::vec(any::<u8>(), 0..120),
+    ) {
+        let objects = with_list(|header, footer| {
+            edit(&mut header[48..120], &of_header);
+            footer.extend(&more);
+            edit(footer, &of_footer);
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _ = runtime.block_on(read_list(&objects));
+    }
 }
 
 proptest! {
