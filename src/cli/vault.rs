@@ -2,6 +2,7 @@
 //! and its disks as files. Nothing but the vault and its keys is needed.
 
 mod export;
+mod lease;
 mod verify;
 
 use super::{Answer, CommandError, Output, print};

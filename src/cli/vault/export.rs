@@ -1,5 +1,6 @@
 //! `lifeboat vault export`: a disk out of the vault, checked as it is read, with nothing else at hand.
 
+use super::lease::Reader;
 use super::verify::Bar;
 use super::{PlaceArgs, disk_name, name_of, until_interrupted};
 use crate::cli::{Answer, CommandError, print};
@@ -74,16 +75,21 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
         find_qemu_img()?;
     }
     let (runtime, vault) = args.place.open()?;
+    let reader = Reader::new();
     let work = async {
         let (vm, points) = find_vm(&vault, &args.vm).await?;
         let point = choose_point(&points, &args.point)?;
         let disk = find_disk(point, &args.disk)?;
         let sequence = point.disks[&disk].sequence;
         let image = Arc::new(vault.open_disk(disk, sequence).await?);
-        let data_bytes = write_raw(&image, &partial(&args.to)).await?;
+        let to = partial(&args.to);
+        let written = write_raw(&image, &to);
+        let data_bytes = reader.hold(&vault, vm, &image, written).await?;
         Ok::<_, CommandError>((vm, point.clone(), disk, image.size_bytes(), data_bytes))
     };
-    let done = until_interrupted(&runtime, work).and_then(|done| {
+    let read = until_interrupted(&runtime, work);
+    runtime.block_on(reader.release(&vault));
+    let done = read.and_then(|done| {
         finish(args)?;
         Ok(done)
     });

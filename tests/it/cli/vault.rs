@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 const VAULT: VaultId = VaultId(Uuid::from_u128(0xfa));
@@ -154,15 +157,58 @@ fn a_vault_alone_tells_its_vms_and_gives_its_disks_back() {
 }
 
 #[test]
+fn an_export_has_a_lease_while_it_reads_and_none_after() {
+    let lone = Lone::make();
+    let leases = lone.path(&format!("vault/v1/{VAULT}/vm/{VM}/lease"));
+    let held = || -> Vec<String> {
+        let files = fs::read_dir(&leases).into_iter().flatten().map(|file| file.unwrap().path());
+        let files = files.filter(|file| file.extension().is_some_and(|it| it == "json"));
+        files.map(|file| fs::read_to_string(file).unwrap()).collect()
+    };
+    assert_eq!(lone.export(&["--point", "2"]).0, 0);
+    assert!(leases.exists() && held().is_empty(), "it was given up");
+
+    // An export to a pipe waits for its reader, and then cannot use what is no file.
+    let pipe = lone.path("disk.img.partial");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (meanwhile, code) = thread::scope(|scope| {
+        let export = scope.spawn(|| lone.export(&["--point", "2", "--force"]).0);
+        let until = Instant::now() + Duration::from_mins(1);
+        while held().is_empty() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let meanwhile = held();
+        let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        (meanwhile, export.join().unwrap())
+    });
+    assert_eq!((meanwhile.len(), code), (1, 2));
+    let lease = &meanwhile[0];
+    assert!(lease.contains(&DISK.to_string()) && lease.contains("[[1,2]]"), "{lease}");
+    assert_eq!(held(), [""; 0], "also where it did not end well");
+}
+
+#[test]
+fn a_vault_that_takes_no_lease_is_exported_with_a_warning() {
+    let lone = Lone::make();
+    let vm = lone.path(&format!("vault/v1/{VAULT}/vm/{VM}"));
+    // Whoever may write anything is kept from it by a file where the folder would be.
+    fs::write(vm.join("lease"), "").unwrap();
+    let (code, said, error) = lone.export(&[]);
+    assert_eq!(code, 0, "{said}{error}");
+    assert!(error.contains("no lease of the recovery point could be taken"), "{error}");
+    assert!(fs::read(lone.path("disk.img")).unwrap() == lone.states[2]);
+}
+
+#[test]
 fn other_formats_are_converted_by_qemu_img() {
     let lone = Lone::make();
-    let installed = std::process::Command::new("qemu-img").arg("--version").output().is_ok();
+    let installed = Command::new("qemu-img").arg("--version").output().is_ok();
     let to = lone.path("disk.img");
     for format in ["qcow2", "vhd", "vhdx"] {
         let (code, _, error) = lone.export(&["--format", format, "--force"]);
         if installed {
             assert_eq!(code, 0, "{error}");
-            let compared = std::process::Command::new("qemu-img")
+            let compared = Command::new("qemu-img")
                 .args(["convert", "-O", "raw"])
                 .args([&to, &lone.path("back.img")])
                 .status();
