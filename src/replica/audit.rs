@@ -7,6 +7,9 @@
 //! The checksums by which a resynchronization compares are proved too, against the data. Damaged ones are
 //! told apart: they cost that resynchronization the reading of the data, and no recovery point.
 //!
+//! The vault may be in use: a collection deletes points that were let go, and what they alone needed. Where
+//! an object is missing, the points of its VM are listed and proved once more: what is missing then is.
+//!
 //! At most [`CHECKS`] objects are read at a time, 4 MiB of each. A storage that does not answer is no
 //! damage: it ends the audit.
 
@@ -94,6 +97,8 @@ struct Auditor<'a> {
     done_bytes: AtomicU64,
     progress: Progress<'a>,
     findings: Vec<String>,
+    /// Those of the VM under way that say that something is missing.
+    missing: BTreeSet<String>,
     bad_checksums: Vec<String>,
     old_keys: BTreeMap<KeyId, BTreeSet<String>>,
     checked_bytes: u64,
@@ -162,6 +167,7 @@ impl Vault {
             done_bytes: AtomicU64::new(0),
             progress,
             findings: Vec::new(),
+            missing: BTreeSet::new(),
             bad_checksums: Vec::new(),
             old_keys: BTreeMap::new(),
             checked_bytes: 0,
@@ -186,10 +192,29 @@ impl Vault {
 }
 
 impl Auditor<'_> {
+    /// Audits a VM, until nothing is missing that was there, or not asked for, the time before.
     async fn vm(&mut self, vm: VmId) -> Result<VmAudit, VaultError> {
+        let (findings, old_keys) = (self.findings.len(), self.old_keys.clone());
+        let mut missing_before = BTreeSet::new();
+        loop {
+            self.missing.clear();
+            let audit = self.vm_as_it_is(vm).await?;
+            if self.missing.is_subset(&missing_before) {
+                return Ok(audit);
+            }
+            missing_before.clone_from(&self.missing);
+            self.findings.truncate(findings);
+            // What was good is not read again.
+            self.checked.retain(|_, wrong| wrong.iter().all(|(_, finding)| *finding < findings));
+            self.old_keys.clone_from(&old_keys);
+        }
+    }
+
+    /// Audits a VM once.
+    async fn vm_as_it_is(&mut self, vm: VmId) -> Result<VmAudit, VaultError> {
         let list = self.vault.points(vm).await?;
         for damaged in &list.damaged {
-            self.finding(&damaged.to_string());
+            self.fault(damaged);
         }
         let mut points: Vec<PointAudit> = list
             .points
@@ -235,7 +260,7 @@ impl Auditor<'_> {
                     generation
                 }
                 Err(error) => {
-                    point.because.insert(self.finding(&error.to_string()));
+                    point.because.insert(self.fault(&error));
                     continue;
                 }
             };
@@ -264,7 +289,7 @@ impl Auditor<'_> {
                     image = Some(opened);
                 }
                 Err(error) => {
-                    let finding = self.finding(&error.to_string());
+                    let finding = self.fault(&error);
                     point.because.insert(finding);
                     broken = Some((generation, finding));
                 }
@@ -299,7 +324,7 @@ impl Auditor<'_> {
                 }
                 Err(error) => {
                     let range = region * REGION_BYTES..(region + 1) * REGION_BYTES;
-                    let finding = self.finding(&error.to_string());
+                    let finding = self.fault(&error);
                     bad.push(BadRange { object, range, finding });
                 }
             }
@@ -340,10 +365,10 @@ impl Auditor<'_> {
             let path = image.path(Object::Segment(segment));
             let (index, opener, _) = match damage_or(self.vault.open_index(&path).await)? {
                 Ok(opened) => opened,
-                // It was read a moment ago: the storage changes under us.
+                // It was read a moment ago: the vault changes under us.
                 Err(error) => {
                     let (object, range) = (Object::Segment(segment), 0..image.size_bytes());
-                    let finding = self.finding(&error.to_string());
+                    let finding = self.fault(&error);
                     bad.push(BadRange { object, range, finding });
                     continue;
                 }
@@ -384,7 +409,7 @@ impl Auditor<'_> {
             match opened {
                 Ok(opener) => objects.push((object, Frames { path, opener, rows, sums: None })),
                 Err(error) => {
-                    let (object, finding) = (object_of(0), self.finding(&error.to_string()));
+                    let (object, finding) = (object_of(0), self.fault(&error));
                     let all =
                         rows.iter().map(|row| BadRange { object, range: row.range(), finding });
                     bad.extend(all);
@@ -428,7 +453,7 @@ impl Auditor<'_> {
                     self.note_bad_checksums(text);
                 }
                 let wrong = wrong.into_iter();
-                let wrong = wrong.map(|(range, error)| (range, self.finding(&error.to_string())));
+                let wrong = wrong.map(|(range, error)| (range, self.fault(&error)));
                 let wrong: Vec<_> = wrong.collect();
                 self.checked.insert(path.clone(), wrong);
             }
@@ -442,6 +467,16 @@ impl Auditor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The place of what is wrong as a finding.
+    fn fault(&mut self, error: &VaultError) -> usize {
+        let text = error.to_string();
+        let place = self.finding(&text);
+        if matches!(error, VaultError::Missing { .. } | VaultError::NoBase { .. }) {
+            self.missing.insert(text);
+        }
+        place
     }
 
     /// The place of a finding, which is new or was there before.

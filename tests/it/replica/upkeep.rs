@@ -6,8 +6,8 @@ use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use lifeboat::domain::id::RecoveryPointId;
 use lifeboat::replica::segment::REGION_BYTES;
 use lifeboat::replica::{
-    Collected, Collection, Collector, Consistency, DiskImage, DiskPoint, GRACE, Names, Pins,
-    RecoveryPointRecord, generation_of_copy,
+    Audit, Collected, Collection, Collector, Consistency, Depth, DiskImage, DiskPoint, GRACE,
+    Names, Pins, RecoveryPointRecord, generation_of_copy,
 };
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -430,6 +430,66 @@ async fn what_a_reader_reads_stays_until_its_lease_is_over() {
     world.pass().await.unwrap();
     assert_eq!(world.count("/log/").await, 1);
     world.prove().await;
+}
+
+/// Audits the vault of a world, and when the first data was read does something with the world, on a
+/// thread of its own, as another process would.
+async fn audit_while(world: World, meanwhile: fn(&mut World, &tokio::runtime::Runtime)) -> Audit {
+    let vault = world.proof.clone();
+    let world = Mutex::new(Some(world));
+    let progress = |_: u64| {
+        let Some(mut world) = world.lock().unwrap().take() else { return };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            meanwhile(&mut world, &runtime);
+        });
+        thread.join().unwrap();
+    };
+    vault.audit(Depth::Everything, &progress).await.unwrap()
+}
+
+fn cycles(audit: &Audit) -> Vec<u64> {
+    audit.vms[0].points.iter().map(|point| point.cycle).collect()
+}
+
+#[tokio::test]
+async fn a_collection_in_the_middle_of_an_audit_breaks_no_point() {
+    let mut world = World::new().await;
+    for cut in 0..10 {
+        world.cut(&some_blocks(cut)).await;
+    }
+    let audit = audit_while(world, |world, runtime| {
+        world.let_go(|cycle| cycle == 5);
+        for _ in 0..4 {
+            runtime.block_on(world.pass()).unwrap();
+            world.wait(GRACE);
+        }
+        assert_eq!(runtime.block_on(world.count("/rp/")), 2);
+        assert!(runtime.block_on(world.count("/log/")) < 3, "segments were deleted");
+    });
+    let audit = audit.await;
+    assert_eq!(audit.findings, Vec::<String>::new());
+    assert_eq!(cycles(&audit), [5, 10]);
+}
+
+#[tokio::test]
+async fn what_is_missing_though_a_point_needs_it_is_told_in_the_middle_of_a_collection_too() {
+    let mut world = World::new().await;
+    for cut in 0..10 {
+        world.cut(&some_blocks(cut)).await;
+    }
+    let audit = audit_while(world, |world, runtime| {
+        world.let_go(|cycle| 4 <= cycle);
+        runtime.block_on(world.pass()).unwrap();
+        let lost = Path::from(format!("v1/{VAULT}/disk/{DISK}/log/{:020}.seg", 8));
+        runtime.block_on(world.objects.delete(&lost)).unwrap();
+    });
+    let audit = audit.await;
+    assert_eq!(cycles(&audit), [4, 5, 6, 7, 8, 9, 10]);
+    let broken = audit.vms[0].points.iter().filter(|point| !point.because.is_empty());
+    assert_eq!(broken.map(|point| point.cycle).collect::<Vec<_>>(), [8, 9, 10]);
+    assert_eq!(audit.findings.len(), 1, "{:?}", audit.findings);
+    assert!(audit.findings[0].contains("00000000000000000008.seg: it is missing"));
 }
 
 #[tokio::test]
