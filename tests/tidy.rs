@@ -90,6 +90,7 @@ const OWNED: &[Owned] = &[
             ("store/sled_tree.rs", "sled only tries its lock, and cannot wait for it"),
             ("cli/replay/play.rs", "plays a log at a pace that a person follows"),
             ("cli/plan.rs", "looks at a run that is waited for again"),
+            ("cli/vault/lease.rs", "renews a lease when half of it is over"),
             ("sim/", "lets virtual time pass"),
         ],
     },

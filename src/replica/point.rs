@@ -109,7 +109,7 @@ impl Vault {
                 // Between two attempts what people call things may change, and so may what the same data
                 // takes: it may have been compressed in another way.
                 let (names, stored_bytes) = (point.names.clone(), point.stored_bytes);
-                let there = RecoveryPointRecord { names, stored_bytes, ..there };
+                let there = RecoveryPointRecord { stored_bytes, names, ..there };
                 if there == *point {
                     return Ok(());
                 }

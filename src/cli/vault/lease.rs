@@ -3,13 +3,14 @@
 use crate::cli::complain;
 use crate::domain::id::{RecoveryPointId, VmId};
 use crate::ports::clock::Clock;
+use crate::ports::random::Random;
 use crate::replica::{DiskImage, Pins, Vault, VaultError};
-use crate::service::SystemClock;
+use crate::service::{KernelRandom, SystemClock};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
-use uuid::Uuid;
+use uuid::Builder;
 
 /// For how long a lease is taken; it is renewed when half of it is over. What was killed holds its lease
 /// for no longer than this.
@@ -30,8 +31,12 @@ pub(super) struct Reader {
 struct NoLease(#[source] VaultError);
 
 impl Reader {
+    /// A reader with an id of its own, so that none gives up the lease of another.
     pub(super) fn new() -> Self {
-        Self { id: RecoveryPointId(Uuid::new_v4()), vm: OnceLock::new() }
+        let mut bytes = [0; 16];
+        KernelRandom.fill(&mut bytes);
+        let id = RecoveryPointId(Builder::from_random_bytes(bytes).into_uuid());
+        Self { id, vm: OnceLock::new() }
     }
 
     /// Does something under a lease of what the image reads, however long it takes. A vault that is only
