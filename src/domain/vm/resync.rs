@@ -36,11 +36,9 @@ impl Resync {
     /// Whether a window of the configuration is to be taken over. One that differs only by the site's distance to UTC,
     /// as with summer time, is the same configuration.
     fn takes(&self, window: ResyncWindow) -> bool {
-        let by_hand = self.configured != Some(self.window);
-        self.configured.is_none_or(|known| match by_hand {
-            true => !known.is_same_by_local_time(window),
-            false => known != window,
-        })
+        let Some(known) = self.configured else { return true };
+        let by_hand = known != self.window;
+        if by_hand { !known.is_same_by_local_time(window) } else { known != window }
     }
 }
 

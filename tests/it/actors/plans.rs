@@ -144,7 +144,7 @@ fn vms_that_a_cancelled_run_has_not_started_start_now_and_without_a_plan() {
         let is_let_go =
             |plan: &Plan| plan.run.as_ref().is_some_and(|run| run.let_go.contains(&vms[1]));
         until(&service, is_let_go).await;
-        service.sleep(Duration::from_secs(60)).await;
+        service.sleep(Duration::from_mins(1)).await;
         let second = service.site.state::<Vm>(vms[1].0).await.expect("it is there");
         assert_eq!(second.phase, Phase::CommitPending(FailoverKind::Unplanned));
         assert_eq!(second.held, None);

@@ -245,7 +245,9 @@ fn a_policy_given_by_hand_outlives_a_start_until_the_configuration_has_another()
     let mut cloud = cloud::Cloud::default();
     let mut tell = |command: cloud::Command| {
         let events = cloud.decide(&command, now(0)).unwrap();
-        events.iter().for_each(|event| cloud.apply(event, now(0)));
+        for event in &events {
+            cloud.apply(event, now(0));
+        }
         (cloud.policy.copy_frequency_s, cloud.revision)
     };
     let configure = |seconds| cloud::Command::ConfigurePolicy { policy: every(seconds) };

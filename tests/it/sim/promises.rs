@@ -132,7 +132,8 @@ fn operators_are_understood() {
         match &commit.entry {
             Entry::Cloud { events, .. } => {
                 said.extend(events.iter().filter_map(|event| match event {
-                    cloud::Event::PolicyAssociated { policy } => Some(format!("{policy:?}")),
+                    cloud::Event::PolicyAssociated { policy }
+                    | cloud::Event::PolicyConfigured { policy } => Some(format!("{policy:?}")),
                     _ => None,
                 }));
             }
