@@ -195,12 +195,16 @@ pub(super) fn cancel_failover(vm: &Vm, job: JobId) -> Vec<Event> {
 }
 
 /// The failover is undone: replication goes on with what was tracked, or with the resynchronization that
-/// the failover had taken the place of.
+/// the failover had taken the place of, or that is due since tracking was lost before it.
 pub(super) fn failover_cancelled(vm: &Vm, now: Timestamp) -> Vec<Event> {
     let mut events = vec![Event::FailoverCancelled];
+    let lost = match &vm.phase_before {
+        Phase::Resynchronizing(reason) => Some(reason),
+        _ => vm.resync.lost.as_ref(),
+    };
     if let Some(unfinished) = resize::left_unfinished(vm, now) {
         events.extend(unfinished);
-    } else if let Phase::Resynchronizing(reason) = &vm.phase_before {
+    } else if let Some(reason) = lost {
         events.push(Event::MarkedForResync { reason: reason.clone() });
         events.extend(begin_resync(vm, vm.resync.window, now));
     } else {

@@ -11,7 +11,8 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::CloudId;
 use lifeboat::domain::job::{JobKind, JobOutcome, Step};
 use lifeboat::domain::vm::{
-    AfterFailover, Command, Effect, Event, Health, Phase, PointChoice, Side, Stage, Wake,
+    AfterFailover, Command, Effect, Event, Health, Phase, PointChoice, ResyncReason, Side, Stage,
+    Wake,
 };
 use std::time::Duration;
 
@@ -346,6 +347,22 @@ fn a_cancelled_failover_of_a_vm_that_lost_track_goes_on_with_the_resynchronizati
     assert!(matches!(story.vm.phase, Phase::Resynchronizing(_)));
     story.work_off();
     assert_eq!(story.vm.phase, Phase::Protected);
+}
+
+/// Random histories found that it went on with logs that were no more, and waited for an administrator for ever.
+#[test]
+fn a_cancelled_failover_of_a_vm_that_lost_track_after_its_failback_is_followed_by_a_resynchronization()
+ {
+    let mut story = Story::failed_back();
+    story.tell(story.tracking_lost());
+    story.tell(unplanned(PointChoice::Latest));
+    story.work_off();
+    story.tell(cancel_failover());
+    story.until_step(|step| step == Step::RestartTracking);
+    assert!(matches!(story.vm.phase, Phase::Resynchronizing(ResyncReason::PowerLoss)));
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Protected);
+    assert_eq!(story.vm.resync.lost, None);
 }
 
 #[test]
