@@ -492,8 +492,10 @@ impl Vm {
     }
 
     /// Whether the source's writes are to be tracked.
-    pub const fn is_tracked(&self) -> bool {
+    pub fn is_tracked(&self) -> bool {
         match self.phase {
+            // What it runs from changes: the source is off, as it was since the failover.
+            Phase::FailingOver(_) if operations::is_changing_point(self) => false,
             Phase::InitialReplication
             | Phase::Finalizing
             | Phase::Protected

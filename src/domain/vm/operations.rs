@@ -144,7 +144,8 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
     }
 }
 
-fn is_changing_point(vm: &Vm) -> bool {
+/// Whether the running job, or the last one, chose another point for a VM that was failed over.
+pub(super) fn is_changing_point(vm: &Vm) -> bool {
     vm.job.as_ref().is_some_and(|job| job.kind == JobKind::ChangeRecoveryPoint)
 }
 

@@ -513,14 +513,11 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
         return vec![];
     }
     // A resynchronization restarts tracking first; until it has, the loss is the one it deals with.
-    // When a planned failover starts, all that was tracked has arrived, and the source is off.
-    let irrelevant = matches!(
-        vm.work(),
-        Some(Work::Task {
-            step: Step::RestartTracking | Step::StartFailover | Step::StartReplica,
-            ..
-        })
-    );
+    // When a planned failover starts, all that was tracked has arrived, and the source is off: also
+    // where a recovery plan holds the start.
+    let step = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+    let irrelevant =
+        matches!(step, Some(Step::RestartTracking | Step::StartFailover | Step::StartReplica));
     if irrelevant {
         return vec![];
     }

@@ -7,6 +7,7 @@ use super::story::{
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::failure::{Cause, Failure};
+use lifeboat::domain::id::PlanId;
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::vm::{
     Command, Effect, Event, FailoverKind, Outcome, Phase, PointChoice, RecoveryPoint, SourceEnd,
@@ -342,6 +343,33 @@ fn nothing_of_the_primary_site_goes_on_after_a_failover() {
         assert_eq!(story.vm.delta.stage, Stage::Off);
         assert_eq!(story.vm.pending(), [Effect::RunReplica]);
     }
+}
+
+/// The source is off since the failover. A loss of tracking there used to make the VM a protected one of the
+/// primary site while its replica ran.
+#[test]
+fn tracking_lost_while_another_point_is_chosen_changes_nothing() {
+    let mut story = Story::protected_with_points(2);
+    let lost = story.tracking_lost();
+    story.tell(planned());
+    story.work_off();
+    story.tell(change_point(PointChoice::Cycle(1)));
+    while let Some(success) = story.success() {
+        assert_eq!(story.tell(lost.clone()), [], "{}", story.transcript);
+        assert!(!story.vm.needs_disks_of_source(), "{}", story.transcript);
+        story.tell(success);
+    }
+    assert_eq!(story.vm.phase, Phase::CommitPending(FailoverKind::Planned));
+}
+
+#[test]
+fn tracking_lost_while_a_plan_holds_the_start_changes_nothing() {
+    let mut story = Story::protected();
+    story.tell(Command::HoldStart { plan: PlanId::default() });
+    story.tell(planned());
+    story.work_off();
+    assert!(story.vm.waits_for_plan(), "{}", story.transcript);
+    assert_eq!(story.tell(story.tracking_lost()), []);
 }
 
 #[test]
