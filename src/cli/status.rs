@@ -45,7 +45,7 @@ fn in_words(status: &StatusView) -> String {
     );
     text.push_str(&vms(&status.vms));
     for vm in &status.vms {
-        for warning in vm.logs.iter().flat_map(LogsView::warnings) {
+        for warning in vm.logs.iter().filter_map(LogsView::warning) {
             let _ = writeln!(text, "\n{}: {warning}", vm.name);
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn render(rows: &[Row], now: Timestamp, colour: bool) -> String {
         }
     }
     for row in rows {
-        for warning in row.logs.iter().flat_map(LogsView::warnings) {
+        for warning in row.logs.iter().filter_map(LogsView::warning) {
             let _ = writeln!(out, "  {}: {warning}", row.name);
         }
         for cause in row.vm.health_causes(now) {

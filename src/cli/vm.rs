@@ -325,7 +325,7 @@ fn in_words(vm: &VmView) -> String {
     let newest = newest.map(|point| format!("#{} of {}", point.cycle, moment(point.at)));
     line("recovery points", &format!("{}, newest {}", vm.recovery_points, or_dash(newest)));
     line("logs, disks", &format!("{} of {} bytes", or_dash(vm.log_bytes), vm.disk_bytes));
-    for warning in vm.logs.iter().flat_map(LogsView::warnings) {
+    for warning in vm.logs.iter().filter_map(LogsView::warning) {
         line("", &warning);
     }
     line("allowed", &vm.allowed_operations.join(", "));

@@ -414,6 +414,13 @@ catalogue! {
         causes: ["what they have in common is broken: the host's storage, its network, its agent"],
         next: "Each VM goes on as its own causes say.",
         action: "Look at what its VMs say with `lifeboat status`, and at the host.";
+    /// The volume of the logs will be full before long.
+    LogVolumeLow = "SR-2304", Recoverable, Warning, System,
+        title: "The volume of the replication logs is short of space",
+        message: "the volume of {path} has little room left for the replication logs of {vm}",
+        causes: ["the vault could not be reached for long", "something else fills the volume"],
+        next: "Replication goes on. Once the volume is full the VM goes on, and is resynchronized by itself when there is room.",
+        action: "Free space on the volume that the message names, or move the logs to a larger one.";
 }
 
 /// The entry of a code.

@@ -57,6 +57,9 @@ pub struct Restore {
 /// Told how far a copy is: bytes dealt with, bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
+/// Told what the volume of a VM's logs lacks, or that it lacks nothing.
+pub type LogVolume<'a> = &'a (dyn Fn(Option<Failure>) + Send + Sync);
+
 /// The data plane of a site.
 #[async_trait]
 pub trait Replication: Send + Sync {
@@ -265,6 +268,7 @@ pub trait Replication: Send + Sync {
     /// Those of the vault; `ReplicaInvalid` if another owner has taken over.
     async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure>;
 
-    /// Returns when the tracker has lost track of the VM's changes, with the reason.
-    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason;
+    /// Returns when the tracker has lost track of the VM's changes, with the reason. Meanwhile `log_volume` is told
+    /// what the volume of the VM's logs lacks, when that begins, and `None` when it is over, or never was.
+    async fn tracking_lost(&self, vm: &Vm, log_volume: LogVolume<'_>) -> ResyncReason;
 }

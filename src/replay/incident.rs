@@ -542,6 +542,7 @@ fn failure_of(event: &Event) -> Option<&Failure> {
         Event::RetryScheduled { because, .. }
         | Event::AdministratorNeeded { because, .. }
         | Event::SpaceNotReclaimed { because }
+        | Event::LogVolumeLow { because }
         | Event::ApplicationConsistencyMissed { because, .. } => Some(because),
         Event::TaskFailed { failure, .. } => Some(failure),
         _ => None,

@@ -521,6 +521,9 @@ fn reported_on(command: &Command, vm: &Vm) -> Option<Effect> {
         Command::ReportTrackingLost { first_cycle, .. } => {
             Some(Effect::WatchTracking { first_cycle: *first_cycle })
         }
+        Command::ReportLogVolume { .. } => {
+            Some(Effect::WatchTracking { first_cycle: vm.delta.chain_first_cycle })
+        }
         Command::ReportSpace { .. } => Some(Effect::ReclaimSpace),
         Command::Retry { because: RetryReason::CauseEnded(Cause::Vault(vault)) } => {
             Some(Effect::AwaitVault { vault: *vault })

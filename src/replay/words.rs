@@ -266,6 +266,14 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
         Command::ReportSpace { failure: Some(failure) } => {
             format!("{who} could not free what the replica of {name} does not need: {failure}")
         }
+        Command::ReportLogVolume { short: None } => {
+            format!("{who} found room on the volume of the replication logs of {name}")
+        }
+        Command::ReportLogVolume { short: Some(failure) } => {
+            format!(
+                "{who} found the volume of the replication logs of {name} short of space: {failure}"
+            )
+        }
         Command::TestFailover { point, network, lease_h, .. } => format!(
             "{who} asked for a test failover of {name} from {} in network {network}, for {lease_h} h",
             chosen(*point)
@@ -580,6 +588,10 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
             format!("what its replica does not need cannot be freed: {because}")
         }
         Event::SpaceReclaimed => "what its replica does not need was freed".to_owned(),
+        Event::LogVolumeLow { because } => {
+            format!("the volume of its replication logs is short of space: {because}")
+        }
+        Event::LogVolumeFreed => "the volume of its replication logs has room again".to_owned(),
         Event::TestFailoverRequested { point, network, lease_ends } => format!(
             "recovery point {} is to be tested in network {network}, until {lease_ends} at most",
             point.cycle

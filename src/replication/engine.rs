@@ -9,7 +9,7 @@ use super::resync::compare_disk;
 use super::shipment::ship;
 use super::source::{Source, Sources};
 use super::upkeep::{self, Upkeep};
-use crate::disk::tracker::{Broken, Suspect, TrackError};
+use crate::disk::tracker::{Broken, LowSpace, Suspect, TrackError};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Classified, Failure, in_full};
 use crate::domain::id::{DiskId, VaultId};
@@ -17,7 +17,9 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
-use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
+use crate::ports::replication::{
+    Compared, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
+};
 use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
     Completion, DeltaHeader, FenceOutcome, RecoveryPointRecord, Segment, Vault, VaultError,
@@ -175,6 +177,13 @@ fn recovery_point(record: &RecoveryPointRecord) -> RecoveryPoint {
     RecoveryPoint { cycle: record.cycle, at: record.at, bytes: record.stored_bytes }
 }
 
+/// That the logs of a VM will not find room before long.
+fn log_volume_low(vm: &Vm, low: &LowSpace) -> Failure {
+    Failure::new(Code::LogVolumeLow, cause(vm, vm.source), low)
+        .with("vm", &vm.name)
+        .with("path", low.folder.display())
+}
+
 /// How work ends whose result nobody waits for.
 fn given_up() -> Failure {
     Failure::new(Code::HostResourcesShort, Cause::Itself, "given up")
@@ -189,20 +198,29 @@ impl Engine {
     }
 
     /// Keeps the logs of a VM small until its changes are not tracked any more, and it is time to say so.
-    /// `vault_answers` is asked whether the vault does; `on_thread` does blocking work.
+    /// `log_volume` is told when room for them becomes short, and when it is not any more. `vault_answers` is asked
+    /// whether the vault does; `on_thread` does blocking work.
     pub(crate) async fn loss<'a>(
         &self,
         vm: &Vm,
+        log_volume: LogVolume<'_>,
         vault_answers: &(dyn Fn() -> BoxFuture<'a, bool> + Send + Sync),
         on_thread: &(dyn Fn(Box<dyn FnOnce() + Send>) -> BoxFuture<'a, ()> + Send + Sync),
     ) -> ResyncReason {
+        let mut was_short = None;
         loop {
             let source = self.source(vm, vm.source).ok();
             if let Some(source) = source.clone().filter(|source| source.tracker.has_large_logs()) {
                 let name = vm.name.clone();
                 on_thread(Box::new(move || compact(&source, &name))).await;
             }
-            if let Some(broken) = source.and_then(|source| source.tracker.status().broken) {
+            let status = source.map(|source| source.tracker.status());
+            if let Some(status) = &status
+                && was_short.replace(status.low_space.is_some()) != Some(status.low_space.is_some())
+            {
+                log_volume(status.low_space.as_ref().map(|low| log_volume_low(vm, low)));
+            }
+            if let Some(broken) = status.and_then(|status| status.broken) {
                 // A chain that began while the vault is away would grow as large as this one. Until it
                 // is back, what may differ is remembered by the chunk, and nothing else is needed.
                 let is_large = matches!(broken, Broken::LogsTooLarge { .. });
@@ -806,7 +824,7 @@ impl Replication for Engine {
         self.run(vm, move |parts, work| upkeep::reclaim_space(parts, &upkeep, work)).await
     }
 
-    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+    async fn tracking_lost(&self, vm: &Vm, log_volume: LogVolume<'_>) -> ResyncReason {
         let vault = vm.vault;
         let answers = || -> BoxFuture<'_, bool> {
             Box::pin(async move { self.probe_vault(vault).await.is_ok() })
@@ -815,6 +833,6 @@ impl Replication for Engine {
             let thread = self.parts.runtime.spawn_blocking(work);
             Box::pin(async move { drop(thread.await) })
         };
-        self.loss(vm, &answers, &on_thread).await
+        self.loss(vm, log_volume, &answers, &on_thread).await
     }
 }

@@ -59,7 +59,6 @@ pub(super) fn logs(sources: &Sources, vm: VmId) -> Option<LogsView> {
         bytes: status.disks.iter().map(|disk| disk.active_bytes + disk.transit_bytes).sum(),
         share: status.disks.iter().map(DiskStatus::log_share).fold(0.0, f64::max),
         half_full_in_seconds: half_full_at.map(|at| at.since(now).as_secs_f64()),
-        low_space: status.low_space.map(|low| low.to_string()),
     })
 }
 

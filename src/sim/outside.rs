@@ -49,6 +49,9 @@ const NAMES: Uuid = Uuid::from_u128(0x7369_6d75_6c61_7469_8000_6f6e_7369_7465);
 /// The beginning of each disk that its first writes fill.
 const INSTALL_BYTES: u64 = 256 * 1024;
 
+/// Free on a volume that has little room: half of what a tracker asks for at least, and enough for the logs of small disks.
+const LITTLE_ROOM_BYTES: u64 = 32 << 20;
+
 /// Calls on files that a process at most still makes while it dies.
 const LAST_CALLS: u64 = 12;
 
@@ -110,6 +113,15 @@ struct Life {
     recovery_files: LabFiles,
 }
 
+/// What is free on the volume of a host's replication logs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Enough,
+    /// Some seconds of a guest that writes much.
+    Little,
+    None,
+}
+
 /// A host.
 struct Host {
     name: String,
@@ -119,10 +131,26 @@ struct Host {
     up: bool,
     /// Whether the service reaches it.
     managed: bool,
-    full: bool,
+    room: Room,
     boots: u64,
     /// Changes whenever work that is under way there breaks off.
     upset: watch::Sender<u64>,
+}
+
+impl Host {
+    /// Has its volume be what its room says.
+    fn make_room(&self) {
+        if self.room == Room::None {
+            self.files.fill_disk();
+        } else {
+            self.files.free_disk();
+        }
+        self.disk.set_free_bytes(if self.room == Room::Little {
+            LITTLE_ROOM_BYTES
+        } else {
+            u64::MAX
+        });
+    }
 }
 
 /// A VM and its guest.
@@ -192,9 +220,12 @@ impl Outside {
             let disk = MemoryFiles::new(keyed(seed, &name, 0));
             disk.number_from(nth << 32);
             let files = LabFiles::new(Arc::clone(&disk) as Arc<dyn Files>, &name);
-            let (up, managed, full, boots, upset) = (true, true, false, 0, watch::Sender::new(0));
+            let (up, managed, boots, upset) = (true, true, 0, watch::Sender::new(0));
             let id = HostId::named(NAMES, &name);
-            hosts.insert(id, Host { name, cluster, disk, files, up, managed, full, boots, upset });
+            hosts.insert(
+                id,
+                Host { name, cluster, disk, files, up, managed, room: Room::Enough, boots, upset },
+            );
         }
         let mut vms = BTreeMap::new();
         for one in scenario.vms() {
@@ -455,9 +486,7 @@ impl Outside {
             let Some(host) = state.hosts.get_mut(&host).filter(|host| host.up) else { return };
             host.disk.restart();
             host.files = LabFiles::new(Arc::clone(&host.disk) as Arc<dyn Files>, &host.name);
-            if host.full {
-                host.files.fill_disk();
-            }
+            host.make_room();
         }
         for vm in self.vm_ids() {
             if self.machine(vm).host == host {
@@ -651,12 +680,12 @@ impl Outside {
         }
     }
 
-    /// The volume of a host's logs is full, or is not.
-    pub(super) fn set_full(&self, host: HostId, full: bool) {
+    /// So much is free on the volume of a host's logs.
+    pub(super) fn set_room(&self, host: HostId, room: Room) {
         let mut state = self.state();
         let Some(host) = state.hosts.get_mut(&host) else { return };
-        host.full = full;
-        if full { host.files.fill_disk() } else { host.files.free_disk() }
+        host.room = room;
+        host.make_room();
     }
 
     /// Writing the disks of a VM fails, or does not.

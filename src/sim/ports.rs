@@ -14,7 +14,9 @@ use crate::domain::id::{DiskId, HostId, VaultId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{AddedDisk, RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::hypervisor::Hypervisor;
-use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
+use crate::ports::replication::{
+    Compared, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
+};
 use crate::replication::Engine;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -433,7 +435,7 @@ impl Replication for DataPlane {
         .await
     }
 
-    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+    async fn tracking_lost(&self, vm: &Vm, log_volume: LogVolume<'_>) -> ResyncReason {
         // The vault is asked over the simulated network, in virtual time.
         let vault = vm.vault;
         let answers = || -> BoxFuture<'_, bool> {
@@ -444,7 +446,7 @@ impl Replication for DataPlane {
             drop(self.outside.inline.call(work));
             Box::pin(std::future::ready(()))
         };
-        self.engine.loss(vm, &answers, &on_thread).await
+        self.engine.loss(vm, log_volume, &answers, &on_thread).await
     }
 }
 

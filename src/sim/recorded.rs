@@ -274,6 +274,17 @@ impl Reading {
                     self.works(&place, at);
                 }
             }
+            Event::LogVolumeLow { .. } | Event::LogVolumeFreed => {
+                let host = self.past.site.vms.get(&id).map(|vm| vm.host);
+                let Some(host) = host else { return };
+                let name = self.past.name(StreamId { kind: Kind::Host, id: host.0 });
+                let place = (Deed::CrowdDisk, Some(name));
+                if let Event::LogVolumeFreed = event {
+                    self.came_back(&place, at);
+                } else {
+                    self.fails(place, at);
+                }
+            }
             Event::MarkedForResync { reason: ResyncReason::PowerLoss } => {
                 let host = self.past.site.vms.get(&id).map(|vm| vm.host);
                 self.power.extend(host.map(|host| (host, at)));

@@ -8,7 +8,7 @@ use super::errands::Errands;
 use super::ghost::Invariant;
 use super::journal::Journal;
 use super::observer::Observer;
-use super::outside::{Outside, Standing, added_disk};
+use super::outside::{Outside, Room, Standing, added_disk};
 use super::plans::{definition, plan_id, run_kind};
 use super::plant::Plant;
 use super::ports::{DataPlane, PrimarySite, RecoveryHypervisors};
@@ -425,9 +425,15 @@ impl Run {
             of(deed).flat_map(|step| outside.hosts_called(step.host())).collect()
         };
         let (isolated, full) = (hosts(Deed::IsolateHost), hosts(Deed::FillDisk));
+        let crowded = hosts(Deed::CrowdDisk);
         for (host, _) in outside.host_ids() {
             outside.set_managed(host, !isolated.contains(&host));
-            outside.set_full(host, full.contains(&host));
+            let room = match (full.contains(&host), crowded.contains(&host)) {
+                (true, _) => Room::None,
+                (false, true) => Room::Little,
+                (false, false) => Room::Enough,
+            };
+            outside.set_room(host, room);
         }
         let failing: BTreeSet<_> =
             of(Deed::FailDisk).flat_map(|step| outside.vms_called(step.vm())).collect();

@@ -473,6 +473,8 @@ deeds! {
     RotVault = "rot_vault", needs ["vm"], takes [];
     /// The volume of a host's replication logs is full.
     FillDisk = "fill_disk", needs ["host"], takes ["for"];
+    /// The volume of a host's replication logs has little room left.
+    CrowdDisk = "crowd_disk", needs ["host"], takes ["for"];
     /// Writing the disks of a VM fails.
     FailDisk = "fail_disk", needs ["vm"], takes ["for"];
     /// What the gates of recovery plans probe does not answer.
@@ -554,6 +556,7 @@ impl Deed {
             Self::JumpClock
                 | Self::LoseAnswers
                 | Self::RotVault
+                | Self::CrowdDisk
                 | Self::FailDisk
                 | Self::StopService
                 | Self::EditDisk

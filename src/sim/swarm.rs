@@ -38,6 +38,7 @@ const CLASSES: &[Deed] = &[
     Deed::ExpireCredentials,
     Deed::RotVault,
     Deed::FillDisk,
+    Deed::CrowdDisk,
     Deed::FailDisk,
     Deed::PlannedFailover,
     Deed::UnplannedFailover,

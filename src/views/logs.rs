@@ -17,23 +17,17 @@ pub struct LogsView {
     pub share: f64,
     /// When that is reached at the present rate, if they grow.
     pub half_full_in_seconds: Option<f64>,
-    /// What their volume lacks, long before a log cannot be written.
-    pub low_space: Option<String>,
 }
 
 impl LogsView {
-    /// What somebody should know of them before it is too late.
-    pub fn warnings(&self) -> Vec<String> {
-        let soon = |seconds: &f64| *seconds <= FORECAST_SECONDS_MAX;
-        let forecast = self
-            .half_full_in_seconds
-            .filter(soon)
+    /// That they will be too large, where somebody should know of it before it is too late.
+    pub fn warning(&self) -> Option<String> {
+        self.half_full_in_seconds
+            .filter(|seconds| *seconds <= FORECAST_SECONDS_MAX)
             .filter(|_| FORECAST_SHARE_MIN <= self.share)
             .map(|seconds| {
                 format!("log half full in {}, then a resynchronization", in_words(seconds))
-            });
-        let low_space = self.low_space.as_ref().map(|lack| format!("low space: {lack}"));
-        forecast.into_iter().chain(low_space).collect()
+            })
     }
 }
 
@@ -51,19 +45,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forecast_is_told_once_logs_have_grown_and_low_space_at_once() {
+    fn a_forecast_is_told_once_logs_have_grown() {
         let mut logs = LogsView { share: 0.2, ..LogsView::default() };
-        assert!(logs.warnings().is_empty());
+        assert_eq!(logs.warning(), None);
         for (seconds, said) in [(43.0 * 60.0, "43 min"), (20.0, "20 s"), (7200.0, "2 h")] {
             logs.half_full_in_seconds = Some(seconds);
             let expected = format!("log half full in {said}, then a resynchronization");
-            assert_eq!(logs.warnings(), [expected]);
+            assert_eq!(logs.warning(), Some(expected));
         }
         logs.half_full_in_seconds = Some(100_000.0);
-        assert!(logs.warnings().is_empty());
+        assert_eq!(logs.warning(), None);
         logs = LogsView { share: 0.01, half_full_in_seconds: Some(60.0), ..logs };
-        assert!(logs.warnings().is_empty());
-        logs.low_space = Some("1 byte is free".to_owned());
-        assert_eq!(logs.warnings(), ["low space: 1 byte is free"]);
+        assert_eq!(logs.warning(), None);
     }
 }

@@ -43,7 +43,7 @@ const PROGRESS_PARTS: u64 = 20;
 
 impl Hosted for Vm {
     const WORKER: &'static str = "agent";
-    const STATE_SCHEMA: u16 = 11;
+    const STATE_SCHEMA: u16 = 12;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.vms
@@ -85,7 +85,8 @@ impl Hosted for Vm {
                     done.unwrap_or_else(|failure| Command::ReportFailure { work, failure })
                 }
                 Effect::WatchTracking { first_cycle } => {
-                    let reason = world.replication.tracking_lost(&vm).await;
+                    let log_volume = |short| reporter.report(Command::ReportLogVolume { short });
+                    let reason = world.replication.tracking_lost(&vm, &log_volume).await;
                     Command::ReportTrackingLost { first_cycle, reason }
                 }
                 Effect::RunReplica => run_replica(&vm, &world).boxed_local().await,

@@ -97,7 +97,7 @@ use state::{Durable, State, StateFile, TrackedState, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use suspect::LogsFound;
 use uuid::Uuid;
@@ -206,6 +206,8 @@ pub struct Tracker {
     /// Held by every call that changes which logs there are.
     control: Mutex<()>,
     transit: Mutex<Option<Transit>>,
+    /// What the last look at the volume of the logs found.
+    volume_is_low: AtomicBool,
 }
 
 /// A cut, and what its logs take on the volume.
@@ -265,8 +267,12 @@ impl Tracker {
             state_file.write(&*files, &state)?;
         }
         let shared = Shared::new(files, folder.to_owned(), clock, disks, state, gate);
-        let tracker =
-            Self { shared: Arc::new(shared), control: Mutex::new(()), transit: Mutex::new(None) };
+        let tracker = Self {
+            shared: Arc::new(shared),
+            control: Mutex::new(()),
+            transit: Mutex::new(None),
+            volume_is_low: AtomicBool::new(false),
+        };
         tracker.set_transit(transit);
         tracker.drop_too_large(&tracker.lock_control());
         Ok(Arc::new(tracker))
@@ -512,6 +518,13 @@ impl Tracker {
         }
     }
 
+    fn low_volume(&self, disks_bytes: u64) -> Option<LowSpace> {
+        let was_low = self.volume_is_low.load(Ordering::Relaxed);
+        let low = self.low_space(room::low_bytes(disks_bytes, was_low));
+        self.volume_is_low.store(low.is_some(), Ordering::Relaxed);
+        low
+    }
+
     fn low_space(&self, needed_bytes: u64) -> Option<LowSpace> {
         let folder = self.shared.folder.clone();
         // Where nobody can tell what is free, a log that cannot be written says so.
@@ -621,8 +634,7 @@ impl Tracker {
                 Gate::Broken(reason) => Some(reason.clone()),
                 Gate::Off | Gate::On(_) | Gate::Closed => None,
             },
-            low_space: self
-                .low_space(room::low_bytes(disks.iter().map(|disk| disk.size_bytes).sum())),
+            low_space: self.low_volume(disks.iter().map(|disk| disk.size_bytes).sum()),
             disks,
         }
     }

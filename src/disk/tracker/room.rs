@@ -29,6 +29,9 @@ const FORECAST_MS_MAX: f64 = 30.0 * 86_400_000.0;
 const LOW_BYTES_MIN: u64 = 64 << 20;
 const LOW_SHARE: u64 = 100;
 
+/// A volume that was low has room again from a quarter more on: what is freed and taken around the mark is told once.
+const ROOM_AGAIN_SHARE: u64 = 4;
+
 /// What a cut needs for its own files: two blocks a log, its state, and some slack.
 const CUT_BYTES_PER_DISK: u64 = 256 << 10;
 
@@ -68,9 +71,11 @@ pub(super) fn compact_again_bytes(disk_bytes: u64) -> u64 {
     limit_bytes(disk_bytes) / 16
 }
 
-/// What should be free on the volume of the logs of disks of so many bytes in all.
-pub(super) fn low_bytes(disks_bytes: u64) -> u64 {
-    (disks_bytes / LOW_SHARE).max(LOW_BYTES_MIN)
+/// What should be free on the volume of the logs of disks of so many bytes in all, and, where it was low, for it not
+/// to be low any more.
+pub(super) fn low_bytes(disks_bytes: u64, was_low: bool) -> u64 {
+    let needed = (disks_bytes / LOW_SHARE).max(LOW_BYTES_MIN);
+    if was_low { needed + needed / ROOM_AGAIN_SHARE } else { needed }
 }
 
 /// What must be free for a cut of so many disks.
@@ -150,7 +155,8 @@ mod tests {
         assert_eq!(limit_bytes(1 << 30), 1 << 29);
         assert_eq!(limit_bytes(4096), LIMIT_BYTES_MIN);
         assert_eq!(compact_bytes(1000 << 20), 400 << 20);
-        assert_eq!(low_bytes(1 << 20), LOW_BYTES_MIN);
-        assert_eq!(low_bytes(100 << 30), 1 << 30);
+        assert_eq!(low_bytes(1 << 20, false), LOW_BYTES_MIN);
+        assert_eq!(low_bytes(100 << 30, false), 1 << 30);
+        assert_eq!(low_bytes(100 << 30, true), (1 << 30) + (256 << 20));
     }
 }

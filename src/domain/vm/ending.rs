@@ -53,7 +53,7 @@ pub(super) fn apply(vm: &mut Vm, event: &Event, at: Timestamp) {
             vm.delta.stage = Stage::Off;
             (vm.failback, vm.decision, vm.copy_due) = (None, None, None);
             (vm.resize, vm.former_sizes) = (None, vec![]);
-            (vm.space, vm.quiescence) = (None, Quiescence::default());
+            (vm.space, vm.log_volume, vm.quiescence) = (None, None, Quiescence::default());
             let Resync { window, configured, .. } = vm.resync;
             vm.resync = Resync { window, configured, ..Resync::default() };
             // Where it runs on are its disks, and its place, of the failover.

@@ -287,13 +287,16 @@ impl Vm {
         });
         // Where nothing is to be freed, what kept it from being is no concern.
         let space = self.space.iter().filter(|_| self.reclaims_space());
-        let background = missed.chain(space).map(|(since, failure)| HealthCause {
-            level: Health::Warning,
-            code: failure.code,
-            because: failure.to_string(),
-            next: catalogue::entry(failure.code).next.to_owned(),
-            since: Some(*since),
-        });
+        // And where nothing is logged, so is the volume that the logs would be on.
+        let log_volume = self.log_volume.iter().filter(|_| self.is_tracked());
+        let background =
+            missed.chain(space).chain(log_volume).map(|(since, failure)| HealthCause {
+                level: Health::Warning,
+                code: failure.code,
+                because: failure.to_string(),
+                next: catalogue::entry(failure.code).next.to_owned(),
+                since: Some(*since),
+            });
         background.chain(lost).chain(test)
     }
 

@@ -312,6 +312,11 @@ pub enum Command {
         /// When resynchronizations begin by themselves.
         window: ResyncWindow,
     },
+    /// The volume of its replication logs was looked at.
+    ReportLogVolume {
+        /// What it lacks, if it is short of space.
+        short: Option<Failure>,
+    },
 }
 
 impl Command {
@@ -904,4 +909,11 @@ pub enum Event {
         /// This.
         window: ResyncWindow,
     },
+    /// The volume of its replication logs is short of space.
+    LogVolumeLow {
+        /// What it lacks.
+        because: Failure,
+    },
+    /// It has room again.
+    LogVolumeFreed,
 }

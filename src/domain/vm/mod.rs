@@ -365,6 +365,8 @@ pub struct Vm {
     pub quiescence: Quiescence,
     /// Since when the replica's space in the vault cannot be freed, and why.
     pub space: Option<(Timestamp, Failure)>,
+    /// Since when the volume of its replication logs is short of space, and of what.
+    pub log_volume: Option<(Timestamp, Failure)>,
     /// What replication did lately.
     pub statistics: Statistics,
     /// What its hypervisor says that it is.
@@ -833,6 +835,8 @@ impl Entity for Vm {
             }
             Event::SpaceNotReclaimed { because } => self.space = Some((at, because.clone())),
             Event::SpaceReclaimed => self.space = None,
+            Event::LogVolumeLow { because } => self.log_volume = Some((at, because.clone())),
+            Event::LogVolumeFreed => self.log_volume = None,
             Event::MarkedForResync { reason } => {
                 self.delta.stage = Stage::Off;
                 self.trouble = None;

@@ -232,6 +232,11 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             (None, Some(_)) => vec![Event::SpaceReclaimed],
             (Some(_), Some(_)) | (None, None) => vec![],
         }),
+        Command::ReportLogVolume { short } => Ok(match (short, &vm.log_volume) {
+            (Some(because), None) => vec![Event::LogVolumeLow { because: because.clone() }],
+            (None, Some(_)) => vec![Event::LogVolumeFreed],
+            (Some(_), Some(_)) | (None, None) => vec![],
+        }),
         Command::ReportShipped { cycle, shipped_bytes } => {
             let Some(Work::Ship { cycle: current, snapshot_at }) = vm.work() else {
                 return Ok(vec![]);

@@ -14,7 +14,9 @@ use crate::ports::actions::{Actions, Ended};
 use crate::ports::clock::Clock;
 use crate::ports::event_store::{self, EventStore, StoreError};
 use crate::ports::hypervisor::Hypervisor;
-use crate::ports::replication::{Compared, Progress, Replication, Restore, ServedDisk, Snapshot};
+use crate::ports::replication::{
+    Compared, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
+};
 use crate::sim::clock::SimClock;
 use crate::sim::driver::State;
 use crate::sim::driver::actors::{state, tell};
@@ -497,7 +499,7 @@ impl Replication for Ports {
         Ok(())
     }
 
-    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+    async fn tracking_lost(&self, vm: &Vm, _: LogVolume<'_>) -> ResyncReason {
         let place = self.0.site().known(vm.id.0);
         let mut nth = self.0.site().watch_tracker(place);
         loop {

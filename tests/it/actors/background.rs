@@ -122,6 +122,30 @@ fn space_that_cannot_be_freed_is_a_warning_that_ends_by_itself_and_delays_nothin
 }
 
 #[test]
+fn a_volume_of_logs_that_was_freed_while_the_service_was_down_is_short_no_more() {
+    let bed = Testbed::new();
+    let vm = vm_id(1);
+    let short = Failure::new(Code::LogVolumeLow, Cause::Host(host_id()), "1 byte is free");
+    bed.run(async |service: Running| {
+        service.protected(1, every_30_s()).await;
+        bed.outside.change(vm, |facts| facts.log_volume_short = Some(short));
+        service.sleep(MINUTE).await;
+        let state = service.vm(vm).await;
+        let causes = state.health_causes(bed.clock.now());
+        assert_eq!(
+            (state.health(bed.clock.now()), causes[0].code),
+            (Health::Warning, Code::LogVolumeLow)
+        );
+    });
+    bed.outside.change(vm, |facts| facts.log_volume_short = None);
+    bed.run(async |service: Running| {
+        service.sleep(MINUTE).await;
+        assert_eq!(service.vm(vm).await.health(bed.clock.now()), Health::Normal);
+    });
+    bed.outside.check();
+}
+
+#[test]
 fn a_pass_that_never_ends_ends_with_the_phase_that_it_was_for() {
     let bed = Testbed::new();
     let vm = vm_id(1);

@@ -17,7 +17,7 @@ use lifeboat::ports::clock::Clock;
 use lifeboat::ports::event_store::EventStore;
 use lifeboat::ports::hypervisor::Hypervisor;
 use lifeboat::ports::replication::{
-    Compared, Progress, Replication, Restore, ServedDisk, Snapshot,
+    Compared, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -210,6 +210,7 @@ pub(crate) struct Call {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) tracking_lost: Option<ResyncReason>,
+    pub(crate) log_volume_short: Option<Failure>,
     tracked: bool,
     copied: BTreeSet<DiskId>,
     /// What each comparison was told is done.
@@ -307,6 +308,7 @@ impl Default for Facts {
     fn default() -> Self {
         Self {
             tracking_lost: None,
+            log_volume_short: None,
             tracked: false,
             copied: BTreeSet::new(),
             compared_from: Vec::new(),
@@ -916,8 +918,14 @@ impl Replication for Outside {
         self.call(vm.id.0, Op::ReclaimSpace, || {}).await
     }
 
-    async fn tracking_lost(&self, vm: &Vm) -> ResyncReason {
+    async fn tracking_lost(&self, vm: &Vm, log_volume: LogVolume<'_>) -> ResyncReason {
+        let mut told = None;
         loop {
+            let short = self.with(vm, |facts, _| facts.log_volume_short.clone());
+            if told.as_ref() != Some(&short) {
+                log_volume(short.clone());
+                told = Some(short);
+            }
             if let Some(reason) = self.with(vm, |facts, _| facts.tracking_lost.clone()) {
                 return reason;
             }

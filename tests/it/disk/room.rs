@@ -201,6 +201,13 @@ fn a_volume_that_fills_up_is_reported_before_a_log_cannot_be_written() {
     assert!(tracker.status().tracking);
     files.set_free_bytes(u64::MAX);
     tracker.cut(2).unwrap();
+    // Around the mark it is told once.
+    for (free_bytes, is_low) in
+        [(100, false), (70, false), (63, true), (70, true), (80, false), (70, false)]
+    {
+        files.set_free_bytes(free_bytes * MIB);
+        assert_eq!(tracker.status().low_space.is_some(), is_low, "{free_bytes} MiB");
+    }
 }
 
 /// Tracks a disk that was overwritten much, up to just before a cut that compacts its log; what it was

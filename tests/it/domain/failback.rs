@@ -515,6 +515,27 @@ fn a_point_can_be_taken_at_once() {
 }
 
 #[test]
+fn a_volume_of_logs_that_is_short_of_space_is_a_warning_while_writes_are_tracked() {
+    let mut story = Story::protected();
+    let short = Failure::new(Code::LogVolumeLow, Cause::Host(host()), "1 byte is free");
+    let report = |short| Command::ReportLogVolume { short };
+    assert_eq!(story.tell(report(None)), []);
+    assert_eq!(story.tell(report(Some(short.clone()))).len(), 1);
+    assert_eq!(story.tell(report(Some(short.clone()))), [], "only what changes is told");
+    let causes = story.vm.health_causes(story.now);
+    assert_eq!((causes.len(), causes[0].code), (1, Code::LogVolumeLow));
+    assert_eq!(causes[0].level, Health::Warning);
+    story.tell(planned());
+    story.work_off();
+    assert!(story.vm.health_causes(story.now).iter().all(|cause| cause.code != Code::LogVolumeLow));
+    story.tell(cancel_failover());
+    story.work_off();
+    assert_eq!(story.vm.health(story.now), Health::Warning);
+    story.tell(report(None));
+    assert_eq!(story.vm.health(story.now), Health::Normal);
+}
+
+#[test]
 fn space_that_could_not_be_freed_is_no_concern_while_nothing_is_to_be_freed() {
     let mut story = Story::failed_over();
     story.tell(Command::ReportSpace { failure: Some(link_down()) });

@@ -224,6 +224,7 @@ fn is_report(command: &Command) -> bool {
         | Command::ReportTrackingLost { .. }
         | Command::ReportQuiescedSnapshot { .. }
         | Command::ReportSpace { .. }
+        | Command::ReportLogVolume { .. }
         | Command::ReportLeft { .. }
         | Command::ChangePolicy { .. }
         | Command::ChangeResyncWindow { .. }

@@ -529,6 +529,8 @@ impl Story {
             | Event::ReplicaStarted
             | Event::SpaceNotReclaimed { .. }
             | Event::SpaceReclaimed
+            | Event::LogVolumeLow { .. }
+            | Event::LogVolumeFreed
             | Event::Described { .. }
             | Event::TargetChanged { .. }
             | Event::ReplicaPlaced { .. }

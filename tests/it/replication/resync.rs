@@ -86,7 +86,7 @@ fn a_vm_that_lost_track_is_compared_and_its_older_points_stay_what_they_were() {
     rig.write(5);
     rig.host.free_disk();
     assert!(!rig.tracker.status().tracking);
-    let reason = rig.runtime.block_on(rig.engine.tracking_lost(&rig.vm));
+    let reason = rig.runtime.block_on(rig.engine.tracking_lost(&rig.vm, &|_| {}));
     assert!(matches!(&reason, ResyncReason::LogWriteFailed(text) if text.contains("disk")));
     let first_cycle = rig.vm.delta.chain_first_cycle;
     rig.tell(&Command::ReportTrackingLost { first_cycle, reason });

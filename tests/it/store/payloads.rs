@@ -176,6 +176,8 @@ fn vm_commands() -> Vec<vm::Command> {
         C::ChangeResyncWindow { window: ResyncWindow::Manual },
         C::ChangeResyncWindow { window: window() },
         C::ConfigureResyncWindow { window: window() },
+        C::ReportLogVolume { short: None },
+        C::ReportLogVolume { short: Some(failure()) },
         C::Wake { due: at(5), wake: Wake::Resync },
         C::ReportDone {
             job,
@@ -574,6 +576,8 @@ fn vm_events() -> Vec<vm::Event> {
         E::FailoverCommitted,
         E::ResyncWindowChanged { window: window() },
         E::ResyncWindowConfigured { window: window() },
+        E::LogVolumeLow { because: failure() },
+        E::LogVolumeFreed,
         E::ResyncScheduled { opening: Opening::At(at(21)) },
         E::ResyncScheduled { opening: Opening::ByHand },
         E::DiskCompared { disk: DiskId(id(3)), compared_bytes: 1 << 36, different_bytes: 1 << 20 },
