@@ -35,6 +35,12 @@ const NO_ANSWER_MS: (u64, u64) = (200, 3_000);
 const SHUT_DOWN_MS: (u64, u64) = (2_000, 9_000);
 const BOOT_MS: (u64, u64) = (4_000, 20_000);
 
+/// How long it takes to cut a guest's power, in milliseconds.
+const SWITCH_OFF_MS: (u64, u64) = (1, 20);
+
+/// The longest that it takes to turn a guest off whose host is within reach, in milliseconds.
+const TURN_OFF_MS: u64 = SHUT_DOWN_MS.1 + SWITCH_OFF_MS.1;
+
 /// Virtual time after which a planted hang begins, in milliseconds.
 const PLANTED_AFTER_MS: u64 = 10 * 60_000;
 
@@ -504,7 +510,7 @@ impl Hypervisor for PrimarySite {
     }
 
     async fn switch_off(&self, vm: &Vm) -> Result<(), Failure> {
-        self.reach(vm, &format!("switch off {}", vm.name), (1, 20)).await?;
+        self.reach(vm, &format!("switch off {}", vm.name), SWITCH_OFF_MS).await?;
         if self.0.is_elsewhere(vm) {
             self.0.end_stray(vm.id, vm.host);
         } else {
@@ -616,11 +622,13 @@ impl Hypervisor for RecoveryHypervisors {
 
     async fn start(&self, vm: &Vm, disks: &[ServedDisk]) -> Result<(), Failure> {
         let outside = &self.0;
-        let was_within_reach = outside.answers(vm.host);
+        let (began, was_within_reach) = (outside.clock.passed_ms(), outside.answers(vm.host));
         pause(outside, &format!("boot {}", vm.name), BOOT_MS).await;
         let source = outside.machine(vm.id);
-        // One that comes back while its replica boots is switched off once that runs.
-        if source.runs && was_within_reach && outside.answers(vm.host) {
+        // Nobody knows of a host that did not answer that it has come back just now. From here on it can be known, so
+        // that a source that is not off after the time that this takes is one that nobody turns off.
+        let could_be_off = TURN_OFF_MS < outside.clock.passed_ms() - began;
+        if source.runs && could_be_off && was_within_reach && outside.answers(vm.host) {
             let what = format!("{} was started while its source ran, within reach", vm.name);
             outside.violation(Invariant::OnePrimary, what);
         }

@@ -16,10 +16,10 @@ use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
     ResyncWindow, RetryReason, SCHEDULED_WITHIN, Side, SourceEnd, TestFailover, Vm, Wake, Work,
 };
-use crate::ports::replication::{Compared, Restore};
+use crate::ports::replication::{Compared, Restore, ServedDisk};
 use actix::Addr;
 use futures_util::FutureExt;
-use futures_util::future::{self, LocalBoxFuture};
+use futures_util::future::{self, Either, LocalBoxFuture};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -313,11 +313,15 @@ async fn perform_step(
         Step::StartReplica => {
             let point = chosen(vm)?;
             let disks = replication.serve(vm, point).await?;
-            if vm.phase == Phase::FailingOver(FailoverKind::Unplanned) {
-                // Since the fence it may have come back into reach, all the more if a plan held the start.
-                end_source(vm, world).await;
-            }
-            if let Err(failure) = world.recovery.start(vm, &disks).await {
+            // Since the fence it may have come back into reach, all the more if a plan held the start.
+            let is_away = vm.phase == Phase::FailingOver(FailoverKind::Unplanned)
+                && matches!(end_source(vm, world).await, SourceEnd::OutOfReach(_));
+            let started = if is_away {
+                start_beside_source(vm, &disks, world).boxed_local().await
+            } else {
+                world.recovery.start(vm, &disks).await
+            };
+            if let Err(failure) = started {
                 // Damaged data is the better reason: no retry mends it.
                 replication.serve(vm, point).await?;
                 return Err(failure);
@@ -487,6 +491,16 @@ async fn keep_source_off(vm: &Vm, world: &World) {
     while let Err(failure) = turn_source_off(vm, world).await {
         tracing::debug!(vm = %vm.name, %failure, "keep the source off");
         actix::clock::sleep(world.watch_interval).await;
+    }
+}
+
+/// Starts the replica of a source that is out of reach. One that comes back before the replica runs is turned off
+/// at once.
+async fn start_beside_source(vm: &Vm, disks: &[ServedDisk], world: &World) -> Result<(), Failure> {
+    let keep_off = keep_source_off(vm, world).boxed_local();
+    match future::select(world.recovery.start(vm, disks), keep_off).await {
+        Either::Left((started, _)) => started,
+        Either::Right(((), start)) => start.await,
     }
 }
 

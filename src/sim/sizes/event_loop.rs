@@ -237,7 +237,7 @@ impl LoopService {
             }
             Effect::RunReplica => {
                 for call in [Call::StopSource, Call::Serve] {
-                    self.keep(vm, call, called_by);
+                    self.keep(vm, effect, call, called_by);
                 }
             }
             Effect::AwaitVault { .. } => self.await_vault(vm, effect, WATCH_MS, called_by),
@@ -267,10 +267,10 @@ impl LoopService {
     }
 
     /// Begins a call that keeps the replica on or the source off.
-    fn keep(&mut self, vm: usize, call: Call, called_by: Option<u64>) {
+    fn keep(&mut self, vm: usize, effect: Effect, call: Call, called_by: Option<u64>) {
         let (nth, begun) = self.site.begin_call(vm, call, None);
         let doing = Doing::Keeping(call, Some(begun));
-        self.run(vm, Running { effect: Effect::RunReplica, nth, called_by, doing });
+        self.run(vm, Running { effect, nth, called_by, doing });
     }
 
     fn work_due(&mut self, vm: usize, nth: u64) {
@@ -289,11 +289,15 @@ impl LoopService {
             (Effect::Do(work), Doing::Call(place, ended, begun)) => {
                 let done = self.site.end_call(vm, begun);
                 self.vms[vm].note_end_of_source(ended, &done);
-                match next_place(ended, place, done.is_ok()) {
-                    Some(next) if call(&self.site.vms[vm].state, work, next).is_some() => {
-                        self.begin_call(vm, work, next, called_by);
-                    }
-                    _ => self.work_done(vm, work, done, called_by),
+                let next = next_place(ended, place, done.is_ok())
+                    .and_then(|next| Some((next, call(&self.site.vms[vm].state, work, next)?)));
+                let Some((next, following)) = next else {
+                    return self.work_done(vm, work, done, called_by);
+                };
+                self.begin_call(vm, work, next, called_by);
+                if done.is_err() && following == Call::StartReplica {
+                    // Out of reach; it may come back before the replica runs.
+                    self.keep(vm, effect, Call::StopSource, called_by);
                 }
             }
             (Effect::WatchTracking { first_cycle }, _) => match self.site.tracking_lost(vm) {
@@ -305,7 +309,7 @@ impl LoopService {
                     self.run(vm, Running { effect, nth, called_by, doing: Doing::Tracking });
                 }
             },
-            (_, Doing::Keeping(call, begun)) => self.kept(vm, call, begun, called_by),
+            (_, Doing::Keeping(call, begun)) => self.kept(vm, effect, call, begun, called_by),
             (Effect::AwaitVault { vault }, Doing::AwaitingVault(pause_ms, begun)) => {
                 let Some(begun) = begun else {
                     let (nth, begun) = self.site.begin_call(vm, Call::ReachVault, None);
@@ -340,12 +344,18 @@ impl LoopService {
     }
 
     /// A call that keeps the replica on or the source off has ended, or is made again.
-    fn kept(&mut self, vm: usize, call: Call, begun: Option<Begun>, called_by: Option<u64>) {
-        let Some(begun) = begun else { return self.keep(vm, call, called_by) };
-        let effect = Effect::RunReplica;
+    fn kept(
+        &mut self,
+        vm: usize,
+        effect: Effect,
+        call: Call,
+        begun: Option<Begun>,
+        called_by: Option<u64>,
+    ) {
+        let Some(begun) = begun else { return self.keep(vm, effect, call, called_by) };
         match (call, self.site.end_call(vm, begun).is_ok()) {
-            (Call::Serve, true) => self.keep(vm, Call::StartReplica, called_by),
-            (Call::StopSource, false) => self.keep(vm, Call::SwitchOff, called_by),
+            (Call::Serve, true) => self.keep(vm, effect, Call::StartReplica, called_by),
+            (Call::StopSource, false) => self.keep(vm, effect, Call::SwitchOff, called_by),
             (_, true) => self.run(vm, Running { effect, nth: 0, called_by, doing: Doing::Kept }),
             (call, false) => {
                 let again = if call == Call::SwitchOff { Call::StopSource } else { Call::Serve };
@@ -398,6 +408,7 @@ impl LoopService {
         let origin = Origin::called(actor, called_by);
         let changed = self.tell_vm(vm, command, origin).unwrap_or(false);
         if !changed && self.site.vms[vm].state.calls_for(&effect) {
+            self.vms[vm].running.retain(|running| running.effect != effect);
             let at = self.site.world.now + IDLE_PAUSE.as_millis() as u64;
             let nth = self.site.push_pause(at, vm);
             self.run(vm, Running { effect, nth, called_by, doing: Doing::Pause });

@@ -29,6 +29,9 @@ pub(super) const ANSWER_MS: u64 = 1;
 /// How long it takes to find that a guest is off, or runs, as it shall, in milliseconds.
 const IS_SO_MS: (u64, u64) = (1, 20);
 
+/// The longest that it takes to turn a guest off whose host is within reach, in milliseconds.
+const TURN_OFF_MS: u64 = Call::ShutDownSource.takes_ms().1 + Call::SwitchOff.takes_ms().1;
+
 /// What a host reads of its disks in a millisecond: 200 MB a second, a disk that turns.
 const READ_BYTES_PER_MS: u64 = 200_000;
 
@@ -113,6 +116,7 @@ pub(super) struct Begun {
     pub(super) call: Call,
     disk: Option<DiskId>,
     lives: u64,
+    since: u64,
     /// Whether its host was within reach.
     reached: bool,
     requests: u64,
@@ -317,8 +321,8 @@ impl World {
         let call = if call == Call::StopSource { Call::ShutDownSource } else { call };
         let requests = call.requests(vm.disks.len() as u64);
         let lives = self.hosts[self.guests[guest].host].lives;
-        let mut begun =
-            Begun { call, disk, lives, reached: self.answers(guest), requests, fails: None };
+        let (since, reached) = (self.now, self.answers(guest));
+        let mut begun = Begun { call, disk, lives, since, reached, requests, fails: None };
         if matches!(call, Call::Heartbeat | Call::ReachVault) {
             return (begun, ANSWER_MS);
         }
@@ -501,7 +505,10 @@ impl World {
             // One that runs goes on running.
             Call::StartReplica if !guest.runs_away => {
                 guest.runs_away = true;
-                broken.extend(guest.started_away(vm, now, begun.reached && answers));
+                // As with real bytes: a source that came back just before may be about to be off.
+                let could_be_off = TURN_OFF_MS < now - begun.since;
+                let within_reach = begun.reached && answers && could_be_off;
+                broken.extend(guest.started_away(vm, now, within_reach));
             }
             _ => {}
         }
@@ -637,10 +644,10 @@ impl Guest {
     }
 
     /// The replica starts: what it holds, and what it does not.
-    fn started_away(&mut self, vm: &Vm, now: u64, answers: bool) -> Vec<Broken> {
+    fn started_away(&mut self, vm: &Vm, now: u64, within_reach: bool) -> Vec<Broken> {
         use crate::sim::ghost::Invariant;
         let mut broken = Vec::new();
-        if self.runs && answers {
+        if self.runs && within_reach {
             let what = format!("{} was started while its source ran, within reach", vm.name);
             broken.push((Invariant::OnePrimary, what));
         }

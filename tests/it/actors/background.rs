@@ -183,6 +183,30 @@ fn a_source_that_came_back_after_the_fence_is_shut_down_before_its_replica_start
     bed.outside.check();
 }
 
+/// It may come back at any moment: from the last time that it was out of reach until the replica runs, too.
+#[test]
+fn a_source_that_comes_back_while_its_replica_boots_is_shut_down_meanwhile() {
+    let bed = Testbed::new();
+    bed.run(async |service: Running| {
+        let vm = service.protected(1, every_30_s()).await;
+        for op in [Op::ShutDown, Op::SwitchOff] {
+            bed.outside.script(vm.0, op, vec![Answer::Fail(host_lost(host_id())); 4]);
+        }
+        bed.outside.script(vm.0, Op::Start, [Answer::After(10 * MINUTE)]);
+        let point = PointChoice::Latest;
+        service.tell_vm(vm, Command::UnplannedFailover { job: job_id(2), point }).await.unwrap();
+        service.until(vm, |vm| matches!(vm.phase, Phase::CommitPending(_))).await;
+        let shut_down = bed.outside.calls_of(vm.0, Op::ShutDown);
+        let off = shut_down.iter().find_map(|call| match call.ended {
+            Some((at, End::Succeeded)) => Some(at),
+            _ => None,
+        });
+        let runs = bed.outside.calls_of(vm.0, Op::Start)[0].ended.unwrap().0;
+        assert!(off.unwrap() + 9 * MINUTE < runs, "{shut_down:#?}");
+    });
+    bed.outside.check();
+}
+
 #[test]
 fn a_source_that_cannot_be_shut_down_is_switched_off_by_an_unplanned_failover() {
     let bed = Testbed::new();

@@ -60,3 +60,15 @@ fn a_replica_with_another_writer_is_not_compared_but_copied_when_somebody_says_s
         assert!(outcome.passed(), "seed {seed}: {:#?}", faults(&outcome));
     }
 }
+
+/// A host that came back just after its source was found out of reach, and before the replica ran: the source ran beside the
+/// replica until that had booted, which nobody began to prevent before. First seen in random site 9100225.
+#[test]
+fn a_source_that_comes_back_while_its_replica_boots_is_turned_off_at_once() {
+    let back = "[[at]]\nt = \"1m\"\ndo = \"isolate_host\"\nhost = \"host-1\"\nfor = \"2m10s\"\n\
+                [[at]]\nt = \"3m\"\ndo = \"unplanned_failover\"\nvm = \"web\"\n";
+    for seed in [35, 61, 66] {
+        let outcome = of(&super::small(back), seed);
+        assert!(outcome.passed(), "seed {seed}: {:#?}", faults(&outcome));
+    }
+}

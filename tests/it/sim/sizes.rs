@@ -245,6 +245,37 @@ fn the_loop_and_the_actors_write_the_same_log_of_random_fleets() {
     }
 }
 
+/// What is tried beside the start of a replica too: to turn off a source that was out of reach.
+#[test]
+fn a_source_that_comes_back_while_its_replica_boots_is_turned_off_by_both() {
+    let text = r#"
+        title = "back in time"
+        why = "to have a source come back just before its replica boots"
+        duration = "40m"
+        settle = "6m"
+        fidelity = "sizes"
+        [[vm]]
+        name = "web"
+        host = "host-1"
+        disks = ["8GiB"]
+        writes_per_minute = 12
+        [[at]]
+        t = "29m"
+        do = "isolate_host"
+        host = "host-1"
+        for = "2m10s"
+        [[at]]
+        t = "31m"
+        do = "unplanned_failover"
+        vm = "web"
+    "#;
+    let scenario = Scenario::parse("back", text).unwrap_or_else(|error| panic!("{error}"));
+    for seed in [6, 27] {
+        let outcome = by_both(&scenario, seed);
+        assert!(outcome.passed(), "seed {seed}: {:#?}", faults(&outcome));
+    }
+}
+
 #[test]
 fn random_faults_on_random_fleets_break_nothing() {
     let explored = explore(Subject::Fleets, seeded(1), 4, &|_| ()).unwrap();
