@@ -159,9 +159,9 @@ pub trait Replication: Send + Sync {
     /// `ReplicaDamaged`, `ReplicaInvalid`, and those of the vault.
     async fn verify(&self, vm: &Vm, point: RecoveryPoint) -> Result<(), Failure>;
 
-    /// Closes the replica to the primary site and answers the complete points that the vault holds
-    /// beyond those the VM knows. After it returns, nothing that the primary site sends becomes part
-    /// of the replica.
+    /// Closes the replica to who wrote to it before and answers the complete points that the vault holds
+    /// beyond those the VM knows. After it returns, nothing that is sent under an earlier epoch becomes part
+    /// of the replica. One that is [taken over](Vm::takes_replica_over) may not have been closed by somebody else.
     ///
     /// # Errors
     /// Those of the vault.

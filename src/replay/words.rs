@@ -366,10 +366,10 @@ fn came_of(outcome: &Outcome) -> String {
         Outcome::Copied { bytes: sent, .. } => format!(": {} were sent", bytes(*sent)),
         Outcome::Shipped { points } => format!(": {} deltas were sent", points.len()),
         Outcome::Fenced { found } | Outcome::SourceFenced { found, .. } if found.is_empty() => {
-            ": the replica is closed to the primary site".to_owned()
+            ": the replica is closed to who wrote to it before".to_owned()
         }
         Outcome::Fenced { found } | Outcome::SourceFenced { found, .. } => format!(
-            ": the replica is closed to the primary site; {} recovery points were found in it that \
+            ": the replica is closed to who wrote to it before; {} recovery points were found in it that \
              had not been reported",
             found.len()
         ),
@@ -536,7 +536,7 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         }
         Event::InitialReplicationDue => "its initial replication begins".to_owned(),
         Event::SourceFenced { epoch } => {
-            format!("the replica is closed to the primary site, epoch {epoch}")
+            format!("the replica is closed to who wrote to it before, epoch {epoch}")
         }
         Event::FailedOver { kind: FailoverKind::Planned, point } => {
             format!("the disks of recovery point {} are served; nothing is lost", point.cycle)

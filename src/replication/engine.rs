@@ -44,8 +44,9 @@ const TRACKING_LOOK: Duration = Duration::from_secs(1);
 /// Time between two looks at a vault that is away, before logs that were too large are given up for good.
 const VAULT_LOOK: Duration = Duration::from_secs(5);
 
-/// What a cut is called in messages.
+/// What a cut and a fence are called in messages.
 const CUTTING: &str = "cutting the replication logs";
+const CLOSING: &str = "closing the replica to who wrote to it before";
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -408,30 +409,45 @@ pub(super) fn fence_disk(
     used: u64,
     at: Timestamp,
 ) -> Result<(u64, SegmentHash), Failure> {
-    let operation = "closing the replica to the primary site";
     let disk_size = work.disk_size(disk)?;
-    let mut last = match work.vault_call(operation, work.vault.head(disk)) {
-        // Points before a damaged end can still be used, so it must not stand in the way.
-        Err(failure) if failure.code == Code::ReplicaDamaged => {
-            let sequence = work.vault_call(operation, work.vault.last_sequence(disk))?;
-            LogEnd { sequence: sequence.unwrap_or(0), ..LogEnd::NONE }
-        }
-        head => LogEnd::of(head?),
-    };
+    let mut last = log_end(work, disk)?;
     loop {
         if last.fence_of == Some(epoch) && used < last.sequence {
             return Ok((last.sequence, last.hash));
         }
         if epoch < last.epoch {
-            let damage = format!("epoch {epoch} was closed off by epoch {}", last.epoch);
-            return Err(invalid(work.vm, operation, &damage));
+            return Err(closed_off(work, epoch, &last));
         }
         let (sequence, previous) = (last.sequence + 1, last.hash);
         let header = DeltaHeader { sequence, epoch, previous, cut_at: at, disk_size };
-        match work.vault_call(operation, work.vault.fence(disk, header))? {
+        match work.vault_call(CLOSING, work.vault.fence(disk, header))? {
             FenceOutcome::Fenced(fence) => return Ok((sequence, fence.hash)),
             FenceOutcome::LostTo(segment) => last = LogEnd::of(Some(segment)),
         }
+    }
+}
+
+/// Whoever has closed the log, as a failover does, keeps it: it is taken over from its own epoch only, but for the fence
+/// that was put up `at` this moment by an attempt which could not report it.
+fn check_not_closed(work: &Work<'_>, disk: DiskId, at: Timestamp) -> Result<(), Failure> {
+    let (epoch, last) = (work.vm.epoch, log_end(work, disk)?);
+    let is_own = last.fence_of == Some(epoch + 1) && last.cut_at == at;
+    if last.epoch <= epoch || is_own { Ok(()) } else { Err(closed_off(work, epoch, &last)) }
+}
+
+fn closed_off(work: &Work<'_>, epoch: u64, last: &LogEnd) -> Failure {
+    let damage = format!("epoch {epoch} was closed off by epoch {}", last.epoch);
+    invalid(work.vm, CLOSING, &damage)
+}
+
+fn log_end(work: &Work<'_>, disk: DiskId) -> Result<LogEnd, Failure> {
+    match work.vault_call(CLOSING, work.vault.head(disk)) {
+        // Points before a damaged end can still be used, so it must not stand in the way.
+        Err(failure) if failure.code == Code::ReplicaDamaged => {
+            let sequence = work.vault_call(CLOSING, work.vault.last_sequence(disk))?;
+            Ok(LogEnd { sequence: sequence.unwrap_or(0), ..LogEnd::NONE })
+        }
+        head => Ok(LogEnd::of(head?)),
     }
 }
 
@@ -440,18 +456,25 @@ struct LogEnd {
     sequence: u64,
     hash: SegmentHash,
     epoch: u64,
+    cut_at: Timestamp,
     /// The epoch of the fence that it ends with, if it does.
     fence_of: Option<u64>,
 }
 
 impl LogEnd {
-    const NONE: Self = Self { sequence: 0, hash: SegmentHash::NONE, epoch: 0, fence_of: None };
+    const NONE: Self = Self {
+        sequence: 0,
+        hash: SegmentHash::NONE,
+        epoch: 0,
+        cut_at: Timestamp::from_millis(0),
+        fence_of: None,
+    };
 
     fn of(last: Option<Segment>) -> Self {
         let Some(last) = last else { return Self::NONE };
-        let Header { kind, sequence, epoch, .. } = last.header;
+        let Header { kind, sequence, epoch, cut_at, .. } = last.header;
         let fence_of = (kind == Kind::Fence).then_some(epoch);
-        Self { sequence, hash: last.hash, epoch, fence_of }
+        Self { sequence, hash: last.hash, epoch, cut_at, fence_of }
     }
 }
 
@@ -699,8 +722,12 @@ impl Replication for Engine {
             for sources in [&parts.sources, parts.recovery.sources()] {
                 sources.find(work.vm.id).iter().for_each(|source| source.forget_heads());
             }
+            let taken_over = work.vm.takes_replica_over();
+            if let Some(at) = taken_over {
+                work.vm.disks.iter().try_for_each(|disk| check_not_closed(work, disk.id, at))?;
+            }
             for disk in &work.vm.disks {
-                fence_disk(work, disk.id, work.vm.epoch + 1, 0, now)?;
+                fence_disk(work, disk.id, work.vm.epoch + 1, 0, taken_over.unwrap_or(now))?;
             }
             work.points_beyond_known()
         })

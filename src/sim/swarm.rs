@@ -319,7 +319,7 @@ fn edit_while_down(dice: &Dice, at: &mut [Step]) {
 
 /// A failover takes over what it finds in the vault; what a second service of the same epoch put there while the
 /// first one could not send cannot be told from what that one sent. Nor is tracking that one of them starts anew
-/// noticed by the other one. So there is none where there are failovers, or where tracking is lost or started anew.
+/// noticed by the other one. So there is none where there are failovers, or where tracking is lost.
 fn keep_second_services_apart(at: &mut Vec<Step>) {
     let forbids = |step: &Step| {
         let deed = *step.r#do.get_ref();
@@ -329,7 +329,6 @@ fn keep_second_services_apart(at: &mut Vec<Step>) {
                 | Deed::UnplannedFailover
                 | Deed::SynchronizedFailover
                 | Deed::RunPlan
-                | Deed::Resync
                 | Deed::PowerLoss
                 | Deed::EditDisk
                 | Deed::FillDisk

@@ -169,7 +169,15 @@ async fn perform_step(
             if vm.source == Side::Primary {
                 world.primary.fit_disks(vm).await?;
             }
+            // Before anything of the new copy is there.
+            let found = match vm.takes_replica_over() {
+                Some(_) => Some(replication.fence(vm).await?),
+                None => None,
+            };
             replication.start_tracking(vm).await?;
+            if let Some(found) = found {
+                return Ok(Outcome::Fenced { found });
+            }
         }
         Step::GrowDisk(disk) => {
             let resize = vm.resize.filter(|resize| resize.disk == disk);

@@ -367,7 +367,7 @@ pub enum Outcome {
         /// In the order of their cycles.
         points: Vec<RecoveryPoint>,
     },
-    /// The replica is closed to the primary site.
+    /// The replica is closed to who wrote to it before.
     Fenced {
         /// Recovery points that were complete in the vault but not yet recorded.
         found: Vec<RecoveryPoint>,

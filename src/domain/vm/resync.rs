@@ -4,7 +4,8 @@
 //! service has started anew; until the configuration itself has another window.
 
 use super::rules::begin_resync;
-use super::{Event, Opening, Phase, ResyncReason, ResyncWindow, Vm};
+use super::{Event, Opening, Phase, RecoveryPoint, ResyncReason, ResyncWindow, Side, Vm};
+use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,25 @@ impl Resync {
         let by_hand = known != self.window;
         if by_hand { !known.is_same_by_local_time(window) } else { known != window }
     }
+}
+
+impl Vm {
+    /// Since when the task under way takes over a replica that cannot be relied on: it closes it to whoever else may
+    /// write to it, and has it copied anew.
+    pub fn takes_replica_over(&self) -> Option<Timestamp> {
+        let job = self.job.as_ref().filter(|_| self.resync.suspect.is_some())?;
+        let (_, task) = job.current().filter(|_| self.source == Side::Primary)?;
+        (task.step == Step::RestartTracking).then_some(job.started_at)
+    }
+}
+
+/// Tracking begins anew under an epoch that nobody has written under, with a cycle of which nobody can have made a
+/// recovery point: whoever wrote to the replica as well may have made those that were found, and one more that was
+/// all there but for its record.
+pub(super) fn taken_over(vm: &Vm, found: &[RecoveryPoint]) -> Vec<Event> {
+    let unused = found.iter().map(|point| point.cycle + 2).max().unwrap_or(0);
+    let first_cycle = vm.first_cycle_of_new_chain().max(unused);
+    vec![Event::SourceFenced { epoch: vm.epoch + 1 }, Event::TrackingStarted { first_cycle }]
 }
 
 pub(super) fn change_window(vm: &Vm, window: ResyncWindow, now: Timestamp) -> Vec<Event> {

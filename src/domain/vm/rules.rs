@@ -373,12 +373,19 @@ pub(super) fn cancel_job(vm: &Vm) -> Vec<Event> {
     events
 }
 
+/// Whether what was tried last was refused, since somebody else has closed the replica: then nothing was closed here, nor
+/// may it be when it is tried again.
+fn is_shut_out(vm: &Vm) -> bool {
+    vm.trouble.as_ref().is_some_and(|trouble| trouble.failure.code == Code::ReplicaInvalid)
+}
+
 /// Whether the task under way closes the replica to whoever wrote to it.
 fn is_fencing(vm: &Vm) -> bool {
     let current = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
     match current {
         Some(Step::FenceSource | Step::FenceReplica) => true,
         Some(Step::PrepareForFailover) => vm.is_in_planned_failover(),
+        Some(Step::RestartTracking) => vm.takes_replica_over().is_some() && !is_shut_out(vm),
         _ => false,
     }
 }
@@ -643,6 +650,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
         | (Step::PrepareForFailover, Outcome::Shipped { .. })
         | (Step::FenceSource, Outcome::SourceFenced { .. })
         | (Step::FenceSource | Step::FenceReplica, Outcome::Fenced { .. }) => true,
+        (Step::RestartTracking, Outcome::Fenced { .. }) => vm.takes_replica_over().is_some(),
         (Step::PrepareForFailover, Outcome::Fenced { .. }) => vm.is_in_planned_failover(),
         (
             Step::CopyDisk(_)
@@ -667,6 +675,7 @@ fn check_outcome(vm: &Vm, step: Step, outcome: &Outcome) -> Result<(), Rejection
 /// What the completion of a task makes true of the VM.
 fn facts(vm: &Vm, step: Step, outcome: &Outcome, now: Timestamp) -> Vec<Event> {
     match (step, outcome) {
+        (Step::RestartTracking, Outcome::Fenced { found }) => resync::taken_over(vm, found),
         (Step::EnableReplication | Step::RestartTracking, _) => {
             vec![Event::TrackingStarted { first_cycle: vm.first_cycle_of_new_chain() }]
         }

@@ -143,7 +143,10 @@ impl Op {
                 }
                 Self::Fence => matches!(
                     step,
-                    Step::FenceSource | Step::FenceReplica | Step::PrepareForFailover
+                    Step::FenceSource
+                        | Step::FenceReplica
+                        | Step::PrepareForFailover
+                        | Step::RestartTracking
                 ),
                 Self::StopServing => step == Step::DeleteReplicaDisks,
                 Self::RestoreDisk => matches!(step, Step::RestoreDisk(_)),

@@ -8,8 +8,8 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::job::{JobKind, Step};
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
-    Command, Effect, Event, Health, Opening, Phase, PointChoice, ResyncReason, ResyncWindow,
-    RetryReason, Wake,
+    Command, Effect, Event, Health, Opening, Outcome, Phase, PointChoice, RecoveryPoint,
+    ResyncReason, ResyncWindow, RetryReason, Wake, Work,
 };
 use std::time::Duration;
 
@@ -395,4 +395,41 @@ fn a_vm_that_was_told_of_no_window_begins_at_once() {
     let story = Story::resynchronizing();
     assert_eq!(story.vm.resync.window, ResyncWindow::Always);
     assert!(running_job(&story).is_some());
+}
+
+/// One that was told of points which it did not make itself may not number its own as those.
+#[test]
+fn a_suspect_replica_is_closed_to_whoever_else_writes_to_it_before_it_is_copied() {
+    let restarting = || {
+        let mut story = Story::protected_with_points(3);
+        story.wake();
+        story.fail(damaged());
+        story.tell(by_hand());
+        assert_eq!(story.vm.takes_replica_over(), Some(story.now));
+        story
+    };
+    let point = |cycle| RecoveryPoint { cycle, at: BEGINNING, bytes: 1 };
+    for (found, unused) in [(vec![], 0), (vec![point(4), point(9)], 11)] {
+        let mut story = restarting();
+        let first_cycle = story.vm.first_cycle_of_new_chain().max(unused);
+        let (epoch, work) = (story.vm.epoch + 1, story.vm.work());
+        let Some(Work::Task { job, task, .. }) = work else { panic!("{work:?}") };
+        let outcome = Outcome::Fenced { found };
+        let events = story.tell(Command::ReportDone { job, task, outcome });
+        let begun = [Event::SourceFenced { epoch }, Event::TrackingStarted { first_cycle }];
+        assert_eq!(events[..2], begun);
+        assert_eq!(story.vm.points.len(), 3, "what was found is not its own");
+        expect_protected(story);
+    }
+    // It may be closed by now; not where somebody else closed it before.
+    let refused = Failure::new(Code::ReplicaInvalid, Cause::Vault(vault()), "closed off");
+    for (failure, raises) in [(None, true), (Some(link_down()), true), (Some(refused), false)] {
+        let mut story = restarting();
+        let before = story.vm.epoch;
+        if let Some(failure) = failure {
+            story.fail(failure);
+        }
+        story.tell(unplanned(PointChoice::Latest));
+        assert_eq!(story.vm.epoch - before, u64::from(raises));
+    }
 }

@@ -205,6 +205,9 @@ pub(crate) fn good_outcome(vm: &Vm, step: Step, now: Timestamp) -> Outcome {
             Outcome::SourceFenced { found: vec![], source: SourceEnd::ShutDown, unsent: None }
         }
         Step::FenceReplica => Outcome::Fenced { found: vec![] },
+        Step::RestartTracking if vm.takes_replica_over().is_some() => {
+            Outcome::Fenced { found: vec![] }
+        }
         _ => Outcome::Done,
     }
 }

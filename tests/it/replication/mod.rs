@@ -531,6 +531,10 @@ async fn perform(
             engine.check_source(vm).await?;
             engine.check_vault(vm).await?;
         }
+        Step::RestartTracking if vm.takes_replica_over().is_some() => {
+            outcome = Outcome::Fenced { found: engine.fence(vm).await? };
+            engine.start_tracking(vm).await?;
+        }
         Step::EnableReplication | Step::RestartTracking => engine.start_tracking(vm).await?,
         Step::CopyDisk(disk) => {
             let bytes = engine.copy_disk(vm, disk, &|_, _| ()).await?;

@@ -1,15 +1,16 @@
 //! Resynchronization: by comparison, exact and resumable; by another copy where the replica is suspect.
 
 use super::tap::Death;
-use super::{MIB, Rig, SIZES, assert_same, disk_id, is_named};
+use super::{MIB, Rig, SIZES, VAULT, VM, assert_same, disk_id, is_named};
 use lifeboat::disk::raw::RawDisk;
 use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::JobId;
 use lifeboat::domain::job::Step;
-use lifeboat::domain::vm::{Command, Phase, ResyncReason, RetryReason};
+use lifeboat::domain::vm::{Command, Phase, RecoveryPoint, ResyncReason, RetryReason};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::replication::Replication;
-use lifeboat::replica::VaultError;
+use lifeboat::replica::{RecoveryPointRecord, VaultError};
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -54,6 +55,15 @@ impl Rig {
             self.punch_unseen(disk, 128 * KIB, 64 * KIB);
         }
         bytes
+    }
+
+    /// Has a replica copied anew that cannot be relied on.
+    fn copy_anew(&mut self, n: u128) {
+        if self.vm.trouble.is_none() {
+            self.wake();
+            self.fail(Failure::new(Code::ReplicaInvalid, Cause::Vault(VAULT), "another writer"));
+        }
+        self.tell(&Command::Resynchronize { job: JobId(Uuid::from_u128(n)) });
     }
 
     #[track_caller]
@@ -369,4 +379,55 @@ fn a_replica_that_is_damaged_is_copied_anew() {
     rig.lose_tracking();
     rig.work_off().unwrap();
     rig.expect_replica_of_disks();
+}
+
+/// What another writer sends, of the same epoch as the VM until then, is refused from before the copy on, and what it made
+/// before is no recovery point of the VM. Work that was killed while it closed the replica does so again.
+#[test]
+fn a_replica_with_another_writer_is_closed_to_it_before_it_is_copied_anew() {
+    let mut rig = Rig::protected();
+    rig.write(3);
+    rig.copy_anew(77);
+    let cycle = rig.vm.first_cycle_of_new_chain();
+    let id = RecoveryPoint { cycle, ..rig.latest() }.id(VM);
+    let foreign = RecoveryPointRecord { id, cycle, ..rig.record(1) };
+    rig.runtime.block_on(rig.proof.put_point(&foreign)).unwrap();
+    for requests in 0.. {
+        rig.tap.die_after(requests, Death::After);
+        let done = rig.perform().is_ok();
+        rig.tap.revive();
+        rig.restart_engine();
+        if done {
+            break;
+        }
+    }
+    let objects = rig.sent().len();
+    rig.step().unwrap();
+    assert_eq!((rig.sent().len(), rig.vm.epoch), (objects, 2));
+    for disk in [0, 1] {
+        let head = rig.runtime.block_on(rig.proof.head(disk_id(disk))).unwrap().unwrap();
+        let late = rig.late_delta(disk, head.header.sequence - 1, head.header.previous);
+        assert!(matches!(late, Err(VaultError::Fenced { .. })), "{late:?}");
+    }
+    rig.work_off().unwrap();
+    assert_eq!(rig.vm.phase, Phase::Protected);
+    assert!(cycle < rig.latest().cycle);
+    assert_eq!(rig.cycles_known(), [rig.latest().cycle]);
+    assert_eq!(rig.prove(rig.latest().cycle), rig.written);
+}
+
+/// Whoever was closed off does not get the replica back by copying it anew, however often that is asked for.
+#[test]
+fn a_replica_that_somebody_else_has_closed_is_not_taken_over() {
+    let mut rig = Rig::protected();
+    rig.runtime.block_on(rig.engine.fence(&rig.vm)).unwrap();
+    let objects = rig.sent();
+    for n in 77..80 {
+        rig.copy_anew(n);
+        let failure = rig.step().unwrap_err();
+        assert_eq!(failure.code, Code::ReplicaInvalid, "{failure}");
+        rig.fail(failure);
+        assert_eq!((rig.sent(), rig.vm.epoch), (objects.clone(), 1));
+    }
+    rig.prove(1);
 }
