@@ -111,6 +111,23 @@ pub(super) struct Request {
     pub(super) id: Option<String>,
 }
 
+/// What a command did.
+struct Changed {
+    /// The global position of the commit that records it, if it changed anything.
+    commit: Option<u64>,
+    /// Whether the same request had done it before.
+    repeated: bool,
+}
+
+impl Changed {
+    /// The answer, where no job starts.
+    fn accepted(self, operation: &str, target: &str) -> Accepted {
+        let (operation, target) = (operation.to_owned(), target.to_owned());
+        let Self { commit, repeated } = self;
+        Accepted { operation, target, changed: commit.is_some(), commit, repeated, job: None }
+    }
+}
+
 impl Control {
     /// Puts it together.
     pub fn new(parts: ControlParts) -> Self {
@@ -245,13 +262,8 @@ impl Control {
         let vm = vm_named(&site, name)?;
         let target = vm.name.clone();
         let job = self.job_of(id.0, operation, &request);
-        let repeated = self.answered(job, &request).await?;
-        let commit = if repeated.is_some() {
-            repeated
-        } else {
-            let command = command(&self.asked(&site, vm, job, body))?;
-            self.tell::<Vm>(id.0, command, job, &request).await?
-        };
+        let command = async || command(&self.asked(&site, vm, job, body));
+        let changed = self.change::<Vm>(id.0, job, &request, command).await?;
         let vm: Vm = self.parts.live.state(id.0).await?;
         let own = vm.job.as_ref().filter(|own| own.id == job);
         let job = match own {
@@ -260,9 +272,7 @@ impl Control {
             }
             None => self.parts.history.job(job, self.parts.live.now()),
         };
-        let operation = operation.to_owned();
-        let repeated = repeated.is_some();
-        Ok(Accepted { operation, target, changed: commit.is_some(), commit, repeated, job })
+        Ok(Accepted { job, ..changed.accepted(operation, &target) })
     }
 
     /// The id of the job of a request: the same for the same request, so that the log knows it again.
@@ -282,6 +292,21 @@ impl Control {
         }
         self.parts.history.through(self.parts.live.store.durable()).await?;
         Ok(self.parts.history.answered(job).map(|answered| answered.commit))
+    }
+
+    /// Gives an entity a command, unless this very request gave it before: then it is not even made.
+    async fn change<E: Hosted>(
+        &self,
+        id: Uuid,
+        job: JobId,
+        request: &Request,
+        command: impl AsyncFnOnce() -> Result<E::Command, Problem>,
+    ) -> Result<Changed, Problem> {
+        if let Some(commit) = self.answered(job, request).await? {
+            return Ok(Changed { commit: Some(commit), repeated: true });
+        }
+        let commit = self.tell::<E>(id, command().await?, job, request).await?;
+        Ok(Changed { commit, repeated: false })
     }
 
     async fn tell<E: Hosted>(

@@ -9,6 +9,8 @@ use crate::domain::host::Host;
 use crate::domain::vm::{Command, Vm};
 use serde::Deserialize;
 
+const OPERATION: &str = "move";
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MoveBody {
@@ -29,29 +31,18 @@ impl Control {
         let vm = vm_named(&site, name)?;
         let target = site.hosts.values().find(|host| is_named(&to, &host.name, host.id.0));
         let target = target.ok_or_else(|| Problem::unknown("host", &to))?;
-        let (id, operation) = (vm.id, "move".to_owned());
-        let accepted = |commit: Option<u64>, repeated| Accepted {
-            operation: operation.clone(),
-            target: vm.name.clone(),
-            changed: commit.is_some(),
-            commit,
-            repeated,
-            job: None,
+        let (id, host) = (vm.id, target.id);
+        let job = self.job_of(id.0, OPERATION, &request);
+        let command = async || {
+            if vm.host != host {
+                movable(vm, site.hosts.get(&vm.host), target)?;
+                let moved = self.parts.outside.move_vm(id, host).await;
+                moved.map_err(|failure| Problem::new(&failure))?;
+            }
+            Ok(Command::ReportMoved { host })
         };
-        let job = self.job_of(id.0, &operation, &request);
-        if let Some(commit) = self.answered(job, &request).await? {
-            return Ok(accepted(Some(commit), true));
-        }
-        if vm.host == target.id {
-            return Ok(accepted(None, false));
-        }
-        movable(vm, site.hosts.get(&vm.host), target)?;
-        let to = target.id;
-        let moved = self.parts.outside.move_vm(id, to).await;
-        moved.map_err(|failure| Problem::new(&failure))?;
-        let commit =
-            self.tell::<Vm>(id.0, Command::ReportMoved { host: to }, job, &request).await?;
-        Ok(accepted(commit, false))
+        let changed = self.change::<Vm>(id.0, job, &request, command).await?;
+        Ok(changed.accepted(OPERATION, &vm.name))
     }
 }
 

@@ -48,15 +48,10 @@ impl Control {
         let _turn = self.commands.lock().await;
         let site = self.parts.live.site().await?;
         let (fabric, command) = mapping(&site, network, body)?;
-        let (id, operation, target) = (fabric.id.0, OPERATION.to_owned(), network.to_owned());
-        let job = self.job_of(id, &format!("{operation} {network}"), &request);
-        let repeated = self.answered(job, &request).await?;
-        let commit = match repeated {
-            Some(commit) => Some(commit),
-            None => self.tell::<Fabric>(id, command, job, &request).await?,
-        };
-        let (changed, repeated) = (commit.is_some(), repeated.is_some());
-        Ok(Accepted { operation, target, changed, commit, repeated, job: None })
+        let job = self.job_of(fabric.id.0, &format!("{OPERATION} {network}"), &request);
+        let command = async || Ok(command);
+        let changed = self.change::<Fabric>(fabric.id.0, job, &request, command).await?;
+        Ok(changed.accepted(OPERATION, network))
     }
 
     /// What mapping a VM network would do. Nothing is changed.

@@ -1,6 +1,6 @@
 //! Recovery plans: looked at, defined, checked and run.
 
-use super::{Control, Request, is_named};
+use super::{Changed, Control, Request, is_named};
 use crate::api::draft::PlanDraft;
 use crate::api::operation::read_body;
 use crate::api::outlook::{PlanOutlook, deletable};
@@ -180,21 +180,20 @@ impl Control {
             Ok(plan) => plan,
         };
         let job = self.job_of(plan.id.0, operation, &request);
-        let before = self.answered(job, &request).await?;
-        let commit = if before.is_some() {
-            before
-        } else {
+        let command = async || {
             let command = command(operation, &site, &plan, job, body)?;
             deletable(&command, &plan, &site)?;
-            self.tell::<Plan>(plan.id.0, command, job, &request).await?
+            Ok(command)
         };
+        let Changed { commit, repeated } =
+            self.change::<Plan>(plan.id.0, job, &request, command).await?;
         let plan: Plan = self.parts.live.state(plan.id.0).await?;
         site.plans.insert(plan.id, plan.clone());
         Ok(PlanAccepted {
             operation: operation.to_owned(),
             changed: commit.is_some(),
             commit,
-            repeated: before.is_some(),
+            repeated,
             plan: PlanView::new(&plan, &site, self.parts.live.now()),
         })
     }

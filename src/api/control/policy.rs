@@ -47,18 +47,10 @@ impl Control {
         let _turn = self.commands.lock().await;
         let site = self.parts.live.site().await?;
         let (cloud, policy) = changed(&site, name, body)?;
-        let (id, operation) = (cloud.id.0, OPERATION.to_owned());
-        let job = self.job_of(id, &operation, &request);
-        let repeated = self.answered(job, &request).await?;
-        let commit = if repeated.is_some() {
-            repeated
-        } else {
-            let command = Command::AssociatePolicy { policy };
-            self.tell::<Cloud>(id, command, job, &request).await?
-        };
-        let (target, changed) = (cloud.name.clone(), commit.is_some());
-        let repeated = repeated.is_some();
-        Ok(Accepted { operation, target, changed, commit, repeated, job: None })
+        let job = self.job_of(cloud.id.0, OPERATION, &request);
+        let command = async || Ok(Command::AssociatePolicy { policy });
+        let changed = self.change::<Cloud>(cloud.id.0, job, &request, command).await?;
+        Ok(changed.accepted(OPERATION, &cloud.name))
     }
 
     /// What a change of the policy would do. Nothing is changed.

@@ -1,6 +1,6 @@
 //! Registration: a vault issues a key, and admits once whoever shows it within five days.
 
-use super::{Control, Request, is_named};
+use super::{Changed, Control, Request, is_named};
 use crate::api::operation::read_body;
 use crate::api::problem::Problem;
 use crate::api::routes::Accepted;
@@ -114,14 +114,12 @@ impl Control {
         if !site.vaults.values().any(|vault| vault.id.0 == id) {
             return Err(refused(format!("is of vault {id}, which this service does not have")));
         }
-        let operation = "register".to_owned();
-        let (digest, target) = (digest(secret), name.to_owned());
-        let admit = Command::UseRegistrationKey { digest, by, name: target.clone() };
+        let digest = digest(secret);
+        let admit = Command::UseRegistrationKey { digest, by, name: name.to_owned() };
         let job: JobId = self.job_of(id, &format!("register {name}"), &request);
         let commit = self.tell::<Vault>(id, admit, job, &request).await?;
         self.parts.outside.admitted(by);
-        let changed = commit.is_some();
-        Ok(Accepted { operation, target, changed, commit, repeated: false, job: None })
+        Ok(Changed { commit, repeated: false }.accepted("register", name))
     }
 }
 
