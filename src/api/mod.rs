@@ -24,6 +24,7 @@ mod operation;
 mod outlook;
 mod problem;
 mod routes;
+mod run;
 mod target;
 mod token;
 

@@ -8,9 +8,11 @@ use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
 use crate::domain::placement::{Placement, Purpose};
-use crate::domain::plan::{ActionKind, Command, Move, Plan, Probe, Run, RunKind, Task, next_move};
+use crate::domain::plan::{
+    ActionKind, Command, Move, Plan, Probe, Run, RunKind, RunOptions, Task, next_move,
+};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{self, Phase, Vm};
+use crate::domain::vm::{self, Phase, PointChoice, Vm};
 use crate::views::{PointView, PrerequisiteView, Site, TargetView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -255,7 +257,9 @@ impl PlanOutlook {
         let problem = decided.err();
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state of the plan allows it".to_owned(), refused)];
-        if let (None, Command::Start { .. }, Some(run)) = (&problem, command, &begun.run) {
+        if let (None, Command::Start { .. } | Command::StartWith { .. }, Some(run)) =
+            (&problem, command, &begun.run)
+        {
             checks.extend(vm_checks(&begun, run, site, now));
             checks.extend(script_checks(&begun, run, outside));
         }
@@ -365,24 +369,8 @@ fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
             format!("{name} fails over {vms} VMs in {groups} groups. No VM is touched.")
         }
         Command::Delete => format!("The plan {name} is deleted. Its {vms} VMs stay as they are."),
-        Command::Start { kind, .. } => match kind {
-            RunKind::Test { network } => format!(
-                "Copies of the {vms} VMs of {name} start in {network}, group by group. Replication goes on."
-            ),
-            RunKind::Planned => format!(
-                "The {vms} VMs of {name} are shut down, their last changes are sent, and they start at \
-                 the recovery site, group by group. Nothing is lost; they do not run meanwhile."
-            ),
-            RunKind::Unplanned => format!(
-                "The {vms} VMs of {name} start at the recovery site from their latest recovery points, \
-                 group by group. What was written since then is lost."
-            ),
-            RunKind::CleanUp => format!("The test copies of the {vms} VMs of {name} are deleted."),
-            RunKind::Commit => format!(
-                "The failover of the {vms} VMs of {name} becomes final: other recovery points are deleted."
-            ),
-            RunKind::Reverse => format!("The {vms} VMs of {name} are replicated again."),
-        },
+        Command::Start { kind, .. } => run_in_words(kind, &RunOptions::default(), name, vms),
+        Command::StartWith { kind, options, .. } => run_in_words(kind, options, name, vms),
         Command::Continue { .. } => format!("The run of {name} goes on with the next step."),
         Command::Retry { .. } => format!("The step of {name} that failed is tried once more."),
         Command::Cancel => match plan.running() {
@@ -392,6 +380,42 @@ fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
         Command::ReportAction { .. } | Command::ReportVm { .. } | Command::ReportLetGo { .. } => {
             String::new()
         }
+    }
+}
+
+/// What a run does with the VMs of a plan.
+fn run_in_words(kind: &RunKind, options: &RunOptions, name: &str, vms: usize) -> String {
+    let points = match options.point {
+        PointChoice::LatestApplicationConsistent => {
+            "their latest application-consistent recovery points"
+        }
+        PointChoice::LatestProcessed => "their latest recovery points that are known now",
+        PointChoice::Latest | PointChoice::Cycle(_) => "their latest recovery points",
+    };
+    match kind {
+        RunKind::Test { network } => format!(
+            "Copies of the {vms} VMs of {name} start in {network} from {points}, group by group. Replication goes \
+             on. What is not cleaned up after {} h is then cleaned up by itself.",
+            options.lease_h
+        ),
+        RunKind::Planned => format!(
+            "The {vms} VMs of {name} are shut down, their last changes are sent, and they start at \
+             the recovery site, group by group. Nothing is lost; they do not run meanwhile."
+        ),
+        RunKind::Unplanned if options.synchronize => format!(
+            "The {vms} VMs of {name} are shut down and what they wrote last is sent, as far as hosts and vault \
+             answer. Then they start at the recovery site, group by group; only where they did not answer, what was \
+             written since the latest recovery point is lost."
+        ),
+        RunKind::Unplanned => format!(
+            "The {vms} VMs of {name} start at the recovery site from {points}, group by group. What was written since \
+             then is lost."
+        ),
+        RunKind::CleanUp => format!("The test copies of the {vms} VMs of {name} are deleted."),
+        RunKind::Commit => format!(
+            "The failover of the {vms} VMs of {name} becomes final: other recovery points are deleted."
+        ),
+        RunKind::Reverse => format!("The {vms} VMs of {name} are replicated again."),
     }
 }
 

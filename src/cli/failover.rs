@@ -108,7 +108,8 @@ impl Decision {
     }
 }
 
-fn point(text: &str) -> Result<String, String> {
+/// A recovery point as it is named.
+pub(super) fn point(text: &str) -> Result<String, String> {
     point_choice(text).map(|_| text.to_owned())
 }
 

@@ -2,10 +2,12 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::ending::{JOB_FAILED, JOB_WAITS, NOT_FOUND, Refusal, STILL_RUNNING, USAGE, WRONG_STATE};
+use super::failover::point;
 use super::grid::{Format, columns, moment, or_dash, show};
 use super::order::{
     Confirm, OrderArgs, checks_in_words, confirmed, duration, nothing, tell, verdict,
 };
+
 use super::{Answer, CommandError};
 use crate::api::{PlanAccepted, PlanDetails, PlanDraft, PlanOutlook};
 use crate::domain::id::JobId;
@@ -67,9 +69,8 @@ enum Command {
         /// As what it would be run
         #[arg(long, value_enum, default_value_t = Kind::Planned)]
         kind: Kind,
-        /// The network of a test
-        #[arg(long, value_name = "NAME", required_if_eq("kind", "test"))]
-        network: Option<String>,
+        #[command(flatten)]
+        options: RunArgs,
         #[command(flatten)]
         service: ServiceArgs,
         /// How the result is written
@@ -83,9 +84,8 @@ enum Command {
         /// As what
         #[arg(long, value_enum)]
         kind: Kind,
-        /// The network of a test
-        #[arg(long, value_name = "NAME", required_if_eq("kind", "test"))]
-        network: Option<String>,
+        #[command(flatten)]
+        options: RunArgs,
         #[command(flatten)]
         order: OrderArgs,
     },
@@ -103,6 +103,34 @@ enum Command {
     Retry(OneArgs),
     /// End the run where it is: says what becomes of the VMs that it has not started
     Cancel(OneArgs),
+}
+
+/// What is chosen for a run.
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// The network of a test
+    #[arg(long, value_name = "NAME", required_if_eq("kind", "test"))]
+    network: Option<String>,
+    /// Of an unplanned run or a test: `latest`, `latest-processed` or `latest-application-consistent`, of each VM
+    #[arg(long, value_parser = point)]
+    point: Option<String>,
+    /// Of an unplanned run: first shut the VMs down and send what they wrote last, as far as hosts and vault answer;
+    /// go on without where they do not
+    #[arg(long, conflicts_with = "point")]
+    synchronize: bool,
+    /// Of a test: hours after which its copies are cleaned up by themselves, 1 to 336; 24 unless it is given
+    #[arg(long, value_name = "HOURS")]
+    lease: Option<u32>,
+    /// Of a clean-up: what is to be kept of the tests
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    notes: String,
+}
+
+impl RunArgs {
+    fn body(&self, kind: Kind) -> Value {
+        json!({ "kind": kind.word(), "network": self.network, "point": self.point,
+            "synchronize": self.synchronize, "lease_hours": self.lease, "notes": self.notes })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,13 +170,6 @@ impl Kind {
         }
     }
 
-    fn body(self, network: Option<&str>) -> Value {
-        match network {
-            Some(network) => json!({ "kind": self.word(), "network": network }),
-            None => json!({ "kind": self.word() }),
-        }
-    }
-
     const fn confirm(self) -> Confirm {
         match self {
             Self::Planned | Self::Unplanned | Self::Commit => Confirm::First,
@@ -174,14 +195,14 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             let path = ["plans", one.plan.as_str()];
             give(&one.order, Method::DELETE, &path, &nothing(), Confirm::First)
         }
-        Command::Check { plan, kind, network, service, output } => {
-            let body = kind.body(network.as_deref());
+        Command::Check { plan, kind, options, service, output } => {
+            let body = options.body(*kind);
             let answer =
                 Client::find(service)?.post(&["plans", plan, "check"], &[], &body, None)?;
             outlook_shown(*output, &answer)
         }
-        Command::Run { plan, kind, network, order } => {
-            let body = kind.body(network.as_deref());
+        Command::Run { plan, kind, options, order } => {
+            let body = options.body(*kind);
             give(order, Method::POST, &["plans", plan, "run"], &body, kind.confirm())
         }
         Command::Continue { plan, notes, order } => {
@@ -441,17 +462,29 @@ fn list(plans: &[PlanView]) -> String {
     columns(&["PLAN", "GROUPS", "VMS", "LAST RUN", "STATE", "STARTED", "TOOK"], &rows)
 }
 
+/// What was chosen for a run, to follow what is said of it.
+fn chosen(run: &RunView) -> String {
+    let parts = [
+        run.point.as_ref().map(|point| format!("from {point} of each VM")),
+        run.synchronize.then(|| "sends first what was written last".to_owned()),
+        run.lease_hours.map(|hours| format!("cleaned up by itself after {hours} h")),
+        (!run.notes.is_empty()).then(|| format!("notes {:?}", run.notes)),
+    ];
+    parts.into_iter().flatten().fold(String::new(), |text, part| text + "; " + &part)
+}
+
 fn in_words(details: &PlanDetails) -> Result<String, CommandError> {
     let mut text = format!("# {}\n{}", details.plan.name, toml::to_string(&details.definition)?);
     let Some(run) = &details.plan.run else { return Ok(text) };
     let _ = writeln!(
         text,
-        "\n{} run {}, {}, started {}, {}\n",
+        "\n{} run {}, {}, started {}, {}{}\n",
         run.kind,
         run.id,
         run.state,
         moment(run.started_at),
-        duration(run.duration_seconds)
+        duration(run.duration_seconds),
+        chosen(run)
     );
     let rows: Vec<_> = run
         .steps

@@ -26,9 +26,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 mod moves;
+mod options;
 mod run;
 
 pub use moves::{Move, let_go, next_move};
+pub use options::RunOptions;
 pub use run::{Run, RunOutcome, Step, StepState, Task, VmState, step_failure};
 
 /// Groups of a plan, at most. Source: Site Recovery's limit.
@@ -274,6 +276,26 @@ pub enum Command {
         /// Which VM.
         vm: VmId,
     },
+    /// Run it, with what was chosen for this run.
+    StartWith {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// How.
+        kind: RunKind,
+        /// What was chosen.
+        options: RunOptions,
+    },
+}
+
+impl Command {
+    /// Runs a plan. One for which nothing was chosen is asked for as it always was.
+    pub fn start(job: JobId, kind: RunKind, options: RunOptions) -> Self {
+        if options.are_given() {
+            Self::StartWith { job, kind, options }
+        } else {
+            Self::Start { job, kind }
+        }
+    }
 }
 
 /// What can become true of a plan.
@@ -352,6 +374,11 @@ pub enum Event {
     VmLetGo {
         /// Which VM.
         vm: VmId,
+    },
+    /// For the run that began, this was chosen.
+    OptionsChosen {
+        /// What.
+        options: RunOptions,
     },
 }
 
@@ -451,6 +478,16 @@ impl Entity for Plan {
                 self.allow("Start")?;
                 let (job, kind) = (*job, kind.clone());
                 Ok(vec![Event::RunStarted { job, kind }, Event::StepStarted { step: 0 }])
+            }
+            Command::StartWith { job, kind, options } => {
+                self.allow("Start")?;
+                options.check(kind)?;
+                let (job, kind, options) = (*job, kind.clone(), options.clone());
+                let chosen = options.are_given().then_some(Event::OptionsChosen { options });
+                let mut events = vec![Event::RunStarted { job, kind }];
+                events.extend(chosen);
+                events.push(Event::StepStarted { step: 0 });
+                Ok(events)
             }
             Command::Continue { step, notes } => {
                 self.allow("Continue")?;

@@ -12,7 +12,7 @@ use crate::domain::host;
 use crate::domain::id::JobId;
 use crate::domain::job::JobOutcome;
 use crate::domain::placement::Placement;
-use crate::domain::plan::{self, RunKind, RunOutcome};
+use crate::domain::plan::{self, RunKind, RunOptions, RunOutcome};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::domain::vault;
@@ -718,6 +718,9 @@ fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
         plan::Command::ReportLetGo { .. } => {
             format!("{who} let go of a VM that {plan} had not started")
         }
+        plan::Command::StartWith { kind, options, .. } => {
+            format!("{who} began {} of {plan}; {}", run(kind), options_in_words(options))
+        }
     }
 }
 
@@ -725,6 +728,19 @@ fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
 fn run(kind: &RunKind) -> String {
     let article = if *kind == RunKind::Unplanned { "an" } else { "a" };
     format!("{article} {} run", kind.name())
+}
+
+/// What was chosen for a run.
+fn options_in_words(options: &RunOptions) -> String {
+    let RunOptions { point, synchronize, lease_h, notes } = options;
+    let usual = RunOptions::default();
+    let parts = [
+        (*point != usual.point).then(|| format!("each VM from {}", chosen(*point))),
+        synchronize.then(|| "what was written last is sent first".to_owned()),
+        (*lease_h != usual.lease_h).then(|| format!("a lease of {lease_h} h")),
+        (!notes.is_empty()).then(|| format!("notes{}", quoted(notes))),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn plan_event(event: &plan::Event) -> String {
@@ -764,6 +780,9 @@ fn plan_event(event: &plan::Event) -> String {
         },
         plan::Event::VmLetGo { .. } => {
             "a VM that it had not started waits for it no more, unless it was shut down".to_owned()
+        }
+        plan::Event::OptionsChosen { options } => {
+            format!("for this run there was chosen: {}", options_in_words(options))
         }
     }
 }

@@ -95,7 +95,8 @@ struct Reading {
     /// The plans as they were defined last.
     plans: BTreeMap<PlanId, (String, Definition)>,
     /// When a plan was run, and how, or had to go on.
-    runs: Vec<(i64, PlanId, Option<RunWord>)>,
+    /// Runs that began, and those that somebody had go on.
+    runs: Vec<(i64, PlanId, Step)>,
     /// When a cloud got a policy.
     policies: Vec<(i64, CloudId, Policy)>,
     titles: Titles,
@@ -160,8 +161,11 @@ impl Reading {
             plan::Command::Define { name, definition, .. } => {
                 self.plans.insert(id, (name.clone(), definition.clone()));
             }
-            plan::Command::Start { kind, .. } => self.runs.push((at, id, Some(run_word(kind)))),
-            plan::Command::Continue { .. } => self.runs.push((at, id, None)),
+            plan::Command::Start { kind, .. } => self.runs.push((at, id, run_of(kind))),
+            plan::Command::StartWith { kind, options, .. } => {
+                self.runs.push((at, id, run_of(kind).with_options(options)));
+            }
+            plan::Command::Continue { .. } => self.runs.push((at, id, step(0, Deed::ContinuePlan))),
             plan::Command::ReportAction { failure: None, .. }
             | plan::Command::ReportVm { .. }
             | plan::Command::ReportLetGo { .. } => {}
@@ -498,11 +502,10 @@ impl Reading {
             let (copy_frequency, retention) = (Some(copy_frequency), Some(retention));
             steps.push(Step { copy_frequency, retention, ..step(at - began, Deed::ChangePolicy) });
         }
-        for (at, id, word) in &self.runs {
+        for (at, id, run) in &self.runs {
             let Some((name, _)) = self.plans.get(id) else { continue };
-            let deed = if word.is_some() { Deed::RunPlan } else { Deed::ContinuePlan };
-            let plan = Some(unplaced(name.clone()));
-            steps.push(Step { plan, kind: *word, ..step(at - began, deed) });
+            let (t, plan) = (unplaced(after(at - began)), Some(unplaced(name.clone())));
+            steps.push(Step { t, plan, ..run.clone() });
         }
         steps.retain(|step| *step.t.get_ref() < duration);
         steps.sort_by_key(|step| *step.t.get_ref());
@@ -530,15 +533,16 @@ impl Reading {
     }
 }
 
-fn run_word(kind: &RunKind) -> RunWord {
-    match kind {
+fn run_of(kind: &RunKind) -> Step {
+    let word = match kind {
         RunKind::Test { .. } => RunWord::Test,
         RunKind::Planned => RunWord::Planned,
         RunKind::Unplanned => RunWord::Unplanned,
         RunKind::CleanUp => RunWord::CleanUp,
         RunKind::Commit => RunWord::Commit,
         RunKind::Reverse => RunWord::Reverse,
-    }
+    };
+    Step { kind: Some(word), ..step(0, Deed::RunPlan) }
 }
 
 fn after(ms: i64) -> Span {

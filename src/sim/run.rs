@@ -502,7 +502,8 @@ impl Run {
         let known = self.journal.observer().past.site.plans.get(&id).cloned().unwrap_or_default();
         let command = if let (Deed::RunPlan, Some(word)) = (step.r#do.get_ref(), step.kind) {
             let job = JobId::derived(id.0, known.runs);
-            plan::Command::Start { job, kind: run_kind(word, self.scenario.site.test_network()) }
+            let kind = run_kind(word, self.scenario.site.test_network());
+            plan::Command::start(job, kind, step.options())
         } else {
             let step = known.running().map_or(0, |run| run.current);
             plan::Command::Continue { step, notes: "by the scenario".to_owned() }

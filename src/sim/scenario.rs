@@ -7,7 +7,7 @@ mod order;
 
 pub use expectation::{Expectation, Figure};
 pub(super) use expectation::{Unit, Wanted};
-pub(super) use order::DecisionWord;
+pub(super) use order::{DecisionWord, PointWord};
 
 use super::beside::text_of;
 use super::quantity::{Size, Span, Window};
@@ -363,6 +363,15 @@ pub struct Step {
     /// Whether everything is downloaded, instead of what differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<bool>,
+    /// From which recovery points a plan starts its VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<PointWord>,
+    /// Whether an unplanned run sends first what its VMs wrote last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synchronize: Option<bool>,
+    /// After which time the copies of a test are cleaned up by themselves, in whole hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Span>,
 }
 
 /// How a recovery plan is run.
@@ -538,7 +547,7 @@ deeds! {
     /// An operator sets what becomes of a failover after a time, unless somebody decides before.
     DecideFailover = "decide_failover", needs ["vm", "after", "then"], takes [];
     /// An operator runs a recovery plan.
-    RunPlan = "run_plan", needs ["plan", "kind"], takes [];
+    RunPlan = "run_plan", needs ["plan", "kind"], takes ["point", "synchronize", "lease"];
     /// An operator has a run go on that waits for somebody.
     ContinuePlan = "continue_plan", needs ["plan"], takes [];
 }
@@ -609,6 +618,9 @@ impl Step {
             ("after", self.after.is_some()),
             ("then", self.then.is_some()),
             ("full", self.full.is_some()),
+            ("point", self.point.is_some()),
+            ("synchronize", self.synchronize.is_some()),
+            ("lease", self.lease.is_some()),
         ];
         keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
@@ -635,6 +647,7 @@ impl fmt::Display for Step {
             ("retention", self.retention),
             ("app_consistent", self.app_consistent),
             ("after", self.after),
+            ("lease", self.lease),
         ] {
             if let Some(span) = span {
                 write!(f, " {word} {span}")?;
@@ -642,6 +655,12 @@ impl fmt::Display for Step {
         }
         if let Some(then) = self.then {
             write!(f, " then {}", then.word())?;
+        }
+        if let Some(point) = self.point {
+            write!(f, " from {}", point.word())?;
+        }
+        if self.synchronize == Some(true) {
+            f.write_str(" synchronized")?;
         }
         if self.in_full() { f.write_str(" in full") } else { Ok(()) }
     }
@@ -875,9 +894,12 @@ impl Check<'_> {
             let problem = format!("{} is a member of no cluster", host.get_ref());
             return Err(self.at(host.span().start, "host", &problem));
         }
-        if deed == Deed::ChangePolicy
-            && let Err(problem) = step.check_policy(&self.scenario.site)
-        {
+        let checked = match deed {
+            Deed::ChangePolicy => step.check_policy(&self.scenario.site),
+            Deed::RunPlan => step.check_run(),
+            _ => Ok(()),
+        };
+        if let Err(problem) = checked {
             return Err(self.at(place, "do", &problem));
         }
         if step.percent.is_some_and(|percent| 100 < percent) {

@@ -6,8 +6,8 @@
 use super::dice::Dice;
 use super::quantity::{Size, Span, Window};
 use super::scenario::{
-    DecisionWord, Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step,
-    VmSpec,
+    DecisionWord, Deed, Fidelity, GroupSpec, PlanSpec, PointWord, RunWord, Scenario, Schedule,
+    SiteSpec, Step, VmSpec,
 };
 use super::topology::{ClusterSpec, NetworkSpec, NicSpec};
 use crate::domain::fabric::Subnet;
@@ -226,6 +226,11 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
     let back = takes("back") && !forward;
     let t = Span(dice.between(key, 0, minutes * MINUTE - 1));
     let later = dice.happens("commit later", 50);
+    let kind = takes("kind").then(|| RUNS[(dice.next(key) % RUNS.len() as u64) as usize]);
+    let (is_test, is_unplanned) = (kind == Some(RunWord::Test), kind == Some(RunWord::Unplanned));
+    let point = (is_test || is_unplanned) && dice.happens("point of a run", 30);
+    let synchronize = is_unplanned && !point && dice.happens("run that synchronizes", 50);
+    let lease = is_test && dice.happens("lease of a run", 50);
     Step {
         host: some_host,
         vm: some_vm,
@@ -236,7 +241,10 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         forward: forward.then_some(jump),
         back: back.then_some(jump),
         plan: takes("plan").then(|| spanned(PLAN.to_owned())),
-        kind: takes("kind").then(|| RUNS[(dice.next(key) % RUNS.len() as u64) as usize]),
+        kind,
+        point: point.then_some(PointWord::LatestProcessed),
+        synchronize: synchronize.then_some(true),
+        lease: lease.then(|| Span::hours(1)),
         copy_frequency: takes("copy_frequency").then(|| Span(dice.between(key, 1, 10) * 30_000)),
         retention: takes("retention").then(|| Span::hours(dice.between(key, 0, 4))),
         after: takes("after").then(|| Span(dice.between(key, 100, longest))),

@@ -222,7 +222,7 @@ fn run_waits_for(run: &Run) -> Option<String> {
 
 fn actions_of_run(run: &Run, plan: &Plan, now: Timestamp) -> Vec<String> {
     let mut actions = Vec::new();
-    let again = plan::Command::Start { job: JobId::default(), kind: run.kind.clone() };
+    let again = plan::Command::start(JobId::default(), run.kind.clone(), run.options.clone());
     match run.ended {
         None => {
             actions.push("Cancel");

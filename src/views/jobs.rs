@@ -59,8 +59,13 @@ enum Of {
 pub enum Again {
     /// By this command to a VM.
     Vm(VmId, Command),
-    /// By this command to a plan.
-    Plan(PlanId, plan::Command),
+    /// By a run of its plan, with what was chosen for it.
+    Plan {
+        /// How.
+        kind: plan::RunKind,
+        /// What was chosen.
+        options: plan::RunOptions,
+    },
 }
 
 impl Record {
@@ -123,10 +128,9 @@ impl Record {
                 let asked = asked.or(resyncs.then_some(Command::Resynchronize { job: id }));
                 Some(Again::Vm(*vm, asked?))
             }
-            Of::Plan { plan, run } => {
+            Of::Plan { run, .. } => {
                 run.ended.filter(|(_, outcome)| *outcome != plan::RunOutcome::Completed)?;
-                let again = plan::Command::Start { job: id, kind: run.kind.clone() };
-                Some(Again::Plan(*plan, again))
+                Some(Again::Plan { kind: run.kind.clone(), options: run.options.clone() })
             }
         }
     }

@@ -5,8 +5,11 @@ use super::{CauseView, IssueView, Moment, Site, seconds};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Failure;
 use crate::domain::id::{JobId, PlanId};
-use crate::domain::plan::{Action, ActionKind, Plan, Run, RunOutcome, Step, StepState, Task};
+use crate::domain::plan::{
+    Action, ActionKind, Plan, Run, RunKind, RunOptions, RunOutcome, Step, StepState, Task,
+};
 use crate::domain::time::Timestamp;
+use crate::domain::vm::PointChoice;
 use serde::{Deserialize, Serialize};
 
 /// A recovery plan.
@@ -47,6 +50,18 @@ pub struct RunView {
     pub duration_seconds: f64,
     /// Its steps.
     pub steps: Vec<StepView>,
+    /// From which recovery points its VMs, or the copies of a test, start, where that was chosen.
+    #[serde(default)]
+    pub point: Option<String>,
+    /// Whether an unplanned run sends first what the VMs wrote last.
+    #[serde(default)]
+    pub synchronize: bool,
+    /// Hours after which the copies of a test are cleaned up by themselves.
+    #[serde(default)]
+    pub lease_hours: Option<u32>,
+    /// What is to be kept of the tests that it cleans up.
+    #[serde(default)]
+    pub notes: String,
 }
 
 /// A step of a run.
@@ -129,7 +144,12 @@ impl PlanView {
 impl RunView {
     fn new(run: &Run, site: &Site, now: Timestamp) -> Self {
         let ended_at = run.ended.map(|(at, _)| at);
+        let RunOptions { point, synchronize, lease_h, notes } = &run.options;
         Self {
+            point: (*point != PointChoice::Latest).then(|| point.to_string()),
+            synchronize: *synchronize,
+            lease_hours: matches!(run.kind, RunKind::Test { .. }).then_some(*lease_h),
+            notes: notes.clone(),
             id: run.job,
             kind: run.kind.name().to_owned(),
             state: run_state(run).to_owned(),

@@ -31,7 +31,7 @@ const LOOKS_MAX: u32 = 1800;
 
 impl Hosted for Plan {
     const WORKER: &'static str = "plan";
-    const STATE_SCHEMA: u16 = 2;
+    const STATE_SCHEMA: u16 = 3;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.plans

@@ -4,9 +4,9 @@ use super::{Control, Request};
 use crate::api::operation::{CANCEL_JOB, operation};
 use crate::api::problem::Problem;
 use crate::api::routes::Accepted;
+use crate::api::run::RunBody;
 use crate::domain::entity::Rejection;
 use crate::domain::id::JobId;
-use crate::domain::plan::{Command, RunKind};
 use crate::views::{Again, JobView};
 use serde_json::json;
 use std::time::Duration;
@@ -55,12 +55,9 @@ impl Control {
 
     async fn begin_again(&self, job: &JobView, request: Request) -> Result<Accepted, Problem> {
         let again = |as_job| self.parts.history.again(job.id, as_job);
-        if let Some(Again::Plan(_, Command::Start { kind, .. })) = again(JobId::default()) {
-            let body = match kind {
-                RunKind::Test { network } => json!({ "kind": "test", "network": network }),
-                other => json!({ "kind": other.name() }),
-            };
-            return self.act_on_run("run", job, &body.to_string(), request).await;
+        if let Some(Again::Plan { kind, options }) = again(JobId::default()) {
+            let body = json!(RunBody::of(&kind, &options)).to_string();
+            return self.act_on_run("run", job, &body, request).await;
         }
         let target = job.target_id.to_string();
         let asked = format!("restart {}", job.id);

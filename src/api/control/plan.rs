@@ -5,8 +5,9 @@ use crate::api::draft::PlanDraft;
 use crate::api::operation::read_body;
 use crate::api::outlook::{PlanOutlook, deletable};
 use crate::api::problem::Problem;
+use crate::api::run::RunBody;
 use crate::domain::id::{JobId, PlanId};
-use crate::domain::plan::{Command, Plan, RunKind};
+use crate::domain::plan::{Command, Plan};
 use crate::views::{PlanView, Site};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -40,14 +41,6 @@ pub struct PlanAccepted {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RunBody {
-    kind: String,
-    #[serde(default)]
-    network: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ContinueBody {
     step: Option<u32>,
@@ -63,27 +56,6 @@ struct RetryBody {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
-
-impl RunBody {
-    fn kind(self) -> Result<RunKind, Problem> {
-        let kind = match (self.kind.as_str(), self.network) {
-            ("test", Some(network)) if !network.is_empty() => return Ok(RunKind::Test { network }),
-            ("test", _) => return Err(Problem::invalid("a test needs a `network`")),
-            (_, Some(_)) => return Err(Problem::invalid("only a test has a `network`")),
-            ("planned", None) => RunKind::Planned,
-            ("unplanned", None) => RunKind::Unplanned,
-            ("clean-up", None) => RunKind::CleanUp,
-            ("commit", None) => RunKind::Commit,
-            ("reverse", None) => RunKind::Reverse,
-            (other, None) => {
-                return Err(Problem::invalid(format!(
-                    "`kind` is {other:?}, but must be test, planned, unplanned, clean-up, commit or reverse"
-                )));
-            }
-        };
-        Ok(kind)
-    }
-}
 
 /// The command that an operation is.
 fn command(
@@ -104,7 +76,10 @@ fn command(
             Ok(Command::Define { id: plan.id, name: plan.name.clone(), definition })
         }
         "delete" => Ok(Command::Delete),
-        "run" | "check" => Ok(Command::Start { job, kind: read_body::<RunBody>(body)?.kind()? }),
+        "run" | "check" => {
+            let (kind, options) = read_body::<RunBody>(body)?.read()?;
+            Ok(Command::start(job, kind, options))
+        }
         "continue" => {
             let ContinueBody { step, notes } = read_body(body)?;
             Ok(Command::Continue { step: step.unwrap_or(current), notes })

@@ -1,12 +1,9 @@
 //! What a VM has to be told next, for its part of a step of a run.
 
 use super::run::{Run, Task};
-use super::{Plan, RunKind};
+use super::{Plan, RunKind, RunOptions};
 use crate::domain::id::JobId;
-use crate::domain::vm::{Command, NextStep, Phase, PointChoice, Vm};
-
-/// Hours for which a run keeps the copies of a test.
-const TEST_LEASE_H: u32 = 24;
+use crate::domain::vm::{Command, NextStep, Phase, Vm};
 
 /// What comes next for a VM in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +24,9 @@ pub fn next_move(plan: &Plan, run: &Run, vm: &Vm) -> Move {
     let job = JobId::named(run.job.0, &format!("{} {}", vm.id, run.current));
     let the_move = match (&step.task, &run.kind) {
         (Task::FailOver, RunKind::Test { network }) => test(plan, run, vm, job, network),
-        (Task::FailOver, kind) => fail_over(plan, vm, job, kind),
+        (Task::FailOver, _) => fail_over(plan, run, vm, job),
         (Task::Boot { .. }, kind) => boot(plan, vm, matches!(kind, RunKind::Test { .. })),
-        (Task::All, RunKind::CleanUp) => clean_up(vm, job),
+        (Task::All, RunKind::CleanUp) => clean_up(vm, job, &run.options),
         (Task::All, RunKind::Commit) => commit(vm, job),
         (Task::All, _) => reverse(vm, job),
         (Task::Act { .. }, _) => Move::Done,
@@ -71,11 +68,16 @@ fn not_allowed(vm: &Vm, operation: &str) -> Move {
     Move::Fail(format!("{operation} of {} is not allowed while it is {}", vm.name, vm.phase))
 }
 
-fn fail_over(plan: &Plan, vm: &Vm, job: JobId, kind: &RunKind) -> Move {
-    let (operation, command) = if *kind == RunKind::Planned {
-        ("PlannedFailover", Command::PlannedFailover { job })
-    } else {
-        ("UnplannedFailover", Command::UnplannedFailover { job, point: PointChoice::Latest })
+fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
+    let (operation, command) = match run.kind {
+        RunKind::Planned => ("PlannedFailover", Command::PlannedFailover { job }),
+        _ if run.options.synchronize => {
+            ("UnplannedFailover", Command::SynchronizeAndFailOver { job })
+        }
+        _ => {
+            let point = run.options.point;
+            ("UnplannedFailover", Command::UnplannedFailover { job, point })
+        }
     };
     match vm.phase {
         // Another plan, or somebody by hand, has failed it over.
@@ -104,8 +106,9 @@ fn test(plan: &Plan, run: &Run, vm: &Vm, job: JobId, network: &str) -> Move {
         if vm.held != Some(plan.id) {
             return tell(Command::HoldStart { plan: plan.id });
         }
-        let (point, network) = (PointChoice::Latest, network.to_owned());
-        return tell(Command::TestFailover { job, point, network, lease_h: TEST_LEASE_H });
+        let RunOptions { point, lease_h, .. } = run.options;
+        let network = network.to_owned();
+        return tell(Command::TestFailover { job, point, network, lease_h });
     };
     if test.job.id != job {
         return Move::Fail(format!("{} has a test failover that is not cleaned up", vm.name));
@@ -137,12 +140,15 @@ fn boot(plan: &Plan, vm: &Vm, is_test: bool) -> Move {
     }
 }
 
-fn clean_up(vm: &Vm, job: JobId) -> Move {
+fn clean_up(vm: &Vm, job: JobId, options: &RunOptions) -> Move {
     match &vm.test {
         None => Move::Done,
         Some(test) if test.job.id == job => Move::Wait,
         Some(_) => {
-            let notes = "cleaned up with its recovery plan".to_owned();
+            let notes = match options.notes.as_str() {
+                "" => "cleaned up with its recovery plan".to_owned(),
+                given => given.to_owned(),
+            };
             tell(Command::CleanUpTestFailover { job, notes })
         }
     }

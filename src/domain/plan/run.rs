@@ -1,6 +1,6 @@
 //! One run of a recovery plan: its steps, one after the other.
 
-use super::{Action, ActionKind, Definition, Effect, Event, RunKind};
+use super::{Action, ActionKind, Definition, Effect, Event, RunKind, RunOptions};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{JobId, VmId};
@@ -106,6 +106,8 @@ pub struct Run {
     pub ended: Option<(Timestamp, RunOutcome)>,
     /// The VMs that it had not started when it ended, and has let go of.
     pub let_go: BTreeSet<VmId>,
+    /// What was chosen for it.
+    pub options: RunOptions,
 }
 
 fn tasks(kind: &RunKind, definition: &Definition) -> Vec<(Task, Vec<VmId>)> {
@@ -147,8 +149,8 @@ impl Run {
             notes: String::new(),
         };
         let steps = tasks(&kind, definition).into_iter().map(step).collect();
-        let let_go = BTreeSet::new();
-        Self { job, kind, steps, current: 0, started_at, ended: None, let_go }
+        let (let_go, options) = (BTreeSet::new(), RunOptions::default());
+        Self { job, kind, steps, current: 0, started_at, ended: None, let_go, options }
     }
 
     /// The step that is being done.
@@ -306,6 +308,7 @@ impl Run {
             Event::VmLetGo { vm } => {
                 self.let_go.insert(*vm);
             }
+            Event::OptionsChosen { options } => self.options.clone_from(options),
             _ => {}
         }
         let (Event::StepStarted { step }

@@ -1,9 +1,21 @@
 //! The recovery points of a VM.
 
-use super::RecoveryPoint;
+use super::{PointChoice, RecoveryPoint};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::Deref;
+
+/// As people name it.
+impl fmt::Display for PointChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Cycle(cycle) => write!(f, "{cycle}"),
+            Self::LatestProcessed => f.write_str("latest-processed"),
+            Self::LatestApplicationConsistent => f.write_str("latest-application-consistent"),
+        }
+    }
+}
 
 /// Recovery points, the oldest first, by ascending cycle: a slice that grows at its end. With every delta one
 /// expires at the beginning; those that stay are moved up only when as many are gone.

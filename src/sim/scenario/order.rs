@@ -1,8 +1,10 @@
 //! What an operator asks for beside the deed and the VM.
 
 use super::{Deed, RunWord, SiteSpec, Step};
+use crate::domain::plan::RunOptions;
 use crate::domain::policy::Policy;
-use crate::domain::vm::AfterFailover;
+use crate::domain::vm::{AfterFailover, PointChoice};
+use crate::sim::plans::run_kind;
 use crate::sim::quantity::Span;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -23,6 +25,49 @@ impl DecisionWord {
         match self {
             Self::Commit => "commit",
             Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// From which recovery points a plan starts its VMs: each from its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointWord {
+    /// The newest, also if it is found only when the source is fenced.
+    Latest,
+    /// The newest that is known.
+    LatestProcessed,
+    /// The newest that is application-consistent.
+    LatestApplicationConsistent,
+}
+
+impl PointWord {
+    /// Its word in a scenario.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Latest => "latest",
+            Self::LatestProcessed => "latest_processed",
+            Self::LatestApplicationConsistent => "latest_application_consistent",
+        }
+    }
+
+    /// The word of a choice, if it is one for many VMs.
+    pub(in crate::sim) const fn of(choice: PointChoice) -> Option<Self> {
+        match choice {
+            PointChoice::Latest => Some(Self::Latest),
+            PointChoice::LatestProcessed => Some(Self::LatestProcessed),
+            PointChoice::LatestApplicationConsistent => Some(Self::LatestApplicationConsistent),
+            PointChoice::Cycle(_) => None,
+        }
+    }
+}
+
+impl From<PointWord> for PointChoice {
+    fn from(word: PointWord) -> Self {
+        match word {
+            PointWord::Latest => Self::Latest,
+            PointWord::LatestProcessed => Self::LatestProcessed,
+            PointWord::LatestApplicationConsistent => Self::LatestApplicationConsistent,
         }
     }
 }
@@ -81,12 +126,44 @@ impl Step {
             after: None,
             then: None,
             full: None,
+            point: None,
+            synchronize: None,
+            lease: None,
         }
     }
 
     /// Whether everything is to be downloaded.
     pub(in crate::sim) fn in_full(&self) -> bool {
         self.full == Some(true)
+    }
+
+    /// What is chosen for the run of a plan.
+    pub(in crate::sim) fn options(&self) -> RunOptions {
+        let usual = RunOptions::default();
+        RunOptions {
+            point: self.point.map_or(usual.point, PointChoice::from),
+            synchronize: self.synchronize == Some(true),
+            lease_h: self.lease.map_or(usual.lease_h, |span| (span.0 / 3_600_000) as u32),
+            notes: usual.notes,
+        }
+    }
+
+    /// The step with what was chosen for the run of a plan.
+    pub(in crate::sim) fn with_options(self, options: &RunOptions) -> Self {
+        let usual = RunOptions::default();
+        let lease = (options.lease_h != usual.lease_h).then_some(options.lease_h);
+        Self {
+            point: PointWord::of(options.point).filter(|_| options.point != usual.point),
+            synchronize: options.synchronize.then_some(true),
+            lease: lease.map(|hours| Span::hours(u64::from(hours))),
+            ..self
+        }
+    }
+
+    pub(super) fn check_run(&self) -> Result<(), String> {
+        let Some(word) = self.kind else { return Ok(()) };
+        let checked = self.options().check(&run_kind(word, String::new()));
+        checked.map_err(|rejection| rejection.to_string())
     }
 
     /// The policy that this one becomes.

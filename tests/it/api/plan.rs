@@ -1,6 +1,7 @@
 //! Recovery plans: defined, checked and run over the VMs of a real service.
 
 use super::{Answer, Asked, LOOK, LOOKS, answer, nothing};
+use lifeboat::views::Moment;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 
@@ -224,4 +225,51 @@ fn a_plan_that_cannot_be_is_refused_and_says_why() {
             assert_eq!(answer.status, status, "{operation}: {answer:#?}");
         }
     });
+}
+
+#[test]
+fn a_run_has_a_point_a_lease_and_notes_and_is_begun_again_with_them() {
+    with_two_vms(async |asked| {
+        let plan = json!({ "group": [{ "vms": ["db-01"] }, { "vms": ["web-01"] }] });
+        asked.put("plans/shop", &plan).await;
+        let consistent = json!({ "kind": "unplanned", "point": "latest-application-consistent" });
+        let check = asked.post("plans/shop/check", &consistent).await.body;
+        let because = check["checks"][1]["because"].as_str().unwrap_or_default();
+        assert!(
+            because.contains("application-consistent"),
+            "neither VM has such a point: {check:#}"
+        );
+        let wrong = json!({ "kind": "planned", "lease_hours": 2 });
+        let refused = asked.post("plans/shop/run", &wrong).await;
+        assert!(refused.body["detail"].as_str().unwrap().contains("lease"), "{refused:#?}");
+
+        let test = json!({ "kind": "test", "network": "lab", "point": "latest-processed", "lease_hours": 2 });
+        let dry = asked.post("plans/shop/run?dry_run=true", &test).await.body;
+        assert!(dry["consequence"].as_str().unwrap().contains("after 2 h"), "{dry:#}");
+        let run = asked.post("plans/shop/run", &test).await.body;
+        asked.until_run("Succeeded").await;
+        let run = &run["plan"]["run"];
+        assert_eq!((&run["point"], &run["lease_hours"]), (&"latest-processed".into(), &2.into()));
+        let vm = asked.get("vms/web-01").await.body;
+        let ends = &vm["test_failover"]["lease_ends"];
+        assert_eq!(hours_between(&run["started_at"], ends), 2, "{vm:#}");
+
+        asked.post("plans/shop/run", &json!({ "kind": "clean-up", "notes": "it sold" })).await;
+        asked
+            .until_true("plans/shop", |plan| {
+                plan["run"]["kind"] == "clean-up" && plan["run"]["state"] == "Succeeded"
+            })
+            .await;
+        let vm = asked.get("vms/web-01").await.body;
+        assert_eq!(vm["last_test_failover"]["notes"], "it sold", "{vm:#}");
+    });
+}
+
+/// Hours between two moments, to the nearest.
+fn hours_between(from: &Value, to: &Value) -> i64 {
+    let ms = |moment: &Value| {
+        let moment: Moment = serde_json::from_value(moment.clone()).unwrap();
+        moment.0.as_millis()
+    };
+    (ms(to) - ms(from) + 1_800_000) / 3_600_000
 }

@@ -244,14 +244,23 @@ fn a_recovery_plan_is_applied_checked_and_run_from_the_command_line() {
     operated.ends(&["plan", "run", "shop", "--kind", "test"], 2);
     operated.ends(&["plan", "run", "shop", "--kind", "planned"], 2);
 
+    let lease = ["plan", "run", "shop", "--kind", "planned", "--lease", "2", "-y"];
+    let (_, talk) = operated.ends(&lease, 2);
+    assert!(talk.contains("lease"), "{talk}");
     let test = ["plan", "run", "shop", "--kind", "test", "--network", "lab", "--wait"];
+    let test = [&test[..], &["--lease", "2", "--point", "latest-processed"]].concat();
     let (result, talk) = operated.ends(&test, 7);
+    let shown = operated.done(&["plan", "show", "shop"]);
+    let chosen = "from latest-processed of each VM; cleaned up by itself after 2 h";
+    assert!(shown.contains(chosen), "{shown}");
     assert!(result.contains("test run of shop: WaitingForManualAction"), "{result}");
     assert!(talk.contains("[3/3]   to do: see"), "{talk}");
     assert!(talk.contains("[2/3] Start of group 1: Succeeded"), "{talk}");
     let went_on = operated.done(&["plan", "continue", "shop", "--notes", "fine", "--wait"]);
     assert!(went_on.contains("test run of shop: Succeeded"), "{went_on}");
-    operated.done(&["plan", "run", "shop", "--kind", "clean-up", "--wait"]);
+    operated.done(&["plan", "run", "shop", "--kind", "clean-up", "--notes", "it sold", "--wait"]);
+    let vm = operated.json(&["vm", "show", "web-01"]);
+    assert_eq!(vm["last_test_failover"]["notes"], "it sold", "{vm:#}");
     // Why it failed is told wherever it is told that it did.
     let commit = ["plan", "run", "shop", "--kind", "commit", "--wait", "-y"];
     let (result, talk) = operated.ends(&commit, 6);
@@ -346,6 +355,8 @@ fn an_unplanned_run_of_a_plan_is_committed_and_reversed_from_the_command_line() 
     };
     assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
     // What is done already is passed over.
+    let dry = ["plan", "run", "shop", "--kind", "unplanned", "--synchronize", "--dry-run"];
+    assert!(operated.done(&dry).contains("what they wrote last is sent"));
     assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
     assert_eq!(run("commit", 0), "UnplannedFailoverCommitted");
     assert_eq!(run("test", 2), "UnplannedFailoverCommitted", "a test needs a network");

@@ -6,9 +6,9 @@ use lifeboat::domain::failure::Failure;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
     Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, Run, RunKind,
-    RunOutcome, StepState, Task, let_go, next_move,
+    RunOptions, RunOutcome, StepState, Task, let_go, next_move,
 };
-use lifeboat::domain::vm::{Command as VmCommand, Phase};
+use lifeboat::domain::vm::{Command as VmCommand, Phase, PointChoice};
 use uuid::Uuid;
 
 fn vm(nth: u128) -> VmId {
@@ -258,11 +258,93 @@ fn limits_are_refused_by_name() {
 
 /// A plan of the one VM of a story.
 fn plan_of(story: &Story, kind: RunKind) -> Told {
+    plan_with(story, kind, RunOptions::default())
+}
+
+/// The same, run with what was chosen.
+fn plan_with(story: &Story, kind: RunKind, options: RunOptions) -> Told {
     let groups = vec![Group { vms: vec![story.vm.id], ..Group::default() }];
     let mut told = Told::defined(Definition { groups, ..Definition::default() });
     let job = job_id(50 + kind.name().len() as u128);
-    told.tell(Command::Start { job, kind });
+    told.tell(Command::start(job, kind, options));
     told
+}
+
+/// What the VM is told first, once its start is held.
+fn first_order(told: &Told, story: &mut Story) -> VmCommand {
+    loop {
+        let run = told.plan.running().expect("it runs");
+        let Move::Tell(command) = next_move(&told.plan, run, &story.vm) else { panic!("no order") };
+        match *command {
+            VmCommand::HoldStart { .. } => drop(story.tell(*command)),
+            order => return order,
+        }
+    }
+}
+
+#[test]
+fn what_is_chosen_for_a_run_is_what_each_vm_is_asked_for() {
+    let usual = RunOptions::default();
+    let network = || RunKind::Test { network: "isolated".to_owned() };
+    let mut story = Story::protected();
+
+    let point = PointChoice::LatestProcessed;
+    let told = plan_with(&story, RunKind::Unplanned, RunOptions { point, ..usual.clone() });
+    let order = first_order(&told, &mut story);
+    assert!(matches!(order, VmCommand::UnplannedFailover { point: asked, .. } if asked == point));
+
+    let told =
+        plan_with(&story, RunKind::Unplanned, RunOptions { synchronize: true, ..usual.clone() });
+    let order = first_order(&told, &mut story);
+    assert!(matches!(order, VmCommand::SynchronizeAndFailOver { .. }), "{order:?}");
+
+    let mut told = plan_with(&story, network(), RunOptions { point, lease_h: 2, ..usual.clone() });
+    let order = first_order(&told, &mut story);
+    let VmCommand::TestFailover { point: asked, lease_h, .. } = &order else { panic!("{order:?}") };
+    assert_eq!((*asked, *lease_h), (point, 2));
+    for _ in 0..2 {
+        bring_along(&mut told, &mut story).expect("the copy starts");
+    }
+    let notes = "it sold".to_owned();
+    let mut told =
+        plan_with(&story, RunKind::CleanUp, RunOptions { notes: notes.clone(), ..usual });
+    bring_along(&mut told, &mut story).expect("it is cleaned up");
+    assert_eq!(story.vm.last_test.as_ref().map(|test| &test.notes), Some(&notes));
+}
+
+#[test]
+fn a_vm_without_such_a_point_fails_and_a_run_without_choices_is_told_as_it_always_was() {
+    let mut story = Story::protected();
+    let point = PointChoice::LatestApplicationConsistent;
+    let options = RunOptions { point, ..RunOptions::default() };
+    let told = plan_with(&story, RunKind::Unplanned, options);
+    let order = first_order(&told, &mut story);
+    assert!(matches!(story.vm.decide(&order, BEGINNING), Err(Rejection::Unknown { .. })));
+
+    let (job, kind) = (job_id(1), RunKind::Planned);
+    let start = Command::start(job, kind.clone(), RunOptions::default());
+    assert_eq!(start, Command::Start { job, kind });
+}
+
+#[test]
+fn a_choice_that_such_a_run_does_not_have_is_refused() {
+    let usual = RunOptions::default();
+    let told = Told::defined(shop());
+    let network = RunKind::Test { network: "isolated".to_owned() };
+    let (processed, synchronize) = (PointChoice::LatestProcessed, true);
+    for (kind, options) in [
+        (RunKind::Planned, RunOptions { point: processed, ..usual.clone() }),
+        (RunKind::Unplanned, RunOptions { point: PointChoice::Cycle(3), ..usual.clone() }),
+        (RunKind::Unplanned, RunOptions { point: processed, synchronize, ..usual.clone() }),
+        (network.clone(), RunOptions { synchronize, ..usual.clone() }),
+        (RunKind::Unplanned, RunOptions { lease_h: 2, ..usual.clone() }),
+        (network, RunOptions { lease_h: 337, ..usual.clone() }),
+        (RunKind::Commit, RunOptions { notes: "it sold".to_owned(), ..usual }),
+    ] {
+        let start = Command::start(job_id(1), kind, options);
+        let decided = told.plan.decide(&start, BEGINNING);
+        assert!(matches!(decided, Err(Rejection::OutOfRange { .. })), "{start:?}: {decided:?}");
+    }
 }
 
 /// Does what the plan has the VM do, until it has done its part of the step.

@@ -351,6 +351,30 @@ fn plan_entries() -> Vec<Entry> {
     commands.into_iter().map(entry).chain([told, let_go]).collect()
 }
 
+/// Runs of plans for which something was chosen.
+fn run_entries() -> Vec<Entry> {
+    use plan::{Command, Event, RunKind, RunOptions};
+    let usual = RunOptions::default();
+    let options = [
+        (RunKind::Unplanned, RunOptions { point: PointChoice::LatestProcessed, ..usual.clone() }),
+        (RunKind::Unplanned, RunOptions { synchronize: true, ..usual.clone() }),
+        (
+            RunKind::Test { network: "lab".to_owned() },
+            RunOptions {
+                point: PointChoice::LatestApplicationConsistent,
+                lease_h: 2,
+                ..usual.clone()
+            },
+        ),
+        (RunKind::CleanUp, RunOptions { notes: "it sold".to_owned(), ..usual }),
+    ];
+    let entry = |(kind, options): (RunKind, RunOptions)| Entry::Plan {
+        command: Command::StartWith { job: JobId(id(9)), kind, options: options.clone() },
+        events: vec![Event::OptionsChosen { options }],
+    };
+    options.into_iter().map(entry).collect()
+}
+
 /// What describes the sites, and where replicas are placed.
 fn site_entries() -> Vec<Entry> {
     use fabric::{Command as F, Event as E};
@@ -697,6 +721,7 @@ fn samples() -> Vec<Entry> {
     ]);
     samples.extend(plan_entries());
     samples.extend(site_entries());
+    samples.extend(run_entries());
     samples
 }
 
