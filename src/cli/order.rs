@@ -2,7 +2,7 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::ending::{FAILED, JOB_FAILED, JOB_WAITS, Refusal, STILL_RUNNING, USAGE, WRONG_STATE};
-use super::grid::{Format, show};
+use super::grid::{Format, or_dash, show};
 use super::{Answer, CommandError};
 use crate::api::{Accepted, Check, Outlook};
 use crate::sim::Span;
@@ -159,7 +159,7 @@ pub(super) fn watch(
     let asking = async {
         loop {
             steps(&last, &mut told, tell);
-            if last.ended() || last.state.starts_with("Waiting") {
+            if last.ended() || last.waits() {
                 return Ok(());
             }
             let id = last.id.to_string();
@@ -204,7 +204,9 @@ pub(super) fn answer_of(job: &JobView) -> Answer {
     match job.state.as_str() {
         "Succeeded" => Answer::Done,
         "PartiallySucceeded" | "Failed" | "Cancelled" => Answer::Code(JOB_FAILED),
-        state if state.starts_with("Waiting") => Answer::Code(JOB_WAITS),
+        // It did what it was asked for; that somebody goes on is another order.
+        _ if job.waits() && job.ended() => Answer::Done,
+        _ if job.waits() => Answer::Code(JOB_WAITS),
         _ => Answer::Code(STILL_RUNNING),
     }
 }
@@ -214,7 +216,9 @@ pub(super) fn sentence(job: &JobView) -> String {
         "{} of {}: {} after {:.1} s",
         job.friendly_name, job.target_name, job.state, job.duration_seconds
     );
-    if let Some(error) = job.errors.last().filter(|_| job.state != "Succeeded") {
+    if job.waits() && job.ended() {
+        let _ = write!(text, "\n  waits for {}", or_dash(job.waiting_for.as_ref()));
+    } else if let Some(error) = job.errors.last().filter(|_| job.state != "Succeeded") {
         let _ = write!(text, "\n  {} {}; {}", error.code, error.because(), error.action);
     }
     text

@@ -2,11 +2,11 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::ending::{CRITICAL, WARNING};
-use super::grid::{Format, columns, moment, show};
+use super::grid::{Format, columns, moment, or_dash, show};
 use super::order::duration;
 use super::{Answer, CommandError};
 use crate::domain::vm::Health;
-use crate::views::{IssueView, LogsView, StatusView, VmView};
+use crate::views::{IssueView, JobView, LogsView, StatusView, VmView};
 use std::fmt::Write;
 
 /// How a running service and its VMs are.
@@ -68,7 +68,11 @@ fn row(vm: &VmView) -> Vec<String> {
         let consistent = if point.application_consistent { " app" } else { "" };
         format!("#{} {}{consistent}", point.cycle, moment(point.at))
     });
-    let job = vm.job.as_ref().filter(|job| !job.ended());
+    let job = vm.job.as_ref().filter(|job| !job.ended() || job.waits());
+    let named = |job: &JobView| {
+        let waits = if job.waits() { ", waits for somebody" } else { "" };
+        format!("{}{waits}", job.friendly_name)
+    };
     vec![
         vm.name.clone(),
         vm.state_description.clone(),
@@ -77,7 +81,7 @@ fn row(vm: &VmView) -> Vec<String> {
         share(vm),
         point.unwrap_or_else(|| "-".to_owned()),
         vm.recovery_points.to_string(),
-        job.map_or_else(|| "-".to_owned(), |job| job.friendly_name.clone()),
+        or_dash(job.map(named)),
     ]
 }
 

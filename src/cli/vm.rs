@@ -338,6 +338,9 @@ fn in_words(vm: &VmView) -> String {
     }
     if let Some(job) = &vm.job {
         line("last job", &format!("{} {}, {}", job.friendly_name, job.id, job.state));
+        if let Some(waits) = &job.waiting_for {
+            line("waits for", waits);
+        }
     }
     if let Some(trouble) = &vm.trouble {
         let next = trouble.retry_at.map_or_else(|| trouble.next.clone(), moment);

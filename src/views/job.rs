@@ -9,7 +9,7 @@ use crate::domain::id::JobId;
 use crate::domain::job::{Job, JobKind, JobOutcome, Step, Task, TaskState};
 use crate::domain::plan::{self, Plan, Run, RunKind, StepState};
 use crate::domain::time::Timestamp;
-use crate::domain::vm::{Command, NextStep, Trouble, Vm, Work};
+use crate::domain::vm::{Command, NextStep, Phase, Trouble, Vm, Work};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,8 +22,8 @@ pub struct JobView {
     pub scenario_name: String,
     /// What people read.
     pub friendly_name: String,
-    /// `InProgress`, `Waiting`, `WaitingForManualAction`, `Succeeded`, `PartiallySucceeded`, `Failed` or
-    /// `Cancelled`.
+    /// `InProgress`, `Waiting`, `WaitingForManualAction`, `WaitingForUserInputAfterDataSync` (a failback that is
+    /// ready to be completed), `Succeeded`, `PartiallySucceeded`, `Failed` or `Cancelled`.
     pub state: String,
     /// For whom or what it waits.
     pub waiting_for: Option<String>,
@@ -37,7 +37,7 @@ pub struct JobView {
     pub asked_by: Option<String>,
     /// When it started.
     pub started_at: Moment,
-    /// When it ended.
+    /// When its tasks had ended.
     pub ended_at: Option<Moment>,
     /// How long it took, or has taken so far.
     pub duration_seconds: f64,
@@ -89,8 +89,16 @@ impl JobView {
             id: job.id,
             scenario_name: job.kind.name().to_owned(),
             friendly_name: job.kind.title().to_owned(),
-            state: state(job, trouble).to_owned(),
-            waiting_for: trouble.and_then(waits_for),
+            state: state(job, vm, trouble).to_owned(),
+            waiting_for: if is_synchronized(job, vm) {
+                Some(format!(
+                    "somebody who completes the failback with `lifeboat failback complete {0}`, or gives it up with \
+                     `lifeboat failback cancel {0}`",
+                    vm.name
+                ))
+            } else {
+                trouble.and_then(waits_for)
+            },
             target_type: "ProtectionEntity".to_owned(),
             target_id: vm.id.0,
             target_name: vm.name.clone(),
@@ -138,6 +146,11 @@ impl JobView {
     /// Whether it is over.
     pub fn ended(&self) -> bool {
         self.ended_at.is_some()
+    }
+
+    /// Whether somebody has to do something.
+    pub fn waits(&self) -> bool {
+        self.state.starts_with("Waiting")
     }
 }
 
@@ -252,8 +265,18 @@ pub(super) fn trouble_of<'a>(job: &Job, vm: &'a Vm) -> Option<&'a Trouble> {
     vm.trouble.as_ref().filter(|trouble| job.ended.is_none() && of_job(trouble.work))
 }
 
-fn state(job: &Job, trouble: Option<&Trouble>) -> &'static str {
+/// Whether it has brought a VM's disks into step for a failback, which is to be completed now.
+fn is_synchronized(job: &Job, vm: &Vm) -> bool {
+    let ended = job.ended.map(|(at, _)| at);
+    job.kind == JobKind::Failback
+        && vm.phase == Phase::FailbackReady
+        && ended == Some(vm.phase_since)
+}
+
+fn state(job: &Job, vm: &Vm, trouble: Option<&Trouble>) -> &'static str {
     match (job.ended, trouble.map(|trouble| trouble.next)) {
+        // As the state of the VM is called meanwhile.
+        _ if is_synchronized(job, vm) => super::vm::state(&vm.phase),
         (Some((_, JobOutcome::Completed)), _) => "Succeeded",
         (Some((_, JobOutcome::Failed)), _) => "Failed",
         (Some((_, JobOutcome::Cancelled)), _) => "Cancelled",

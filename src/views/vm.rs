@@ -503,7 +503,7 @@ impl ResyncView {
 }
 
 /// A phase as one word. Site Recovery's, where it has one.
-fn state(phase: &Phase) -> &'static str {
+pub(super) fn state(phase: &Phase) -> &'static str {
     match phase {
         Phase::Undiscovered => "Undiscovered",
         Phase::Unprotected => "Unprotected",

@@ -12,7 +12,10 @@ async fn done(asked: &Asked, operation: &str, body: Value) {
     for _ in 0..LOOKS {
         let job = asked.get(&format!("jobs/{id}?after=0&wait_seconds=1")).await.body;
         if !job["ended_at"].is_null() {
-            assert_eq!(job["state"], "Succeeded", "{operation}: {job:#}");
+            // A failback whose data is there has done its part, and waits for somebody.
+            let waits = operation == "failback";
+            let state = if waits { "WaitingForUserInputAfterDataSync" } else { "Succeeded" };
+            assert_eq!(job["state"], state, "{operation}: {job:#}");
             return;
         }
         actix::clock::sleep(LOOK).await;
@@ -80,7 +83,15 @@ fn a_vm_fails_over_and_back_and_is_protected_again() {
         done(asked, "failback", json!({ "in_full": false })).await;
         let vm = asked.until("WaitingForUserInputAfterDataSync").await;
         assert!(allows(&vm, "CompleteFailback") && !vm["failback"].is_null(), "{vm:#}");
+        let path = format!("jobs/{}", vm["job"]["id"].as_str().unwrap());
+        let job = asked.get(&path).await.body;
+        assert_eq!(job["state"], "WaitingForUserInputAfterDataSync", "{job:#}");
+        let next = job["waiting_for"].as_str().unwrap();
+        assert!(next.contains("lifeboat failback complete web-01"), "{next}");
+        let waiting = asked.get("jobs?state=WaitingForUserInputAfterDataSync").await.body;
+        assert_eq!(waiting[0]["id"], job["id"], "{waiting:#}");
         done(asked, "complete-failback", nothing()).await;
+        assert_eq!(asked.get(&path).await.body["state"], "Succeeded", "it is completed");
         asked.until("FailbackCommitRequired").await;
         done(asked, "commit", nothing()).await;
         asked.until("FailbackCommitted").await;

@@ -67,7 +67,12 @@ fn a_vm_comes_back_to_another_host_survives_a_kill_and_is_replicated_from_there(
     ] {
         assert!(dry.contains(verdict), "{verdict}: {dry}");
     }
-    operated.done(&[&begin[..], &["-y", "--wait"]].concat());
+    let begun = operated.done(&[&begin[..], &["-y", "--wait"]].concat());
+    assert!(begun.contains("lifeboat failback complete db-01"), "{begun}");
+    let status = operated.done(&["status"]);
+    assert!(status.contains("Synchronize for failback, waits for somebody"), "{status}");
+    let jobs = operated.done(&["job", "list", "--vm", "db-01"]);
+    assert!(jobs.contains("WaitingForUserInputAfterDataSync"), "{jobs}");
     operated.connect("recovery", "db-01-data").write_at(&[3; 4096], 128 * KIB, true).unwrap();
 
     let Operated { place, service } = operated;
