@@ -4,7 +4,7 @@
 //!  GET  /lifeboat/v1/status  vms  vms/{vm}  vms/{vm}/recovery-points  jobs  jobs/{id}
 //!                    hosts  clouds  vaults  policy  events?after=N  plans  plans/{plan}
 //!                    vms/{vm}/checks  fabrics  network-mappings
-//!  POST /lifeboat/v1/vms/{vm}/{operation}   jobs/{id}/cancel   clouds/{cloud}/policy   ?dry_run=true
+//!  POST /lifeboat/v1/vms/{vm}/{operation}   jobs/{id}/{cancel|resume|restart}   clouds/{cloud}/policy   ?dry_run=true
 //!       plans/{plan}/{run|continue|retry|cancel|check}
 //!       vms/{vm}/move  vaults/{vault}/registration-key  hosts/{host}/register  provider/register
 //!  PUT, DELETE /lifeboat/v1/plans/{plan}  network-mappings/{network}
@@ -19,6 +19,7 @@ mod control;
 mod draft;
 mod failback;
 mod history;
+mod job;
 mod live;
 mod operation;
 mod outlook;

@@ -427,18 +427,6 @@ const OPERATIONS: &[Operation] = &[
     },
 ];
 
-/// Gives the running job of a VM up. It is asked for by the job, not by the VM.
-pub(super) const CANCEL_JOB: Operation = Operation {
-    path: "cancel-job",
-    title: "Cancel a job",
-    needs: Needs::Nothing,
-    command: |asked| {
-        let CancelBody { job } = asked.body()?;
-        Ok(Command::CancelJob { job })
-    },
-    consequence: |asked| format!("{} is as well protected as before.", asked.vm.name),
-};
-
 /// Hours after which a test is cleaned up by itself, unless it is said otherwise: a working day and a night.
 const TEST_LEASE_HOURS: u32 = 24;
 
@@ -544,12 +532,6 @@ pub(super) fn disk_to_add(asked: &Asked<'_>) -> Result<Result<Disk, Failure>, Pr
     }
     let bytes = asked.outside.image(asked.vm, &name, Path::new(&image));
     Ok(bytes.map(|size_bytes| Disk { id, name, size_bytes }))
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CancelBody {
-    job: JobId,
 }
 
 #[derive(Default, Deserialize)]

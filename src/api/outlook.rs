@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 pub struct Outlook {
     /// What was asked.
     pub operation: String,
-    /// Of which VM; or of which cloud or network, where it is not done to a VM.
+    /// Of which VM; or of which cloud, network or recovery plan, where it is not done to a VM.
     pub vm: String,
     /// Whether the state allows it.
     pub allowed: bool,
@@ -115,6 +115,18 @@ impl Outlook {
             recovery_point,
             problem,
         })
+    }
+
+    /// The same, of something that is not allowed, whatever else was looked at.
+    pub(super) fn refused(mut self, problem: Problem) -> Self {
+        let because = Some(problem.detail.clone());
+        let state = Check::of("the state allows it".to_owned(), because);
+        match self.checks.first_mut() {
+            Some(first) => *first = state,
+            None => self.checks.push(state),
+        }
+        (self.allowed, self.changes, self.ready) = (false, false, false);
+        Self { problem: Some(problem), ..self }
     }
 
     /// Of a change that is allowed, and not done to one VM: there is nothing else that it needs.
@@ -273,6 +285,16 @@ impl PlanOutlook {
             consequence: consequence(command, plan, site),
             problem,
         }
+    }
+}
+
+/// Where it is asked of a job, what it is of makes no difference.
+impl From<PlanOutlook> for Outlook {
+    fn from(outlook: PlanOutlook) -> Self {
+        let PlanOutlook { operation, plan, allowed, changes, ready, checks, consequence, problem } =
+            outlook;
+        let of_plan = Self::of_change(&operation, &plan, changes, consequence);
+        Self { allowed, ready, checks, problem, ..of_plan }
     }
 }
 

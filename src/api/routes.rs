@@ -211,6 +211,10 @@ async fn act_on_job(
     let (id, action) = path.into_inner();
     let body = body.map_err(|error| unread(&error))?;
     let JobBody { notes } = read_body(&body)?;
+    let CommandQuery { dry_run } = query(&request)?;
+    if dry_run {
+        return ok(&control.job_outlook(&id, &action, &notes).await?);
+    }
     accepted(&control.act_on_job(&id, &action, &notes, asked(&request)?).await?)
 }
 

@@ -2,7 +2,7 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{answer_of, duration, nothing, sentence, span, tell, watch};
+use super::order::{answer_of, duration, looked_at, nothing, sentence, span, tell, watch};
 use super::{Answer, CommandError, print};
 use crate::api::Accepted;
 use crate::sim::Span;
@@ -50,6 +50,9 @@ enum Command {
     Cancel {
         /// The job; the beginning of its id is enough
         job: String,
+        /// Only say whether it is allowed, what was checked, and what it would do
+        #[arg(long)]
+        dry_run: bool,
         /// An id of your own: the same order given twice under it is done once
         #[arg(long, value_name = "KEY")]
         request_id: Option<String>,
@@ -91,6 +94,9 @@ enum Command {
 /// How something is done with a job.
 #[derive(Debug, clap::Args)]
 struct ActArgs {
+    /// Only say whether it is allowed, what was checked, and what it would do
+    #[arg(long)]
+    dry_run: bool,
     /// An id of your own: the same order given twice under it is done once
     #[arg(long, value_name = "KEY")]
     request_id: Option<String>,
@@ -123,9 +129,12 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             show(*output, &answer, || Ok(in_words(&read(&answer)?)))?;
             Ok(Answer::Done)
         }
-        Command::Cancel { job, request_id, service, output } => {
+        Command::Cancel { job, dry_run, request_id, service, output } => {
             let client = Client::find(service)?;
             let path = ["jobs", job, "cancel"];
+            if *dry_run {
+                return looked_at(&client, &path, &nothing(), *output);
+            }
             let answer = client.post(&path, &[], &nothing(), request_id.as_deref())?;
             show(*output, &answer, || Ok(format!("job {job} is given up")))?;
             Ok(Answer::Done)
@@ -148,7 +157,11 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
 /// Does something with a job, and waits for what it starts if that is wanted.
 fn act_on(job: &str, action: &str, body: &Value, act: &ActArgs) -> Result<Answer, CommandError> {
     let client = Client::find(&act.service)?;
-    let answer = client.post(&["jobs", job, action], &[], body, act.request_id.as_deref())?;
+    let path = ["jobs", job, action];
+    if act.dry_run {
+        return looked_at(&client, &path, body, act.output);
+    }
+    let answer = client.post(&path, &[], body, act.request_id.as_deref())?;
     let accepted: Accepted = read(&answer)?;
     let begun = match &accepted.job {
         Some(job) => job.clone(),

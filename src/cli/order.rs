@@ -310,6 +310,17 @@ pub(super) fn change(
     Ok(Answer::Done)
 }
 
+/// Shows what an order would do.
+pub(super) fn looked_at(
+    client: &Client,
+    path: &[&str],
+    body: &Value,
+    output: Format,
+) -> Result<Answer, CommandError> {
+    let answer = client.post(path, &[("dry_run", "true".to_owned())], body, None)?;
+    outlook_shown(output, &answer)
+}
+
 fn outlook_shown(output: Format, answer: &Value) -> Result<Answer, CommandError> {
     let outlook: Outlook = read(answer)?;
     show(output, answer, || Ok(in_words(&outlook)))?;

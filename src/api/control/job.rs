@@ -1,7 +1,9 @@
 //! What can be done with a job: give it up, let it go on, begin it again.
 
 use super::{Control, Request};
-use crate::api::operation::{CANCEL_JOB, operation};
+use crate::api::job::{CANCEL_JOB, asked_as};
+use crate::api::operation::operation;
+use crate::api::outlook::Outlook;
 use crate::api::problem::Problem;
 use crate::api::routes::Accepted;
 use crate::api::run::RunBody;
@@ -27,8 +29,7 @@ impl Control {
         let target = job.target_id.to_string();
         let of_plan = job.target_type == "RecoveryPlan";
         if !matches!(action, "cancel" | "resume" | "restart") {
-            let asked = format!("{action}; there are {ACTIONS}");
-            return Err(Problem::unknown("operation", &asked));
+            return Err(unknown(action));
         }
         // What was done before under the id of the request is answered again, whatever the job is since.
         // A VM says itself which of its jobs runs; a plan is asked by its name.
@@ -51,6 +52,57 @@ impl Control {
             }
             _ => self.begin_again(&job, request).await,
         }
+    }
+
+    /// What would become of a job, and of what it is of. Nothing is changed.
+    pub(in crate::api) async fn job_outlook(
+        &self,
+        id: &str,
+        action: &str,
+        notes: &str,
+    ) -> Result<Outlook, Problem> {
+        let job = self.job(id, None, Duration::ZERO).await?;
+        let target = job.target_id.to_string();
+        let refused = allowed(&job, action).err();
+        let again = || self.parts.history.again(job.id, JobId::default());
+        let of_plan = job.target_type == "RecoveryPlan";
+        let outlook = match (action, of_plan) {
+            ("cancel", false) => {
+                let body = json!({ "job": job.id }).to_string();
+                self.outlook(&CANCEL_JOB, &target, body.as_bytes()).await?
+            }
+            ("cancel", true) => self.plan_outlook("cancel", &target, b"").await?.into(),
+            ("resume", true) => {
+                let body = json!({ "notes": notes }).to_string();
+                self.plan_outlook("continue", &target, body.as_bytes()).await?.into()
+            }
+            ("resume", false) => {
+                let retry = operation("retry").ok_or_else(|| not_allowed(&job, action))?;
+                self.outlook(retry, &target, b"").await?
+            }
+            ("restart", _) => match again() {
+                Some(Again::Plan { kind, options }) => {
+                    let body = json!(RunBody::of(&kind, &options)).to_string();
+                    self.plan_outlook("run", &target, body.as_bytes()).await?.into()
+                }
+                Some(Again::Vm(_, command)) => {
+                    let (operation, body) =
+                        asked_as(&command).ok_or_else(|| not_allowed(&job, action))?;
+                    self.outlook(operation, &target, body.to_string().as_bytes()).await?
+                }
+                None => {
+                    let problem = not_allowed(&job, action);
+                    let outlook =
+                        Outlook::of_change(action, &job.target_name, false, String::new());
+                    return Ok(outlook.refused(problem));
+                }
+            },
+            _ => return Err(unknown(action)),
+        };
+        Ok(match refused {
+            Some(problem) => outlook.refused(problem),
+            None => outlook,
+        })
     }
 
     async fn begin_again(&self, job: &JobView, request: Request) -> Result<Accepted, Problem> {
@@ -89,6 +141,10 @@ impl Control {
             job: self.parts.history.job(run, self.parts.live.now()),
         })
     }
+}
+
+fn unknown(action: &str) -> Problem {
+    Problem::unknown("operation", &format!("{action}; there are {ACTIONS}"))
 }
 
 /// Whether the job can be dealt with like this.

@@ -273,3 +273,43 @@ fn hours_between(from: &Value, to: &Value) -> i64 {
     };
     (ms(to) - ms(from) + 1_800_000) / 3_600_000
 }
+
+#[test]
+fn what_would_become_of_a_job_is_told_and_nothing_is_done() {
+    with_two_vms(async |asked| {
+        let look = json!({ "name": "look at it", "manual": "count the orders" });
+        let plan = json!({ "group": [
+            { "vms": ["db-01"] }, { "vms": ["web-01"], "before": [look] },
+        ]});
+        asked.put("plans/shop", &plan).await;
+        asked.post("plans/shop/run", &json!({ "kind": "planned" })).await;
+        let run = asked.until_run("WaitingForManualAction").await["run"]["id"].clone();
+        let job = asked.get("vms/web-01").await.body["job"]["id"].clone();
+        let path = |job: &Value, action: &str| format!("jobs/{}/{action}", job.as_str().unwrap());
+        let told = async |job: &Value, action: &str| {
+            let path = path(job, &format!("{action}?dry_run=true"));
+            let answer = asked.post(&path, &nothing()).await;
+            assert_eq!(answer.status, 200, "{answer:#?}");
+            let verdict = (answer.body["allowed"] == true, answer.body["ready"] == true);
+            assert_eq!(verdict.0, verdict.1, "{answer:#?}");
+            (verdict.0, answer.body["consequence"].as_str().unwrap().to_owned())
+        };
+        let is_told = |found: (bool, String), says: &str| {
+            assert!(found.0 && found.1.contains(says), "{says}: {found:?}");
+        };
+        is_told(told(&job, "cancel").await, "web-01 goes on at the primary site");
+        is_told(told(&run, "cancel").await, "web-01: off at both sites");
+        is_told(told(&run, "resume").await, "goes on with the next step");
+        assert!(!told(&job, "resume").await.0, "nobody is waited for");
+        assert!(!told(&run, "restart").await.0, "it runs");
+        asked.until_run("WaitingForManualAction").await;
+
+        asked.post("plans/shop/cancel", &nothing()).await;
+        is_told(told(&run, "restart").await, "are shut down");
+        asked.post(&path(&job, "cancel"), &nothing()).await;
+        asked.until("Protected").await;
+        assert!(!told(&job, "cancel").await.0, "it has ended");
+        is_told(told(&job, "restart").await, "it starts at the recovery site");
+        assert_eq!(asked.get("vms/web-01").await.body["state"], "Protected");
+    });
+}

@@ -308,6 +308,11 @@ fn runs_of_a_plan_are_jobs_that_are_watched_resumed_cancelled_and_begun_again() 
     assert!(shown.contains("Start of group 1"), "{shown}");
     operated.ends(&["job", "watch", id, "--timeout", "1s"], 7);
     operated.ends(&["job", "restart", id], 5);
+    operated.ends(&["job", "restart", id, "--dry-run"], 5);
+    let dry = operated.done(&["job", "cancel", id, "--dry-run"]);
+    assert!(dry.contains("cancel of shop: allowed"), "{dry}");
+    let dry = operated.done(&["job", "resume", id, "--dry-run"]);
+    assert!(dry.contains("goes on with the next step"), "{dry}");
     let resumed = operated.done(&["job", "resume", id, "--notes", "it sells", "--wait"]);
     assert!(resumed.contains("Test failover of shop: Succeeded"), "{resumed}");
     let plan = operated.json(&["plan", "show", "shop"]);
