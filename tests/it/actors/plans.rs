@@ -8,7 +8,7 @@ use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
     Action, ActionKind, Command, Definition, Group, Plan, Probe, Run, RunKind, RunOutcome,
 };
-use lifeboat::domain::vm::{FailoverKind, Phase, Vm};
+use lifeboat::domain::vm::{Command as VmCommand, FailoverKind, Phase, Vm};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -152,14 +152,67 @@ fn vms_that_a_cancelled_run_has_not_started_start_now_and_without_a_plan() {
     bed.outside.check();
 }
 
-/// What is run of the plan, one after the other.
-fn runs() -> [RunKind; 4] {
-    let network = "apart".to_owned();
-    [RunKind::Test { network }, RunKind::CleanUp, RunKind::Planned, RunKind::Commit]
+/// What is done with the plan.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// A test and its clean-up, a planned failover and its commit.
+    TestedAndMoved,
+    /// An unplanned failover and its commit; once its VMs were brought back by hand, the commit of that and the
+    /// reversal.
+    LostAndBack,
+}
+
+impl Life {
+    /// What is run of the plan, one after the other.
+    fn runs(self) -> [RunKind; 4] {
+        let network = "apart".to_owned();
+        match self {
+            Self::TestedAndMoved => {
+                [RunKind::Test { network }, RunKind::CleanUp, RunKind::Planned, RunKind::Commit]
+            }
+            Self::LostAndBack => {
+                [RunKind::Unplanned, RunKind::Commit, RunKind::Commit, RunKind::Reverse]
+            }
+        }
+    }
+
+    /// Whether the VMs are brought back before the run of this number.
+    fn brings_back_before(self, nth: usize) -> bool {
+        self == Self::LostAndBack && nth == 2
+    }
+
+    /// In which state the VMs are in the end.
+    fn last_phase(self) -> Phase {
+        match self {
+            Self::TestedAndMoved => Phase::FailedOver(FailoverKind::Planned),
+            Self::LostAndBack => Phase::Protected,
+        }
+    }
+}
+
+/// Goes on with bringing the VMs back; answers whether they are.
+async fn are_back(service: &Running<'_>) -> bool {
+    let mut all = true;
+    for nth in [1, 2] {
+        let next = match service.vm(vm_id(nth)).await.phase {
+            Phase::FailbackCommitPending => continue,
+            Phase::FailedOver(_) => {
+                Some(VmCommand::Failback { job: job_id(80 + nth), in_full: false })
+            }
+            Phase::FailbackReady => Some(VmCommand::CompleteFailback { job: job_id(90 + nth) }),
+            _ => None,
+        };
+        all = false;
+        if let Some(command) = next {
+            // Refused where the state has moved on since it was looked at.
+            let _ = service.tell_vm(vm_id(nth), command).await;
+        }
+    }
+    all
 }
 
 /// Begins whatever comes next until all runs have ended.
-async fn run_all(service: Running<'_>) {
+async fn run_all(service: Running<'_>, life: Life) {
     let began = service.bed.clock.elapsed();
     let job = |nth: usize| job_id(70 + nth as u128);
     loop {
@@ -168,11 +221,12 @@ async fn run_all(service: Running<'_>) {
         let next = match &run {
             None => Some(0),
             Some(run) if run.ended.is_some() => {
-                (0..runs().len()).find(|nth| run.job == job(*nth)).map(|nth| nth + 1)
+                (0..life.runs().len()).find(|nth| run.job == job(*nth)).map(|nth| nth + 1)
             }
             Some(_) => None,
         };
-        match next.map(|nth| (nth, runs().into_iter().nth(nth))) {
+        match next.map(|nth| (nth, life.runs().into_iter().nth(nth))) {
+            Some((nth, _)) if life.brings_back_before(nth) && !are_back(&service).await => {}
             Some((nth, Some(kind))) => tell(&service, Command::Start { job: job(nth), kind }).await,
             Some((_, None)) => return,
             None => {}
@@ -182,15 +236,16 @@ async fn run_all(service: Running<'_>) {
 }
 
 /// What the runs come to when the service is killed at an instant; with what was going on at each.
-fn run_through(kill: Option<usize>) -> (Testbed, Vec<String>, serde_json::Value) {
+fn run_through(life: Life, kill: Option<usize>) -> (Testbed, Vec<String>, serde_json::Value) {
     let bed = Testbed::new();
     bed.fate.kill_at(None);
     bed.run(async |service: Running| defined(&service).await);
     let mut told = Vec::new();
     for kill in kill.into_iter().map(Some).chain([None]) {
         bed.fate.kill_at(kill);
-        let complete = bed
-            .run(async |service: Running| bed.fate.until_killed(run_all(service)).await.is_some());
+        let complete = bed.run(async |service: Running| {
+            bed.fate.until_killed(run_all(service, life)).await.is_some()
+        });
         told = bed.fate.instants();
         if complete {
             break;
@@ -209,16 +264,24 @@ fn run_through(kill: Option<usize>) -> (Testbed, Vec<String>, serde_json::Value)
 }
 
 #[test]
-fn every_run_of_a_plan_comes_to_the_same_whenever_the_service_is_killed() {
-    let (bed, instants, expected) = run_through(None);
+fn tests_and_planned_runs_of_a_plan_come_to_the_same_whenever_the_service_is_killed() {
+    killed_at_every_instant(Life::TestedAndMoved);
+}
+
+#[test]
+fn unplanned_runs_and_reversals_of_a_plan_come_to_the_same_whenever_the_service_is_killed() {
+    killed_at_every_instant(Life::LostAndBack);
+}
+
+fn killed_at_every_instant(life: Life) {
+    let (bed, instants, expected) = run_through(life, None);
     bed.outside.check();
     assert!(200 < instants.len(), "{instants:#?}");
-    let committed = Phase::FailedOver(FailoverKind::Planned).to_string();
     for vm in expected["vms"].as_array().unwrap() {
-        assert_eq!(vm[0], committed, "{expected:#}");
+        assert_eq!(vm[0], life.last_phase().to_string(), "{expected:#}");
     }
     for (kill, instant) in instants.iter().enumerate() {
-        let (bed, _, found) = run_through(Some(kill));
+        let (bed, _, found) = run_through(life, Some(kill));
         assert_eq!(found, expected, "killed at {kill}: {instant}");
         bed.outside.check();
     }
