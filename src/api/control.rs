@@ -60,6 +60,9 @@ pub trait Outside: Send + Sync {
     /// The host of the configuration that is called so.
     fn host_called(&self, name: &str) -> Option<HostId>;
 
+    /// The hosts of the configuration that are members of a host's cluster, and the host; none outside of clusters.
+    fn cluster_of(&self, host: HostId) -> Vec<&str>;
+
     /// How fast a host may send, in words.
     fn bandwidth(&self, host: &str) -> Option<String>;
 

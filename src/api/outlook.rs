@@ -11,6 +11,7 @@ use crate::domain::placement::{Placement, Purpose};
 use crate::domain::plan::{
     ActionKind, Command, Move, Plan, Probe, Run, RunKind, RunOptions, Task, next_move,
 };
+use crate::domain::prerequisites::of_cluster;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{self, Phase, PointChoice, Vm};
 use crate::views::{PointView, PrerequisiteView, Site, TargetView};
@@ -171,17 +172,39 @@ fn state_of_add(vm: &Vm) -> Option<String> {
 
 /// What the VM must be to be protected, as it is or with the disk that is to be added.
 fn prerequisites(operation: &Operation, asked: &Asked<'_>) -> Vec<Check> {
-    let mut vm = asked.vm.clone();
-    match operation.path {
-        "protect" => {}
-        "add-disk" => vm.disks.extend(disk_to_add(asked).into_iter().flatten()),
+    let all = match operation.path {
+        "protect" => prerequisites_of(asked.vm, asked.site, asked.outside),
+        "add-disk" => {
+            let mut vm = asked.vm.clone();
+            vm.disks.extend(disk_to_add(asked).into_iter().flatten());
+            PrerequisiteView::all(&vm)
+        }
         _ => return vec![],
-    }
+    };
     let check = |it: PrerequisiteView| {
         let because = it.found.map(|found| format!("{found}. {}", it.action));
         Check::of(format!("{}: {}", it.id, it.rule), because)
     };
-    PrerequisiteView::all(&vm).into_iter().map(check).collect()
+    all.into_iter().map(check).collect()
+}
+
+/// What is asked of a VM, and of the cluster of its host if it is in one.
+pub(super) fn prerequisites_of(
+    vm: &Vm,
+    site: &Site,
+    outside: &dyn Outside,
+) -> Vec<PrerequisiteView> {
+    let mut all = PrerequisiteView::all(vm);
+    let members = outside.cluster_of(vm.host);
+    if !members.is_empty() {
+        let registered = |name: &str| {
+            let mut hosts = site.hosts.values();
+            hosts.any(|host| host.name == name && host.agent.is_some())
+        };
+        let unregistered = members.into_iter().filter(|name| !registered(name));
+        all.push(of_cluster(unregistered).into());
+    }
+    all
 }
 
 /// Where the replica would go, and whether it can.

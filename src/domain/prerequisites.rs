@@ -261,6 +261,17 @@ pub fn verdicts(vm: &Vm) -> Vec<Verdict> {
     CHECKS.iter().map(verdict).collect()
 }
 
+/// The verdict on the cluster of a VM's host, of which these members are not registered with the vault: what
+/// the VM would write there, nobody would track. Only the configuration knows a host that is not registered.
+pub fn of_cluster<'a>(unregistered: impl Iterator<Item = &'a str>) -> Verdict {
+    Verdict {
+        id: "cluster-registered",
+        rule: "every member of the host's cluster is registered with the vault",
+        found: named(unregistered, "is not registered"),
+        action: "Register each of them with `lifeboat host register`.",
+    }
+}
+
 /// What stands in the way of protecting a VM, a sentence each.
 pub(super) fn failed(vm: &Vm) -> Vec<String> {
     verdicts(vm).iter().filter_map(Verdict::refusal).collect()

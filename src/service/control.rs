@@ -65,13 +65,25 @@ pub(super) fn logs(sources: &Sources, vm: VmId) -> Option<LogsView> {
 /// What the API asks of this service.
 pub(super) struct Here {
     sources: Sources,
-    /// Names of the hosts of the configuration, and how fast each may send.
-    hosts: Vec<(String, String)>,
+    /// The hosts of the configuration.
+    hosts: Vec<KnownHost>,
     admit: UnboundedSender<Component>,
     cluster: Cluster,
 }
 
+/// A host of the configuration.
+struct KnownHost {
+    name: String,
+    cluster: Option<String>,
+    /// How fast it may send, in words.
+    bandwidth: String,
+}
+
 impl Here {
+    fn known_host(&self, name: &str) -> Option<&KnownHost> {
+        self.hosts.iter().find(|known| known.name == name)
+    }
+
     fn agent_that_answers(&self, host: HostId) -> Option<&HostAgent> {
         // The lab answers at once.
         let answer = self.cluster.lab.heartbeat(host).now_or_never();
@@ -85,7 +97,11 @@ impl Here {
         admit: UnboundedSender<Component>,
         cluster: Cluster,
     ) -> Self {
-        let host = |host: &HostConfig| (host.name.clone(), config.bandwidth_of(host).in_words());
+        let host = |host: &HostConfig| KnownHost {
+            name: host.name.clone(),
+            cluster: host.cluster.clone(),
+            bandwidth: config.bandwidth_of(host).in_words(),
+        };
         let hosts = config.host.iter().map(host).collect();
         Self { sources, hosts, admit, cluster }
     }
@@ -134,13 +150,18 @@ impl Outside for Here {
     }
 
     fn host_called(&self, name: &str) -> Option<HostId> {
-        let found = self.hosts.iter().find(|(known, _)| known == name);
-        found.map(|(name, _)| enrolment::host_id(name))
+        self.known_host(name).map(|host| enrolment::host_id(&host.name))
+    }
+
+    fn cluster_of(&self, host: HostId) -> Vec<&str> {
+        let own = self.hosts.iter().find(|known| enrolment::host_id(&known.name) == host);
+        let Some(cluster) = own.and_then(|own| own.cluster.as_ref()) else { return vec![] };
+        let members = self.hosts.iter().filter(|known| known.cluster.as_ref() == Some(cluster));
+        members.map(|known| known.name.as_str()).collect()
     }
 
     fn bandwidth(&self, name: &str) -> Option<String> {
-        let found = self.hosts.iter().find(|(known, _)| known == name);
-        found.map(|(_, bandwidth)| bandwidth.clone())
+        self.known_host(name).map(|host| host.bandwidth.clone())
     }
 
     fn provider(&self) -> FabricId {

@@ -309,13 +309,18 @@ impl PlacementView {
 impl PrerequisiteView {
     /// Every check of a VM; none of one that nobody described.
     pub fn all(vm: &Vm) -> Vec<Self> {
-        let view = |verdict: prerequisites::Verdict| Self {
+        prerequisites::verdicts(vm).into_iter().map(Self::from).collect()
+    }
+}
+
+impl From<prerequisites::Verdict> for PrerequisiteView {
+    fn from(verdict: prerequisites::Verdict) -> Self {
+        Self {
             id: verdict.id.to_owned(),
             rule: verdict.rule.to_owned(),
             ok: verdict.found.is_none(),
             found: verdict.found,
             action: verdict.action.to_owned(),
-        };
-        prerequisites::verdicts(vm).into_iter().map(view).collect()
+        }
     }
 }

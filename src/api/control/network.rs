@@ -2,7 +2,7 @@
 
 use super::{Control, Request, vm_named};
 use crate::api::operation::read_body;
-use crate::api::outlook::Outlook;
+use crate::api::outlook::{Outlook, prerequisites_of};
 use crate::api::problem::Problem;
 use crate::api::routes::Accepted;
 use crate::domain::entity::Entity;
@@ -25,7 +25,7 @@ impl Control {
         name: &str,
     ) -> Result<Vec<PrerequisiteView>, Problem> {
         let site = self.parts.live.site().await?;
-        Ok(PrerequisiteView::all(vm_named(&site, name)?))
+        Ok(prerequisites_of(vm_named(&site, name)?, &site, &*self.parts.outside))
     }
 
     /// The two sites.

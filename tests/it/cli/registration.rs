@@ -54,6 +54,9 @@ fn a_host_is_admitted_once_with_a_key_of_its_vault() {
     assert!(register("host-2", &key, 5).contains("was used by host-1 at"));
     operated.until("web-01", is_protected);
     assert!(operated.done(&["host", "list"]).contains("blue"));
+    let (checks, _) = operated.ends(&["vm", "check", "web-01"], 5);
+    assert!(checks.contains("host-2 is not registered"), "{checks}");
+    assert!(checks.contains("lifeboat host register"), "{checks}");
 
     assert!(operated.json(&["network", "list"]).as_array().unwrap().is_empty());
     operated.done(&["provider", "register", "--key", &key_of(&operated)]);
@@ -79,6 +82,8 @@ fn a_vm_that_moves_within_its_cluster_stays_protected() {
         operated.done(&["host", "register", host, "--key", &key_of(&operated)]);
     }
     operated.until("web-01", is_protected);
+    let checks = operated.done(&["vm", "check", "web-01"]);
+    assert!(checks.contains("member of the host's cluster is registered"), "{checks}");
     let (_, talk) = operated.ends(&["vm", "move", "web-01", "--to", "host-3"], 5);
     assert!(talk.contains("host-3 is in no cluster with web-01"), "{talk}");
     operated.ends(&["vm", "move", "web-01", "--to", "host-9"], 3);
