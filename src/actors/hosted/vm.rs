@@ -8,7 +8,7 @@ use crate::actors::supervisor::Shelves;
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Kind, StreamId};
 use crate::domain::failure::{Cause, Failure};
-use crate::domain::id::{JobId, VmId};
+use crate::domain::id::{HostId, JobId, VmId};
 use crate::domain::job::{Job, JobKind, Step};
 use crate::domain::placement::Purpose;
 use crate::domain::retry::RetryLadder;
@@ -91,9 +91,7 @@ impl Hosted for Vm {
                 }
                 Effect::RunReplica => run_replica(&vm, &world).boxed_local().await,
                 Effect::KeepOff { host } => {
-                    let mut there = Vm::clone(&vm);
-                    there.host = host;
-                    keep_source_off(&there, &world).boxed_local().await;
+                    keep_off_at(host, &vm, &world).boxed_local().await;
                     Command::ReportLeft { host }
                 }
                 Effect::ReclaimSpace => {
@@ -500,6 +498,13 @@ async fn keep_source_off(vm: &Vm, world: &World) {
         tracing::debug!(vm = %vm.name, %failure, "keep the source off");
         actix::clock::sleep(world.watch_interval).await;
     }
+}
+
+/// The same at a host that the VM was brought away from.
+async fn keep_off_at(host: HostId, vm: &Vm, world: &World) {
+    let mut there = vm.clone();
+    there.host = host;
+    keep_source_off(&there, world).await;
 }
 
 /// Starts the replica of a source that is out of reach. One that comes back before the replica runs is turned off
