@@ -390,10 +390,10 @@ fn ship_through(
 }
 
 /// Whether the VM, which is off, has written since its last cut: that one was then made by an earlier
-/// planned failover, or before replication was paused, after which the VM ran on. One more cut takes all
+/// failover, or before replication was paused, after which the VM ran on. One more cut takes all
 /// of it, and may have been made by an attempt that could not send it.
 fn is_left(work: &Work<'_>, source: &Source, last: Option<u64>, last_cycle: u64) -> bool {
-    work.vm.is_in_planned_failover()
+    work.vm.sends_the_latest()
         && last == Some(last_cycle)
         && (source.tracker.has_writes() || source.tracker.transit().is_some())
 }

@@ -5,7 +5,7 @@ use super::ghost::{CutState, Invariant};
 use super::outside::{Machine, OpenDisk, Outside, check_notes};
 use crate::disk::nbd::NbdUri;
 use crate::domain::id::{DiskId, VmId};
-use crate::domain::vm::{FailoverKind, Vm};
+use crate::domain::vm::{FailoverKind, SourceEnd, Vm};
 use crate::drivers::lab::{CheckError, Checked, LastWrite, Workload, check};
 use crate::ports::block::BlockDevice;
 use crate::ports::replication::ServedDisk;
@@ -285,7 +285,11 @@ pub(super) fn judge_failover(outside: &Outside, vm: &Vm, served: u64, source: &M
     outside.ghost.lost(vm.id, lost);
     // An operator who chose an older point asked for the loss.
     let is_latest = Some(failover.point) == vm.latest_point();
-    if failover.kind == FailoverKind::Planned && is_latest && served < source.acked {
+    let sent_first = vm.source_ended.as_ref().is_some_and(|ended| {
+        vm.synchronizes && ended.unsent.is_none() && !matches!(ended.how, SourceEnd::OutOfReach(_))
+    });
+    let is_promised = failover.kind == FailoverKind::Planned || sent_first;
+    if is_promised && is_latest && served < source.acked {
         let what = format!(
             "{} was moved with the writes up to {served}, and {} had been acknowledged",
             vm.name, source.acked

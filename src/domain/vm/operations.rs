@@ -28,8 +28,16 @@ impl Vm {
     /// Whether its disks at the host that it runs on are to be attached though it may not run there: they are tracked,
     /// or its failover still has to send what was written to them last.
     pub fn needs_disks_of_source(&self) -> bool {
-        let fails_over = self.phase == Phase::FailingOver(FailoverKind::Unplanned);
-        self.is_tracked() || (fails_over && self.synchronizes && self.source_ended.is_none())
+        self.is_tracked() || (self.is_in_synchronized_failover() && self.source_ended.is_none())
+    }
+
+    /// Whether its failover sends what its source, which is off, wrote last.
+    pub fn sends_the_latest(&self) -> bool {
+        self.is_in_planned_failover() || self.is_in_synchronized_failover()
+    }
+
+    fn is_in_synchronized_failover(&self) -> bool {
+        self.phase == Phase::FailingOver(FailoverKind::Unplanned) && self.synchronizes
     }
 
     /// Whether the VM could start and waits for its recovery plan.

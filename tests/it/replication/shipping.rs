@@ -178,14 +178,18 @@ fn a_planned_failover_loses_nothing_after_one_that_led_back() {
 
 /// The cut that was under way when it was paused is not the last one.
 #[test]
-fn a_planned_failover_of_a_paused_vm_loses_nothing_wherever_its_sending_breaks_off() {
-    for requests in 0..20 {
+fn a_failover_of_a_paused_vm_loses_nothing_wherever_its_sending_breaks_off() {
+    let planned = (Command::PlannedFailover { job: job(2) }, Step::PrepareForFailover);
+    let synchronized = (Command::SynchronizeAndFailOver { job: job(2) }, Step::FenceSource);
+    for (requests, (command, sends)) in
+        (0..20).flat_map(|requests| [(requests, &planned), (requests, &synchronized)])
+    {
         let mut rig = Rig::protected();
         Met::InTransit.reach(&mut rig);
         rig.tell(&Command::PauseReplication);
         rig.write(3);
-        rig.tell(&Command::PlannedFailover { job: job(2) });
-        rig.work_until(Step::PrepareForFailover);
+        rig.tell(command);
+        rig.work_until(*sends);
         rig.tap.die_after(requests, if requests % 2 == 0 { Death::Before } else { Death::After });
         let attempt = rig.perform();
         assert_eq!(attempt.is_err(), rig.tap.revive());
