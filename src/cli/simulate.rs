@@ -12,7 +12,7 @@ use crate::domain::entity::Commit;
 use crate::replay::StatesOfExport;
 use crate::sim::{
     Driver, Explored, Finding, Outcome, RunOptions, Scenario, ScenarioError, Span, Subject,
-    Verdict, explore, run, shrink, survey,
+    Verdict, explore, run, shrink, survey, use_huge_pages,
 };
 use crate::store::{MemoryStore, jsonl};
 use std::fs::File;
@@ -117,6 +117,7 @@ impl From<DriverArg> for Driver {
 }
 
 pub(super) fn run_command(args: &Args) -> Result<Answer, CommandError> {
+    use_huge_pages();
     match &args.command {
         Some(Command::Show { what, log, pace }) => show(what, log.as_deref(), pace),
         Some(Command::ExportTopology(args)) => topology::export(args),

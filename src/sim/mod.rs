@@ -25,6 +25,7 @@ mod driver;
 mod errands;
 mod explore;
 mod ghost;
+mod huge_pages;
 mod inline;
 mod journal;
 mod observer;
@@ -52,6 +53,7 @@ pub use explore::{
     survey,
 };
 pub use ghost::{Invariant, Violation};
+pub use huge_pages::use_huge_pages;
 pub use plant::Plant;
 pub use quantity::{Size, Span, Window};
 pub use recorded::{fitting, recorded, writes_per_minute};

@@ -1,4 +1,4 @@
-//! Measures simulated outages, on one thread. One JSON line each; the peer is a promise, or the other driver.
+//! Measures simulated outages, on one thread and with huge pages, as the command has them. One JSON line each; the peer is a promise, or the other driver.
 //!
 //! - ten VMs with real bytes through trackers, segments and recovery points, by the loop and by the actors, and for
 //!   six times as long by the loop, against 1,000 times real time;
@@ -7,11 +7,12 @@
 //!
 //! `simulate [minutes of ten VMs] [VMs of the fleet] [days of the fleet] [random fleets] [days by the actors]`.
 
-use lifeboat::sim::{Driver, Outcome, RunOptions, Scenario, Subject, explore, run};
+use lifeboat::sim::{Driver, Outcome, RunOptions, Scenario, Subject, explore, run, use_huge_pages};
 use lifeboat_bench::row;
 use std::time::Instant;
 
 fn main() {
+    use_huge_pages();
     let numbers: Vec<u64> =
         std::env::args().skip(1).map(|text| text.parse().expect("a number")).collect();
     let number = |nth: usize, default| numbers.get(nth).copied().unwrap_or(default);
