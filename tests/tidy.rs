@@ -156,6 +156,7 @@ const OWNED: &[Owned] = &[
             ("service/control.rs", "PATH, in which the programs of recovery plans are looked for"),
             ("service/storage.rs", "credentials, which no file needs to hold"),
             ("cli/", "what the caller's shell says"),
+            ("sim/huge_pages.rs", "how the C library is tuned, before anything is simulated"),
         ],
     },
     Owned {
