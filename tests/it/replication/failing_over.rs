@@ -74,15 +74,7 @@ fn the_second_fence_answers_as_the_first() {
     rig.write(3);
     fail_over(&mut rig, PointChoice::Latest);
     rig.work_until(Step::FenceSource);
-    for requests in 0.. {
-        rig.tap.die_after(requests, Death::After);
-        let done = rig.perform().is_ok();
-        rig.tap.revive();
-        rig.restart_engine();
-        if done {
-            break;
-        }
-    }
+    rig.perform_killed_at_every_request();
     let objects = rig.sent().len();
     assert_eq!(found(&rig), found(&rig));
     assert_eq!(rig.sent().len(), objects);

@@ -46,7 +46,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use tap::Tap;
+use tap::{Death, Tap};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
@@ -249,6 +249,19 @@ impl Rig {
     fn perform(&self) -> Result<Command, Failure> {
         let work = self.vm.work().unwrap();
         self.runtime.block_on(perform(&self.engine, &self.vm, work, &self.progresses))
+    }
+
+    /// Does the work that is due in a service that dies after the first request, after the second, ..., until it ends.
+    fn perform_killed_at_every_request(&mut self) {
+        for requests in 0.. {
+            self.tap.die_after(requests, Death::After);
+            let done = self.perform().is_ok();
+            self.tap.revive();
+            self.restart_engine();
+            if done {
+                break;
+            }
+        }
     }
 
     fn step(&mut self) -> Result<(), Failure> {

@@ -392,15 +392,7 @@ fn a_replica_with_another_writer_is_closed_to_it_before_it_is_copied_anew() {
     let id = RecoveryPoint { cycle, ..rig.latest() }.id(VM);
     let foreign = RecoveryPointRecord { id, cycle, ..rig.record(1) };
     rig.runtime.block_on(rig.proof.put_point(&foreign)).unwrap();
-    for requests in 0.. {
-        rig.tap.die_after(requests, Death::After);
-        let done = rig.perform().is_ok();
-        rig.tap.revive();
-        rig.restart_engine();
-        if done {
-            break;
-        }
-    }
+    rig.perform_killed_at_every_request();
     let objects = rig.sent().len();
     rig.step().unwrap();
     assert_eq!((rig.sent().len(), rig.vm.epoch), (objects, 2));
