@@ -3,18 +3,19 @@
 //! The disk may be written to while it is copied, as long as every write since the copy began is in a
 //! segment after `from_seq`: such a region is newer than others, and the log on top evens that out.
 
-use super::builder::{Sealed, SegmentBuilder};
 use super::error::VaultError;
 use super::fingerprint::sums_object;
 use super::manifest::Manifest;
-use super::segment::{Header, Kind, PART_BYTES, SegmentHash, same};
+use super::segment::{Header, Kind, SegmentHash, same};
 use super::vault::{PARALLEL, PutOutcome, Vault, damaged};
+use super::writer::{Finished, Place, SegmentWriter};
 use crate::domain::id::DiskId;
 use crate::domain::time::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 
 /// The copy of one disk as one generation of its base. A generation is copied once; after a copy that
 /// cannot be trusted (writes were missed) the next one begins a generation of its own.
@@ -25,27 +26,19 @@ pub struct BaseCopy {
     generation: u64,
     epoch: u64,
     disk_size: u64,
+    /// For the parts of all its regions.
+    slots: Arc<Semaphore>,
     /// Regions that were sent or read back by this value.
     known: Mutex<BTreeMap<u64, RegionPresent>>,
 }
 
-/// Collects one region of the copy. What it holds in memory leaves in parts of 16 MiB, each of which has
-/// to be in the vault before the region is committed.
+/// Collects one region of the copy. What it holds in memory leaves in parts of 4 MiB;
+/// [`RegionWriter::commit`] alone makes the region exist.
 #[derive(Debug)]
 pub struct RegionWriter<'a> {
     copy: &'a BaseCopy,
     region: u64,
-    builder: SegmentBuilder,
-    /// Bytes of the parts that were taken.
-    parts_bytes: u64,
-}
-
-/// Frames of a region as an object of their own, on its way to the vault.
-#[derive(Debug)]
-pub struct RegionPart {
-    vault: Vault,
-    path: Path,
-    sealed: Sealed,
+    writer: SegmentWriter,
 }
 
 /// A region that is in the vault.
@@ -81,13 +74,16 @@ impl BaseCopy {
         epoch: u64,
         disk_size: u64,
     ) -> Self {
-        Self { vault, disk, generation, epoch, disk_size, known: Mutex::default() }
+        let slots = vault.upload_slots();
+        Self { vault, disk, generation, epoch, disk_size, slots, known: Mutex::default() }
     }
 
     /// Starts region `region`: the bytes from `region` x 64 MiB on.
     pub fn region(&self, region: u64) -> RegionWriter<'_> {
-        let builder = SegmentBuilder::new(self.header(region), self.vault.sealing());
-        RegionWriter { copy: self, region, builder, parts_bytes: 0 }
+        let place = Place::Base { generation: self.generation, region };
+        let slots = Arc::clone(&self.slots);
+        let writer = SegmentWriter::new(&self.vault, self.header(region), place, slots);
+        RegionWriter { copy: self, region, writer }
     }
 
     /// The regions that an earlier run has sent, read back and checked; regions of zeroes alone are
@@ -211,16 +207,9 @@ impl BaseCopy {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(
-        &self,
-        region: u64,
-        parts_bytes: u64,
-        sealed: Sealed,
-    ) -> Result<RegionPresent, VaultError> {
-        let path = self.vault.region_path(self.disk, self.generation, region);
-        let generation = self.generation;
-        let stored_bytes = parts_bytes + sealed.length;
-        let ours = RegionPresent { hash: sealed.hash, stored_bytes, generation };
+    async fn send(&self, region: u64, finished: Finished) -> Result<RegionPresent, VaultError> {
+        let Finished { path, sealed, stored_bytes, .. } = finished;
+        let ours = RegionPresent { hash: sealed.hash, stored_bytes, generation: self.generation };
         match self.vault.create(&path, sealed.bytes).await? {
             PutOutcome::Created => Ok(self.learn(region, ours)),
             // Sent before, maybe from an older state of the disk: as good, the log goes on top.
@@ -246,61 +235,35 @@ impl BaseCopy {
 
 impl RegionWriter<'_> {
     /// Adds data at `offset` of the disk, after all data added before; what is left out is zero, and
-    /// zeroes are left out.
+    /// zeroes are left out. May send a part.
     ///
     /// # Errors
-    /// [`VaultError::Extent`] for data out of order or outside the region.
-    pub fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), VaultError> {
-        self.builder.data(offset, data).map_err(|source| {
-            let BaseCopy { vault, disk, generation, .. } = self.copy;
-            let path = vault.region_path(*disk, *generation, self.region);
-            VaultError::Extent { object: path.to_string(), source }
-        })
+    /// [`VaultError::Extent`] for data out of order or outside the region; [`VaultError::Store`], after which
+    /// the writer is of no use: the region is written again, and parts that arrived and say the same
+    /// are not sent a second time.
+    pub async fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), VaultError> {
+        self.writer.data(offset, data).await
     }
 
-    /// The data so far as an object of its own, once it is 16 MiB; to be asked for before more is added,
-    /// so that the last of a region needs none.
-    pub fn full_part(&mut self) -> Option<RegionPart> {
-        if self.builder.pending_bytes() < PART_BYTES {
-            return None;
-        }
-        let (part, sealed) = self.builder.take_part()?;
-        self.parts_bytes += sealed.length;
-        let BaseCopy { vault, disk, generation, .. } = self.copy;
-        let path = vault.region_part_path(*disk, *generation, self.region, part, sealed.hash);
-        Some(RegionPart { vault: vault.clone(), path, sealed })
-    }
-
-    /// Sends the region, after the checksums of its blocks: returns once the vault has it durably, or
-    /// `None` if all of it is zero and nothing had to be sent. A region that is there already stands as
-    /// it is. Its parts must be in the vault.
+    /// Sends what remains of the region, after its parts and the checksums of its blocks: returns once the vault
+    /// has it durably, or `None` if all of it is zero and nothing had to be sent. A region that is there
+    /// already stands as it is.
     ///
     /// # Errors
     /// [`VaultError::OtherWriter`] if it was sent by another epoch; [`VaultError::Store`].
     pub async fn commit(self) -> Result<Option<RegionPresent>, VaultError> {
-        let (sealed, sums) = self.builder.seal_with_sums();
+        let Self { copy, region, writer } = self;
+        let mut finished = writer.finish().await?;
+        let sums = std::mem::take(&mut finished.sums);
         if sums.is_empty() {
             return Ok(None);
         }
-        let BaseCopy { vault, disk, generation, .. } = self.copy;
-        let path = vault.sums_path(*disk, *generation, self.region, sealed.hash);
-        match vault.create(&path, sums_object(sealed.hash, sums)).await? {
+        let hash = finished.sealed.hash;
+        let path = copy.vault.sums_path(copy.disk, copy.generation, region, hash);
+        match copy.vault.create(&path, sums_object(hash, sums)).await? {
             PutOutcome::Created | PutOutcome::Existed => {}
         }
-        self.copy.send(self.region, self.parts_bytes, sealed).await.map(Some)
-    }
-}
-
-impl RegionPart {
-    /// Sends it: returns once the vault has it durably. One that was sent before an interruption is
-    /// found again by its name.
-    ///
-    /// # Errors
-    /// [`VaultError::Store`].
-    pub async fn send(self) -> Result<(), VaultError> {
-        match self.vault.create(&self.path, self.sealed.bytes).await? {
-            PutOutcome::Created | PutOutcome::Existed => Ok(()),
-        }
+        copy.send(region, finished).await.map(Some)
     }
 }
 

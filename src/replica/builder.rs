@@ -2,8 +2,9 @@
 //! are.
 //!
 //! Frames are sealed a MiB at a time by the threads of [`super::sealers`]; what they return is taken in
-//! order. Where an object ends depends on the data alone, so that the same content gives the same
-//! objects, up to their data keys.
+//! order. What is too much for one object goes on in another. Where an object ends depends on the data
+//! alone, so that the same content gives the same objects, up to their data keys; and sealing does not
+//! wait for an end, since the frames of the next object are handed over while the last ones are sealed.
 //!
 //! The frames of a base are whole chunks of the disk, with zeroes where nothing was added, so that the
 //! threads make the checksums of their blocks along with them.
@@ -14,8 +15,8 @@ use super::keys::HashKey;
 use super::seal::{FrameSealer, ObjectSeal, SealedFrame, Sealing};
 use super::sealers::{self, Promise};
 use super::segment::{
-    Codec, Content, FOOTER_HEAD, FRAME_BYTES, Header, Kind, MAX_ROWS, PART_ROW, Part, ROW, Row,
-    SegmentHash, TRAILER_BYTES, TRAILER_MAGIC, content, seal_hash,
+    Codec, Content, FOOTER_HEAD, FRAME_BYTES, Header, Kind, MAX_PARTS, MAX_ROWS, PART_BYTES,
+    PART_ROW, Part, ROW, Row, SegmentHash, TRAILER_BYTES, TRAILER_MAGIC, content, seal_hash,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -31,7 +32,10 @@ const BATCH_BYTES: u64 = 1024 * 1024;
 pub struct SegmentBuilder {
     header: Header,
     limits: Range<u64>,
+    /// Of the object that frames are placed in.
     seal: ObjectSeal,
+    /// Those of the objects after it, once frames of theirs were handed over.
+    next_seals: VecDeque<ObjectSeal>,
     /// In order. A frame that is not sealed yet has a row without its place and hash.
     rows: Vec<Row>,
     parts: Vec<Part>,
@@ -39,16 +43,20 @@ pub struct SegmentBuilder {
     batch: Batch,
     /// The disk offset of the frame that is being filled.
     filling_at: u64,
-    /// Frames that are being sealed.
-    batches: VecDeque<Promise<SealedBatch>>,
+    /// Frames that are being sealed, and whether an object begins with them.
+    batches: VecDeque<(bool, Promise<SealedBatch>)>,
+    /// Bytes of data that were handed over of the last object.
+    handed_bytes: u64,
     /// Finished frames of the current object, a batch in each.
     frames: Vec<Bytes>,
     /// Bytes of the current object so far, what comes before the frames included.
     object_bytes: u64,
-    /// Bytes of data in the current object.
-    pending_bytes: u64,
     /// First row of the current object.
     first_row: usize,
+    /// Rows up to the last frame that was placed.
+    placed_rows: usize,
+    /// Part objects that nobody has taken.
+    full_parts: VecDeque<(u16, Sealed)>,
     /// End of the last extent.
     end: u64,
     data_bytes: u64,
@@ -135,12 +143,15 @@ impl SegmentBuilder {
             batch: Batch::new(),
             filling_at: 0,
             batches: VecDeque::new(),
+            handed_bytes: 0,
             frames: Vec::new(),
             object_bytes: seal.head_bytes(),
-            pending_bytes: 0,
             first_row: 0,
+            placed_rows: 0,
+            full_parts: VecDeque::new(),
             data_bytes: 0,
             sums: Vec::new(),
+            next_seals: VecDeque::new(),
             seal,
         }
     }
@@ -180,11 +191,6 @@ impl SegmentBuilder {
         Ok(())
     }
 
-    /// Bytes of data in the frames of the current object.
-    pub fn pending_bytes(&self) -> u64 {
-        self.pending_bytes
-    }
-
     /// Rows so far.
     pub fn rows(&self) -> usize {
         self.rows.len()
@@ -195,44 +201,33 @@ impl SegmentBuilder {
         self.data_bytes + self.batch.filling().len() as u64
     }
 
-    /// Closes the frames that wait as a part object of their own and frees them, with the part's
-    /// number; `None` if none waits or if there can be no more parts.
+    /// The next part object that is complete, with the part's number.
     pub fn take_part(&mut self) -> Option<(u16, Sealed)> {
-        self.seal_frames();
-        let number =
-            u16::try_from(self.parts.len() + 1).ok().filter(|_| !self.frames.is_empty())?;
-        let header = Header { kind: Kind::Part, place: number.into(), ..self.header };
-        let mut bytes = vec![Bytes::from(self.seal.head(&header))];
-        bytes.append(&mut self.frames);
-        let mut rows = Vec::new();
-        for row in &mut self.rows[self.first_row..] {
-            if let Content::Frame { part, .. } = &mut row.content {
-                *part = number;
-                row.encode(&mut rows);
-            }
+        self.full_parts.pop_front()
+    }
+
+    /// Ends the last part object: what remains is the segment's own. Nothing may be added any more.
+    pub fn finish(&mut self) {
+        self.close_frame();
+        while !self.batches.is_empty() {
+            self.take_batch();
         }
-        let mut hasher = self.seal.hash_key().hasher();
-        let hash = SegmentHash(*hasher.update(&rows).finalize().as_bytes());
-        self.first_row = self.rows.len();
-        self.seal = self.seal.next(&self.header);
-        let length = std::mem::replace(&mut self.object_bytes, self.seal.head_bytes());
-        self.pending_bytes = 0;
-        self.parts.push(Part { length, hash });
-        Some((number, Sealed { bytes, length, hash, content: hash }))
+        if !self.batch.frames.is_empty() {
+            let (begins, seal) = self.close_batch();
+            self.place_batch(begins, seal());
+        }
     }
 
     /// Closes the segment, with the records of its blocks' checksums if it is of a base.
     pub(super) fn seal_with_sums(mut self) -> (Sealed, Vec<u8>) {
-        self.close_frame();
-        self.seal_frames();
+        self.finish();
         let sums = std::mem::take(&mut self.sums);
         (self.seal(), sums)
     }
 
-    /// Closes the segment.
+    /// Closes the segment, whose parts were taken after [`SegmentBuilder::finish`].
     pub fn seal(mut self) -> Sealed {
-        self.close_frame();
-        self.seal_frames();
+        self.finish();
         let length = FOOTER_HEAD + self.parts.len() * PART_ROW + self.rows.len() * ROW;
         let mut footer = Vec::with_capacity(length + TRAILER_BYTES as usize);
         footer.extend_from_slice(&(self.parts.len() as u32).to_le_bytes());
@@ -306,7 +301,6 @@ impl SegmentBuilder {
             Content::Frame { position: 0, stored: 0, part: 0, hash: [0; 16], codec: Codec::Raw };
         self.batch.close_frame(self.rows.len(), self.filling_at);
         self.rows.push(Row { offset: self.filling_at, length, content });
-        self.pending_bytes += length;
         self.data_bytes += length;
         if BATCH_BYTES <= self.batch.data.len() as u64 {
             self.hand_over();
@@ -317,35 +311,71 @@ impl SegmentBuilder {
         if sealers::in_flight() <= self.batches.len() {
             self.take_batch();
         }
-        let (batch, frames) = (self.batch.take_frames(), self.seal.frames.clone());
-        let sums = self.sums_key();
-        self.batches.push_back(sealers::hand_over(move || batch.seal(&frames, sums.as_ref())));
+        let (begins, seal) = self.close_batch();
+        self.batches.push_back((begins, sealers::hand_over(seal)));
+    }
+
+    /// Takes the frames that wait to be sealed together: whether an object begins with them, and what seals
+    /// them. One does as soon as the object before it is large enough, so that the last of a segment
+    /// is never without frames.
+    fn close_batch(&mut self) -> (bool, impl FnOnce() -> SealedBatch + Send + use<>) {
+        let batch = self.batch.take_frames();
+        let objects = self.parts.len() + self.next_seals.len();
+        let begins = PART_BYTES <= self.handed_bytes && (objects as u64) < MAX_PARTS;
+        if begins {
+            self.next_seals.push_back(self.seal.next(&self.header));
+            self.handed_bytes = 0;
+        }
+        self.handed_bytes += batch.frames_end as u64;
+        let seal = self.next_seals.back().unwrap_or(&self.seal);
+        let (frames, sums) = (seal.frames.clone(), self.sums_key());
+        (begins, move || batch.seal(&frames, sums.as_ref()))
     }
 
     fn take_batch(&mut self) {
-        if let Some(batch) = self.batches.pop_front() {
-            self.place_batch(batch.wait());
+        if let Some((begins, batch)) = self.batches.pop_front() {
+            self.place_batch(begins, batch.wait());
         }
     }
 
-    /// Seals what waits, and waits for what is being sealed.
-    fn seal_frames(&mut self) {
-        while !self.batches.is_empty() {
-            self.take_batch();
+    /// Closes the frames that were placed as a part object of their own.
+    fn close_part(&mut self) {
+        let next = self
+            .next_seals
+            .pop_front()
+            .expect("it was made when its first frames were handed over");
+        let number = self.parts.len() as u16 + 1;
+        let header = Header { kind: Kind::Part, place: number.into(), ..self.header };
+        let mut bytes = vec![Bytes::from(self.seal.head(&header))];
+        bytes.append(&mut self.frames);
+        let mut rows = Vec::new();
+        // Rows whose frames are not placed yet are of later objects.
+        for row in &mut self.rows[self.first_row..self.placed_rows] {
+            if let Content::Frame { part, .. } = &mut row.content {
+                *part = number;
+                row.encode(&mut rows);
+            }
         }
-        if !self.batch.frames.is_empty() {
-            let batch = self.batch.take_frames();
-            self.place_batch(batch.seal(&self.seal.frames, self.sums_key().as_ref()));
-        }
+        let mut hasher = self.seal.hash_key().hasher();
+        let hash = SegmentHash(*hasher.update(&rows).finalize().as_bytes());
+        self.first_row = self.placed_rows;
+        self.seal = next;
+        let length = std::mem::replace(&mut self.object_bytes, self.seal.head_bytes());
+        self.parts.push(Part { length, hash });
+        self.full_parts.push_back((number, Sealed { bytes, length, hash, content: hash }));
     }
 
     /// Puts sealed frames behind those before them.
-    fn place_batch(&mut self, batch: SealedBatch) {
+    fn place_batch(&mut self, begins: bool, batch: SealedBatch) {
+        if begins {
+            self.close_part();
+        }
         for (row, frame) in batch.frames {
             let SealedFrame { stored, codec, hash } = frame;
             let position = self.object_bytes;
             self.rows[row].content = Content::Frame { position, stored, part: 0, hash, codec };
             self.object_bytes += u64::from(stored);
+            self.placed_rows = row + 1;
         }
         self.frames.push(batch.bytes);
         self.sums.extend(batch.sums);

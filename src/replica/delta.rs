@@ -1,18 +1,16 @@
 //! Writing one delta of a disk.
 
-use super::builder::{ExtentError, SegmentBuilder};
 use super::error::VaultError;
-use super::segment::{Header, Kind, MAX_ROWS, PART_BYTES, SegmentHash};
-use super::vault::{PutOutcome, Vault};
+use super::segment::{Header, Kind, MAX_ROWS, SegmentHash};
+use super::stretch::Stretch;
+use super::vault::Vault;
+use super::writer::{Finished, Place, SegmentWriter};
 use crate::domain::id::{DiskId, VaultId};
 use crate::domain::time::Timestamp;
 use std::ops::Range;
 
 /// Rows after which a delta should be closed and another one begun: half of [`MAX_ROWS`].
 const ROWS_TO_CLOSE_AT: usize = MAX_ROWS / 2;
-
-/// Most bytes taken from one call before finished frames are sent.
-const SLICE_BYTES: usize = 1024 * 1024;
 
 /// What a segment of the log says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +27,13 @@ pub struct DeltaHeader {
     pub disk_size: u64,
 }
 
-/// Sends the extents of one delta. Large deltas leave in parts of 16 MiB while they are written, so
+/// Sends the extents of one delta. Large deltas leave in parts of 4 MiB while they are written, so
 /// that memory stays bounded; [`DeltaWriter::commit`] alone makes the delta exist.
 #[derive(Debug)]
 pub struct DeltaWriter {
     vault: Vault,
     header: Header,
-    builder: SegmentBuilder,
-    parts_bytes: u64,
+    writer: SegmentWriter,
 }
 
 /// A delta that is in the vault for good.
@@ -71,8 +68,9 @@ impl DeltaHeader {
 
 impl DeltaWriter {
     pub(super) fn new(vault: Vault, header: Header) -> Self {
-        let builder = SegmentBuilder::new(header, vault.sealing());
-        Self { vault, header, builder, parts_bytes: 0 }
+        let place = Place::Log(Stretch::single(header.sequence));
+        let writer = SegmentWriter::new(&vault, header, place, vault.upload_slots());
+        Self { vault, header, writer }
     }
 
     /// Adds data at `offset` of the disk, after every extent added before. May send a part.
@@ -82,15 +80,7 @@ impl DeltaWriter {
     /// after which the writer is of no use: the same delta is written again from its start, and parts
     /// that arrived are not sent a second time.
     pub async fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), VaultError> {
-        let mut offset = offset;
-        for slice in data.chunks(SLICE_BYTES) {
-            self.builder.data(offset, slice).map_err(|source| self.refused(source))?;
-            offset += slice.len() as u64;
-            if PART_BYTES <= self.builder.pending_bytes() {
-                self.send_part().await?;
-            }
-        }
-        Ok(())
+        self.writer.data(offset, data).await
     }
 
     /// Adds a range that reads as zeroes, after every extent added before.
@@ -98,13 +88,13 @@ impl DeltaWriter {
     /// # Errors
     /// [`VaultError::Extent`] for a range out of order or outside the disk.
     pub fn zeroes(&mut self, range: Range<u64>) -> Result<(), VaultError> {
-        self.builder.zeroes(range).map_err(|source| self.refused(source))
+        self.writer.zeroes(range)
     }
 
     /// Whether what remains should go into another delta. A log with more extents than one index can
     /// hold is sent as several deltas, of which the recovery point names the last.
     pub fn is_full(&self) -> bool {
-        ROWS_TO_CLOSE_AT <= self.builder.rows()
+        ROWS_TO_CLOSE_AT <= self.writer.rows()
     }
 
     /// Makes the delta exist: returns once the vault has it durably. Committing the same content
@@ -114,30 +104,8 @@ impl DeltaWriter {
     /// [`VaultError::Fenced`] and [`VaultError::OtherWriter`] if the sequence is taken;
     /// [`VaultError::Store`], after which the delta may or may not exist: write it again.
     pub async fn commit(self) -> Result<Committed, VaultError> {
-        let path = self.vault.segment_path(self.header.disk, self.header.sequence);
-        let data_bytes = self.builder.data_bytes();
-        let sealed = self.builder.seal();
-        let sequence = self.header.sequence;
-        let stored_bytes = self.parts_bytes + sealed.length;
+        let Finished { path, sealed, stored_bytes, data_bytes, .. } = self.writer.finish().await?;
         let hash = self.vault.commit(&path, self.header.epoch, sealed).await?;
-        Ok(Committed { sequence, hash, stored_bytes, data_bytes })
-    }
-
-    async fn send_part(&mut self) -> Result<(), VaultError> {
-        let Some((part, sealed)) = self.builder.take_part() else { return Ok(()) };
-        self.parts_bytes += sealed.length;
-        let Header { disk, sequence, .. } = self.header;
-        let path = self.vault.part_path(disk, sequence, part, sealed.hash);
-        if self.vault.has(&path, sealed.length).await? {
-            return Ok(());
-        }
-        match self.vault.create(&path, sealed.bytes).await? {
-            PutOutcome::Created | PutOutcome::Existed => Ok(()),
-        }
-    }
-
-    fn refused(&self, source: ExtentError) -> VaultError {
-        let path = self.vault.segment_path(self.header.disk, self.header.sequence);
-        VaultError::Extent { object: path.to_string(), source }
+        Ok(Committed { sequence: self.header.sequence, hash, stored_bytes, data_bytes })
     }
 }

@@ -1,15 +1,14 @@
 //! Merging: neighbouring stretches of a disk's log become one, and the log up to a point becomes part of
 //! the base. Nothing is changed; what is merged says the same as what it was made of, and may be made again.
 
-use super::builder::{ExtentError, SegmentBuilder};
 use super::error::VaultError;
 use super::image::{DiskImage, End, regions_of};
-use super::segment::{Header, Kind, MAX_ROWS, PART_BYTES, REGION_BYTES};
+use super::segment::{Header, Kind, MAX_ROWS, REGION_BYTES};
 use super::stretch::Stretch;
 use super::vault::{PutOutcome, Vault};
+use super::writer::{Finished, Place, SegmentWriter};
 use super::{Completion, RegionPresent};
 use crate::domain::id::DiskId;
-use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -29,17 +28,10 @@ pub const fn generation_of_copy(copy: u32) -> u64 {
     (copy as u64) << SEQUENCE_BITS
 }
 
-/// Sends a merged segment; like a delta, but in the folder of merged segments.
-struct MergedWriter<'a> {
-    vault: &'a Vault,
-    stretch: Stretch,
-    header: Header,
-    builder: SegmentBuilder,
-}
-
 impl Vault {
     /// Makes one segment of neighbouring stretches of the log, ascending and without gaps: later writes win,
-    /// zeroes stay zeroes. `None` where they cannot be one segment. Holds 16 MiB of data and the rows.
+    /// zeroes stay zeroes. `None` where they cannot be one segment. Holds a few parts of 4 MiB, and
+    /// the rows.
     pub(super) async fn merge(
         &self,
         disk: DiskId,
@@ -65,8 +57,8 @@ impl Vault {
             encrypted: false,
         };
         let stretch = Stretch { from, to, end: Some(hash) };
-        let builder = SegmentBuilder::new(header, self.sealing());
-        let mut writer = MergedWriter { vault: self, stretch, header, builder };
+        let slots = self.upload_slots();
+        let mut writer = SegmentWriter::new(self, header, Place::Log(stretch), slots);
         let mut buffer = Vec::new();
         for (range, zeroes) in joined(image.log_extents()) {
             if zeroes {
@@ -79,13 +71,16 @@ impl Vault {
                 writer.data(piece.start, &buffer).await?;
             }
         }
-        writer.commit().await?;
-        Ok(Some(stretch))
+        let Finished { path, sealed, .. } = writer.finish().await?;
+        // One that is there already says the same: its name says what it was made of.
+        match self.create(&path, sealed.bytes).await? {
+            PutOutcome::Created | PutOutcome::Existed => Ok(Some(stretch)),
+        }
     }
 
     /// Merges the log up to the end of `image` into its base: every region that the log touches is
     /// written anew, the others are taken over. Points before it cannot be read from the base that this
-    /// makes. Holds 16 MiB of data.
+    /// makes. Holds a few parts of 4 MiB.
     pub(super) async fn merge_into_base(&self, image: &DiskImage) -> Result<(), VaultError> {
         let (base, base_size) = image.base();
         let (disk, sequence) = (image.disk(), image.sequence());
@@ -111,10 +106,7 @@ impl Vault {
                 for piece in pieces(run) {
                     buffer.resize((piece.end - piece.start) as usize, 0);
                     image.read_at(piece.start, &mut buffer).await?;
-                    if let Some(part) = writer.full_part() {
-                        part.send().await?;
-                    }
-                    writer.data(piece.start, &buffer)?;
+                    writer.data(piece.start, &buffer).await?;
                 }
                 if range.end <= at {
                     break;
@@ -132,46 +124,6 @@ impl Vault {
         let (from_seq, from_hash) = (sequence, hash);
         let completion = Completion { from_seq, from_hash, usable_from: sequence, at: cut_at };
         copy.complete_over(taken_over, completion).await.map(drop)
-    }
-}
-
-impl MergedWriter<'_> {
-    async fn data(&mut self, offset: u64, data: &[u8]) -> Result<(), VaultError> {
-        self.builder.data(offset, data).map_err(|source| self.refused(source))?;
-        if PART_BYTES <= self.builder.pending_bytes() {
-            self.send_part().await?;
-        }
-        Ok(())
-    }
-
-    fn zeroes(&mut self, range: Range<u64>) -> Result<(), VaultError> {
-        self.builder.zeroes(range).map_err(|source| self.refused(source))
-    }
-
-    async fn send_part(&mut self) -> Result<(), VaultError> {
-        let Some((part, sealed)) = self.builder.take_part() else { return Ok(()) };
-        let path = self.stretch.part_path(self.vault, self.header.disk, part, sealed.hash);
-        self.create(&path, sealed.bytes).await
-    }
-
-    async fn commit(self) -> Result<(), VaultError> {
-        let sealed = self.builder.seal();
-        let path = self.stretch.path(self.vault, self.header.disk);
-        // One that is there already says the same: its name says what it was made of.
-        match self.vault.create(&path, sealed.bytes).await? {
-            PutOutcome::Created | PutOutcome::Existed => Ok(()),
-        }
-    }
-
-    async fn create(&self, path: &Path, bytes: Vec<bytes::Bytes>) -> Result<(), VaultError> {
-        match self.vault.create(path, bytes).await? {
-            PutOutcome::Created | PutOutcome::Existed => Ok(()),
-        }
-    }
-
-    fn refused(&self, source: ExtentError) -> VaultError {
-        let path = self.stretch.path(self.vault, self.header.disk);
-        VaultError::Extent { object: path.to_string(), source }
     }
 }
 

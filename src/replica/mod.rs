@@ -6,7 +6,7 @@
 //! v1/<vault>/disk/<disk>/log/<seq:020>.seg                    one delta; its create-if-absent PUT is the commit
 //! v1/<vault>/disk/<disk>/log/<seq:020>.p<part>.<hash:32>      data of a large delta, sent before the commit
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.seg  64 MiB of the disk
-//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.p<part>.<hash:32>  16 MiB of them, sent before
+//! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.p<part>.<hash:32>  4 MiB of them, sent before
 //! v1/<vault>/disk/<disk>/base/<generation:08>/<region:08x>.<hash:32>.sum  checksums of its blocks of 4 KiB
 //! v1/<vault>/disk/<disk>/man/<generation:020>.man             closes a base: what is in it, where the log goes on
 //! v1/<vault>/disk/<disk>/merged/<from:020>-<to:020>.<end:64>.seg  what several deltas say together
@@ -43,11 +43,12 @@ mod sealers;
 pub mod segment;
 mod stretch;
 mod vault;
+mod writer;
 mod written;
 
 pub use admission::Admission;
 pub use audit::{Audit, Depth, PointAudit, VmAudit, vaults_in};
-pub use base::{BaseCopy, Completion, RegionPart, RegionPresent, RegionWriter};
+pub use base::{BaseCopy, Completion, RegionPresent, RegionWriter};
 pub use builder::{ExtentError, Sealed, SegmentBuilder};
 pub use collect::{Collected, Collection, Collector, GRACE};
 pub use delta::{Committed, DeltaHeader, DeltaWriter};

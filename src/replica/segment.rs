@@ -67,9 +67,10 @@ use uuid::Uuid;
 /// granularity of resynchronization (data-plane measurements 5 and 6).
 pub const FRAME_BYTES: u64 = 64 * 1024;
 
-/// Bytes of frames after which a delta or a base region goes on in another object, which bounds a
-/// sender's memory: a part is made while the one before it is sent.
-pub const PART_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of data after which a delta or a base region goes on in another object, which bounds a sender's
+/// memory: a part is made while some before it are sent. Several of this size at a time fill a link as
+/// well as fewer larger ones do, and what an interruption makes somebody send again is less.
+pub const PART_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Bytes of the disk in a base region.
 pub const REGION_BYTES: u64 = 64 * 1024 * 1024;
@@ -93,7 +94,7 @@ pub(crate) const MAX_FOOTER_BYTES: u64 =
 const HEADER_MAGIC: &[u8; 8] = b"LBREPSEG";
 pub(super) const TRAILER_MAGIC: &[u8; 8] = b"LBREPEND";
 const VERSION: u16 = 1;
-const MAX_PARTS: u64 = u16::MAX as u64;
+pub(super) const MAX_PARTS: u64 = u16::MAX as u64;
 pub(super) const FOOTER_HEAD: usize = 16;
 pub(super) const PART_ROW: usize = 40;
 pub(super) const ROW: usize = 48;

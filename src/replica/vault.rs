@@ -22,6 +22,7 @@ use object_store::{
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Semaphore;
 
 /// Bytes at the end of an object that are read together, in the hope that the index is among them: the
 /// index of a full base region has 49 KiB.
@@ -38,6 +39,8 @@ const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 pub struct Vault {
     store: Arc<dyn ObjectStore>,
     admission: Option<Arc<dyn Admission>>,
+    /// Parts of a disk on their way to it at a time.
+    uploads: usize,
     id: VaultId,
     sealing: Sealing,
     /// The mark was read, and it fits the keys.
@@ -84,17 +87,23 @@ pub(super) enum PutOutcome {
 }
 
 impl Vault {
-    /// The vault `id` in `store`, compressed and not encrypted. The storage's own retries should be
-    /// off: who calls retries.
+    /// The vault `id` in `store`, compressed and not encrypted, with one upload of a disk at a time. The
+    /// storage's own retries should be off: who calls retries.
     pub fn new(store: Arc<dyn ObjectStore>, id: VaultId) -> Self {
         let (admission, sealing, recognized) = Default::default();
-        Self { store, admission, id, sealing, recognized }
+        Self { store, admission, uploads: 1, id, sealing, recognized }
     }
 
     /// The same vault, with every object written only when `admission` lets it pass.
     #[must_use]
     pub fn admitting(&self, admission: Arc<dyn Admission>) -> Self {
         Self { admission: Some(admission), ..self.clone() }
+    }
+
+    /// The vault with as many parts of a disk, of 4 MiB of data each, on their way to it at a time.
+    #[must_use]
+    pub fn with_uploads(self, uploads: usize) -> Self {
+        Self { uploads: uploads.max(1), ..self }
     }
 
     /// The vault encrypted with `keys`. Whether a vault is encrypted is decided when it is established.
@@ -449,6 +458,11 @@ impl Vault {
         }
     }
 
+    /// For the parts of a disk that are on their way at a time.
+    pub(super) fn upload_slots(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.uploads))
+    }
+
     /// Commits a segment and answers its hash. If the name is taken, the same content is a repeated PUT
     /// whose first acknowledgement was lost; it may have been compressed in another way.
     pub(super) async fn commit(
@@ -667,7 +681,7 @@ fn too_short(path: &Path, found: u64, expected: u64) -> VaultError {
     damaged(path, segment::damage(found, Flaw::Length { what: "the object", found, expected }))
 }
 
-fn failed(
+pub(super) fn failed(
     operation: &'static str,
     object: &impl std::fmt::Display,
     source: object_store::Error,

@@ -1,29 +1,29 @@
 //! The initial copy of a disk: region by region, holes skipped, while the VM writes. What was read is
-//! sent in parts of 16 MiB, one at a time while the next is read, so the copy holds two of them in memory
-//! and a region follows its parts.
+//! sent in parts, several at a time while the next is read, and a region follows its parts while the next
+//! region is read.
 //!
 //! Regions that an earlier run has sent stand as they are: whatever was written since is in the logs,
 //! which go on top. Returns are durable as the vault's are.
 
+use super::differences::no_thread;
 use super::engine::Work;
-use crate::domain::catalogue::Code;
-use crate::domain::failure::{Cause, Failure, in_full};
+use crate::domain::failure::Failure;
 use crate::ports::block::BlockDevice;
 use crate::ports::replication::Progress;
 use crate::replica::segment::REGION_BYTES;
-use crate::replica::{BaseCopy, RegionPart, RegionWriter};
+use crate::replica::{BaseCopy, RegionWriter};
 use std::io;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::thread::{self, ScopedJoinHandle};
 
 const OPERATION: &str = "copying a disk";
 
 /// Bytes read from the disk at a time.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// What is on its way to the vault; answers the bytes of the disk that are done with it.
-type Sending<'scope> = ScopedJoinHandle<'scope, Result<u64, Failure>>;
+/// A region on its way to the vault; answers its bytes.
+type Committing<'scope> = ScopedJoinHandle<'scope, Result<u64, Failure>>;
 
 /// Copies the whole disk and answers the bytes that were sent.
 pub(super) fn copy_disk(
@@ -41,7 +41,7 @@ pub(super) fn copy_disk(
     };
     done(0);
     thread::scope(|scope| {
-        let mut outbox = Outbox { scope, sending: None };
+        let mut committing = None;
         for region in 0..size.div_ceil(REGION_BYTES) {
             work.still_wanted()?;
             let range = region * REGION_BYTES..((region + 1) * REGION_BYTES).min(size);
@@ -51,68 +51,37 @@ pub(super) fn copy_disk(
                 continue;
             }
             let mut writer = copy.region(region);
-            let mut send_part = |part: RegionPart| {
-                let send = move || work.vault_call(OPERATION, part.send()).map(|()| 0);
-                done(outbox.hand_over(send)?);
-                Ok(())
-            };
-            sent_bytes += read_region(work, device, &mut writer, range, &mut send_part)?;
+            sent_bytes += read_region(work, device, &mut writer, range)?;
+            done(wait(committing.take())?);
             let commit = move || work.vault_call(OPERATION, writer.commit()).map(|_| bytes);
-            done(outbox.hand_over(commit)?);
+            let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(scope, commit);
+            committing = Some(thread.map_err(|error| no_thread(OPERATION, &error))?);
         }
-        done(outbox.wait()?);
+        done(wait(committing)?);
         Ok(sent_bytes)
     })
 }
 
-/// Sends one thing at a time, on a thread of its own, while the next is read.
-struct Outbox<'scope, 'env> {
-    scope: &'scope Scope<'scope, 'env>,
-    sending: Option<Sending<'scope>>,
+/// Waits until a region is in the vault, if one is on its way; answers its bytes.
+fn wait(committing: Option<Committing<'_>>) -> Result<u64, Failure> {
+    committing.map_or(Ok(0), |thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-impl<'scope> Outbox<'scope, '_> {
-    /// Begins to send once what was handed over before is in the vault; answers what is done with that.
-    fn hand_over(
-        &mut self,
-        send: impl FnOnce() -> Result<u64, Failure> + Send + 'scope,
-    ) -> Result<u64, Failure> {
-        let done_bytes = self.wait()?;
-        let thread = thread::Builder::new().name("copy".to_owned()).spawn_scoped(self.scope, send);
-        self.sending = Some(thread.map_err(|error| {
-            Failure::new(Code::HostResourcesShort, Cause::Itself, in_full(&error))
-                .with("host", "this service")
-                .with("operation", OPERATION)
-        })?);
-        Ok(done_bytes)
-    }
-
-    /// Waits until everything is in the vault.
-    fn wait(&mut self) -> Result<u64, Failure> {
-        let sending = self.sending.take();
-        sending.map_or(Ok(0), |thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    }
-}
-
+/// Adds the data of a region, and answers its bytes.
 fn read_region(
     work: &Work<'_>,
     device: &dyn BlockDevice,
     writer: &mut RegionWriter<'_>,
     range: Range<u64>,
-    send_part: &mut dyn FnMut(RegionPart) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let mut buffer = Vec::new();
     let mut bytes = 0;
     let mut at = range.start;
     while let Some(data) = work.disk_call(OPERATION, data_in(device, at..range.end))? {
         for piece in pieces(data.clone()) {
-            work.still_wanted()?;
             buffer.resize((piece.end - piece.start) as usize, 0);
             work.disk_call(OPERATION, device.read_at(&mut buffer, piece.start))?;
-            if let Some(part) = writer.full_part() {
-                send_part(part)?;
-            }
-            work.checked(OPERATION, writer.data(piece.start, &buffer))?;
+            work.vault_call(OPERATION, writer.data(piece.start, &buffer))?;
         }
         bytes += data.end - data.start;
         at = data.end;

@@ -516,7 +516,9 @@ pub fn vault_id(config: &Config) -> VaultId {
 
 fn open_vault(config: &Config, faults: &Faults) -> Result<replica::Vault, StorageError> {
     let store = Arc::new(FaultyStore::new(storage::open_storage(config)?, faults.clone()));
-    storage::open_vault(store, vault_id(config), &config.vault, |path| config.place(path))
+    let vault =
+        storage::open_vault(store, vault_id(config), &config.vault, |path| config.place(path))?;
+    Ok(vault.with_uploads(config.bandwidth.uploads_per_vm))
 }
 
 fn serve_exports(folder: &Path, exports: &Arc<Exports>) -> Result<Server, ServiceError> {

@@ -23,7 +23,7 @@ use thiserror::Error;
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest request: a part of 16 MiB over a link of 0.5 Mbit/s.
+/// Longest request: a part of 4 MiB beside three others over a link of 0.5 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Longest credential file.

@@ -54,7 +54,7 @@ impl Lone {
         disk[REGION_BYTES as usize..][..5000].copy_from_slice(&noise(0, 5000));
         let copy = vault.base(DISK, 1, 1, SIZE);
         let mut region = copy.region(1);
-        region.data(REGION_BYTES, &disk[REGION_BYTES as usize..]).unwrap();
+        region.data(REGION_BYTES, &disk[REGION_BYTES as usize..]).await.unwrap();
         region.commit().await.unwrap();
         let (from_hash, at) = (SegmentHash::NONE, Timestamp::default());
         let completion = Completion { from_seq: 0, from_hash, usable_from: 0, at };

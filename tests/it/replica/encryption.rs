@@ -81,7 +81,7 @@ async fn what_is_written_reads_back_and_its_text_is_in_no_object() {
     let data = text(40 * MIB as usize);
     let copy = vault.base(DISK, 1, 1, 64 * MIB);
     let mut region = copy.region(0);
-    region.data(0, &data).unwrap();
+    region.data(0, &data).await.unwrap();
     region.commit().await.unwrap();
     copy.complete(from_the_start()).await.unwrap();
     delta(&vault, DISK, header(1, SegmentHash::NONE, 64 * MIB), &data).await;
@@ -92,7 +92,7 @@ async fn what_is_written_reads_back_and_its_text_is_in_no_object() {
         assert!(bytes.windows(9).all(|bytes| bytes != b"quick bro"), "{path}");
         parts += usize::from(path.as_ref().contains(".p"));
     }
-    assert_eq!(parts, 2);
+    assert_eq!(parts, 18);
     let stored: usize = contents(&*store).await.iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(stored < data.len() / 20, "80 MiB of text are stored in {stored} bytes");
 }
@@ -179,8 +179,9 @@ async fn the_same_data_is_never_the_same_ciphertext_and_a_repetition_is_recogniz
     empty_base(&vault, 64 * MIB).await;
     let data = noise(3, 20 * MIB as usize);
     let header = header(1, SegmentHash::NONE, 64 * MIB);
-    // The part arrives; the answer to the segment that commits it is lost.
-    store.next_puts(&[Fault::None, Fault::AnswerLost]);
+    // The parts arrive; the answer to the segment that commits them is lost.
+    store.next_puts(&[Fault::None; 4]);
+    store.next_puts(&[Fault::AnswerLost]);
     let mut writer = vault.delta(DISK, header);
     writer.data(4096, &data).await.unwrap();
     assert_code(&writer.commit().await.unwrap_err(), Code::LinkDown, "");

@@ -63,8 +63,8 @@ async fn write_corpus(vault: &Vault) {
     vault.establish().await.unwrap();
     let copy = vault.base(DISK, 1, 1, SIZE);
     let mut region = copy.region(0);
-    region.data(0, &noise(1, 100_000)).unwrap();
-    region.data(200_000, &vec![b'x'; 100_000]).unwrap();
+    region.data(0, &noise(1, 100_000)).await.unwrap();
+    region.data(200_000, &vec![b'x'; 100_000]).await.unwrap();
     region.commit().await.unwrap();
     copy.complete(from_the_start()).await.unwrap();
     let mut delta = vault.delta(DISK, header(1, SegmentHash::NONE, SIZE));

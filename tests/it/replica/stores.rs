@@ -176,10 +176,10 @@ async fn keeps_its_promises(store: Arc<dyn ObjectStore>) {
     let size = REGION_BYTES + MIB;
     let copy = vault.base(DISK, 1, 1, size);
     let mut region = copy.region(0);
-    region.data(0, &noise(1, 200_000)).unwrap();
+    region.data(0, &noise(1, 200_000)).await.unwrap();
     region.commit().await.unwrap().unwrap();
     let mut last = copy.region(1);
-    last.data(REGION_BYTES, &[3; 4096]).unwrap();
+    last.data(REGION_BYTES, &[3; 4096]).await.unwrap();
     // Its checksums go before it.
     faulty.next_puts(&[Fault::None, Fault::AnswerLost]);
     assert!(last.commit().await.is_err());
@@ -189,7 +189,8 @@ async fn keeps_its_promises(store: Arc<dyn ObjectStore>) {
 
     let data = noise(2, 17 * MIB as usize);
     let first = header(1, SegmentHash::NONE, size);
-    faulty.next_puts(&[Fault::None, Fault::AnswerLost]);
+    faulty.next_puts(&[Fault::None; 4]);
+    faulty.next_puts(&[Fault::AnswerLost]);
     let mut writer = vault.delta(DISK, first);
     writer.data(4096, &data).await.unwrap();
     assert_code(&writer.commit().await.unwrap_err(), Code::LinkDown, "");
@@ -197,7 +198,7 @@ async fn keeps_its_promises(store: Arc<dyn ObjectStore>) {
     let mut writer = vault.delta(DISK, first);
     writer.data(4096, &data).await.unwrap();
     let committed = writer.commit().await.unwrap();
-    assert_eq!(faulty.put_count.load(Ordering::Relaxed) - puts, 1, "the part was there");
+    assert_eq!(faulty.put_count.load(Ordering::Relaxed) - puts, 1, "the parts were there");
     let other = DeltaHeader { epoch: 2, ..first };
     let error = vault.delta(DISK, other).commit().await.unwrap_err();
     assert!(matches!(error, VaultError::OtherWriter { ours: 2, theirs: 1, .. }), "{error}");

@@ -161,7 +161,7 @@ impl World {
             let blocks = REGION_BYTES / MIB;
             for block in (region * blocks..((region + 1) * blocks).min(BLOCKS)).step_by(3) {
                 present[block as usize] = 1_000_000 + block;
-                writer.data(block * MIB, &content(1_000_000 + block)).unwrap();
+                writer.data(block * MIB, &content(1_000_000 + block)).await.unwrap();
             }
             writer.commit().await.unwrap();
         }
@@ -502,7 +502,7 @@ async fn a_delta_and_a_copy_that_are_under_way_are_left_alone() {
     delta.data(0, &noise(1, 17 * MIB as usize)).await.unwrap();
     let copy = world.proof.base(DISK, generation_of_copy(1), 1, SIZE);
     let mut region = copy.region(0);
-    region.data(0, &[1; 512]).unwrap();
+    region.data(0, &[1; 512]).await.unwrap();
     region.commit().await.unwrap();
     for _ in 0..5 {
         world.wait(GRACE);
@@ -573,7 +573,7 @@ async fn points_before_a_later_copy_keep_the_earlier_base() {
         let mut writer = copy.region(region);
         let blocks = REGION_BYTES / MIB;
         for block in region * blocks..((region + 1) * blocks).min(BLOCKS) {
-            writer.data(block * MIB, &content(world.present[block as usize])).unwrap();
+            writer.data(block * MIB, &content(world.present[block as usize])).await.unwrap();
         }
         writer.commit().await.unwrap();
     }
