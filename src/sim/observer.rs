@@ -437,7 +437,11 @@ impl Observer {
             {
                 Ok(())
             }
-            Phase::Resynchronizing(_) if vm.resync.waits_for == Some(Opening::ByHand) => Ok(()),
+            Phase::Resynchronizing(_)
+                if vm.resync.waits_for == Some(Opening::ByHand) || vm.is_resync_paused() =>
+            {
+                Ok(())
+            }
             Phase::Protected | Phase::FailbackReady if vm.health(now) == Health::Normal => Ok(()),
             // It is well again: what an interval of half a day missed is told until that is over.
             Phase::Protected | Phase::FailbackReady

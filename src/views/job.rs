@@ -96,6 +96,8 @@ impl JobView {
                      `lifeboat failback cancel {0}`",
                     vm.name
                 ))
+            } else if is_paused(job, vm) {
+                Some(format!("somebody who resumes it with `lifeboat vm resume {}`", vm.name))
             } else {
                 trouble.and_then(waits_for)
             },
@@ -273,6 +275,12 @@ fn is_synchronized(job: &Job, vm: &Vm) -> bool {
         && ended == Some(vm.phase_since)
 }
 
+/// Whether it stands still because the VM's resynchronization was paused.
+fn is_paused(job: &Job, vm: &Vm) -> bool {
+    let is_its_own = vm.job.as_ref().is_some_and(|own| own.id == job.id);
+    is_its_own && job.ended.is_none() && vm.is_resync_paused()
+}
+
 fn state(job: &Job, vm: &Vm, trouble: Option<&Trouble>) -> &'static str {
     match (job.ended, trouble.map(|trouble| trouble.next)) {
         // As the state of the VM is called meanwhile.
@@ -281,6 +289,7 @@ fn state(job: &Job, vm: &Vm, trouble: Option<&Trouble>) -> &'static str {
         (Some((_, JobOutcome::Failed)), _) => "Failed",
         (Some((_, JobOutcome::Cancelled)), _) => "Cancelled",
         (None, Some(NextStep::Administrator)) => "Waiting",
+        (None, _) if is_paused(job, vm) => "Waiting",
         (None, Some(NextStep::RetryAt(_) | NextStep::Trying) | None) => "InProgress",
     }
 }

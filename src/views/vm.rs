@@ -495,7 +495,8 @@ impl ResyncView {
                 Some(Opening::At(due)) => Some(due.into()),
                 Some(Opening::ByHand) | None => None,
             },
-            waits_for_operator: vm.resync.waits_for == Some(Opening::ByHand),
+            waits_for_operator: vm.resync.waits_for == Some(Opening::ByHand)
+                || vm.is_resync_paused(),
             compared_bytes: vm.resync.compared_bytes,
             different_bytes: vm.resync.different_bytes,
         }

@@ -243,6 +243,9 @@ impl Vm {
             Some(Opening::ByHand) => {
                 return format!("it waits until its resynchronization is begun by hand; {EARLIER}");
             }
+            None if self.is_resync_paused() => {
+                return format!("its resynchronization is paused, until it is resumed; {EARLIER}");
+            }
             None => {}
         }
         let earlier = if self.resync.suspect.is_none() { EARLIER } else { SUSPECT };

@@ -458,7 +458,7 @@ impl Vm {
             if current.step == Step::StartReplica && self.held.is_some() {
                 return None;
             }
-            if self.waits_for_its_time().is_some() {
+            if self.waits_for_its_time().is_some() || self.is_resync_paused() {
                 return None;
             }
             let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
@@ -590,6 +590,7 @@ impl Vm {
             // The phase came with `MarkedForResync`, which says why.
             JobKind::Resynchronize | JobKind::ResynchronizeDifferences => {
                 self.resync.waits_for = None;
+                self.delta.stage = Stage::Off;
                 (self.resync.compared_bytes, self.resync.different_bytes) = (0, 0);
             }
             JobKind::CommitFailover => self.decision = None,
@@ -942,6 +943,7 @@ impl Entity for Vm {
                 self.trouble = None;
                 self.delta.stage = Stage::Paused { since: at };
             }
+            Event::ReplicationResumed if self.is_resync_paused() => self.delta.stage = Stage::Off,
             Event::ReplicationResumed => self.wait_for_next_delta(at),
             Event::StartHeld { plan } => self.held = Some(*plan),
             Event::StartReleased => self.held = None,

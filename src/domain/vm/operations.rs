@@ -102,7 +102,7 @@ fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
             }
             operations.push("DisableProtection");
             match vm.resync.waits_for {
-                None => operations.push("PauseReplication"),
+                None => operations.push(pause_or_resume(vm)),
                 Some(Opening::ByHand) => operations.push("ResumeReplication"),
                 Some(Opening::At(_)) => {}
             }
@@ -157,10 +157,17 @@ pub(super) fn is_changing_point(vm: &Vm) -> bool {
     vm.job.as_ref().is_some_and(|job| job.kind == JobKind::ChangeRecoveryPoint)
 }
 
-const fn operations_of_deltas(vm: &Vm) -> &'static [&'static str] {
+fn operations_of_deltas(vm: &Vm) -> Vec<&'static str> {
     match vm.delta.stage {
-        Stage::Paused { .. } => &["ResumeReplication"],
-        _ => &["TakeRecoveryPoint", "PauseReplication"],
+        Stage::Paused { .. } => vec![pause_or_resume(vm)],
+        _ => vec!["TakeRecoveryPoint", pause_or_resume(vm)],
+    }
+}
+
+const fn pause_or_resume(vm: &Vm) -> &'static str {
+    match vm.delta.stage {
+        Stage::Paused { .. } => "ResumeReplication",
+        _ => "PauseReplication",
     }
 }
 
@@ -243,16 +250,6 @@ pub(super) fn decide_failover(vm: &Vm, then: AfterFailover) -> Vec<Event> {
     }
 }
 
-/// A resynchronization that is paused waits until it is begun by hand.
-pub(super) fn pause(vm: &Vm) -> Vec<Event> {
-    if let Phase::Resynchronizing(_) = vm.phase {
-        let mut events = cancel_job(vm);
-        events.push(Event::ResyncScheduled { opening: Opening::ByHand });
-        return events;
-    }
-    vec![Event::ReplicationPaused]
-}
-
 /// The running job is given up.
 pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
     let next = JobId::derived(vm.id.0, vm.jobs);
@@ -275,7 +272,11 @@ pub(super) fn cancel(vm: &Vm, job: JobId) -> Result<Vec<Event>, Rejection> {
         JobKind::EnableProtection | JobKind::InitialReplication | JobKind::FinalizeProtection => {
             Ok(ending::disable(vm, next, false))
         }
-        JobKind::Resynchronize | JobKind::ResynchronizeDifferences => Ok(pause(vm)),
+        JobKind::Resynchronize | JobKind::ResynchronizeDifferences => {
+            let mut events = cancel_job(vm);
+            events.push(Event::ResyncScheduled { opening: Opening::ByHand });
+            Ok(events)
+        }
         JobKind::PlannedFailover | JobKind::UnplannedFailover | JobKind::ChangeRecoveryPoint => {
             Ok(cancel_failover(vm, next))
         }

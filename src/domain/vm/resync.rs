@@ -4,7 +4,7 @@
 //! service has started anew; until the configuration itself has another window.
 
 use super::rules::begin_resync;
-use super::{Event, Opening, Phase, RecoveryPoint, ResyncReason, ResyncWindow, Side, Vm};
+use super::{Event, Opening, Phase, RecoveryPoint, ResyncReason, ResyncWindow, Side, Stage, Vm};
 use crate::domain::job::Step;
 use crate::domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,11 @@ impl Resync {
 }
 
 impl Vm {
+    /// Whether its resynchronization stands still until somebody resumes it, and goes on then from where it was.
+    pub const fn is_resync_paused(&self) -> bool {
+        matches!((&self.phase, self.delta.stage), (Phase::Resynchronizing(_), Stage::Paused { .. }))
+    }
+
     /// Since when the task under way takes over a replica that cannot be relied on: it closes it to whoever else may
     /// write to it, and has it copied anew.
     pub fn takes_replica_over(&self) -> Option<Timestamp> {

@@ -148,12 +148,14 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::PauseReplication => {
             allow(vm, "PauseReplication")?;
-            Ok(operations::pause(vm))
+            Ok(vec![Event::ReplicationPaused])
         }
         Command::ResumeReplication => {
             allow(vm, "ResumeReplication")?;
             Ok(match vm.phase {
-                Phase::Resynchronizing(_) => start_next(vm, vm.resync_kind()),
+                Phase::Resynchronizing(_) if vm.resync.waits_for.is_some() => {
+                    start_next(vm, vm.resync_kind())
+                }
                 _ => vec![Event::ReplicationResumed],
             })
         }
@@ -513,6 +515,9 @@ fn resumed(vm: &Vm, now: Timestamp) -> Vec<Event> {
         Phase::Resynchronizing(_) if vm.resync.waits_for.is_some() => {
             begin_resync(vm, vm.resync.window, now)
         }
+        Phase::Resynchronizing(_) if matches!(vm.delta.stage, Stage::Paused { .. }) => {
+            vec![Event::ResyncScheduled { opening: Opening::ByHand }]
+        }
         Phase::Resynchronizing(_) => start_next(vm, vm.resync_kind()),
         Phase::Finalizing => start_next(vm, JobKind::ResumeReplication),
         Phase::CancellingFailover => start_next(vm, JobKind::CancelFailover),
@@ -551,7 +556,9 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
         return events;
     }
     events.push(Event::MarkedForResync { reason: reason.clone() });
-    if let Phase::Resynchronizing(_) = vm.phase {
+    if vm.is_resync_paused() {
+        events.push(Event::ResyncScheduled { opening: Opening::ByHand });
+    } else if let Phase::Resynchronizing(_) = vm.phase {
         // Lost again: at once it would be lost as fast as the host can restart it.
         events.extend(start_next(vm, vm.resync_kind()));
         let job = JobId::derived(vm.id.0, vm.jobs);

@@ -433,3 +433,52 @@ fn a_suspect_replica_is_closed_to_whoever_else_writes_to_it_before_it_is_copied(
         assert_eq!(story.vm.epoch - before, u64::from(raises));
     }
 }
+
+/// A VM whose first disk was compared by half when its resynchronization was paused.
+fn paused_half_way() -> Story {
+    let mut story = protected(ResyncWindow::Always);
+    story.tell(story.tracking_lost());
+    story.until_step(|step| matches!(step, Step::CompareDisk(_)));
+    let Some(Work::Task { job, task, .. }) = story.vm.work() else { panic!("nothing is done") };
+    story.tell(Command::ReportProgress { job, task, done_bytes: 1 << 19, total_bytes: 1 << 20 });
+    story.tell(Command::PauseReplication);
+    story
+}
+
+#[test]
+fn a_resynchronization_that_is_paused_goes_on_from_where_it_was() {
+    let mut story = paused_half_way();
+    let job = story.vm.job.clone();
+    assert_eq!(
+        (story.vm.work(), running_job(&story)),
+        (None, Some(JobKind::ResynchronizeDifferences))
+    );
+    let next = &story.vm.health_causes(story.now)[0].next;
+    assert!(next.contains("paused") && next.contains("earlier recovery points"), "{next}");
+    let effects = story.vm.effects();
+    let is_of_work = |effect: &&Effect| matches!(effect, Effect::Do(_) | Effect::WakeAt { .. });
+    assert_eq!(effects.iter().find(is_of_work), None, "{effects:?}");
+    story.tell(Command::ResumeReplication);
+    assert_eq!(story.vm.job, job);
+    assert!(matches!(story.vm.work(), Some(Work::Task { step: Step::CompareDisk(_), .. })));
+    expect_protected(story);
+}
+
+#[test]
+fn what_ends_a_paused_resynchronization_lets_it_wait_for_somebody() {
+    let mut cancelled = paused_half_way();
+    let job = cancelled.vm.job.as_ref().unwrap().id;
+    cancelled.tell(Command::CancelJob { job });
+    let mut lost_again = paused_half_way();
+    lost_again.tell(lost_again.tracking_lost());
+    let mut refused = paused_half_way();
+    refused.tell(unplanned(PointChoice::Latest));
+    refused.fail(check_failed());
+    for mut story in [cancelled, lost_again, refused] {
+        assert_eq!((running_job(&story), story.vm.work()), (None, None));
+        assert_eq!(story.vm.resync.waits_for, Some(Opening::ByHand));
+        story.tell(Command::ResumeReplication);
+        assert_eq!(running_job(&story), Some(JobKind::ResynchronizeDifferences));
+        expect_protected(story);
+    }
+}

@@ -268,7 +268,7 @@ fn what_is_written_during_the_comparison_is_in_the_next_point() {
 }
 
 #[test]
-fn a_comparison_killed_at_any_request_goes_on_where_it_was() {
+fn a_comparison_killed_or_paused_at_any_request_goes_on_where_it_was() {
     // Every request dies in one way or the other; that a request was lost and that its answer was
     // are the same to whoever reads.
     for (death, first) in [(Death::Before, 0), (Death::After, 1)] {
@@ -283,8 +283,15 @@ fn a_comparison_killed_at_any_request_goes_on_where_it_was() {
             assert_eq!(result.is_err(), rig.tap.revive(), "{result:?}");
             if let Err(failure) = &result {
                 assert_eq!(failure.code, Code::LinkDown, "{failure}");
+                if matches!(death, Death::After) {
+                    rig.tell(&Command::PauseReplication);
+                    assert_eq!(rig.vm.work(), None);
+                }
                 rig.restart_engine();
                 rig.write(2);
+                if matches!(death, Death::After) {
+                    rig.tell(&Command::ResumeReplication);
+                }
                 rig.work_off().unwrap();
             }
             assert_eq!(rig.vm.phase, Phase::Protected);
