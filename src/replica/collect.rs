@@ -6,7 +6,9 @@
 //! points in the vault are read from, the newest base, whatever belongs to a delta or to a copy that is
 //! still under way, the end of the log, and what leases pin. An object that is not needed is deleted only
 //! once it was not needed for all of [`GRACE`]: a reader that found its way before has time to take a
-//! lease. That time is counted in memory: it begins anew when the service starts.
+//! lease. That time is counted in memory: it begins anew when the service starts. It counts from the end of the
+//! merges, which can take longer than that where a host may not send faster, to the beginning of a pass, which
+//! reads the leases then.
 
 use super::error::VaultError;
 use super::image::DiskImage;
@@ -18,6 +20,7 @@ use super::stretch::{Stretch, cover};
 use super::vault::{Vault, numbered};
 use crate::domain::id::{DiskId, VmId};
 use crate::domain::time::Timestamp;
+use crate::ports::clock::Clock;
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -50,7 +53,7 @@ pub struct Collection<'a> {
     /// What readers in this process need.
     pub pins: &'a [Pins],
     /// The time.
-    pub now: Timestamp,
+    pub clock: &'a dyn Clock,
 }
 
 /// What a collector of one VM remembers between two passes; losing it costs time, never data.
@@ -108,12 +111,13 @@ impl Collector {
         if pass.kept.is_empty() {
             return Ok(done);
         }
+        let began = pass.clock.now();
         for disk in pass.disks {
             check_epoch(vault, *disk, pass.epoch).await?;
         }
         done.points = vault.drop_let_go(pass.vm, pass.kept).await?;
         self.read_points(vault, pass).await?;
-        let mut pins = vault.leases(pass.vm, pass.now).await?;
+        let mut pins = vault.leases(pass.vm, began).await?;
         pins.extend_from_slice(pass.pins);
         let mut unneeded = Vec::new();
         for disk in pass.disks {
@@ -130,7 +134,8 @@ impl Collector {
         }
         // A base whose list is gone is no base, so that nobody finds one with half of its regions.
         unneeded.sort_by_key(|(_, what, _)| !matches!(what, Object::Manifest(_)));
-        self.delete(vault, pass, unneeded, &mut done).await?;
+        self.note_unneeded(&unneeded, pass.clock.now());
+        self.delete(vault, began, unneeded, &mut done).await?;
         Ok(done)
     }
 
@@ -155,21 +160,24 @@ impl Collector {
         self.points.values().filter_map(move |point| Some(point.disks.get(&disk)?.sequence))
     }
 
+    /// Remembers since when each object is not needed, and no others.
+    fn note_unneeded(&mut self, unneeded: &[(Path, Object, u64)], now: Timestamp) {
+        let known = std::mem::take(&mut self.unneeded_since);
+        let since = |path: &Path| known.get(path).copied().unwrap_or(now);
+        self.unneeded_since =
+            unneeded.iter().map(|(path, ..)| (path.clone(), since(path))).collect();
+    }
+
+    /// Deletes what was not needed for all of the grace before a pass `began`.
     async fn delete(
         &mut self,
         vault: &Vault,
-        pass: &Collection<'_>,
+        began: Timestamp,
         unneeded: Vec<(Path, Object, u64)>,
         done: &mut Collected,
     ) -> Result<(), VaultError> {
-        let mut since = BTreeMap::new();
-        for (path, _, _) in &unneeded {
-            let known = self.unneeded_since.get(path).copied();
-            since.insert(path.clone(), known.unwrap_or(pass.now));
-        }
-        self.unneeded_since = since;
         for (path, _, bytes) in unneeded {
-            if pass.now.since(self.unneeded_since[&path]) < GRACE {
+            if began.since(self.unneeded_since[&path]) < GRACE {
                 continue;
             }
             vault.delete(&path).await?;

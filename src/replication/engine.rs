@@ -3,6 +3,7 @@
 use super::copy::copy_disk;
 use super::download;
 use super::failures::{at_host, at_vault, cause, host, host_lost, invalid};
+use super::pace::Lane;
 use super::recovery::RecoverySite;
 use super::restore::{restore_disk, written_after};
 use super::resync::compare_disk;
@@ -302,11 +303,7 @@ impl Engine {
         work: impl FnOnce(&Work<'_>, &Source) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let source = self.source(vm, side)?;
-        let vault = self.vault(vm)?.clone();
-        let vault = match &source.lane {
-            Some(lane) => vault.admitting(Arc::new(lane.clone())),
-            None => vault,
-        };
+        let vault = in_lane(self.vault(vm)?, source.lane.clone());
         self.run_with(vm, vault, side, move |_, context| {
             let _busy = source.take();
             context.still_wanted()?;
@@ -314,6 +311,11 @@ impl Engine {
         })
         .await
     }
+}
+
+/// The vault as it is reached on a way that is limited, or on one that is not.
+fn in_lane(vault: &Vault, lane: Option<Lane>) -> Vault {
+    lane.map_or_else(|| vault.clone(), |lane| vault.admitting(Arc::new(lane)))
 }
 
 /// Whatever keeps a VM's changes from being sent, what is written over and over takes room once.
@@ -848,7 +850,15 @@ impl Replication for Engine {
 
     async fn reclaim_space(&self, vm: &Vm) -> Result<(), Failure> {
         let upkeep = Arc::clone(&self.upkeep);
-        self.run(vm, move |parts, work| upkeep::reclaim_space(parts, &upkeep, work)).await
+        // At the pace of the VM's host, without having its source: deltas go on. Nobody's pace counts for a host
+        // that is silent, or for the recovery site.
+        let source = self.source(vm, vm.source).ok();
+        let lane = source.and_then(|source| Some(source.lane.as_ref()?.for_merges()));
+        let vault = in_lane(self.vault(vm)?, lane);
+        self.run_with(vm, vault, Side::Recovery, move |parts, work| {
+            upkeep::reclaim_space(parts, &upkeep, work)
+        })
+        .await
     }
 
     async fn tracking_lost(&self, vm: &Vm, log_volume: LogVolume<'_>) -> ResyncReason {

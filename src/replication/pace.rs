@@ -5,6 +5,7 @@
 //! once it owes nothing. So the limit holds over the time that an object takes, not within an object,
 //! and an object of any size gets its turn. The turn is that of the VM which has sent the least; one
 //! that sent nothing for a while has saved nothing up (start-time fair queueing, by Goyal and others).
+//! What is merged in the vault takes turns beside them: [`Lane::for_merges`].
 
 use crate::domain::id::VmId;
 use crate::domain::time::Timestamp;
@@ -27,7 +28,8 @@ const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 /// What a host may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Uploads of one VM at a time, 1 to 32. Site Recovery's `UploadThreadsPerVM`.
+    /// Uploads of one VM at a time, 1 to 32, beside one of what is merged for it. Site Recovery's
+    /// `UploadThreadsPerVM`.
     pub uploads_per_vm: usize,
     /// Bytes a second in working hours; `None` for as many as there is room for.
     pub working: Option<u64>,
@@ -96,17 +98,25 @@ pub struct Pace {
     moved: Notify,
 }
 
+/// Who takes turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Sender {
+    Vm(VmId),
+    /// The merges of all VMs.
+    Merges,
+}
+
 #[derive(Debug)]
 struct Queue {
     /// Bytes sent that the limit has not let pass yet, as of the moment beside it.
     owed: f64,
     owed_at: Instant,
-    /// Who waits, in the order of arrival, and to send how much.
-    waiting: BTreeMap<u64, VmId>,
+    /// Who waits, in the order of arrival.
+    waiting: BTreeMap<u64, Sender>,
     tickets: u64,
-    /// Where each VM stands: bytes that it has had its turn for, and those it missed by not waiting.
-    served: BTreeMap<VmId, u64>,
-    /// Where the VM stood that had its turn last.
+    /// Where each sender stands: bytes that it has had its turn for, and those it missed by not waiting.
+    served: BTreeMap<Sender, u64>,
+    /// Where the sender stood that had its turn last.
     reached: u64,
 }
 
@@ -124,20 +134,25 @@ impl Pace {
         Arc::new(Self { limits, clock, queue: Mutex::new(queue), moved: Notify::new() })
     }
 
-    /// The way of one VM to the vault. Every upload of the VM has to go the same way.
+    /// The way of one VM to the vault. Every upload of the VM has to go the same way, but those of merges.
     pub fn lane(self: &Arc<Self>, vm: VmId) -> Lane {
-        let uploads = Arc::new(Semaphore::new(self.limits.uploads_per_vm.max(1)));
-        Lane { pace: Arc::clone(self), vm, uploads }
+        self.lane_of(Sender::Vm(vm), self.limits.uploads_per_vm.max(1))
     }
 
-    /// Returns when it is the VM's turn to send `bytes`.
-    async fn turn(&self, vm: VmId, bytes: u64) {
-        let ticket = Ticket { pace: self, number: self.queue().arrive(vm) };
+    fn lane_of(self: &Arc<Self>, sender: Sender, uploads: usize) -> Lane {
+        Lane { pace: Arc::clone(self), sender, uploads: Arc::new(Semaphore::new(uploads)) }
+    }
+
+    /// Returns when it is the sender's turn to send `bytes`.
+    async fn turn(&self, sender: Sender, bytes: u64) {
+        let ticket = Ticket { pace: self, number: self.queue().arrive(sender) };
         loop {
             // Asked for before the look, so that nothing which moves in between is missed.
             let moved = self.moved.notified();
             let rate = self.limits.bytes_per_second(self.clock.now());
-            let Some(wait) = self.queue().wait_of(ticket.number, vm, bytes, rate) else { return };
+            let Some(wait) = self.queue().wait_of(ticket.number, sender, bytes, rate) else {
+                return;
+            };
             tokio::select! {
                 biased;
                 () = moved => {}
@@ -165,13 +180,13 @@ impl Drop for Ticket<'_> {
 }
 
 impl Queue {
-    fn arrive(&mut self, vm: VmId) -> u64 {
-        if !self.waiting.values().any(|waiting| *waiting == vm) {
-            let served = self.served.entry(vm).or_default();
+    fn arrive(&mut self, sender: Sender) -> u64 {
+        if !self.waiting.values().any(|waiting| *waiting == sender) {
+            let served = self.served.entry(sender).or_default();
             *served = (*served).max(self.reached);
         }
         self.tickets += 1;
-        self.waiting.insert(self.tickets, vm);
+        self.waiting.insert(self.tickets, sender);
         self.tickets
     }
 
@@ -179,13 +194,13 @@ impl Queue {
     fn wait_of(
         &mut self,
         ticket: u64,
-        vm: VmId,
+        sender: Sender,
         bytes: u64,
         rate: Option<u64>,
     ) -> Option<Duration> {
         let Some(rate) = rate.filter(|rate| 0 < *rate) else {
             self.owed = 0.0;
-            self.take(vm, bytes);
+            self.take(sender, bytes);
             return None;
         };
         let now = Instant::now();
@@ -195,36 +210,51 @@ impl Queue {
         if 0.0 < self.owed {
             return Some(Duration::from_secs_f64(self.owed / rate as f64));
         }
-        let served = |vm: &VmId| self.served.get(vm).copied().unwrap_or(0);
-        let next = self.waiting.iter().min_by_key(|(number, vm)| (served(vm), **number));
+        let served = |sender: &Sender| self.served.get(sender).copied().unwrap_or(0);
+        let next = self.waiting.iter().min_by_key(|(number, sender)| (served(sender), **number));
         if next.is_some_and(|(number, _)| *number != ticket) {
             return Some(LOOK_AGAIN);
         }
         self.owed = bytes as f64;
-        self.take(vm, bytes);
+        self.take(sender, bytes);
         None
     }
 
-    fn take(&mut self, vm: VmId, bytes: u64) {
-        let served = self.served.entry(vm).or_default();
+    fn take(&mut self, sender: Sender, bytes: u64) {
+        let served = self.served.entry(sender).or_default();
         self.reached = *served;
         *served += bytes;
     }
 }
 
-/// One VM's way to the vault.
+/// A way to the vault: a VM's, or that of what is merged there.
 #[derive(Clone, Debug)]
 pub struct Lane {
     pace: Arc<Pace>,
-    vm: VmId,
+    sender: Sender,
     uploads: Arc<Semaphore>,
+}
+
+impl Lane {
+    /// The way of what is merged in the vault for a VM, at the pace of the VM's host: one upload at a time.
+    ///
+    /// It is not the VM's own way. A merge would hold one of the VM's few uploads there while it waits for its
+    /// turn, and what it sends would be the VM's: a delta in the middle of a merge of a GiB would wait until its
+    /// neighbours have had as much. Nor does it wait until nobody else does: a host that is always behind would
+    /// never have its vault tidied. The merges of all VMs of a host take turns as though they were one VM more,
+    /// so that a delta waits for one object of a merge, never for the merge, and many merges take from deltas
+    /// and copies no more than one does.
+    #[must_use]
+    pub fn for_merges(&self) -> Self {
+        self.pace.lane_of(Sender::Merges, 1)
+    }
 }
 
 impl Admission for Lane {
     fn admit(&self, bytes: u64) -> BoxFuture<'_, Box<dyn Any + Send>> {
         Box::pin(async move {
             let upload = Arc::clone(&self.uploads).acquire_owned().await;
-            self.pace.turn(self.vm, bytes).await;
+            self.pace.turn(self.sender, bytes).await;
             Box::new(upload) as Box<dyn Any + Send>
         })
     }

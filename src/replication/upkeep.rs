@@ -95,12 +95,12 @@ pub(super) fn reclaim_space(
     let vm = work.vm;
     let collector = upkeep.of(vm.id);
     let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = parts.clock.now();
-    let pins = parts.recovery.renewed_pins(work, now)?;
+    let clock = &*parts.clock;
+    let pins = parts.recovery.renewed_pins(work, clock.now())?;
     let disks: Vec<DiskId> = vm.disks.iter().map(|disk| disk.id).collect();
     let kept: BTreeSet<u64> = vm.points.iter().map(|point| point.cycle).collect();
     let pass =
-        Collection { vm: vm.id, disks: &disks, kept: &kept, epoch: vm.epoch, pins: &pins, now };
+        Collection { vm: vm.id, disks: &disks, kept: &kept, epoch: vm.epoch, pins: &pins, clock };
     let collected = collector.collect(work.vault, &pass);
     let done = work.vault_call("freeing space", collected)?;
     tracing::debug!(vm = %vm.name, ?done, "a pass over the space of a replica");

@@ -455,7 +455,7 @@ fn a_resynchronization_that_is_paused_goes_on_from_where_it_was() {
     );
     let next = &story.vm.health_causes(story.now)[0].next;
     assert!(next.contains("paused") && next.contains("earlier recovery points"), "{next}");
-    let effects = story.vm.effects();
+    let effects = story.vm.pending();
     let is_of_work = |effect: &&Effect| matches!(effect, Effect::Do(_) | Effect::WakeAt { .. });
     assert_eq!(effects.iter().find(is_of_work), None, "{effects:?}");
     story.tell(Command::ResumeReplication);

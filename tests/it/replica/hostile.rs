@@ -227,8 +227,9 @@ async fn read_list(objects: &Objects) -> Result<(), VaultError> {
     let vault = vault_of("raw", objects).await;
     let read = read_all(&vault).await;
     let _ = vault.audit(Depth::Everything, &|_| {}).await;
-    let (kept, now) = (BTreeSet::from([2]), Timestamp::from_millis(5_000));
-    let pass = Collection { vm: VM, disks: &[DISK], kept: &kept, epoch: 1, pins: &[], now };
+    let (kept, clock) = (BTreeSet::from([2]), Steps::from(Timestamp::from_millis(5_000), 0));
+    let pass =
+        Collection { vm: VM, disks: &[DISK], kept: &kept, epoch: 1, pins: &[], clock: &clock };
     let _ = Collector::default().collect(&vault, &pass).await;
     read.map(drop)
 }

@@ -17,18 +17,39 @@ use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::failure::Classified;
 use lifeboat::domain::id::{DiskId, VaultId, VmId};
 use lifeboat::domain::time::Timestamp;
+use lifeboat::ports::clock::Clock;
 use lifeboat::replica::segment::SegmentHash;
 use lifeboat::replica::{Completion, DeltaHeader, Vault, VaultError};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use uuid::Uuid;
 
 const VAULT: VaultId = VaultId(Uuid::from_u128(0xfa01));
 const DISK: DiskId = DiskId(Uuid::from_u128(0xd15c));
 const VM: VmId = VmId(Uuid::from_u128(0x7777));
 const MIB: u64 = 1024 * 1024;
+
+/// A clock that goes on by so many milliseconds whenever it is asked.
+#[derive(Debug)]
+struct Steps {
+    next: AtomicI64,
+    step: i64,
+}
+
+impl Steps {
+    fn from(now: Timestamp, step: i64) -> Self {
+        Self { next: AtomicI64::new(now.as_millis()), step }
+    }
+}
+
+impl Clock for Steps {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.next.fetch_add(self.step, Ordering::Relaxed))
+    }
+}
 
 /// Bytes that follow from a seed and do not repeat.
 fn noise(seed: u64, len: usize) -> Vec<u8> {

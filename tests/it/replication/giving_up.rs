@@ -1,19 +1,9 @@
 //! A guest never waits for the vault, and work that nobody waits for ends.
 
-use super::Rig;
+use super::{Rig, wait_until};
 use lifeboat::domain::catalogue::Code;
 use lifeboat::drivers::lab::Fault;
-use std::time::{Duration, Instant};
-
-/// Waits for what other threads bring about; a test that waits in vain fails.
-#[track_caller]
-fn wait_until(done: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(started.elapsed() < Duration::from_secs(20), "it never happens");
-        std::thread::yield_now();
-    }
-}
+use std::time::Duration;
 
 fn cut() -> Rig {
     let mut rig = Rig::protected();

@@ -46,6 +46,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tap::{Death, Tap};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
@@ -60,6 +61,16 @@ const MIB: u64 = 1 << 20;
 
 /// Two disks of more than one region of 64 MiB.
 const SIZES: [u64; 2] = [80 * MIB, 70 * MIB];
+
+/// Waits for what other threads bring about; a test that waits in vain fails.
+#[track_caller]
+fn wait_until(done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it never happens");
+        std::thread::yield_now();
+    }
+}
 
 fn disk_id(index: usize) -> DiskId {
     DiskId(Uuid::from_u128(0xd15c + index as u128))

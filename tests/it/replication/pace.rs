@@ -8,6 +8,7 @@ use lifeboat::replication::pace::{Lane, Limits, Pace, WorkingHours};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -52,6 +53,15 @@ async fn send(lane: &Lane, bytes: u64, times: u64) {
     }
 }
 
+/// Sends without end, as a copy does, so many objects at a time.
+fn keep_sending(lane: &Lane, uploads: usize) -> Vec<JoinHandle<()>> {
+    let sending = |_| {
+        let lane = lane.clone();
+        tokio::spawn(async move { send(&lane, 10 * MB, 100).await })
+    };
+    (0..uploads).map(sending).collect()
+}
+
 fn seconds_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }
@@ -79,19 +89,55 @@ async fn without_a_limit_nobody_waits() {
 #[tokio::test(start_paused = true)]
 async fn a_small_delta_does_not_wait_behind_a_neighbours_initial_copy() {
     let pace = pace(limited(MB));
-    let copy = pace.lane(vm(1));
-    let copying: Vec<_> = (0..4)
-        .map(|_| {
-            let copy = copy.clone();
-            tokio::spawn(async move { send(&copy, 10 * MB, 100).await })
-        })
-        .collect();
+    let copying = keep_sending(&pace.lane(vm(1)), 4);
     tokio::time::sleep(Duration::from_secs(65)).await;
     let start = Instant::now();
     send(&pace.lane(vm(2)), MB / 10, 3).await;
     let seconds = seconds_since(start);
     assert!(seconds < 10.0 + 0.3, "waited {seconds} s for an object of 10 s");
-    copying.iter().for_each(tokio::task::JoinHandle::abort);
+    copying.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_in_the_middle_of_a_merge_of_its_vm_waits_for_one_object() {
+    let pace = pace(Limits { uploads_per_vm: 1, ..limited(MB) });
+    let lane = pace.lane(vm(1));
+    let merging = keep_sending(&lane.for_merges(), 1);
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    let start = Instant::now();
+    send(&lane, MB / 10, 3).await;
+    let seconds = seconds_since(start);
+    assert!(seconds < 10.0 + 0.3, "waited {seconds} s for an object of 10 s");
+    merging.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_vm_merged_does_not_count_when_its_delta_and_a_neighbours_compete() {
+    let pace = pace(limited(MB));
+    let (one, two) = (pace.lane(vm(1)), pace.lane(vm(2)));
+    send(&two, MB, 1).await;
+    send(&one.for_merges(), 10 * MB, 10).await;
+    let start = Instant::now();
+    let delta = async {
+        send(&one, MB, 5).await;
+        seconds_since(start)
+    };
+    let (delta_s, ()) = tokio::join!(delta, send(&two, MB, 100));
+    // The merge's last object, and every other one after it.
+    assert!(delta_s < 10.0 + 10.0, "waited {delta_s} s for its 5 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn merges_of_many_vms_take_no_more_from_a_copy_than_one_vm_does() {
+    let pace = pace(limited(MB));
+    let merging: Vec<_> =
+        (2..12).flat_map(|nth| keep_sending(&pace.lane(vm(nth)).for_merges(), 1)).collect();
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    let start = Instant::now();
+    send(&pace.lane(vm(1)), 10 * MB, 10).await;
+    let seconds = seconds_since(start);
+    assert!((180.0..=210.0).contains(&seconds), "{seconds} s for the 100 s of a copy");
+    merging.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(start_paused = true)]

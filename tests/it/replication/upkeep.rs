@@ -2,7 +2,7 @@
 //! served meanwhile.
 
 use super::tap::Death;
-use super::{Rig, SIZES, VAULT, VM, job};
+use super::{Rig, SIZES, VAULT, VM, job, wait_until};
 use futures_util::TryStreamExt;
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Entity;
@@ -11,9 +11,12 @@ use lifeboat::domain::vm::{Command, Event, Phase, PointChoice, ResyncReason, Vm}
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::replication::Replication;
 use lifeboat::replica::{Consistency, GRACE};
+use lifeboat::replication::pace::{Limits, Pace};
 use object_store::{ObjectMeta, ObjectStore};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn pass(rig: &Rig) -> Result<(), Failure> {
     rig.runtime.block_on(rig.engine.reclaim_space(&rig.vm))
@@ -169,6 +172,42 @@ fn a_point_says_that_its_applications_were_in_order_and_a_cut_made_before_does_n
     assert_eq!(rig.record(cycle).consistency, Consistency::Application);
     rig.cycle();
     assert_eq!(rig.record(cycle + 1).consistency, Consistency::Crash);
+}
+
+/// Merged segments and regions of bases.
+fn merged(rig: &Rig) -> usize {
+    objects(rig, "/merged/") + objects(rig, "/base/")
+}
+
+#[test]
+fn merges_keep_to_the_pace_of_the_host_and_deltas_go_on() {
+    let mut rig = thinned();
+    // The first object may go at once; the next one when it is paid for, in hours.
+    let limits = Limits { working: Some(1), otherwise: Some(1), ..Limits::default() };
+    let lane = Pace::new(limits, rig.clock.clone()).lane(VM);
+    let host = Arc::new(rig.host.clone());
+    rig.sources.attach_at_pace(VM, rig.tracker.clone(), host, Some(lane));
+    let before = merged(&rig);
+    let (engine, vm) = (rig.engine.clone(), rig.vm.clone());
+    let pass = rig.runtime.spawn(async move { engine.reclaim_space(&vm).await });
+    wait_until(|| merged(&rig) == before + 1);
+    // It has nothing of the source that a cut needs.
+    rig.write(3);
+    rig.wake();
+    rig.step().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(merged(&rig), before + 1);
+    assert!(!pass.is_finished());
+    pass.abort();
+}
+
+#[test]
+fn merges_go_on_while_the_host_is_silent() {
+    let rig = thinned();
+    let before = merged(&rig);
+    rig.sources.detach(VM);
+    pass(&rig).unwrap();
+    assert!(before + 1 < merged(&rig));
 }
 
 #[test]
