@@ -60,6 +60,16 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 /// Told what the volume of a VM's logs lacks, or that it lacks nothing.
 pub type LogVolume<'a> = &'a (dyn Fn(Option<Failure>) + Send + Sync);
 
+/// A guest that is brought to rest for a cut.
+#[async_trait]
+pub trait Guest: Send + Sync {
+    /// Asks it to come to rest; returns when it is, or will not be in time.
+    async fn freeze(&self);
+
+    /// Lets it go on.
+    async fn thaw(&self);
+}
+
 /// The data plane of a site.
 #[async_trait]
 pub trait Replication: Send + Sync {
@@ -136,6 +146,25 @@ pub trait Replication: Send + Sync {
     /// # Errors
     /// `LogVolumeFull`, `LogChainBroken`, `HostLost`.
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure>;
+
+    /// The same with the guest at rest at the instant of the cut. What a cut may have to wait for is over before the
+    /// guest is asked, and what is left to do once it is made is done after the guest was let go on. A guest is not
+    /// asked for a cut that was made before, or that cannot be made.
+    ///
+    /// # Errors
+    /// Those of [`Replication::snapshot`].
+    async fn snapshot_at_rest(
+        &self,
+        vm: &Vm,
+        cycle: u64,
+        guest: &dyn Guest,
+    ) -> Result<Snapshot, Failure> {
+        // Enough where cuts wait for nothing.
+        guest.freeze().await;
+        let snapshot = self.snapshot(vm, cycle).await;
+        guest.thaw().await;
+        snapshot
+    }
 
     /// Sends the logs that were cut, makes the recovery point and removes them; answers the bytes
     /// stored. Once it returns, the recovery point survives the loss of the primary site.

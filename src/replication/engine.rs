@@ -19,7 +19,7 @@ use crate::domain::vm::{RecoveryPoint, ResyncReason, Side, Vm};
 use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::replication::{
-    Compared, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
+    Compared, Guest, LogVolume, Progress, Replication, Restore, ServedDisk, Snapshot,
 };
 use crate::replica::segment::{Header, Kind, SegmentHash};
 use crate::replica::{
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 
 /// Time between two looks at whether a tracker has lost track. A loss stops replication of the VM
@@ -352,6 +352,28 @@ async fn passing_on<T>(
             }
         }
     }
+}
+
+/// Cuts the logs for a cycle: [`Tracker::cut_at_rest`](crate::disk::tracker::Tracker::cut_at_rest) says when `rest`
+/// and `go_on` are called.
+fn snapshot(
+    work: &Work<'_>,
+    source: &Source,
+    cycle: u64,
+    rest: impl FnOnce(),
+    go_on: impl FnOnce(),
+) -> Result<Snapshot, Failure> {
+    let fresh = source.tracker.transit().is_none_or(|cut| cut.number != cycle);
+    let cut = source.tracker.cut_at_rest(cycle, rest, go_on);
+    // A planned failover that led back may have sent this cycle already.
+    if let Err(TrackError::NumberUsed { .. }) = cut
+        && let Some(sent) = work.point(cycle)?
+    {
+        return Ok(Snapshot { at: sent.at, log_bytes: 0, fresh: false });
+    }
+    let cut = work.checked_at_host(CUTTING, cut)?;
+    let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
+    Ok(Snapshot { at: cut.at, log_bytes, fresh })
 }
 
 /// Sends every cut up to `last_cycle`: those that are in the vault already are only read back, one
@@ -677,20 +699,36 @@ impl Replication for Engine {
     }
 
     async fn snapshot(&self, vm: &Vm, cycle: u64) -> Result<Snapshot, Failure> {
-        self.run_at_source(vm, move |work, source| {
-            let fresh = source.tracker.transit().is_none_or(|cut| cut.number != cycle);
-            let cut = source.tracker.cut(cycle);
-            // A planned failover that led back may have sent this cycle already.
-            if let Err(TrackError::NumberUsed { .. }) = cut
-                && let Some(sent) = work.point(cycle)?
-            {
-                return Ok(Snapshot { at: sent.at, log_bytes: 0, fresh: false });
+        self.run_at_source(vm, move |work, source| snapshot(work, source, cycle, || (), || ()))
+            .await
+    }
+
+    async fn snapshot_at_rest(
+        &self,
+        vm: &Vm,
+        cycle: u64,
+        guest: &dyn Guest,
+    ) -> Result<Snapshot, Failure> {
+        let (ask, asked) = oneshot::channel();
+        let (rested, is_at_rest) = oneshot::channel();
+        let (cut, is_cut) = oneshot::channel();
+        let cutting = self.run_at_source(vm, move |work, source| {
+            // Where nobody is at the other end, the work was given up, and nobody has to be waited for.
+            let rest = || {
+                let _ = ask.send(());
+                let _ = is_at_rest.blocking_recv();
+            };
+            snapshot(work, source, cycle, rest, || _ = cut.send(()))
+        });
+        let resting = async move {
+            if asked.await.is_ok() {
+                guest.freeze().await;
+                let _ = rested.send(());
+                let _ = is_cut.await;
+                guest.thaw().await;
             }
-            let cut = work.checked_at_host(CUTTING, cut)?;
-            let log_bytes = cut.logs.iter().map(|log| log.bytes).sum();
-            Ok(Snapshot { at: cut.at, log_bytes, fresh })
-        })
-        .await
+        };
+        tokio::join!(cutting, resting).0
     }
 
     async fn ship(&self, vm: &Vm, cycle: u64, _: Timestamp) -> Result<u64, Failure> {

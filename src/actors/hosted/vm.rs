@@ -16,13 +16,15 @@ use crate::domain::vm::{
     Command, Effect, FailoverKind, LEASE_HOURS, NextStep, Outcome, Phase, RecoveryPoint,
     ResyncWindow, RetryReason, SCHEDULED_WITHIN, Side, SourceEnd, TestFailover, Vm, Wake, Work,
 };
-use crate::ports::replication::{Compared, Restore, ServedDisk};
+use crate::ports::hypervisor::Hypervisor;
+use crate::ports::replication::{Compared, Guest, Restore, ServedDisk};
 use actix::Addr;
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{self, Either, LocalBoxFuture};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -368,19 +370,20 @@ async fn quiesced_snapshot(vm: &Vm, cycle: u64, world: &World) -> Result<Command
         Side::Primary => &world.primary,
         Side::Recovery => &world.recovery,
     };
-    let freeze = guarded(site.freeze(vm, FROZEN_AT_MOST));
-    let frozen = actix::clock::timeout(FROZEN_AT_MOST, freeze).await;
-    let frozen = frozen.unwrap_or_else(|_| Err(not_quiesced("it did not come to rest in time")));
-    let snapshot = guarded(world.replication.snapshot(vm, cycle)).await;
-    let thawed = actix::clock::timeout(FROZEN_AT_MOST, guarded(site.thaw(vm))).await;
-    let thawed = thawed.unwrap_or_else(|_| Err(not_quiesced("it does not answer")));
+    let guest = SiteGuest { vm, site: &**site, frozen: OnceLock::new(), thawed: OnceLock::new() };
+    let snapshot = guarded(world.replication.snapshot_at_rest(vm, cycle, &guest)).await;
+    if guest.frozen.get().is_some() && guest.thawed.get().is_none() {
+        guest.thaw().await;
+    }
     let snapshot = snapshot?;
     let cut_meanwhile = if snapshot.fresh {
         Ok(())
     } else {
         Err(not_quiesced("the logs had been cut before, by an attempt that was interrupted"))
     };
-    let missed = frozen.and(thawed).and(cut_meanwhile).err().map(|failure| {
+    let told = [guest.frozen, guest.thawed].into_iter().filter_map(OnceLock::into_inner);
+    let at_rest: Result<(), Failure> = told.collect();
+    let missed = at_rest.and(cut_meanwhile).err().map(|failure| {
         let (cause, provider) = (failure.cause, failure.to_string());
         let provider =
             if failure.code == Code::GuestNotQuiesced { failure.provider } else { provider };
@@ -390,6 +393,30 @@ async fn quiesced_snapshot(vm: &Vm, cycle: u64, world: &World) -> Result<Command
     });
     let (at, log_bytes) = (snapshot.at, snapshot.log_bytes);
     Ok(Command::ReportQuiescedSnapshot { cycle, at, log_bytes, missed })
+}
+
+/// A guest at its site, and what came of asking it, if it was asked.
+struct SiteGuest<'a> {
+    vm: &'a Vm,
+    site: &'a dyn Hypervisor,
+    frozen: OnceLock<Result<(), Failure>>,
+    thawed: OnceLock<Result<(), Failure>>,
+}
+
+#[async_trait]
+impl Guest for SiteGuest<'_> {
+    async fn freeze(&self) {
+        let freeze = guarded(self.site.freeze(self.vm, FROZEN_AT_MOST));
+        let frozen = actix::clock::timeout(FROZEN_AT_MOST, freeze).await;
+        let late = |_| Err(not_quiesced("it did not come to rest in time"));
+        let _ = self.frozen.set(frozen.unwrap_or_else(late));
+    }
+
+    async fn thaw(&self) {
+        let thaw = guarded(self.site.thaw(self.vm));
+        let thawed = actix::clock::timeout(FROZEN_AT_MOST, thaw).await;
+        let _ = self.thawed.set(thawed.unwrap_or_else(|_| Err(not_quiesced("it does not answer"))));
+    }
 }
 
 fn not_quiesced(because: &str) -> Failure {

@@ -455,7 +455,22 @@ impl Tracker {
     /// [`TrackError::Broken`] with the reason if the logs lack writes; [`TrackError::InTransit`] and
     /// [`TrackError::NumberUsed`]; else nothing was cut and tracking goes on.
     pub fn cut(&self, number: u64) -> Result<Cut, TrackError> {
-        let cut = self.cut_as_it_is(number)?;
+        self.cut_at_rest(number, || (), || ())
+    }
+
+    /// A cut with the guest at rest at its instant. `rest` is called once nothing is left to wait for, and returns
+    /// when the guest is at rest, or will not be; `go_on` is called when the instant is over, before anything is made
+    /// durable or compacted. Neither is called for a cut that was made before, or that cannot be made.
+    ///
+    /// # Errors
+    /// As [`Tracker::cut`].
+    pub fn cut_at_rest(
+        &self,
+        number: u64,
+        rest: impl FnOnce(),
+        go_on: impl FnOnce(),
+    ) -> Result<Cut, TrackError> {
+        let cut = self.cut_as_it_is(number, rest, go_on)?;
         match self.compact_in_transit(number) {
             Ok(None) => Ok(cut),
             Ok(Some(compacted)) => Ok(compacted),
@@ -466,7 +481,12 @@ impl Tracker {
         }
     }
 
-    fn cut_as_it_is(&self, number: u64) -> Result<Cut, TrackError> {
+    fn cut_as_it_is(
+        &self,
+        number: u64,
+        rest: impl FnOnce(),
+        go_on: impl FnOnce(),
+    ) -> Result<Cut, TrackError> {
         let control = self.lock_control();
         self.drop_too_large(&control);
         if let Some(transit) = &*self.lock_transit() {
@@ -480,7 +500,10 @@ impl Tracker {
         }
         self.check_room(room::cut_bytes(self.shared.disks.len()))?;
         let next = self.prepare(number).inspect_err(|_| self.remove_prepared(number))?;
-        let (retired, at) = match self.switch(next) {
+        rest();
+        let switched = self.switch(next);
+        go_on();
+        let (retired, at) = match switched {
             Ok(switched) => switched,
             Err(error) => {
                 self.remove_prepared(number);

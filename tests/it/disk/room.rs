@@ -16,6 +16,7 @@ use lifeboat::ports::files::Files;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// A disk whose logs may take 8 MiB, and are compacted from 6.4 MiB on.
 const SIZE: u64 = 16 << 20;
@@ -86,6 +87,47 @@ fn the_active_log_is_compacted_while_a_guest_writes_and_holds_all_that_is_left()
     let copy = RawDisk::create(&*files, Path::new("/copy"), SIZE).unwrap();
     log.apply_to(&copy).unwrap();
     assert!(content(&copy) == expected, "the log leads to the disk");
+}
+
+#[test]
+fn a_guest_at_rest_for_a_cut_waits_for_no_compaction() {
+    fn never() {
+        panic!("there is nothing to be at rest for");
+    }
+    let (files, machine) = Machine::in_memory(1, 1, SIZE);
+    let tracker = machine.tracking();
+    let disk = tracker.disk(Machine::id(0)).unwrap();
+    (0..7).for_each(|_| disk.write_at(&vec![1; MIB as usize], 0, false).unwrap());
+    let compacted = || logs(&files).iter().any(|log| log.ends_with("compact"));
+    let active_bytes = || tracker.status().disks[0].active_bytes;
+    let (cut, compaction) = std::thread::scope(|scope| {
+        let mut compaction = None;
+        let rest = || {
+            compaction = Some(scope.spawn(|| tracker.compact_large()));
+            std::thread::sleep(Duration::from_millis(200));
+            // What a guest does that comes to rest.
+            disk.write_at(&[2; 512], MIB, true).unwrap();
+            assert!(7 * MIB <= active_bytes() && !compacted(), "a log was compacted");
+        };
+        let go_on = || {
+            assert!(active_bytes() < MIB, "the instant of the cut is over");
+            assert!(!compacted());
+            disk.write_at(&[3; 512], 2 * MIB, true).unwrap();
+        };
+        let cut = tracker.cut_at_rest(1, rest, go_on).unwrap();
+        (cut, compaction.unwrap().join().unwrap())
+    });
+    compaction.unwrap();
+    assert!(cut.logs[0].bytes < 2 * MIB, "it is compacted when the guest goes on");
+    let log = LogReader::open(&*files, &cut.logs[0].path, HeaderTrust::Verified).unwrap();
+    let copy = RawDisk::create(&*files, Path::new("/copy"), SIZE).unwrap();
+    log.apply_to(&copy).unwrap();
+    let first = [content(&copy)[0], content(&copy)[MIB as usize], content(&copy)[2 * MIB as usize]];
+    assert_eq!(first, [1, 2, 0]);
+    assert_eq!(tracker.cut_at_rest(1, never, never).unwrap(), cut);
+    tracker.acknowledge(1).unwrap();
+    let used = tracker.cut_at_rest(1, never, never);
+    assert!(matches!(used, Err(TrackError::NumberUsed { .. })), "{used:?}");
 }
 
 #[test]
