@@ -8,7 +8,9 @@
 //! told apart: they cost that resynchronization the reading of the data, and no recovery point.
 //!
 //! The vault may be in use: a collection deletes points that were let go, and what they alone needed. Where
-//! an object is missing, the points of its VM are listed and proved once more: what is missing then is.
+//! an object is missing, the points of its VM are listed and proved once more: what is missing then is. A VM that
+//! had points when the audit began, and has none when it is its turn, had its replica deleted meanwhile: it is named,
+//! since somebody may ask for it, and is nothing that is wrong.
 //!
 //! At most [`CHECKS`] objects are read at a time, 4 MiB of each. A storage that does not answer is no
 //! damage: it ends the audit.
@@ -74,6 +76,8 @@ pub struct VmAudit {
     pub points: Vec<PointAudit>,
     /// How many points cannot be read at all.
     pub unreadable_points: usize,
+    /// It had points when the audit began, and they are gone: its replica was deleted meanwhile.
+    pub deleted_meanwhile: bool,
 }
 
 /// A recovery point in an audit.
@@ -173,9 +177,16 @@ impl Vault {
             checked_bytes: 0,
             checked: BTreeMap::new(),
         };
-        let mut vms = Vec::new();
+        let mut begun = Vec::new();
         for vm in self.vms().await? {
-            vms.push(auditor.vm(vm).await?);
+            begun.push((vm, !self.point_cycles(vm).await?.is_empty()));
+        }
+        let mut vms = Vec::new();
+        for (vm, had_points) in begun {
+            let mut audit = auditor.vm(vm).await?;
+            let is_gone = audit.points.is_empty() && audit.unreadable_points == 0;
+            audit.deleted_meanwhile = had_points && is_gone;
+            vms.push(audit);
         }
         let Auditor { findings, bad_checksums, old_keys, checked_bytes, .. } = auditor;
         Ok(Audit { vms, findings, bad_checksums, old_keys, checked_bytes })
@@ -195,10 +206,15 @@ impl Auditor<'_> {
     /// Audits a VM, until nothing is missing that was there, or not asked for, the time before.
     async fn vm(&mut self, vm: VmId) -> Result<VmAudit, VaultError> {
         let (findings, old_keys) = (self.findings.len(), self.old_keys.clone());
-        let mut missing_before = BTreeSet::new();
+        let (mut missing_before, mut names) = (BTreeSet::new(), Names::default());
         loop {
             self.missing.clear();
-            let audit = self.vm_as_it_is(vm).await?;
+            let mut audit = self.vm_as_it_is(vm).await?;
+            // One that was deleted is still called what it was.
+            if audit.points.is_empty() {
+                audit.names.clone_from(&names);
+            }
+            names.clone_from(&audit.names);
             if self.missing.is_subset(&missing_before) {
                 return Ok(audit);
             }
@@ -236,7 +252,8 @@ impl Auditor<'_> {
             }
         }
         let names = list.points.last().map(|point| point.names.clone()).unwrap_or_default();
-        Ok(VmAudit { vm, names, points, unreadable_points: list.damaged.len() })
+        let unreadable_points = list.damaged.len();
+        Ok(VmAudit { vm, names, points, unreadable_points, deleted_meanwhile: false })
     }
 
     /// Proves the points of one disk, oldest first, on one image that goes along.

@@ -38,6 +38,7 @@ struct VerifiedVm {
     sound_points: Vec<u64>,
     broken_points: Vec<BrokenPoint>,
     unreadable_points: usize,
+    deleted_meanwhile: bool,
     action: String,
 }
 
@@ -99,6 +100,7 @@ fn verified(vm: &VmAudit, findings: &[String]) -> VerifiedVm {
         sound_points: sound.map(|point| point.cycle).collect(),
         broken_points: broken.collect(),
         unreadable_points: vm.unreadable_points,
+        deleted_meanwhile: vm.deleted_meanwhile,
         action: action(vm),
     }
 }
@@ -141,7 +143,11 @@ fn show(audit: &Audit) {
             .map(|point| point.cycle.to_string())
             .collect();
         let (name, count) = (name_of(vm.vm, &vm.names), vm.points.len());
-        if broken.is_empty() {
+        if vm.deleted_meanwhile {
+            print(&format!("{name}: its replica was deleted meanwhile"));
+        } else if count + vm.unreadable_points == 0 {
+            print(&format!("{name}: no recovery points"));
+        } else if broken.is_empty() {
             print(&format!("{name}: all {count} recovery points can be restored"));
         } else {
             let which = broken.join(", ");

@@ -306,6 +306,19 @@ fn damaged_checksums_are_named_and_count_against_no_point() {
 }
 
 #[test]
+fn a_vm_of_which_a_vault_has_no_points_is_not_called_sound() {
+    let lone = Lone::make();
+    let points = lone.path(&format!("vault/v1/{VAULT}/vm/{VM}/rp"));
+    for point in fs::read_dir(&points).unwrap() {
+        fs::remove_file(point.unwrap().path()).unwrap();
+    }
+    let (code, said, _) = lone.run(&["verify"]);
+    assert_eq!((code, said.lines().next()), (0, Some(&*format!("{VM}: no recovery points"))));
+    let (_, report) = lone.verify();
+    assert_eq!(report["vms"][0]["deleted_meanwhile"], false);
+}
+
+#[test]
 fn keys_are_made_rotated_and_kept_from_others() {
     let lone = Lone::make();
     let keys = PathBuf::from(lone.keys());

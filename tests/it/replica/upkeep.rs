@@ -225,7 +225,7 @@ impl World {
             at: self.now,
             consistency: Consistency::Crash,
             stored_bytes: 0,
-            names: Names::default(),
+            names: Names { vm: "sql-01".to_owned(), ..Names::default() },
             disks: BTreeMap::from([(DISK, DiskPoint { sequence, generation: 0, epoch: 1 })]),
         };
         self.proof.put_point(&point).await.unwrap();
@@ -491,6 +491,27 @@ async fn a_collection_in_the_middle_of_an_audit_breaks_no_point() {
     let audit = audit.await;
     assert_eq!(audit.findings, Vec::<String>::new());
     assert_eq!(cycles(&audit), [5, 10]);
+}
+
+#[tokio::test]
+async fn vms_that_are_deleted_in_the_middle_of_an_audit_are_told_as_that() {
+    const OTHER: VmId = VmId(Uuid::from_u128(0x8888));
+    let mut world = World::new().await;
+    for cut in 0..3 {
+        world.cut(&some_blocks(cut)).await;
+    }
+    let point = world.proof.point(VM, 2).await.unwrap().unwrap();
+    world.proof.put_point(&RecoveryPointRecord { vm: OTHER, ..point }).await.unwrap();
+    let audit = audit_while(world, |world, runtime| {
+        runtime.block_on(world.proof.discard(VM, &[DISK])).unwrap();
+        runtime.block_on(world.proof.discard(OTHER, &[])).unwrap();
+    });
+    let audit = audit.await;
+    assert_eq!(audit.findings, Vec::<String>::new());
+    let told: Vec<_> =
+        audit.vms.iter().map(|vm| (vm.vm, vm.points.len(), vm.deleted_meanwhile)).collect();
+    assert_eq!(told, [(VM, 0, true), (OTHER, 0, true)]);
+    assert_eq!(audit.vms[0].names.vm, "sql-01", "it was read before");
 }
 
 #[tokio::test]
