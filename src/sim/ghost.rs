@@ -28,11 +28,13 @@ pub enum Invariant {
     RetrySchedule,
     /// Log and state grow no faster than the work.
     Bounded,
+    /// What counts as application-consistent was cut while its guest was at rest.
+    AtRest,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Durability,
         Self::OnePrimary,
         Self::PlannedWithoutLoss,
@@ -43,6 +45,7 @@ impl Invariant {
         Self::RedecideEqualsLog,
         Self::RetrySchedule,
         Self::Bounded,
+        Self::AtRest,
     ];
 
     /// Its name in a report.
@@ -58,6 +61,7 @@ impl Invariant {
             Self::RedecideEqualsLog => "re-decide equals log",
             Self::RetrySchedule => "retry schedule",
             Self::Bounded => "bounded",
+            Self::AtRest => "application-consistent",
         }
     }
 }
@@ -90,6 +94,8 @@ pub(super) struct Ghost(Mutex<Happened>);
 struct Happened {
     /// By the second that a cut is named after.
     cuts: BTreeMap<(VmId, i64), BTreeSet<CutState>>,
+    /// Cuts, named in the same way, at which the guest was at rest.
+    at_rest: BTreeSet<(VmId, i64)>,
     violations: Vec<Violation>,
     /// VMs with objects that rotted.
     rotten: BTreeSet<VmId>,
@@ -108,6 +114,15 @@ impl Ghost {
 
     pub(super) fn may_be_cut(&self, vm: VmId, second: i64, state: CutState) {
         self.lock().cuts.entry((vm, second)).or_default().insert(state);
+    }
+
+    pub(super) fn rests(&self, vm: VmId, second: i64) {
+        self.lock().at_rest.insert((vm, second));
+    }
+
+    /// Whether the guest was at rest at a cut that is named after this second.
+    pub(super) fn was_at_rest(&self, vm: VmId, second: i64) -> bool {
+        self.lock().at_rest.contains(&(vm, second))
     }
 
     /// How far the guest can have been at a cut that is named after this second.

@@ -329,6 +329,7 @@ impl Observer {
         for event in events {
             points.extend(self.note(outside, VmId(id), event, commit.at));
         }
+        prove_rest(outside, VmId(id), events);
         // What was in trouble before is done, or something else is.
         if self.past.vm(id).is_none_or(|vm| vm.trouble.is_none()) {
             self.figures.entry(id).or_default().out_of_trouble();
@@ -540,5 +541,19 @@ mod tests {
         assert_eq!(spread.at(50), None);
         (1..=100).rev().for_each(|value| spread.add(value));
         assert_eq!([0, 50, 95, 100].map(|percent| spread.at(percent)), [1, 50, 95, 100].map(Some));
+    }
+}
+
+/// Proves that a guest was at rest while its logs were cut, where a commit says so.
+fn prove_rest(outside: &Outside, id: VmId, events: &[Event]) {
+    let at_rest = events.iter().any(|event| matches!(event, Event::ApplicationConsistent { .. }));
+    let cut = events.iter().find_map(|event| match event {
+        Event::SnapshotTaken { at, .. } if at_rest => Some(*at),
+        _ => None,
+    });
+    let second = cut.map(|at| at.as_millis().div_euclid(1_000));
+    if second.is_some_and(|second| !outside.ghost.was_at_rest(id, second)) {
+        let what = format!("{} was not at rest when it was cut", outside.machine(id).name);
+        outside.violation(Invariant::AtRest, what);
     }
 }

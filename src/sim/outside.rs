@@ -184,6 +184,8 @@ pub(super) struct Machine {
     tracker: Option<Arc<Tracker>>,
     /// Hosts that it was brought away from while its guest ran there, out of reach.
     strays: BTreeSet<HostId>,
+    /// Until when its guest is at rest, in milliseconds; then it goes on, whoever has forgotten it.
+    rests_until_ms: u64,
 }
 
 /// A guest at the recovery site.
@@ -259,6 +261,7 @@ impl Outside {
                 bursts: one.spec.burst.clone(),
                 tracker: None,
                 strays: BTreeSet::new(),
+                rests_until_ms: 0,
                 name: one.name,
             };
             vms.insert(id, machine);

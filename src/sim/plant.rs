@@ -24,13 +24,15 @@ pub enum Plant {
     HastyTimer,
     /// A disk that is changed after a kill looks as if nobody had touched it.
     UnseenEdit,
+    /// A guest says that it is at rest, and goes on writing.
+    RestlessGuest,
     /// The storage overwrites what it should only create: nothing keeps two writers apart.
     NoFence,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UntrackedWrite,
         Self::ShutDownLies,
         Self::LostObject,
@@ -41,6 +43,7 @@ impl Plant {
         Self::Chatter,
         Self::HastyTimer,
         Self::UnseenEdit,
+        Self::RestlessGuest,
         Self::NoFence,
     ];
 }

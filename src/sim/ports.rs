@@ -33,6 +33,7 @@ const NO_ANSWER_MS: (u64, u64) = (200, 3_000);
 
 /// How long a guest takes to shut down and to boot, in milliseconds.
 const SHUT_DOWN_MS: (u64, u64) = (2_000, 9_000);
+const REST_MS: (u64, u64) = (20, 400);
 const BOOT_MS: (u64, u64) = (4_000, 20_000);
 
 /// How long it takes to cut a guest's power, in milliseconds.
@@ -589,12 +590,15 @@ impl Hypervisor for PrimarySite {
         Ok(())
     }
 
-    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
-        Err(cannot_rest(vm))
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+        self.reach(vm, &format!("bring {} to rest", vm.name), REST_MS).await?;
+        bring_to_rest(&self.0, vm, at_most)
     }
 
     async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
-        Err(cannot_rest(vm))
+        self.reach(vm, &format!("let {} go on", vm.name), (1, 20)).await?;
+        self.0.wake(vm.id);
+        Ok(())
     }
 }
 
@@ -660,19 +664,31 @@ impl Hypervisor for RecoveryHypervisors {
         Ok(())
     }
 
-    async fn freeze(&self, vm: &Vm, _: Duration) -> Result<(), Failure> {
-        Err(cannot_rest(vm))
+    async fn freeze(&self, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+        pause(&self.0, &format!("bring {} to rest", vm.name), REST_MS).await;
+        bring_to_rest(&self.0, vm, at_most)
     }
 
     async fn thaw(&self, vm: &Vm) -> Result<(), Failure> {
-        Err(cannot_rest(vm))
+        pause(&self.0, &format!("let {} go on", vm.name), (1, 20)).await;
+        self.0.wake(vm.id);
+        Ok(())
     }
 }
 
-/// A simulated guest has no transactions that it could finish.
-fn cannot_rest(vm: &Vm) -> Failure {
-    Failure::new(Code::GuestNotQuiesced, Cause::Itself, "a simulated guest cannot be asked")
-        .with("vm", &vm.name)
+/// One guest in ten is too busy to come to rest in time.
+fn bring_to_rest(outside: &Outside, vm: &Vm, at_most: Duration) -> Result<(), Failure> {
+    let not = |why: &str| {
+        Err(Failure::new(Code::GuestNotQuiesced, Cause::Itself, why).with("vm", &vm.name))
+    };
+    if outside.dice.happens(&format!("{} is busy", vm.name), 10) {
+        return not("its applications did not finish in time");
+    }
+    match outside.rest(vm.id, at_most) {
+        Ok(true) => Ok(()),
+        Ok(false) => not("it does not run"),
+        Err(error) => not(&error.to_string()),
+    }
 }
 
 fn did_not_start(vm: &Vm, why: &str) -> Failure {

@@ -211,6 +211,11 @@ impl Reading {
             Command::CancelFailback => Deed::CancelFailback,
             Command::ReverseReplicate { .. } => Deed::ReverseReplicate,
             Command::DisableProtection { .. } => Deed::DisableProtection,
+            Command::EnableProtection { .. } | Command::EnableProtectionAt { .. }
+                if commit.actor != "configuration" =>
+            {
+                Deed::Protect
+            }
             Command::PauseReplication => Deed::Pause,
             Command::ResumeReplication => Deed::Resume,
             Command::TakeRecoveryPoint { .. } => Deed::TakePoint,
@@ -246,6 +251,12 @@ impl Reading {
         if let Command::Failback { in_full, .. } | Command::FailbackToHost { in_full, .. } = command
         {
             step.full = in_full.then_some(true);
+        }
+        if let Command::DisableProtection { source_gone, .. } = command {
+            step.source_gone = source_gone.then_some(true);
+        }
+        if let Command::EnableProtectionAt { due, .. } = command {
+            step.after = Some(Span(due.since(commit.at).as_millis() as u64));
         }
         if let Command::DecideFailover { due, then } = command {
             step.after = Some(Span(due.since(commit.at).as_millis() as u64));
@@ -385,14 +396,12 @@ impl Reading {
         if 1 < self.past.site.clouds.len() {
             self.remarks.push("a scenario has one cloud: its policy is that of the first".into());
         }
-        if policy.app_consistent_frequency_h != 0 {
-            self.remarks.push("a scenario has no application-consistent points".into());
-        }
-        let (copy_frequency, retention) = spans(policy);
+        let (copy_frequency, retention, app_consistent) = spans(policy);
         let mut site = SiteSpec {
             hosts: hosts.into_iter().map(unplaced).collect(),
             copy_frequency,
             retention,
+            app_consistent,
             ..SiteSpec::default()
         };
         let known = &self.past.site;
@@ -498,9 +507,13 @@ impl Reading {
             steps.push(Step { t: unplaced(after(at - began)), ..operation.clone() });
         }
         for (at, policy) in self.policies().skip(1) {
-            let (copy_frequency, retention) = spans(policy);
-            let (copy_frequency, retention) = (Some(copy_frequency), Some(retention));
-            steps.push(Step { copy_frequency, retention, ..step(at - began, Deed::ChangePolicy) });
+            let (copy_frequency, retention, app_consistent) = spans(policy);
+            steps.push(Step {
+                copy_frequency: Some(copy_frequency),
+                retention: Some(retention),
+                app_consistent: Some(app_consistent),
+                ..step(at - began, Deed::ChangePolicy)
+            });
         }
         for (at, id, run) in &self.runs {
             let Some((name, _)) = self.plans.get(id) else { continue };
@@ -553,11 +566,12 @@ fn step(after_ms: i64, deed: Deed) -> Step {
     Step::of(after(after_ms), deed)
 }
 
-/// The time between two deltas of a policy, and its retention.
-fn spans(policy: Policy) -> (Span, Span) {
+/// The time between two deltas of a policy, its retention, and the time between application-consistent points.
+fn spans(policy: Policy) -> (Span, Span, Span) {
     (
         Span(u64::from(policy.copy_frequency_s) * 1_000),
         Span::hours(u64::from(policy.recovery_point_retention_h)),
+        Span::hours(u64::from(policy.app_consistent_frequency_h)),
     )
 }
 

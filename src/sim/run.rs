@@ -698,7 +698,19 @@ pub(super) fn operation(step: &Step, id: VmId, known: &Vm, now: Timestamp) -> vm
         Deed::CompleteFailback => vm::Command::CompleteFailback { job },
         Deed::CancelFailback => vm::Command::CancelFailback,
         Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },
-        Deed::DisableProtection => vm::Command::DisableProtection { job, source_gone: false },
+        Deed::DisableProtection => {
+            vm::Command::DisableProtection { job, source_gone: step.source_is_gone() }
+        }
+        Deed::Protect => {
+            let (vault, policy) = (known.vault, known.policy);
+            match step.after {
+                None => vm::Command::EnableProtection { job, vault, policy },
+                Some(after) => {
+                    let due = now.after(after.duration());
+                    vm::Command::EnableProtectionAt { job, vault, policy, due }
+                }
+            }
+        }
         Deed::Pause => vm::Command::PauseReplication,
         Deed::Resume => vm::Command::ResumeReplication,
         Deed::TakePoint => vm::Command::TakeRecoveryPoint { application_consistent: false },

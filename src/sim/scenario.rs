@@ -184,6 +184,8 @@ pub struct SiteSpec {
     pub copy_frequency: Span,
     /// For how long recovery points are kept, in whole hours.
     pub retention: Span,
+    /// Time between two application-consistent points, in whole hours; `0s` for none.
+    pub app_consistent: Span,
     /// When resynchronizations begin by themselves.
     pub resync_window: Window,
     /// From a request to the vault to its answer.
@@ -210,6 +212,7 @@ impl Default for SiteSpec {
             hosts: vec![Spanned::new(0..0, "host-1".to_owned())],
             copy_frequency: Span(30_000),
             retention: Span::hours(2),
+            app_consistent: Span(0),
             resync_window: Window::default(),
             rtt: Span(10),
             mbit_per_s: 500,
@@ -227,7 +230,7 @@ impl SiteSpec {
         Policy {
             copy_frequency_s: (self.copy_frequency.0 / 1_000) as u32,
             recovery_point_retention_h: (self.retention.0 / 3_600_000) as u32,
-            app_consistent_frequency_h: 0,
+            app_consistent_frequency_h: (self.app_consistent.0 / 3_600_000) as u32,
         }
     }
 }
@@ -372,6 +375,9 @@ pub struct Step {
     /// After which time the copies of a test are cleaned up by themselves, in whole hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Span>,
+    /// Whether protection ends without the VM's host, which does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_gone: Option<bool>,
 }
 
 /// How a recovery plan is run.
@@ -523,7 +529,9 @@ deeds! {
     /// An operator has a VM replicated that was failed back.
     ReverseReplicate = "reverse_replicate", needs ["vm"], takes [];
     /// An operator ends the protection of a VM.
-    DisableProtection = "disable_protection", needs ["vm"], takes [];
+    DisableProtection = "disable_protection", needs ["vm"], takes ["source_gone"];
+    /// An operator has a VM replicated whose protection had ended, at once or after a time.
+    Protect = "protect", needs ["vm"], takes ["after"];
     /// An operator stops replication for a while.
     Pause = "pause", needs ["vm"], takes [];
     /// An operator lets it go on.
@@ -576,6 +584,7 @@ impl Deed {
                 | Self::AddDisk
                 | Self::SynchronizedFailover
                 | Self::ChangePolicy
+                | Self::Protect
                 | Self::ShutGates
                 | Self::FailScripts
                 | Self::RunPlan
@@ -596,73 +605,6 @@ impl Deed {
     /// Whether it is done to a recovery plan.
     pub(super) const fn is_of_plan(self) -> bool {
         matches!(self, Self::RunPlan | Self::ContinuePlan)
-    }
-}
-
-impl Step {
-    fn given(&self) -> Vec<&'static str> {
-        let keys = [
-            ("host", self.host.is_some()),
-            ("vm", self.vm.is_some()),
-            ("for", self.r#for.is_some()),
-            ("percent", self.percent.is_some()),
-            ("rtt", self.rtt.is_some()),
-            ("every", self.every.is_some()),
-            ("forward", self.forward.is_some()),
-            ("back", self.back.is_some()),
-            ("plan", self.plan.is_some()),
-            ("kind", self.kind.is_some()),
-            ("copy_frequency", self.copy_frequency.is_some()),
-            ("retention", self.retention.is_some()),
-            ("app_consistent", self.app_consistent.is_some()),
-            ("after", self.after.is_some()),
-            ("then", self.then.is_some()),
-            ("full", self.full.is_some()),
-            ("point", self.point.is_some()),
-            ("synchronize", self.synchronize.is_some()),
-            ("lease", self.lease.is_some()),
-        ];
-        keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.r#do.get_ref().word())?;
-        for name in [&self.host, &self.vm, &self.plan].into_iter().flatten() {
-            write!(f, " {}", name.get_ref())?;
-        }
-        if let Some(kind) = self.kind {
-            write!(f, " {}", kind.word())?;
-        }
-        if let Some(percent) = self.percent {
-            write!(f, " {percent}%")?;
-        }
-        for (word, span) in [
-            ("rtt", self.rtt),
-            ("forward", self.forward),
-            ("back", self.back),
-            ("for", self.r#for),
-            ("copy_frequency", self.copy_frequency),
-            ("retention", self.retention),
-            ("app_consistent", self.app_consistent),
-            ("after", self.after),
-            ("lease", self.lease),
-        ] {
-            if let Some(span) = span {
-                write!(f, " {word} {span}")?;
-            }
-        }
-        if let Some(then) = self.then {
-            write!(f, " then {}", then.word())?;
-        }
-        if let Some(point) = self.point {
-            write!(f, " from {}", point.word())?;
-        }
-        if self.synchronize == Some(true) {
-            f.write_str(" synchronized")?;
-        }
-        if self.in_full() { f.write_str(" in full") } else { Ok(()) }
     }
 }
 
@@ -813,6 +755,10 @@ impl Check<'_> {
         site.policy().check().map_err(|rejection| self.at(0, "site", &rejection.to_string()))?;
         let vms = self.scenario.vms();
         let fidelity = self.scenario.fidelity;
+        if fidelity == Fidelity::Sizes && site.app_consistent != Span(0) {
+            let problem = "application-consistent points need fidelity \"blocks\"";
+            return Err(self.at(0, "site.app_consistent", problem));
+        }
         let most = fidelity.vms_max();
         if most < vms.len() {
             return Err(self.at(0, "vm", &format!("at most {most} VMs can be simulated")));

@@ -74,6 +74,7 @@ const CLASSES: &[Deed] = &[
     Deed::ChangePolicy,
     Deed::Resync,
     Deed::DecideFailover,
+    Deed::Protect,
 ];
 
 /// How plans are run.
@@ -117,6 +118,7 @@ impl Scenario {
             gate: dice.happens("gate", 40),
         };
         let networks = random_networks(&dice);
+        let retention_h = dice.between("retention", 0, 2);
         if !networks.network.is_empty() {
             for vm in &mut vms {
                 vm.nic = vec![random_nic(&dice)];
@@ -134,7 +136,8 @@ impl Scenario {
             site: SiteSpec {
                 hosts: hosts.into_iter().map(spanned).collect(),
                 copy_frequency: Span(dice.between("copy frequency", 1, 4) * 30_000),
-                retention: Span::hours(dice.between("retention", 0, 2)),
+                retention: Span::hours(retention_h),
+                app_consistent: random_rest(&dice, retention_h),
                 resync_window: random_window(&dice),
                 rtt: Span(dice.between("rtt", 1, 60)),
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
@@ -230,6 +233,7 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
     let (is_test, is_unplanned) = (kind == Some(RunWord::Test), kind == Some(RunWord::Unplanned));
     let point = (is_test || is_unplanned) && dice.happens("point of a run", 30);
     let synchronize = is_unplanned && !point && dice.happens("run that synchronizes", 50);
+    let retention_h = takes("retention").then(|| dice.between(key, 0, 4));
     let lease = is_test && dice.happens("lease of a run", 50);
     Step {
         host: some_host,
@@ -246,7 +250,8 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         synchronize: synchronize.then_some(true),
         lease: lease.then(|| Span::hours(1)),
         copy_frequency: takes("copy_frequency").then(|| Span(dice.between(key, 1, 10) * 30_000)),
-        retention: takes("retention").then(|| Span::hours(dice.between(key, 0, 4))),
+        retention: retention_h.map(Span::hours),
+        app_consistent: retention_h.map(|hours| random_rest(dice, hours)),
         after: takes("after").then(|| Span(dice.between(key, 100, longest))),
         then: takes("then").then_some(if later {
             DecisionWord::Commit
@@ -256,6 +261,11 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         full: (takes("full") && dice.happens("in full", 30)).then_some(true),
         ..Step::of(t, deed)
     }
+}
+
+/// Time between two application-consistent points, which has to be less than they are kept.
+fn random_rest(dice: &Dice, retention_h: u64) -> Span {
+    Span::hours(u64::from(1 < retention_h && dice.happens("rest", 50)))
 }
 
 /// Percent of all seeds in which hosts are a cluster, and in which networks are told.

@@ -14,6 +14,7 @@ use crate::ports::clock::Clock;
 use crate::ports::files::Open;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Writes of a guest between two flushes.
 const FLUSH_EVERY: u64 = 8;
@@ -74,7 +75,7 @@ impl Outside {
         let machine = self.machine(id);
         let Some(tracker) = machine.tracker.as_ref().filter(|_| machine.runs) else { return };
         let n = machine.acked + 1;
-        if !self.is_due(&machine, n) {
+        if !self.is_due(&machine, n) || self.is_at_rest(&machine) {
             return;
         }
         if self.write(&machine, tracker, n).is_err() {
@@ -102,7 +103,8 @@ impl Outside {
         let (write, content) = (machine.workload.write(n), machine.workload.content(n));
         let device = away.exports.get(write.disk).and_then(|(_, export)| self.served(export));
         // What nobody serves, nobody writes to.
-        let Some(device) = device.filter(|_| self.is_due(&machine, n)) else { return };
+        let is_due = self.is_due(&machine, n) && !self.is_at_rest(&machine);
+        let Some(device) = device.filter(|_| is_due) else { return };
         let notes = self.notes_away(&machine, away, n);
         self.storage.begin(None);
         let written = self.inline.call(move || {
@@ -158,7 +160,37 @@ impl Outside {
         let Some(booted) = state.vms.get_mut(&id) else { return };
         booted.acked = last;
         booted.torn = false;
+        booted.rests_until_ms = 0;
         booted.runs = true;
+    }
+
+    /// Brings a guest to rest where it runs, for so long at most; answers whether it runs anywhere.
+    pub(in crate::sim) fn rest(&self, id: VmId, at_most: Duration) -> io::Result<bool> {
+        let machine = self.machine(id);
+        if let Some(tracker) = machine.tracker.as_ref().filter(|_| machine.runs) {
+            flush(&machine, tracker)?;
+        }
+        let until_ms = self.clock.passed_ms() + at_most.as_millis() as u64;
+        let mut state = self.state();
+        let Some(resting) = state.vms.get_mut(&id) else { return Ok(false) };
+        if resting.runs {
+            resting.flushed = resting.acked;
+        }
+        if self.plant != Some(Plant::RestlessGuest) {
+            resting.rests_until_ms = until_ms;
+        }
+        Ok(resting.runs || resting.away.as_ref().is_some_and(|away| away.runs))
+    }
+
+    /// A guest goes on.
+    pub(in crate::sim) fn wake(&self, id: VmId) {
+        if let Some(machine) = self.state().vms.get_mut(&id) {
+            machine.rests_until_ms = 0;
+        }
+    }
+
+    fn is_at_rest(&self, machine: &Machine) -> bool {
+        self.clock.passed_ms() < machine.rests_until_ms
     }
 
     /// Shuts a guest down in an orderly way.
@@ -248,8 +280,12 @@ impl Outside {
 
     /// Notes that the guest's disks may be cut at this moment, on the side that is replicated.
     pub(in crate::sim) fn may_be_cut(&self, vm: &Vm) {
-        let Machine { acked, torn, away, .. } = self.machine(vm.id);
+        let machine = self.machine(vm.id);
         let second = self.clock.now().as_millis().div_euclid(1_000);
+        if self.is_at_rest(&machine) {
+            self.ghost.rests(vm.id, second);
+        }
+        let Machine { acked, torn, away, .. } = machine;
         let state = match vm.source {
             Side::Primary => CutState { acked, torn },
             Side::Recovery => away.map_or(CutState { acked: 0, torn: false }, |away| away.state()),

@@ -7,6 +7,7 @@ use crate::domain::vm::{AfterFailover, PointChoice};
 use crate::sim::plans::run_kind;
 use crate::sim::quantity::Span;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use toml::Spanned;
 
 /// What becomes of a failover at the time that is set for it.
@@ -129,12 +130,18 @@ impl Step {
             point: None,
             synchronize: None,
             lease: None,
+            source_gone: None,
         }
     }
 
     /// Whether everything is to be downloaded.
     pub(in crate::sim) fn in_full(&self) -> bool {
         self.full == Some(true)
+    }
+
+    /// Whether it is to be done without the VM's host.
+    pub(in crate::sim) fn source_is_gone(&self) -> bool {
+        self.source_gone == Some(true)
     }
 
     /// What is chosen for the run of a plan.
@@ -188,5 +195,77 @@ impl Step {
             );
         }
         self.policy(site.policy()).check().map_err(|rejection| rejection.to_string())
+    }
+}
+
+impl Step {
+    /// The keys that it has.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let keys = [
+            ("host", self.host.is_some()),
+            ("vm", self.vm.is_some()),
+            ("for", self.r#for.is_some()),
+            ("percent", self.percent.is_some()),
+            ("rtt", self.rtt.is_some()),
+            ("every", self.every.is_some()),
+            ("forward", self.forward.is_some()),
+            ("back", self.back.is_some()),
+            ("plan", self.plan.is_some()),
+            ("kind", self.kind.is_some()),
+            ("copy_frequency", self.copy_frequency.is_some()),
+            ("retention", self.retention.is_some()),
+            ("app_consistent", self.app_consistent.is_some()),
+            ("after", self.after.is_some()),
+            ("then", self.then.is_some()),
+            ("full", self.full.is_some()),
+            ("point", self.point.is_some()),
+            ("synchronize", self.synchronize.is_some()),
+            ("lease", self.lease.is_some()),
+            ("source_gone", self.source_gone.is_some()),
+        ];
+        keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.r#do.get_ref().word())?;
+        for name in [&self.host, &self.vm, &self.plan].into_iter().flatten() {
+            write!(f, " {}", name.get_ref())?;
+        }
+        if let Some(kind) = self.kind {
+            write!(f, " {}", kind.word())?;
+        }
+        if let Some(percent) = self.percent {
+            write!(f, " {percent}%")?;
+        }
+        for (word, span) in [
+            ("rtt", self.rtt),
+            ("forward", self.forward),
+            ("back", self.back),
+            ("for", self.r#for),
+            ("copy_frequency", self.copy_frequency),
+            ("retention", self.retention),
+            ("app_consistent", self.app_consistent),
+            ("after", self.after),
+            ("lease", self.lease),
+        ] {
+            if let Some(span) = span {
+                write!(f, " {word} {span}")?;
+            }
+        }
+        if let Some(then) = self.then {
+            write!(f, " then {}", then.word())?;
+        }
+        if let Some(point) = self.point {
+            write!(f, " from {}", point.word())?;
+        }
+        if self.source_is_gone() {
+            f.write_str(" without its source")?;
+        }
+        if self.synchronize == Some(true) {
+            f.write_str(" synchronized")?;
+        }
+        if self.in_full() { f.write_str(" in full") } else { Ok(()) }
     }
 }
