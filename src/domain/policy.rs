@@ -13,7 +13,8 @@ pub struct Policy {
     /// Hours for which recovery points are kept, 0 to 72; the older, the fewer are. With 0 only the latest
     /// is kept. Site Recovery allows up to 24.
     pub recovery_point_retention_h: u32,
-    /// Hours between application-consistent points, 1 to 12; 0 for none.
+    /// Hours between application-consistent points, 1 to 12, and less than the retention, so that there is always
+    /// one; 0 for none.
     pub app_consistent_frequency_h: u32,
 }
 
@@ -43,7 +44,7 @@ impl Policy {
         Duration::from_secs(self.recovery_point_retention_h as u64 * 3600)
     }
 
-    /// Checks every range.
+    /// Checks every range, and that application-consistent points are made before the last one is let go.
     ///
     /// # Errors
     /// [`Rejection::OutOfRange`] naming the first value that is outside.
@@ -66,6 +67,15 @@ impl Policy {
                 "app_consistent_frequency_h",
                 self.app_consistent_frequency_h,
                 "from 1 to 12, or 0 for none",
+            );
+        }
+        if 0 < self.app_consistent_frequency_h
+            && self.recovery_point_retention_h <= self.app_consistent_frequency_h
+        {
+            return outside(
+                "app_consistent_frequency_h",
+                self.app_consistent_frequency_h,
+                "less than recovery_point_retention_h, or 0 for none",
             );
         }
         Ok(())

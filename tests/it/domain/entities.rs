@@ -230,10 +230,32 @@ fn a_policy_out_of_range_is_refused() {
         Policy { copy_frequency_s: 901, ..Policy::default() },
         Policy { recovery_point_retention_h: 73, ..Policy::default() },
         Policy { app_consistent_frequency_h: 13, ..Policy::default() },
+        // Each is let go before the next is made.
+        Policy {
+            recovery_point_retention_h: 0,
+            app_consistent_frequency_h: 12,
+            ..Policy::default()
+        },
+        Policy {
+            recovery_point_retention_h: 4,
+            app_consistent_frequency_h: 4,
+            ..Policy::default()
+        },
     ];
     for policy in outside {
         assert!(matches!(policy.check(), Err(Rejection::OutOfRange { .. })), "{policy:?}");
     }
+    let most = Policy {
+        recovery_point_retention_h: 13,
+        app_consistent_frequency_h: 12,
+        ..Policy::default()
+    };
+    let none = Policy {
+        recovery_point_retention_h: 0,
+        app_consistent_frequency_h: 0,
+        ..Policy::default()
+    };
+    assert_eq!((most.check(), none.check()), (Ok(()), Ok(())));
     let cloud = cloud::Cloud::default();
     let answer = cloud.decide(&cloud::Command::AssociatePolicy { policy: outside[0] }, now(0));
     assert!(matches!(answer, Err(Rejection::Unknown { .. })), "before it is created");

@@ -143,8 +143,9 @@ fn command(story: &mut Story, next: Move) -> Option<Command> {
         Move::Discover => discover(2),
         Move::Enable => enable(),
         Move::ChangePolicy(copy_frequency_s, recovery_point_retention_h) => {
+            let app_consistent_frequency_h = u32::from(1 < recovery_point_retention_h);
             let policy =
-                Policy { copy_frequency_s, recovery_point_retention_h, ..Policy::default() };
+                Policy { copy_frequency_s, recovery_point_retention_h, app_consistent_frequency_h };
             Command::ChangePolicy { policy }
         }
         Move::Planned => planned(),

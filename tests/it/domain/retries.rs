@@ -253,7 +253,7 @@ fn a_wake_of_another_attempt_does_nothing() {
 
 #[test]
 fn points_past_their_retention_go_but_never_the_newest() {
-    let policy = Policy { recovery_point_retention_h: 0, ..Policy::default() };
+    let policy = Policy { recovery_point_retention_h: 0, ..super::story::quiet() };
     let mut story = Story::protected_with_points(3);
     story.tell(Command::ChangePolicy { policy });
     assert_eq!(story.vm.points.len(), 3, "until the next delta");
@@ -261,7 +261,7 @@ fn points_past_their_retention_go_but_never_the_newest() {
     story.work_off();
     assert_eq!(story.vm.points.iter().map(|point| point.cycle).collect::<Vec<_>>(), [4]);
 
-    let policy = Policy { recovery_point_retention_h: 1, ..Policy::default() };
+    let policy = Policy { recovery_point_retention_h: 1, ..super::story::quiet() };
     story.tell(Command::ChangePolicy { policy });
     for _ in 0..40 {
         story.wake();
