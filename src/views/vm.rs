@@ -169,11 +169,11 @@ pub struct FailoverView {
     pub recovery_point_cycle: u64,
     /// The moment to which that recovered it.
     pub recovered_to: Moment,
-    /// When it was asked for.
+    /// When it was asked for; another point that is chosen later is none.
     pub asked_at: Moment,
-    /// When the replica ran.
+    /// When the replica ran first, from whatever point.
     pub started_at: Option<Moment>,
-    /// From asking to running.
+    /// From asking to running first.
     pub rto_seconds: Option<f64>,
     /// What is known of the VM at the primary site since: the evidence that there is one primary.
     #[serde(default)]
@@ -337,8 +337,8 @@ impl VmView {
                 recovery_point_cycle: over.point.cycle,
                 recovered_to: over.point.at.into(),
                 asked_at: over.asked_at.into(),
-                started_at: over.started_at.map(Moment),
-                rto_seconds: over.started_at.map(|at| seconds(at.since(over.asked_at))),
+                started_at: over.first_started_at.map(Moment),
+                rto_seconds: over.first_started_at.map(|at| seconds(at.since(over.asked_at))),
                 source: vm.source_ended.as_ref().map(SourceEndView::new),
             }),
             failover_decision: vm.decision.map(|(at, then)| DecisionView { at: at.into(), then }),

@@ -461,7 +461,7 @@ fn result(
     lost_at: Option<Timestamp>,
 ) -> VmResult {
     let over = state.failover;
-    let rto = over.and_then(|over| Some(over.started_at?.since(over.asked_at)));
+    let rto = over.and_then(|over| Some(over.first_started_at?.since(over.asked_at)));
     let rpo = match (lost_at, over) {
         (Some(lost_at), Some(over)) => Some(lost_at.since(over.point.at)),
         // The source was off: the point is its last state, however old.

@@ -40,6 +40,7 @@ mod addition;
 mod effects;
 mod ending;
 mod failback;
+mod failover;
 mod health;
 mod message;
 mod operations;
@@ -55,6 +56,7 @@ mod window;
 
 pub use addition::AddedDisk;
 pub use failback::{AfterFailover, Failback, Whereabouts};
+pub use failover::Failover;
 pub use health::{Health, HealthCause};
 pub use message::{Command, Effect, Event, Outcome, RetryReason, Wake, Work};
 pub use points::Points;
@@ -289,19 +291,6 @@ pub enum NextStep {
     Trying,
     /// An administrator must act.
     Administrator,
-}
-
-/// What is known of the last failover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failover {
-    /// How it came about.
-    pub kind: FailoverKind,
-    /// The recovery point that it runs from.
-    pub point: RecoveryPoint,
-    /// When it was asked for.
-    pub asked_at: Timestamp,
-    /// When the replica VM ran.
-    pub started_at: Option<Timestamp>,
 }
 
 /// A virtual machine: the state folded from its events.
@@ -883,26 +872,11 @@ impl Entity for Vm {
                     tried_early: false,
                 });
             }
-            Event::FailoverRequested { point } => {
-                self.chosen = Some(*point);
-                self.synchronizes = false;
-                self.source_ended = None;
-            }
-            Event::SynchronizationRequested => self.synchronizes = true,
-            Event::SourceFenced { epoch } => self.epoch = *epoch,
-            Event::FailedOver { kind, point } => {
-                let asked_at = self.job.as_ref().map_or(at, |job| job.started_at);
-                self.failover =
-                    Some(Failover { kind: *kind, point: *point, asked_at, started_at: None });
-            }
-            Event::ReplicaStarted => {
-                self.delta.stage = Stage::Off;
-                if let Some(failover) = self.failover.as_mut() {
-                    failover.started_at = Some(at);
-                    let kind = failover.kind;
-                    self.enter(Phase::CommitPending(kind), at);
-                }
-            }
+            Event::FailoverRequested { .. }
+            | Event::SynchronizationRequested
+            | Event::SourceFenced { .. }
+            | Event::FailedOver { .. }
+            | Event::ReplicaStarted => failover::apply(self, event, at),
             Event::ResyncWindowChanged { window } => self.resync.window = *window,
             Event::ResyncWindowConfigured { window } => self.resync.configure(*window),
             Event::ResyncScheduled { opening } => self.resync.waits_for = Some(*opening),

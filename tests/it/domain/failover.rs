@@ -198,9 +198,29 @@ fn what_is_known_of_the_source_is_recorded_and_shown_until_the_failover_is_undon
         story.work_off();
         assert_eq!(story.vm.failover.map(|failover| failover.point.cycle), Some(4));
         assert!(story.vm.source_ended.is_some());
-        story.tell(cancel_failover());
-        story.work_off();
-        assert_eq!(story.vm.source_ended, None, "it runs again");
+        let first = story.vm.failover.expect("it was failed over");
+        story.wait(Duration::from_hours(1));
+        let mut changed = story.clone();
+        changed.tell(change_point(PointChoice::Cycle(2)));
+        changed.work_off();
+        let then = changed.vm.failover.expect("it runs from another point");
+        assert_eq!((then.point.cycle, then.asked_at), (2, first.asked_at));
+        assert_eq!(
+            (then.first_started_at, first.first_started_at),
+            (first.started_at, first.started_at)
+        );
+        assert!(first.started_at < then.started_at);
+        assert_eq!(changed.vm.source_ended.as_ref(), Some(&ended), "it is off as it was");
+        changed.tell(commit());
+        changed.work_off();
+        assert_eq!(changed.vm.source_ended, Some(ended));
+        for mut story in [story, changed] {
+            if story.try_tell(cancel_failover()).is_err() {
+                continue;
+            }
+            story.work_off();
+            assert_eq!(story.vm.source_ended, None, "it runs again");
+        }
     }
 }
 

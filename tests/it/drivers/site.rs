@@ -122,6 +122,7 @@ async fn a_torn_write_is_refused_in_a_recovery_point_and_accepted_where_the_vm_h
         kind: FailoverKind::Unplanned,
         point: RecoveryPoint { cycle: 1, at: Timestamp::default(), bytes: 0 },
         asked_at: Timestamp::default(),
+        first_started_at: None,
         started_at: Some(Timestamp::default()),
     });
     site.start(&started, &served(&rack)).await.unwrap();
