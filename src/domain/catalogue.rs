@@ -329,7 +329,7 @@ catalogue! {
         message: "it is not known which blocks of {vm} the replica lacks",
         causes: ["the host lost power or its logs were damaged", "the logs became too large", "an object of the replica is damaged"],
         next: "The disks are compared with the replica by itself, at the time that the window allows.",
-        action: "Begin it at once with `lifeboat vm resync VM`; if the site is lost, fail over to an earlier recovery point.";
+        action: "Begin it at once with `lifeboat vm resync VM`; if the site is lost, fail over to an earlier recovery point, where there is one.";
     /// A VM is being failed over.
     FailoverRunning = "SR-3031", Recoverable, Warning, System,
         title: "The VM is being failed over",
@@ -421,6 +421,20 @@ catalogue! {
         causes: ["the vault could not be reached for long", "something else fills the volume"],
         next: "Replication goes on. Once the volume is full the VM goes on, and is resynchronized by itself when there is room.",
         action: "Free space on the volume that the message names, or move the logs to a larger one.";
+    /// Cycles take too long.
+    LatencyHigh = "SR-2316", Recoverable, Warning, System,
+        title: "Replication cycles take long",
+        message: "the cycles of {vm} take more than 5 minutes on average",
+        causes: ["the VM writes faster than the link carries", "the vault or the host did not answer for a while"],
+        next: "Replication goes on by itself; the average begins anew with the next interval.",
+        action: "Look at the statistics with `lifeboat vm show VM`; give the link more bandwidth.";
+    /// A planned failover would not find a place at the recovery site.
+    NoPlace = "SR-3023", NonRecoverable, Warning, Administrator,
+        title: "A planned failover would not find its place",
+        message: "a planned failover of {vm} would stop at its check: {damage}",
+        causes: ["no size of the recovery site takes the VM", "what was chosen for its replica is held by another VM, or is gone"],
+        next: "An unplanned failover starts the VM with what there is; replication goes on.",
+        action: "Choose what there is with `lifeboat vm set VM --size SIZE`, or `--nic NIC --ip ADDRESS`.";
 }
 
 /// The entry of a code.

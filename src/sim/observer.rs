@@ -443,10 +443,12 @@ impl Observer {
             {
                 Ok(())
             }
-            Phase::Protected | Phase::FailbackReady if vm.health(now) == Health::Normal => Ok(()),
-            // It is well again: what an interval of half a day missed is told until that is over.
+            // It is well, or well again: what an interval of half a day missed, or was slow at, is told until that is over.
             Phase::Protected | Phase::FailbackReady
-                if vm.health_causes(now).len() == 1 && vm.missed_too_many(now).is_some() =>
+                if vm
+                    .health_causes(now)
+                    .iter()
+                    .all(|cause| matches!(cause.code, Code::CyclesMissed | Code::LatencyHigh)) =>
             {
                 Ok(())
             }

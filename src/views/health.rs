@@ -432,7 +432,7 @@ fn root_of(vm: &Vm, cause: &HealthCause, site: &Site) -> Option<Root> {
             let plan = vm.held.filter(|id| site.plans.contains_key(id))?;
             Some(Root::Thing(Thing::Plan(plan)))
         }
-        Code::PointLate | Code::CyclesMissed => {
+        Code::PointLate | Code::CyclesMissed | Code::LatencyHigh => {
             let host = site.hosts.get(&vm.host).filter(|it| it.silent.is_some());
             let vault = site.vaults.get(&vm.vault).filter(|it| it.unreachable.is_some());
             let thing = met_by(vm, site)

@@ -57,6 +57,7 @@ const LATE_CRITICAL: u32 = 3;
 const LATE_FLOOR: Duration = Duration::from_secs(30);
 
 const EARLIER: &str = "earlier recovery points can be used";
+const NO_EARLIER: &str = "until then there is no recovery point to fail over to";
 const SUSPECT: &str =
     "earlier recovery points are kept until another copy has one, and may be damaged";
 
@@ -104,7 +105,7 @@ impl Vm {
         causes.extend(self.trouble_cause());
         causes.extend(self.phase_cause());
         causes.extend(self.late_cause(now));
-        causes.extend(self.missed_cause(now));
+        causes.extend(self.interval_causes(now));
         causes.extend(self.background_causes());
         causes.sort_by_key(|cause| std::cmp::Reverse(cause.level));
         causes
@@ -233,22 +234,26 @@ impl Vm {
 
     /// When the resynchronization begins, or how far it is.
     fn resync_next(&self) -> String {
+        let earlier = match (self.points.is_empty(), &self.resync.suspect) {
+            (true, _) => NO_EARLIER,
+            (false, None) => EARLIER,
+            (false, Some(_)) => SUSPECT,
+        };
         match self.resync.waits_for {
             Some(Opening::At(due)) => {
                 return format!(
-                    "it is resynchronized at {due}, in the window {}, or at once by hand; {EARLIER}",
+                    "it is resynchronized at {due}, in the window {}, or at once by hand; {earlier}",
                     self.resync.window
                 );
             }
             Some(Opening::ByHand) => {
-                return format!("it waits until its resynchronization is begun by hand; {EARLIER}");
+                return format!("it waits until its resynchronization is begun by hand; {earlier}");
             }
             None if self.is_resync_paused() => {
-                return format!("its resynchronization is paused, until it is resumed; {EARLIER}");
+                return format!("its resynchronization is paused, until it is resumed; {earlier}");
             }
             None => {}
         }
-        let earlier = if self.resync.suspect.is_none() { EARLIER } else { SUSPECT };
         let tasks = self.job.iter().flat_map(|job| &job.tasks);
         let disks = tasks.filter_map(|task| match task.step {
             Step::CompareDisk(disk) | Step::CopyDisk(disk) => {
@@ -303,17 +308,32 @@ impl Vm {
         background.chain(lost).chain(test)
     }
 
-    /// Cycles that were left out, even where the newest recovery point is young again.
-    fn missed_cause(&self, now: Timestamp) -> Option<HealthCause> {
-        let (Phase::Protected | Phase::FailbackReady) = self.phase else { return None };
-        let interval = self.missed_too_many(now)?;
-        Some(HealthCause {
+    /// Cycles that were left out or took long in the present interval, even where the newest recovery point is young
+    /// again.
+    fn interval_causes(&self, now: Timestamp) -> Vec<HealthCause> {
+        let (Phase::Protected | Phase::FailbackReady) = self.phase else { return vec![] };
+        let Some(interval) = self.statistics_at(now).current else { return vec![] };
+        let cause = |code, because, next| HealthCause {
             level: Health::Warning,
-            code: Code::CyclesMissed,
-            because: format!("{} of {} cycles were missed", interval.missed, interval.total()),
-            next: format!("they are counted until {}; replication goes on", interval.ends),
+            code,
+            because,
+            next,
             since: Some(interval.since),
-        })
+        };
+        let missed = interval.misses_too_many(self.policy.copy_frequency()).then(|| {
+            let because = format!("{} of {} cycles were missed", interval.missed, interval.total());
+            let next = format!("they are counted until {}; replication goes on", interval.ends);
+            cause(Code::CyclesMissed, because, next)
+        });
+        let slow = interval.too_slow().map(|latency| {
+            let seconds = latency.as_secs();
+            let because = format!(
+                "a cycle takes {seconds} s to its recovery point on average, 300 s are normal"
+            );
+            let next = format!("it is measured until {}; replication goes on", interval.ends);
+            cause(Code::LatencyHigh, because, next)
+        });
+        missed.into_iter().chain(slow).collect()
     }
 
     fn late_cause(&self, now: Timestamp) -> Option<HealthCause> {

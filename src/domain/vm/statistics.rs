@@ -28,6 +28,9 @@ const OFFSET_MAX: i16 = 18 * 60;
 /// were more than that at the beginning of every interval.
 const MISSED_PERCENT_MAX: u64 = 20;
 
+/// A VM is in Warning when its cycles take longer than this on average. Source: Hyper-V Replica.
+const LATENCY_MAX: Duration = Duration::from_mins(5);
+
 /// When intervals begin and how long they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatisticsSchedule {
@@ -127,8 +130,13 @@ impl Interval {
         self.bytes.checked_div(self.successful)
     }
 
+    /// The average latency, if it is longer than Normal health allows.
+    pub(super) fn too_slow(&self) -> Option<Duration> {
+        self.average_latency().filter(|latency| LATENCY_MAX < *latency)
+    }
+
     /// Whether more cycles were missed than Normal health allows, at this frequency.
-    fn misses_too_many(&self, every: Duration) -> bool {
+    pub(super) fn misses_too_many(&self, every: Duration) -> bool {
         let length_ms = self.ends.since(self.begins).as_millis();
         let room = length_ms.checked_div(every.as_millis()).unwrap_or(u128::MAX);
         room * u128::from(MISSED_PERCENT_MAX) < u128::from(self.missed) * 100
@@ -210,13 +218,6 @@ impl Vm {
     /// What replication did in the present interval, and in the one before, at `now`.
     pub fn statistics_at(&self, now: Timestamp) -> Statistics {
         self.statistics.at(now, self.policy.copy_frequency())
-    }
-
-    /// The present interval, if it has missed more cycles than Normal health allows.
-    pub fn missed_too_many(&self, now: Timestamp) -> Option<Interval> {
-        let every = self.policy.copy_frequency();
-        let current = self.statistics_at(now).current?;
-        current.misses_too_many(every).then_some(current)
     }
 }
 

@@ -101,7 +101,7 @@ fn the_next_step_fits_the_class() {
         let only_refused = entry.id == "SR-3003" || entry.next == "Nothing was changed.";
         let critical = entry.level == Level::Critical;
         // These warn of what a failover would bring, which goes on as well.
-        let only_warns = ["SR-3021", "SR-3022"].contains(&entry.id);
+        let only_warns = ["SR-3021", "SR-3022", "SR-3023"].contains(&entry.id);
         // These are as somebody wanted it, or name what has causes of its own.
         let waits = ["SR-2012", "SR-2312", "SR-3034", "SR-3037", "SR-3038", "SR-3102"];
         let only_warns = only_warns || waits.contains(&entry.id);

@@ -197,6 +197,8 @@ fn a_vm_without_any_recovery_point_does_not_wait() {
     story.tell(Command::ChangeResyncWindow { window: NIGHT });
     story.tell(story.tracking_lost());
     assert_eq!(running_job(&story), Some(JobKind::Resynchronize));
+    let next = story.vm.health_causes(story.now).remove(0).next;
+    assert!(next.contains("there is no recovery point") && !next.contains("earlier"), "{next}");
     expect_protected(story);
 }
 

@@ -1,6 +1,7 @@
 //! What replication did in an interval.
 
 use super::story::{BEGINNING, Story, link_down};
+use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Entity;
 use lifeboat::domain::time::Timestamp;
 use lifeboat::domain::vm::{
@@ -201,4 +202,28 @@ fn a_clock_that_jumps_to_either_end_of_time_is_survived() {
         assert!(matches!(story.vm.delta.stage, Stage::Snapshotting));
         assert!(matches!(story.vm.work(), Some(Work::Snapshot { .. })));
     }
+}
+
+#[test]
+fn a_vm_whose_cycles_take_long_on_average_is_in_warning() {
+    let told = |story: &Story| {
+        let causes = story.vm.health_causes(story.now);
+        causes.into_iter().find(|cause| cause.code == Code::LatencyHigh)
+    };
+    let mut story = Story::protected();
+    story.tell(schedule(168, 0));
+    delta(&mut story, Duration::from_mins(5) - Duration::from_secs(2));
+    assert_eq!(interval(&story).average_latency(), Some(Duration::from_mins(5)));
+    assert_eq!(told(&story), None, "five minutes are normal");
+    delta(&mut story, Duration::from_mins(7));
+    let cause = told(&story).expect("they take six minutes on average");
+    assert_eq!(cause.level, Health::Warning);
+    assert!(
+        cause.because.contains("361 s") && cause.next.contains("replication goes on"),
+        "{cause:?}"
+    );
+    for _ in 0..4 {
+        delta(&mut story, Duration::ZERO);
+    }
+    assert_eq!(told(&story), None, "{:?}", interval(&story));
 }
