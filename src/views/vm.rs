@@ -16,7 +16,7 @@ use crate::domain::placement::Purpose;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
     AfterFailover, FailoverKind, Health, NextStep, Opening, Phase, RecoveryPoint, SourceEnd,
-    SourceEnded, Stage, TestFailover, Trouble, Vm, Work,
+    SourceEnded, Stage, TestFailover, TestStatus, Trouble, Vm, Work,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -88,6 +88,9 @@ pub struct VmView {
     pub test_failover: Option<TestView>,
     /// What came of the last test failover.
     pub last_test_failover: Option<TestResultView>,
+    /// Whether it is to be tested: an answer of its own, beside health and readiness.
+    #[serde(default)]
+    pub test_status: TestStatusView,
     /// The failback under way.
     pub failback: Option<FailbackView>,
     /// Since when replication is paused.
@@ -255,6 +258,15 @@ pub struct TestResultView {
     pub notes: String,
 }
 
+/// Whether a VM is to be tested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestStatusView {
+    /// `TestRecommended`, `PerformedSuccessfully` or `NotApplicable`.
+    pub state: TestStatus,
+    /// Why a test is recommended, and how it is done.
+    pub advice: Option<String>,
+}
+
 /// A failback.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailbackView {
@@ -348,6 +360,7 @@ impl VmView {
                 succeeded: test.succeeded,
                 notes: test.notes.clone(),
             }),
+            test_status: TestStatusView::new(vm, now),
             failback: vm.failback.as_ref().map(|back| FailbackView {
                 in_full: back.in_full,
                 from_host: back.before.map(|before| site.host_name(before.host)),
@@ -430,6 +443,24 @@ impl TestView {
             retry_at: test.retry_at.map(Moment),
             placement: test.placement.as_ref().map(PlacementView::new),
         }
+    }
+}
+
+impl TestStatusView {
+    fn new(vm: &Vm, now: Timestamp) -> Self {
+        let state = vm.test_status(now);
+        let why = match &vm.last_test {
+            None => "it was never tested".to_owned(),
+            Some(test) if !test.succeeded => "its last test did not succeed".to_owned(),
+            Some(test) => {
+                format!("its last test was {} days ago", now.since(test.at).as_secs() / 86_400)
+            }
+        };
+        let advice = (state == TestStatus::TestRecommended).then(|| {
+            let name = &vm.name;
+            format!("{why}; test it every 180 days with `lifeboat failover test {name} --network NETWORK`")
+        });
+        Self { state, advice }
     }
 }
 

@@ -66,7 +66,7 @@ pub use resync::Resync;
 pub use rules::SCHEDULED_WITHIN;
 pub use source::{SourceEnd, SourceEnded};
 pub use statistics::{Interval, Statistics, StatisticsSchedule};
-pub use test_failover::{LEASE_HOURS, TestFailover, TestResult};
+pub use test_failover::{LEASE_HOURS, TestFailover, TestResult, TestStatus};
 pub use window::{Opening, ResyncWindow};
 
 use super::entity::{Entity, Kind, Rejection, entry_conversions};

@@ -68,7 +68,8 @@ pub(super) fn allowed_operations(vm: &Vm) -> Vec<&'static str> {
     operations
 }
 
-fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
+/// Those of its phase, whatever stands in their way.
+pub(super) fn operations_of_phase(vm: &Vm) -> Vec<&'static str> {
     let job_runs = vm.job.as_ref().is_some_and(|job| job.ended.is_none());
     let has_point = !vm.points.is_empty();
     match &vm.phase {

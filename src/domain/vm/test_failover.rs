@@ -11,7 +11,7 @@
 //! the clean-up is tried again, by the schedule of everything else, since what a test left would otherwise
 //! stay.
 
-use super::{Event, Outcome, PointChoice, RecoveryPoint, Vm, Work};
+use super::{Event, Outcome, PointChoice, RecoveryPoint, Vm, Work, operations};
 use crate::domain::entity::Rejection;
 use crate::domain::failure::Failure;
 use crate::domain::id::JobId;
@@ -25,6 +25,45 @@ use std::time::Duration;
 /// Hours that the copy of a test may be kept. Source: Site Recovery cleans a test up by itself after two
 /// weeks.
 pub const LEASE_HOURS: std::ops::RangeInclusive<u32> = 1..=336;
+
+/// A VM is to be tested at least this often. Source: Site Recovery's advice of every six months.
+const TEST_EVERY: Duration = Duration::from_hours(180 * 24);
+
+/// Whether a VM is to be tested. Its health does not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TestStatus {
+    /// It cannot be tested where it stands.
+    #[default]
+    NotApplicable,
+    /// Its last test was more than 180 days ago or did not succeed, or there was none.
+    TestRecommended,
+    /// Its last test succeeded, and was not longer than 180 days ago.
+    PerformedSuccessfully,
+}
+
+impl std::fmt::Display for TestStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotApplicable => "not applicable",
+            Self::TestRecommended => "test recommended",
+            Self::PerformedSuccessfully => "performed successfully",
+        })
+    }
+}
+
+impl Vm {
+    /// Whether it is to be tested, at `now`.
+    pub fn test_status(&self, now: Timestamp) -> TestStatus {
+        let counts = |test: &TestResult| test.succeeded && now.since(test.at) <= TEST_EVERY;
+        if !operations::operations_of_phase(self).contains(&"TestFailover") {
+            TestStatus::NotApplicable
+        } else if self.last_test.as_ref().is_some_and(counts) {
+            TestStatus::PerformedSuccessfully
+        } else {
+            TestStatus::TestRecommended
+        }
+    }
+}
 
 /// A test failover that is not cleaned up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,11 @@
 //! Test failovers: beside replication, and never in its way.
 
-use super::story::{Story, check_failed, clean_up, disable, link_down, test_failover, unplanned};
+use super::story::{
+    BEGINNING, Story, check_failed, clean_up, disable, link_down, test_failover, unplanned,
+};
 use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::job::Step;
-use lifeboat::domain::vm::{Command, Effect, Health, Phase, PointChoice, Wake, Work};
+use lifeboat::domain::vm::{Command, Effect, Health, Phase, PointChoice, TestStatus, Wake, Work};
 use std::time::Duration;
 
 /// The copy runs.
@@ -132,4 +134,42 @@ fn a_lease_out_of_range_and_a_point_that_is_not_there_are_refused() {
     let point = PointChoice::Cycle(999);
     let command = Command::TestFailover { job, point, network, lease_h: 4 };
     assert!(matches!(story.vm.decide(&command, story.now), Err(Rejection::Unknown { .. })));
+}
+
+#[test]
+fn a_vm_is_to_be_tested_every_180_days() {
+    let day = Duration::from_hours(24);
+    assert_eq!(
+        Story::in_initial_replication().vm.test_status(BEGINNING),
+        TestStatus::NotApplicable
+    );
+    let mut story = Story::protected();
+    assert_eq!(story.vm.test_status(story.now), TestStatus::TestRecommended, "it never was");
+    story = tested(story);
+    assert_eq!(
+        story.vm.test_status(story.now),
+        TestStatus::TestRecommended,
+        "it does not count yet"
+    );
+    story.tell(clean_up());
+    while story.test_work().is_some() {
+        story.succeed_in_test();
+    }
+    for (age, status) in [
+        (0, TestStatus::PerformedSuccessfully),
+        (180, TestStatus::PerformedSuccessfully),
+        (181, TestStatus::TestRecommended),
+    ] {
+        assert_eq!(story.vm.test_status(story.now.after(day * age)), status, "{age} days");
+    }
+    let mut failed = story.clone();
+    failed.tell(test_failover());
+    failed.tell(clean_up());
+    while failed.test_work().is_some() {
+        failed.succeed_in_test();
+    }
+    assert_eq!(failed.vm.test_status(failed.now), TestStatus::TestRecommended, "it did not start");
+    story.tell(unplanned(PointChoice::Latest));
+    story.work_off();
+    assert_eq!(story.vm.test_status(story.now), TestStatus::NotApplicable);
 }
