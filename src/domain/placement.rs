@@ -162,6 +162,15 @@ impl<'a> Sites<'a> {
         Err(format!("network {name} {is}; a test runs in one of: {have}"))
     }
 
+    /// Everything for which a VM could not be placed: what the recovery site does not have, or else what was chosen
+    /// and cannot be had. Nothing for one that nobody described.
+    pub fn hindrances(self, vm: &Vm, purpose: Purpose<'_>) -> Vec<String> {
+        match self.admits(purpose) {
+            Err(lacks) => vec![lacks],
+            Ok(()) => self.place(vm, purpose).and_then(Result::err).unwrap_or_default(),
+        }
+    }
+
     /// The site that the VM goes to.
     pub const fn destination(self, purpose: Purpose<'_>) -> &'a Fabric {
         match purpose {
@@ -306,10 +315,18 @@ impl Placement {
 
     /// The addresses that it takes.
     pub fn addresses(&self) -> Vec<Address> {
-        let address = |nic: &PlacedNic| {
-            Some(Address { network: nic.network.clone()?, address: nic.address.clone()? })
-        };
-        self.nics.iter().filter_map(address).collect()
+        self.nics.iter().filter_map(PlacedNic::address).collect()
+    }
+}
+
+impl PlacedNic {
+    fn address(&self) -> Option<Address> {
+        Some(Address { network: self.network.clone()?, address: self.address.clone()? })
+    }
+
+    /// The address that it has since it is its own or was chosen, not since it was the next free one.
+    pub fn wanted(&self) -> Option<Address> {
+        self.address().filter(|_| self.remark.is_none())
     }
 }
 

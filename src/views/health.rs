@@ -12,6 +12,7 @@ use crate::domain::fabric::Address;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::host::Host;
 use crate::domain::id::{HostId, PlanId, VaultId, VmId};
+use crate::domain::placement::Purpose;
 use crate::domain::plan::{Plan, RunOutcome};
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Vault;
@@ -237,6 +238,9 @@ impl Readiness {
             .chain(host)
             .chain(vault.clone())
             .chain(needs_somebody.map(|trouble| trouble.failure.to_string()));
+        let sites = site.sites().filter(|_| allowed.contains(&"PlannedFailover"));
+        let place = sites.map(|sites| sites.hindrances(vm, Purpose::Planned)).unwrap_or_default();
+        let planned = planned.chain(place);
         let unplanned = forbidden("UnplannedFailover").into_iter().chain(vault);
         Self {
             planned_failover: Verdict::unless(planned.collect()),
@@ -396,7 +400,13 @@ fn network_issues(site: &Site) -> Vec<IssueView> {
         let cause = CauseView::lasting(fabric.silent.as_ref()?);
         Some(IssueView { subject: format!("fabric {}", fabric.name), cause, affects: vec![] })
     });
-    unmapped.chain(clashes).chain(silent).collect()
+    let without = site.without_place().into_iter().map(|(vm, wrong)| {
+        let name = site.vm_name(vm);
+        let failure = Failure::new(Code::NoPlace, Cause::Itself, "");
+        let failure = failure.with("vm", &name).with("damage", wrong.join("; "));
+        issue(format!("vm {name}"), &failure, vec![name])
+    });
+    unmapped.chain(clashes).chain(without).chain(silent).collect()
 }
 
 /// Where a cause of a VM's health comes from.

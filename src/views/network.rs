@@ -5,7 +5,7 @@ use super::site::Site;
 use crate::domain::fabric::{Address, Fabric, Network, Size};
 use crate::domain::id::{FabricId, VmId};
 use crate::domain::machine::Machine;
-use crate::domain::placement::{NicRole, Placement, Purpose, Remark, Sites, misfits};
+use crate::domain::placement::{NicRole, PlacedNic, Placement, Purpose, Remark, Sites, misfits};
 use crate::domain::prerequisites;
 use crate::domain::vm::{Phase, Vm};
 use serde::{Deserialize, Serialize};
@@ -188,12 +188,22 @@ impl Site {
         let sites = Sites { recovery: &empty, ..sites };
         for vm in self.vms.values().filter(|vm| is_protected(vm)) {
             let Some(Ok(placement)) = sites.place(vm, Purpose::Unplanned) else { continue };
-            for address in placement.addresses() {
+            // One that it is given since it has none there is any other, if that is taken.
+            for address in placement.nics.iter().filter_map(PlacedNic::wanted) {
                 wanted.entry(address).or_default().push(vm.id);
             }
         }
         wanted.retain(|_, vms| 1 < vms.len());
         wanted
+    }
+
+    /// VMs of which a planned failover would stop at its check, with everything that keeps them from a place.
+    pub fn without_place(&self) -> BTreeMap<VmId, Vec<String>> {
+        let Some(sites) = self.sites() else { return BTreeMap::new() };
+        let at_primary = |vm: &&Vm| is_protected(vm) && vm.may_run_at_primary();
+        let vms = self.vms.values().filter(at_primary);
+        let hindered = vms.map(|vm| (vm.id, sites.hindrances(vm, Purpose::Planned)));
+        hindered.filter(|(_, wrong)| !wrong.is_empty()).collect()
     }
 
     /// Networks that are mapped to none, with the VMs that would not be connected.
