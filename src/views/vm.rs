@@ -399,6 +399,11 @@ impl VmView {
         })
     }
 
+    /// Whether it was moved, and that is not final.
+    fn can_be_committed(&self) -> bool {
+        self.allowed_operations.iter().any(|operation| operation == "Commit")
+    }
+
     /// What the VM waits for that somebody has to do: to complete a failback that is ready, or to make final
     /// what nobody has for a day and nothing decides by itself.
     pub(super) fn waits_for_somebody(&self, now: Moment) -> Option<IssueView> {
@@ -411,10 +416,9 @@ impl VmView {
                 Code::FailbackReady,
                 format!("the failback of {} is ready to be completed", self.name),
             ),
-            state
-                if state.ends_with("CommitRequired")
-                    && self.failover_decision.is_none()
-                    && COMMIT_PATIENCE <= waits =>
+            _ if self.can_be_committed()
+                && self.failover_decision.is_none()
+                && COMMIT_PATIENCE <= waits =>
             {
                 let because =
                     format!("{} has not been committed or cancelled for a day", self.name);
@@ -534,7 +538,8 @@ impl ResyncView {
     }
 }
 
-/// A phase as one word. Site Recovery's, where it has one.
+/// A phase as one word. Site Recovery's for Hyper-V, where it has one; what it calls a committed unplanned failover
+/// was seen for Azure VMs only.
 pub(super) fn state(phase: &Phase) -> &'static str {
     match phase {
         Phase::Undiscovered => "Undiscovered",
@@ -547,8 +552,10 @@ pub(super) fn state(phase: &Phase) -> &'static str {
         Phase::FailingOver(FailoverKind::Planned) => "PlannedFailover",
         Phase::FailingOver(FailoverKind::Unplanned) => "UnplannedFailover",
         Phase::CommitPending(FailoverKind::Planned) => "PlannedFailoverCommitRequired",
-        Phase::CommitPending(FailoverKind::Unplanned) => "UnplannedFailoverCommitRequired",
-        Phase::FailedOver(FailoverKind::Planned) => "PlannedFailoverCommitted",
+        Phase::CommitPending(FailoverKind::Unplanned) => {
+            "UnplannedFailoverCommitPendingStatesBegin"
+        }
+        Phase::FailedOver(FailoverKind::Planned) => "PlannedFailoverStatesBegin",
         Phase::FailedOver(FailoverKind::Unplanned) => "UnplannedFailoverCommitted",
         Phase::CancellingFailover => "CancellingFailover",
         Phase::FailingBack => "Failback",

@@ -111,7 +111,7 @@ fn a_provider_that_is_silent_is_told_and_stops_nothing() {
         assert!(before + 1 < cycle().await, "deltas go on");
         let failover = asked.post("vms/web-01/unplanned-failover", &json!({})).await;
         assert_eq!(failover.status, 202, "{failover:?}");
-        asked.until("UnplannedFailoverCommitRequired").await;
+        asked.until("UnplannedFailoverCommitPendingStatesBegin").await;
         asked.service.primary().silence_provider(false);
         told(false).await;
     });

@@ -64,7 +64,7 @@ fn a_command_given_twice_under_one_id_is_done_once_also_after_a_restart() {
         assert_eq!(other.status, 409, "another request is another command: {other:?}");
         let commit = asked.post_as("order-1", "vms/web-01/commit", &nothing()).await;
         assert_eq!(commit.body["repeated"], false, "so is another operation: {commit:?}");
-        asked.until("PlannedFailoverCommitted").await;
+        asked.until("PlannedFailoverStatesBegin").await;
         asked.service.stop().await;
 
         let asked = Asked::start(&folder, "127.0.0.1:0").await;
@@ -107,7 +107,7 @@ fn a_job_can_be_waited_for_until_it_has_ended() {
         assert!(changes.is_sorted_by(|a, b| a < b), "each answer was a change: {changes:?}");
         let tasks = job["tasks"].as_array().unwrap();
         assert!(tasks.iter().all(|task| task["state"] == "Succeeded"), "{job:#}");
-        let vm = asked.until("UnplannedFailoverCommitRequired").await;
+        let vm = asked.until("UnplannedFailoverCommitPendingStatesBegin").await;
         assert_eq!(vm["active_location"], "Recovery");
     });
 }

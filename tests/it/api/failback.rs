@@ -41,7 +41,8 @@ fn a_vm_whose_host_is_lost_comes_back_to_another_and_stays_there_when_the_first_
         asked.until("Protected").await;
         let (web, first) = (asked.service.vms[0].id, asked.service.vms[0].host);
         asked.service.kill_host(first);
-        goes(&asked, "unplanned-failover", &nothing(), "UnplannedFailoverCommitRequired").await;
+        goes(&asked, "unplanned-failover", &nothing(), "UnplannedFailoverCommitPendingStatesBegin")
+            .await;
         goes(&asked, "commit", &nothing(), "UnplannedFailoverCommitted").await;
 
         let to_host = json!({ "to_host": "host-2" });

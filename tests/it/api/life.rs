@@ -56,13 +56,13 @@ fn a_failover_is_changed_and_cancelled_before_it_is_committed() {
             actix::clock::sleep(LOOK).await;
         }
         done(asked, "unplanned-failover", json!({ "point": "latest" })).await;
-        let vm = asked.until("UnplannedFailoverCommitRequired").await;
+        let vm = asked.until("UnplannedFailoverCommitPendingStatesBegin").await;
         let latest = vm["failover"]["recovery_point_cycle"].as_u64().unwrap();
         let oldest = asked.get("vms/web-01/recovery-points").await.body;
         let oldest = oldest.as_array().unwrap().last().unwrap()["cycle"].as_u64().unwrap();
         assert!(oldest < latest, "there is another point to choose");
         done(asked, "change-point", json!({ "point": oldest.to_string() })).await;
-        let vm = asked.until("UnplannedFailoverCommitRequired").await;
+        let vm = asked.until("UnplannedFailoverCommitPendingStatesBegin").await;
         assert_eq!(vm["failover"]["recovery_point_cycle"], oldest);
         done(asked, "decide-failover", json!({ "in_seconds": 3600, "then": "commit" })).await;
         assert_eq!(asked.get("vms/web-01").await.body["failover_decision"]["then"], "Commit");
@@ -79,7 +79,7 @@ fn a_vm_fails_over_and_back_and_is_protected_again() {
     with_protected_vm(async |asked| {
         done(asked, "planned-failover", nothing()).await;
         done(asked, "commit", nothing()).await;
-        asked.until("PlannedFailoverCommitted").await;
+        asked.until("PlannedFailoverStatesBegin").await;
         done(asked, "failback", json!({ "in_full": false })).await;
         let vm = asked.until("WaitingForUserInputAfterDataSync").await;
         assert!(allows(&vm, "CompleteFailback") && !vm["failback"].is_null(), "{vm:#}");

@@ -345,7 +345,7 @@ fn runs_of_a_plan_are_jobs_that_are_watched_resumed_cancelled_and_begun_again() 
     operated.done(&["job", "resume", &id, "--wait"]);
     assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "PlannedFailoverCommitRequired");
     assert_eq!(run("commit", 0)["state"], "Succeeded");
-    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "PlannedFailoverCommitted");
+    assert_eq!(operated.json(&["vm", "show", "web-01"])["state"], "PlannedFailoverStatesBegin");
 }
 
 #[test]
@@ -358,11 +358,11 @@ fn an_unplanned_run_of_a_plan_is_committed_and_reversed_from_the_command_line() 
         operated.ends(&["plan", "run", "shop", "--kind", kind, "-y", "--wait"], code);
         operated.json(&["vm", "show", "web-01"])["state"].as_str().unwrap().to_owned()
     };
-    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
+    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitPendingStatesBegin");
     // What is done already is passed over.
     let dry = ["plan", "run", "shop", "--kind", "unplanned", "--synchronize", "--dry-run"];
     assert!(operated.done(&dry).contains("what they wrote last is sent"));
-    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitRequired");
+    assert_eq!(run("unplanned", 0), "UnplannedFailoverCommitPendingStatesBegin");
     assert_eq!(run("commit", 0), "UnplannedFailoverCommitted");
     assert_eq!(run("test", 2), "UnplannedFailoverCommitted", "a test needs a network");
     operated.done(&["failback", "begin", "web-01", "-y", "--wait"]);
