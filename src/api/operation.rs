@@ -115,10 +115,16 @@ const OPERATIONS: &[Operation] = &[
         needs: Needs::Vault,
         command: |asked| Ok(Command::CommitFailover { job: asked.job }),
         consequence: |asked| {
-            let others = asked.vm.points.len().saturating_sub(1);
+            let (name, points) = (&asked.vm.name, asked.vm.points.len());
+            if asked.vm.phase == Phase::FailbackCommitPending {
+                return format!(
+                    "The failback of {name} becomes final: its replica's disks at the recovery site are deleted, its \
+                     {points} recovery points stay. It is replicated again with `lifeboat failback reverse {name}`."
+                );
+            }
+            let others = points.saturating_sub(1);
             format!(
-                "The failover of {} becomes final: the {others} other recovery points are deleted.",
-                asked.vm.name
+                "The failover of {name} becomes final: the {others} other recovery points are deleted."
             )
         },
     },
@@ -172,7 +178,7 @@ const OPERATIONS: &[Operation] = &[
         needs: Needs::VaultAndSource,
         command: |asked| {
             let UnprotectBody { source_gone } = asked.body()?;
-            if let (true, Some(host)) = (source_gone, asked.answering_source()) {
+            if let Some((host, true)) = asked.source_that_is_gone()? {
                 let check = format!("that {host} is gone, since it answers: let it end tracking,");
                 let failure = Failure::new(Code::PrerequisiteFailed, Cause::Itself, "");
                 return Err(Problem::new(&failure.with("check", check).with("vm", &asked.vm.name)));
@@ -628,7 +634,7 @@ impl Asked<'_> {
     }
 
     /// What an unplanned failover would lose.
-    fn loss(&self) -> String {
+    pub(super) fn loss(&self) -> String {
         let name = &self.vm.name;
         let Some(point) = self.point() else {
             return format!("{name} has no such recovery point.");
@@ -656,7 +662,7 @@ impl Asked<'_> {
     }
 
     /// What an unplanned failover does that sends first what can be had, and would lose otherwise.
-    fn loss_if_not_synchronized(&self) -> String {
+    pub(super) fn loss_if_not_synchronized(&self) -> String {
         let name = &self.vm.name;
         if !self.vm.can_send_the_latest() {
             let state = &self.vm.phase;
@@ -682,11 +688,12 @@ impl Asked<'_> {
         !source_gone && !matches!(self.vm.phase, Phase::FailedOver(_))
     }
 
-    /// The host that is to be gone, and answers.
-    fn answering_source(&self) -> Option<&str> {
-        let host = self.site.hosts.get(&self.vm.host).filter(|host| host.silent.is_none())?;
+    /// The host that is said to be gone, and whether it answers.
+    pub(super) fn source_that_is_gone(&self) -> Result<Option<(&str, bool)>, Problem> {
+        let UnprotectBody { source_gone } = self.body()?;
         let is_there = !matches!(self.vm.phase, Phase::FailedOver(_));
-        is_there.then_some(host.name.as_str())
+        let host = self.site.hosts.get(&self.vm.host).filter(|_| source_gone && is_there);
+        Ok(host.map(|host| (host.name.as_str(), host.silent.is_none())))
     }
 
     /// The disks that the chosen recovery point does not have, since they were added after it.

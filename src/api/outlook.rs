@@ -7,7 +7,8 @@ use super::problem::Problem;
 use crate::domain::entity::Entity;
 use crate::domain::failure::Failure;
 use crate::domain::host::Host;
-use crate::domain::placement::{Placement, Purpose};
+use crate::domain::id::JobId;
+use crate::domain::placement::Purpose;
 use crate::domain::plan::{
     ActionKind, Command, Move, Plan, Probe, Run, RunKind, RunOptions, Task, next_move,
 };
@@ -16,6 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::vm::{self, Phase, PointChoice, Vm};
 use crate::views::{PointView, PrerequisiteView, Site, TargetView};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// The answer to `?dry_run=true`. Nothing was changed.
@@ -68,11 +70,11 @@ impl Check {
 impl Outlook {
     /// Looks at an operation. The state machine itself is asked: on a state that is thrown away.
     pub(super) fn new(operation: &Operation, asked: &Asked<'_>) -> Result<Self, Problem> {
-        let image = image_check(operation, asked)?;
+        let own = own_check(operation, asked)?;
         let decided = match (operation.command)(asked) {
             Ok(command) => asked.vm.decide(&command, asked.now).map_err(Problem::from),
             // The other checks are told as well.
-            Err(problem) if image.as_ref().is_some_and(|check| !check.ok) => Err(problem),
+            Err(problem) if own.as_ref().is_some_and(|(_, check)| !check.ok) => Err(problem),
             Err(problem) => return Err(problem),
         };
         let changes = decided.as_ref().is_ok_and(|events| !events.is_empty());
@@ -81,8 +83,8 @@ impl Outlook {
         let point = asked.point().filter(|_| loses);
         let recovery_point = point.map(|point| PointView::new(point, asked.vm, asked.now));
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
-        let refused = match &image {
-            Some(check) if !check.ok => state_of_add(asked.vm),
+        let refused = match &own {
+            Some((operation, check)) if !check.ok => state_forbids(asked.vm, operation),
             _ => refused,
         };
         let mut checks = vec![Check::of("the state allows it".to_owned(), refused)];
@@ -98,7 +100,7 @@ impl Outlook {
         };
         checks.extend(outside_checks(needs, asked.site, asked.vm, host));
         checks.extend(chosen.map(|host| failback::checks(asked, host)).unwrap_or_default());
-        checks.extend(image);
+        checks.extend(own.map(|(_, check)| check));
         checks.extend(prerequisites(operation, asked));
         let (target, place) = target(operation, asked);
         checks.extend(place);
@@ -130,6 +132,13 @@ impl Outlook {
         Self { problem: Some(problem), ..self }
     }
 
+    /// The same with another thing that was looked at.
+    pub(super) fn with(mut self, check: Check) -> Self {
+        self.ready &= check.ok;
+        self.checks.push(check);
+        self
+    }
+
     /// Of a change that is allowed, and not done to one VM: there is nothing else that it needs.
     pub(super) fn of_change(
         operation: &str,
@@ -154,20 +163,31 @@ impl Outlook {
     }
 }
 
-/// Whether an image can be a disk of the VM, where that is asked.
-fn image_check(operation: &Operation, asked: &Asked<'_>) -> Result<Option<Check>, Problem> {
-    if operation.path != "add-disk" {
-        return Ok(None);
-    }
-    let because = disk_to_add(asked)?.err().map(|failure| failure.to_string());
-    Ok(Some(Check::of("the image can be a disk of the VM".to_owned(), because)))
+/// What an operation asks of what the VM itself does not know, with the name by which the VM allows it: whether an
+/// image can be its disk, whether its host is gone.
+fn own_check(
+    operation: &Operation,
+    asked: &Asked<'_>,
+) -> Result<Option<(&'static str, Check)>, Problem> {
+    Ok(match operation.path {
+        "add-disk" => {
+            let because = disk_to_add(asked)?.err().map(|failure| failure.to_string());
+            let name = "the image can be a disk of the VM".to_owned();
+            Some(("AddDisks", Check::of(name, because)))
+        }
+        "unprotect" => asked.source_that_is_gone()?.map(|(host, answers)| {
+            let because = answers.then(|| "it answers: let it end tracking".to_owned());
+            ("DisableProtection", Check::of(format!("host {host} is gone"), because))
+        }),
+        _ => None,
+    })
 }
 
-/// Why a disk cannot be added to a VM as it is, whatever the disk.
-fn state_of_add(vm: &Vm) -> Option<String> {
+/// Why a VM does not allow an operation as it is, whatever else the operation asks for.
+fn state_forbids(vm: &Vm, operation: &str) -> Option<String> {
     let allowed = vm.allowed_operations();
     let names = allowed.join(", ");
-    (!allowed.contains(&"AddDisks")).then(|| format!("it allows {names}, and no disk to be added"))
+    (!allowed.contains(&operation)).then(|| format!("it allows {names}, and not {operation}"))
 }
 
 /// What the VM must be to be protected, as it is or with the disk that is to be added.
@@ -219,36 +239,46 @@ fn target(operation: &Operation, asked: &Asked<'_>) -> (Option<TargetView>, Opti
     };
     let (vm, site) = (asked.vm, asked.site);
     let Some(sites) = site.sites() else { return (None, None) };
-    let placed = match (sites.place(vm, purpose), purpose) {
-        (Some(placed), _) => placed,
-        (None, Purpose::Failback) => return (None, None),
-        (None, _) => Ok(Placement::default()),
-    };
-    let wrong = sites.admits(purpose).and(placed.map(drop).map_err(|wrong| wrong.join("; ")));
+    if purpose == Purpose::Failback && sites.place(vm, purpose).is_none() {
+        return (None, None);
+    }
     let mut target = TargetView::new(vm, site, purpose);
     let is_failover = matches!(purpose, Purpose::Planned | Purpose::Unplanned);
     if let (Some(target), true) = (&mut target, is_failover) {
         target.add_clashes(vm, &site.clashes(), site);
     }
-    let site = if purpose == Purpose::Failback { "primary" } else { "recovery" };
-    (target, Some(Check::of(format!("there is a place at the {site} site"), wrong.err())))
+    let side = if purpose == Purpose::Failback { "primary" } else { "recovery" };
+    let because = no_place(vm, site, purpose);
+    (target, Some(Check::of(format!("there is a place at the {side} site"), because)))
+}
+
+/// Why a VM would not find its place, if it would not.
+fn no_place(vm: &Vm, site: &Site, purpose: Purpose<'_>) -> Option<String> {
+    let hindrances = site.sites()?.hindrances(vm, purpose);
+    (!hindrances.is_empty()).then(|| hindrances.join("; "))
 }
 
 /// Whether those answer that the operation needs.
 fn outside_checks(needs: Needs, site: &Site, vm: &Vm, host: Option<&Host>) -> Vec<Check> {
-    let because = |failed: &Option<(Timestamp, Failure)>| {
-        failed.as_ref().map(|(since, failure)| format!("{failure}, since {since}"))
-    };
     let mut checks = Vec::new();
     if let (Needs::HostAndVault, Some(host)) = (needs, host) {
-        checks.push(Check::of(format!("host {} answers", host.name), because(&host.silent)));
+        checks.push(host_answers(host));
     }
     let vault = site.vaults.get(&vm.vault);
     if let (Needs::HostAndVault | Needs::Vault, Some(vault)) = (needs, vault) {
         let name = format!("vault {} can be reached", vault.name);
-        checks.push(Check::of(name, because(&vault.unreachable)));
+        checks.push(Check::of(name, lasting(vault.unreachable.as_ref())));
     }
     checks
+}
+
+/// Whether a host answers.
+pub(super) fn host_answers(host: &Host) -> Check {
+    Check::of(format!("host {} answers", host.name), lasting(host.silent.as_ref()))
+}
+
+fn lasting(failed: Option<&(Timestamp, Failure)>) -> Option<String> {
+    failed.map(|(since, failure)| format!("{failure}, since {since}"))
 }
 
 /// What an operation on a recovery plan would do; for a run, what would fail. Nothing was changed.
@@ -292,11 +322,17 @@ impl PlanOutlook {
         let problem = decided.err();
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state of the plan allows it".to_owned(), refused)];
+        let mut consequence = consequence(command, plan, site);
         if let (None, Command::Start { .. } | Command::StartWith { .. }, Some(run)) =
             (&problem, command, &begun.run)
         {
-            checks.extend(vm_checks(&begun, run, site, now));
-            checks.extend(script_checks(&begun, run, outside));
+            let run = at_its_vms(run);
+            checks.extend(vm_checks(&begun, &run, site, now));
+            checks.extend(script_checks(&begun, &run, outside));
+            for line in of_each_vm(&begun, &run, site, outside, now) {
+                consequence.push_str("\n  ");
+                consequence.push_str(&line);
+            }
         }
         Self {
             operation: operation.to_owned(),
@@ -305,7 +341,7 @@ impl PlanOutlook {
             changes,
             ready: checks.iter().all(|check| check.ok),
             checks,
-            consequence: consequence(command, plan, site),
+            consequence,
             problem,
         }
     }
@@ -321,16 +357,22 @@ impl From<PlanOutlook> for Outlook {
     }
 }
 
-/// Whether each VM can do what the run is for, and whether those answer that it needs.
-fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> {
-    let mut run = run.clone();
+/// A run at the step in which its VMs do what it is for.
+fn at_its_vms(run: &Run) -> Run {
     let is_for_all = |task: &Task| matches!(task, Task::FailOver | Task::All);
     let step = run.steps.iter().zip(0..).find(|(step, _)| is_for_all(&step.task));
-    run.current = step.map_or(0, |(_, number)| number);
-    let needs = match run.kind {
-        RunKind::Planned | RunKind::Reverse => Needs::HostAndVault,
-        RunKind::Test { .. } | RunKind::Unplanned | RunKind::Commit => Needs::Vault,
-        RunKind::CleanUp => Needs::Nothing,
+    Run { current: step.map_or(0, |(_, number)| number), ..run.clone() }
+}
+
+/// Whether each VM can do what the run is for, and whether those answer that it needs.
+fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> {
+    let (needs, purpose) = match &run.kind {
+        RunKind::Planned => (Needs::HostAndVault, Some(Purpose::Planned)),
+        RunKind::Reverse => (Needs::HostAndVault, None),
+        RunKind::Test { network } => (Needs::Vault, Some(Purpose::Test(network))),
+        RunKind::Unplanned => (Needs::Vault, Some(Purpose::Unplanned)),
+        RunKind::Commit => (Needs::Vault, None),
+        RunKind::CleanUp => (Needs::Nothing, None),
     };
     let (mut checks, mut around) = (Vec::new(), Vec::new());
     for id in plan.definition.vms() {
@@ -338,7 +380,12 @@ fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> 
             checks.push(Check::of(format!("VM {id}"), Some("it does not exist".to_owned())));
             continue;
         };
-        checks.push(Check::of(format!("VM {}", vm.name), hindrance(plan, &run, vm, now)));
+        let because = match part(plan, run, vm, now) {
+            Part::Begins => purpose.and_then(|purpose| no_place(vm, site, purpose)),
+            Part::PassedOver => None,
+            Part::Cannot(why) => Some(why),
+        };
+        checks.push(Check::of(format!("VM {}", vm.name), because));
         for check in outside_checks(needs, site, vm, site.hosts.get(&vm.host)) {
             if !around.contains(&check) {
                 around.push(check);
@@ -349,27 +396,66 @@ fn vm_checks(plan: &Plan, run: &Run, site: &Site, now: Timestamp) -> Vec<Check> 
     checks
 }
 
-/// Why a VM could not do its part of the current step, if it could not.
-fn hindrance(plan: &Plan, run: &Run, vm: &Vm, now: Timestamp) -> Option<String> {
+/// What comes of a VM in a run.
+enum Part {
+    /// It begins what the run is for.
+    Begins,
+    /// It has done so, or is at it.
+    PassedOver,
+    /// It cannot.
+    Cannot(String),
+}
+
+/// What would come of a VM in the current step.
+fn part(plan: &Plan, run: &Run, vm: &Vm, now: Timestamp) -> Part {
     let mut vm = vm.clone();
     loop {
         let command = match next_move(plan, run, &vm) {
             Move::Tell(command) => command,
-            Move::Fail(why) => return Some(why),
-            Move::Wait | Move::Done => return None,
+            Move::Fail(why) => return Part::Cannot(why),
+            Move::Wait | Move::Done => return Part::PassedOver,
         };
         let events = match vm.decide(&command, now) {
             Ok(events) => events,
-            Err(rejection) => return Some(rejection.to_string()),
+            Err(rejection) => return Part::Cannot(rejection.to_string()),
         };
         // That its start is held is only the beginning of its part.
         if events.is_empty() || !matches!(*command, vm::Command::HoldStart { .. }) {
-            return None;
+            return Part::Begins;
         }
         for event in &events {
             vm.apply(event, now);
         }
     }
+}
+
+/// Of a run that moves VMs, what would be lost of each where anything would, and which it passes over.
+fn of_each_vm(
+    plan: &Plan,
+    run: &Run,
+    site: &Site,
+    outside: &dyn Outside,
+    now: Timestamp,
+) -> Vec<String> {
+    if !matches!(run.kind, RunKind::Planned | RunKind::Unplanned) {
+        return vec![];
+    }
+    let body = json!({ "point": run.options.point.to_string() }).to_string();
+    let vms = plan.definition.vms().filter_map(|id| site.vms.get(&id));
+    let line = |vm: &Vm| match part(plan, run, vm, now) {
+        Part::Begins if run.kind == RunKind::Unplanned => {
+            let job = JobId::default();
+            let asked = Asked { vm, site, outside, now, job, body: body.as_bytes() };
+            let synchronizes = run.options.synchronize;
+            Some(if synchronizes { asked.loss_if_not_synchronized() } else { asked.loss() })
+        }
+        Part::PassedOver if vm.held == Some(plan.id) => {
+            Some(format!("{} could start already, and starts with its group.", vm.name))
+        }
+        Part::PassedOver => Some(format!("{} is passed over: it is {}.", vm.name, vm.phase)),
+        Part::Begins | Part::Cannot(_) => None,
+    };
+    vms.filter_map(line).collect()
 }
 
 /// Whether the programs are there that the run would start.
@@ -414,8 +500,8 @@ fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
             format!("{name} fails over {vms} VMs in {groups} groups. No VM is touched.")
         }
         Command::Delete => format!("The plan {name} is deleted. Its {vms} VMs stay as they are."),
-        Command::Start { kind, .. } => run_in_words(kind, &RunOptions::default(), name, vms),
-        Command::StartWith { kind, options, .. } => run_in_words(kind, options, name, vms),
+        Command::Start { kind, .. } => run_in_words(kind, &RunOptions::default(), plan, site),
+        Command::StartWith { kind, options, .. } => run_in_words(kind, options, plan, site),
         Command::Continue { .. } => format!("The run of {name} goes on with the next step."),
         Command::Retry { .. } => format!("The step of {name} that failed is tried once more."),
         Command::Cancel => match plan.running() {
@@ -429,7 +515,8 @@ fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
 }
 
 /// What a run does with the VMs of a plan.
-fn run_in_words(kind: &RunKind, options: &RunOptions, name: &str, vms: usize) -> String {
+fn run_in_words(kind: &RunKind, options: &RunOptions, plan: &Plan, site: &Site) -> String {
+    let (name, vms) = (&plan.name, plan.definition.vms().count());
     let points = match options.point {
         PointChoice::LatestApplicationConsistent => {
             "their latest application-consistent recovery points"
@@ -457,9 +544,23 @@ fn run_in_words(kind: &RunKind, options: &RunOptions, name: &str, vms: usize) ->
              then is lost."
         ),
         RunKind::CleanUp => format!("The test copies of the {vms} VMs of {name} are deleted."),
-        RunKind::Commit => format!(
-            "The failover of the {vms} VMs of {name} becomes final: other recovery points are deleted."
-        ),
+        RunKind::Commit => {
+            let known = plan.definition.vms().filter_map(|id| site.vms.get(&id));
+            let back = known.filter(|vm| vm.phase == Phase::FailbackCommitPending).count();
+            let parts = [
+                (vms - back, "failover", "other recovery points are deleted"),
+                (
+                    back,
+                    "failback",
+                    "the replicas' disks at the recovery site are deleted, recovery points stay",
+                ),
+            ];
+            let parts = parts.into_iter().filter(|(count, _, _)| 0 < *count);
+            let parts = parts.map(|(count, what, then)| {
+                format!("The {what} of {count} VMs of {name} becomes final: {then}.")
+            });
+            parts.collect::<Vec<_>>().join(" ")
+        }
         RunKind::Reverse => format!("The {vms} VMs of {name} are replicated again."),
     }
 }

@@ -33,7 +33,8 @@ enum Command {
         #[command(flatten)]
         order: OrderArgs,
     },
-    /// Make a failover, or a failback, final: the other recovery points are deleted
+    /// Make a failover final: the other recovery points are deleted; or a failback: the replica's disks at the recovery
+    /// site are deleted
     Commit(OrderOneArgs),
     /// Undo a failover that is not committed: what the replica wrote since is lost
     Cancel(OrderOneArgs),

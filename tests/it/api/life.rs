@@ -92,9 +92,13 @@ fn a_vm_fails_over_and_back_and_is_protected_again() {
         assert_eq!(waiting[0]["id"], job["id"], "{waiting:#}");
         done(asked, "complete-failback", nothing()).await;
         assert_eq!(asked.get(&path).await.body["state"], "Succeeded", "it is completed");
-        asked.until("FailbackCommitRequired").await;
+        let points = asked.until("FailbackCommitRequired").await["recovery_points"].clone();
+        let dry = asked.post("vms/web-01/commit?dry_run=true", &nothing()).await.body;
+        let says = dry["consequence"].as_str().unwrap();
+        assert!(says.contains("disks at the recovery site are deleted"), "{says}");
+        assert!(says.contains(&format!("{points} recovery points stay")), "{says}");
         done(asked, "commit", nothing()).await;
-        asked.until("FailbackCommitted").await;
+        assert_eq!(asked.until("FailbackCommitted").await["recovery_points"], points);
         done(asked, "reverse-replicate", nothing()).await;
         assert_eq!(asked.until("Protected").await["active_location"], "Primary");
     });

@@ -16,9 +16,14 @@ disk = [{ name = "os", path = "disks/db-01.img", create_mib = 4 }]
 
 /// Runs a test against a service whose two VMs are protected.
 fn with_two_vms(test: impl AsyncFnOnce(&Asked)) {
+    with_site(SECOND_VM, test);
+}
+
+/// The same with what the site has beside the VM of every test.
+fn with_site(more: &str, test: impl AsyncFnOnce(&Asked)) {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
-        "data = '{}'\nlisten = \"127.0.0.1:0\"\n{}{SECOND_VM}",
+        "data = '{}'\nlisten = \"127.0.0.1:0\"\n{}{more}",
         folder.path().join("data").display(),
         super::VM
     );
@@ -176,7 +181,60 @@ fn a_planned_run_that_is_cancelled_says_which_vms_are_off_and_what_to_do() {
         asked.post("plans/shop/continue", &nothing()).await;
         asked.until_run("Succeeded").await;
         assert_eq!(asked.get("vms/web-01").await.body["state"], "PlannedFailoverCommitRequired");
+        let unplanned = json!({ "kind": "unplanned" });
+        let dry = asked.post("plans/shop/run?dry_run=true", &unplanned).await.body;
+        let says = dry["consequence"].as_str().unwrap();
+        assert!(says.contains("web-01 is passed over: it is "), "{says}");
         assert_eq!(answer(delete()).await.status, 200);
+    });
+}
+
+/// A recovery site with one size, which one of the VMs takes, and a network for tests.
+const RECOVERY: &str = r#"
+[[network]]
+name = "web"
+[[recovery.network]]
+name = "dr"
+[[recovery.network]]
+name = "lab"
+isolated = true
+[[recovery.size]]
+name = "small"
+cores = 1
+memory_mib = 2048
+data_disks = 4
+nics = 2
+[[host]]
+name = "host-0"
+[[host.vm]]
+name = "db-01"
+machine = { cores = 4 }
+disk = [{ name = "os", path = "disks/db-01.img", create_mib = 4 }]
+"#;
+
+#[test]
+fn a_check_says_of_which_vms_a_run_would_find_no_place() {
+    with_site(RECOVERY, async |asked| {
+        let plan = json!({ "group": [{ "vms": ["db-01"] }, { "vms": ["web-01"] }] });
+        asked.put("plans/shop", &plan).await;
+        let test = |network: &str| json!({ "kind": "test", "network": network });
+        for (run, found) in [
+            (test("nolab"), [Some("is none of the recovery site"); 2]),
+            (test("dr"), [Some("is not isolated"); 2]),
+            (test("lab"), [None; 2]),
+            (json!({ "kind": "planned" }), [Some("no size that takes the VM"), None]),
+            (json!({ "kind": "unplanned" }), [None; 2]),
+        ] {
+            for path in ["plans/shop/check", "plans/shop/run?dry_run=true"] {
+                let told = asked.post(path, &run).await.body;
+                for (check, found) in [1, 2].into_iter().zip(found) {
+                    let because = told["checks"][check]["because"].as_str();
+                    assert_eq!(because.is_some(), found.is_some(), "{told:#}");
+                    assert!(because.unwrap_or("").contains(found.unwrap_or("")), "{told:#}");
+                }
+                assert_eq!(told["ready"], found == [None; 2], "{told:#}");
+            }
+        }
     });
 }
 
@@ -239,6 +297,14 @@ fn a_run_has_a_point_a_lease_and_notes_and_is_begun_again_with_them() {
             because.contains("application-consistent"),
             "neither VM has such a point: {check:#}"
         );
+        let unplanned = json!({ "kind": "unplanned" });
+        let dry = asked.post("plans/shop/run?dry_run=true", &unplanned).await.body;
+        let says = dry["consequence"].as_str().unwrap();
+        for name in ["db-01", "web-01"] {
+            let loss = format!("{name} starts at the recovery site from recovery point ");
+            assert!(says.contains(&loss), "{says}");
+        }
+        assert!(says.contains(" old. What was written since then is lost: "), "{says}");
         let wrong = json!({ "kind": "planned", "lease_hours": 2 });
         let refused = asked.post("plans/shop/run", &wrong).await;
         assert!(refused.body["detail"].as_str().unwrap().contains("lease"), "{refused:#?}");

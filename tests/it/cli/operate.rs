@@ -367,6 +367,11 @@ fn an_unplanned_run_of_a_plan_is_committed_and_reversed_from_the_command_line() 
     assert_eq!(run("test", 2), "UnplannedFailoverCommitted", "a test needs a network");
     operated.done(&["failback", "begin", "web-01", "-y", "--wait"]);
     operated.done(&["failback", "complete", "web-01", "-y", "--wait"]);
+    let dry = operated.done(&["plan", "run", "shop", "--kind", "commit", "--dry-run"]);
+    assert!(
+        dry.contains("The failback of 1 VMs of shop becomes final: the replicas' disks"),
+        "{dry}"
+    );
     operated.done(&["failover", "commit", "web-01", "-y", "--wait"]);
     assert_eq!(run("reverse", 0), "Protected");
     let runs = operated.json(&["job", "list", "--vm", "shop"]);
@@ -425,6 +430,10 @@ fn a_vm_is_copied_from_its_time_on_and_left_without_its_host_only_where_that_is_
     let gone = ["vm", "unprotect", "db-01", "--source-gone", "-y"];
     let (_, refused) = operated.ends(&gone, 5);
     assert!(refused.contains("host-1 is gone, since it answers"), "{refused}");
+    let (dry, _) = operated.ends(&[&gone[..4], &["--dry-run"]].concat(), 5);
+    assert!(dry.contains("unprotect of db-01: not allowed"), "{dry}");
+    assert!(dry.contains("ok  the state allows it"), "{dry}");
+    assert!(dry.contains("NO  host host-1 is gone: it answers"), "{dry}");
     let dry = operated.done(&["vm", "unprotect", "db-01", "--dry-run"]);
     assert!(dry.contains("ok  host host-1 answers"), "{dry}");
     operated.done(&["vm", "unprotect", "db-01", "-y", "--wait"]);
