@@ -6,7 +6,7 @@ use super::grid::{Format, columns, moment, or_dash, show};
 use super::order::duration;
 use super::{Answer, CommandError};
 use crate::domain::vm::Health;
-use crate::views::{IssueView, JobView, LogsView, StatusView, VmView};
+use crate::views::{CauseView, JobView, LogsView, PlanView, StatusView, VmView};
 use std::fmt::Write;
 
 /// How a running service and its VMs are.
@@ -44,16 +44,34 @@ fn in_words(status: &StatusView) -> String {
         status.running_jobs.len()
     );
     text.push_str(&vms(&status.vms));
+    text.push_str(&runs(&status.plans));
     for vm in &status.vms {
         for warning in vm.logs.iter().filter_map(LogsView::warning) {
             let _ = writeln!(text, "\n{}: {warning}", vm.name);
         }
     }
-    for issue in &status.issues {
+    let waiting = status.plans.iter().filter_map(PlanView::waits_for_somebody);
+    let waiting: Vec<_> = waiting.collect();
+    for issue in waiting.iter().chain(&status.issues) {
         text.push('\n');
-        text.push_str(&issue_in_words(issue));
+        text.push_str(&cause_in_words(&issue.subject, &issue.cause, &issue.affects));
     }
     text
+}
+
+/// The recovery plans that run, a line each; nothing without any.
+fn runs(plans: &[PlanView]) -> String {
+    let row = |plan: &PlanView| {
+        let run = plan.run.as_ref().filter(|run| run.ended_at.is_none())?;
+        let name = run.steps.get(run.current_step as usize).map_or("", |step| step.name.as_str());
+        let step = format!("{} of {}: {name}", run.current_step + 1, run.steps.len());
+        Some(vec![plan.name.clone(), run.kind.clone(), run.state.clone(), step])
+    };
+    let rows: Vec<_> = plans.iter().filter_map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", columns(&["PLAN", "RUN", "STATE", "STEP"], &rows))
 }
 
 /// VMs, a line each.
@@ -91,17 +109,57 @@ fn share(vm: &VmView) -> String {
     logs.map_or_else(|| "-".to_owned(), |logs| format!("{:.1} %", logs.share * 100.0))
 }
 
-fn issue_in_words(issue: &IssueView) -> String {
-    let cause = &issue.cause;
-    let mut text = format!("{} {}: {}\n", cause.level, issue.subject, cause.because);
+/// A table, and below it the causes of what is in it, each with its subject.
+pub(super) fn with_causes<'a>(
+    mut table: String,
+    causes: impl Iterator<Item = (String, &'a [CauseView])>,
+) -> String {
+    for (subject, causes) in causes {
+        for cause in causes {
+            table.push('\n');
+            table.push_str(&cause_in_words(&subject, cause, &[]));
+        }
+    }
+    table
+}
+
+fn cause_in_words(subject: &str, cause: &CauseView, affects: &[String]) -> String {
+    let mut text = format!("{} {subject}: {}\n", cause.level, cause.because);
     if let Some(since) = cause.since {
         let _ = writeln!(text, "  since    {}", moment(since));
     }
-    if 1 < issue.affects.len() {
-        let _ =
-            writeln!(text, "  affects  {} VMs: {}", issue.affects.len(), issue.affects.join(", "));
+    if 1 < affects.len() {
+        let _ = writeln!(text, "  affects  {} VMs: {}", affects.len(), affects.join(", "));
     }
     let _ = writeln!(text, "  next     {}", cause.next);
     let _ = writeln!(text, "  to do    {}", cause.action);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_followed_by_the_causes_of_what_is_in_it() {
+        let cause = CauseView {
+            level: Health::Critical,
+            code: "SR-2001".to_owned(),
+            because: "host host-1 does not answer".to_owned(),
+            since: None,
+            next: "It is asked again.".to_owned(),
+            action: "Look at it.".to_owned(),
+        };
+        let causes = [("host host-1".to_owned(), &[cause][..]), ("host host-2".to_owned(), &[])];
+        let text = with_causes("HOST\n".to_owned(), causes.into_iter());
+        let lines: Vec<_> = text.lines().collect();
+        let wanted = [
+            "HOST",
+            "",
+            "Critical host host-1: host host-1 does not answer",
+            "  next     It is asked again.",
+            "  to do    Look at it.",
+        ];
+        assert_eq!(lines, wanted);
+    }
 }

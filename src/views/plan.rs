@@ -119,7 +119,7 @@ impl PlanView {
 
 impl PlanView {
     /// The step at which the running run waits for somebody.
-    pub(super) fn waits_for_somebody(&self) -> Option<IssueView> {
+    pub fn waits_for_somebody(&self) -> Option<IssueView> {
         let run = self.run.as_ref().filter(|run| run.state.starts_with("Waiting"))?;
         let step = run.steps.get(run.current_step as usize)?;
         let why = match (&step.failure, &step.instructions) {

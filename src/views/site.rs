@@ -50,7 +50,7 @@ pub struct StatusView {
     pub vaults: Vec<VaultView>,
     /// Its recovery plans, by name.
     pub plans: Vec<PlanView>,
-    /// The jobs that run.
+    /// The jobs that run: of VMs, of their tests, and the runs of recovery plans.
     pub running_jobs: Vec<JobView>,
 }
 
@@ -87,7 +87,13 @@ impl Site {
         let healths = healths
             .chain(hosts.iter().map(|host| host.health))
             .chain(vaults.iter().map(|vault| vault.health));
-        let running = vms.iter().filter_map(|vm| vm.job.clone()).filter(|job| !job.ended());
+        let tests = |vm: &VmView| vm.test_failover.as_ref().map(|test| test.job.clone());
+        let of_vms = vms.iter().flat_map(|vm| vm.job.clone().into_iter().chain(tests(vm)));
+        let runs = self
+            .plans
+            .values()
+            .filter_map(|plan| Some(JobView::of_run(plan.running()?, plan, None, &[], now)));
+        let running = of_vms.filter(|job| !job.ended()).chain(runs);
         StatusView {
             at: now.into(),
             health: HealthSummary::of(healths),

@@ -302,6 +302,10 @@ fn runs_of_a_plan_are_jobs_that_are_watched_resumed_cancelled_and_begun_again() 
     assert_eq!(first["scenario_name"], "TestFailover");
     assert_eq!(first["state"], "WaitingForManualAction");
     assert_eq!(first["allowed_actions"], serde_json::json!(["Cancel", "Resume"]));
+    let status = operated.done(&["status"]);
+    assert!(status.contains("0 without protection; 1 jobs run"), "{status}");
+    assert!(status.contains("WaitingForManualAction  3 of 3: look"), "{status}");
+    assert!(status.contains("the test run of shop waits: \"look\" is to be done: see"), "{status}");
     let id = first["id"].as_str().unwrap();
     let shown = operated.done(&["job", "show", &id[..13]]);
     assert!(shown.contains("waits for somebody who does \"look\""), "{shown}");

@@ -2,15 +2,20 @@
 
 use super::{json, log_of, site_of};
 use crate::domain::story::{
-    BEGINNING, Story, credentials_refused, host, job_id, link_down, planned, unplanned, vault,
+    BEGINNING, Story, credentials_refused, host, job_id, link_down, planned, test_failover,
+    unplanned, vault,
 };
 use lifeboat::domain::entity::{Commit, Entity, Kind, NewCommit, StreamId};
+use lifeboat::domain::fabric::{Address, Fabric, Lease, Network, Size, Subnet, Tenant};
 use lifeboat::domain::host::Host;
-use lifeboat::domain::id::{PlanId, VmId};
+use lifeboat::domain::id::{FabricId, PlanId, VmId};
+use lifeboat::domain::machine::{Machine, Nic};
+use lifeboat::domain::placement::NicTarget;
 use lifeboat::domain::plan::{self, Plan};
 use lifeboat::domain::vault::{self, Vault};
-use lifeboat::domain::vm::{self, Health, PointChoice, Vm};
+use lifeboat::domain::vm::{self, Health, PointChoice, Side, TestStatus, Vm};
 use lifeboat::views::{PointView, Site, StatusView};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -181,6 +186,95 @@ fn health_counts_vms_hosts_and_vaults_and_names_the_worst() {
     assert!(!status.vaults[0].reachable && status.vaults[0].health == Health::Critical);
 }
 
+/// The same site with a network for replicas, one size of two cores, and VMs in it that have no address there.
+fn described(mut site: Site) -> Site {
+    let network = |name: &str| Network {
+        name: name.to_owned(),
+        logical: None,
+        isolated: false,
+        subnets: vec![Subnet { name: "front".to_owned(), range: "10.0.1.0/24".to_owned() }],
+    };
+    let size =
+        Size { name: "small".to_owned(), cores: 2, memory_mib: 4096, data_disks: 4, nics: 2 };
+    let fabrics = [
+        (1, Side::Primary, network("web"), vec![], [("web".to_owned(), "dr".to_owned())].into()),
+        (2, Side::Recovery, network("dr"), vec![size], BTreeMap::new()),
+    ];
+    for (id, side, network, sizes, mapping) in fabrics {
+        let (id, networks) = (FabricId(Uuid::from_u128(id)), vec![network]);
+        let name = format!("{side:?}");
+        let fabric = Fabric { id, name, side, networks, sizes, mapping, ..Fabric::default() };
+        site.fabrics.insert(id, fabric);
+    }
+    for vm in site.vms.values_mut() {
+        let nic = Nic {
+            name: "eth0".to_owned(),
+            network: Some("web".to_owned()),
+            subnet: None,
+            address: Some("10.9.9.9".to_owned()),
+            fixed: false,
+        };
+        let nics = vec![nic];
+        vm.machine = Some(Machine { cores: 2, memory_mib: 1024, nics, ..Machine::default() });
+    }
+    site
+}
+
+fn fabric(site: &mut Site, side: Side) -> &mut Fabric {
+    site.fabrics.values_mut().find(|fabric| fabric.side == side).unwrap()
+}
+
+fn choose_address(site: &mut Site, vm: VmId, address: &str) {
+    let address = Some(address.to_owned());
+    let nic = NicTarget { nic: "eth0".to_owned(), address, ..NicTarget::default() };
+    site.vms.get_mut(&vm).unwrap().target.nics = vec![nic];
+}
+
+#[test]
+fn only_an_address_of_ones_own_or_a_chosen_one_is_wanted_by_two() {
+    let story = Story::protected();
+    let mut site = described(copies(&story.vm, 3));
+    let first = site.vms(story.now).remove(0).target.unwrap().place.nics.remove(0);
+    assert_eq!(first.address.as_deref(), Some("10.0.1.1"), "its own is not in the subnet");
+    assert_eq!(site.status(story.now).issues, [], "the others get the next");
+    for nth in [1, 3] {
+        choose_address(&mut site, VmId(Uuid::from_u128(nth)), "10.0.1.7");
+    }
+    let issues = site.status(story.now).issues;
+    assert_eq!((issues.len(), issues[0].cause.code.as_str()), (1, "SR-3022"), "{issues:#?}");
+    assert_eq!(issues[0].affects, ["vm-1", "vm-3"]);
+}
+
+#[test]
+fn tests_and_runs_of_plans_are_jobs_that_run() {
+    let mut story = Story::protected();
+    story.tell(test_failover());
+    let mut site = site_of(&story);
+    let id = PlanId(Uuid::from_u128(7));
+    let vms = vec![story.vm.id];
+    let look = plan::ActionKind::Manual { instructions: "count the orders".to_owned() };
+    let before = vec![plan::Action { name: "look".to_owned(), kind: look }];
+    let groups = vec![plan::Group { vms, before, ..plan::Group::default() }];
+    let definition = plan::Definition { groups, ..plan::Definition::default() };
+    let mut shop = Plan::default();
+    for command in [
+        plan::Command::Define { id, name: "shop".to_owned(), definition },
+        plan::Command::Start { job: job_id(1), kind: plan::RunKind::Unplanned },
+    ] {
+        for event in shop.decide(&command, story.now).unwrap() {
+            shop.apply(&event, story.now);
+        }
+    }
+    site.plans.insert(id, shop);
+    let status = site.status(story.now);
+    let running: Vec<_> = status.running_jobs.iter().map(|job| &*job.scenario_name).collect();
+    assert_eq!(running, ["TestFailover", "UnplannedFailover"]);
+    assert_eq!(status.running_jobs[1].target_name, "shop");
+    assert_eq!(status.vms[0].test_status.state, TestStatus::TestRecommended);
+    let advice = status.vms[0].test_status.advice.as_ref().unwrap();
+    assert!(advice.starts_with("it was never tested; test it every 180 days"), "{advice}");
+}
+
 #[test]
 fn readiness_is_not_health() {
     let story = Story::protected();
@@ -201,6 +295,29 @@ fn readiness_is_not_health() {
     assert!(!readiness(&lost).planned_failover.ready);
     assert!(readiness(&lost).unplanned_failover.ready);
 
+    // Everything is well, but what was chosen for its replica cannot be had.
+    let mut placed = described(site_of(&story));
+    let issues = |site: &Site| site.status(story.now).issues;
+    assert!(readiness(&placed).planned_failover.ready, "{:?}", readiness(&placed));
+    assert_eq!(issues(&placed), []);
+    let held = placed.clone();
+    choose_address(&mut placed, story.vm.id, "10.0.1.4");
+    let other = Tenant { vm: VmId(Uuid::from_u128(99)), test: false };
+    let address = Address { network: "dr".to_owned(), address: "10.0.1.4".to_owned() };
+    fabric(&mut placed, Side::Recovery).leases.push(Lease { tenant: other, address });
+    let mut small = held;
+    fabric(&mut small, Side::Recovery).sizes[0].cores = 1;
+    for (site, says) in [(placed, "somebody else holds 10.0.1.4"), (small, "no size")] {
+        let seen = readiness(&site);
+        assert!(!seen.planned_failover.ready, "{seen:?}");
+        assert!(seen.planned_failover.because[0].contains(says), "{seen:?}");
+        assert!(seen.unplanned_failover.ready, "it starts with what there is: {seen:?}");
+        let issues = issues(&site);
+        assert_eq!((issues.len(), issues[0].cause.code.as_str()), (1, "SR-3023"), "{issues:#?}");
+        assert!(issues[0].cause.because.contains(says), "{issues:#?}");
+        assert_eq!(site.vms(story.now)[0].health, Health::Normal);
+    }
+
     let waiting = Story::in_initial_replication();
     let view = &site_of(&waiting).vms(waiting.now)[0];
     assert_eq!(view.readiness.unplanned_failover.because, ["it has no recovery point"]);
@@ -220,7 +337,7 @@ fn a_program_reads_names_units_and_moments_in_utc() {
     story.work_off();
     let status = site_of(&story).status(story.now);
     let vm = &json(&status)["vms"][0];
-    assert_eq!(vm["state"], "UnplannedFailoverCommitRequired");
+    assert_eq!(vm["state"], "UnplannedFailoverCommitPendingStatesBegin");
     assert_eq!(
         (&vm["active_location"], &vm["failover"]["kind"]),
         (&"Recovery".into(), &"Unplanned".into())
