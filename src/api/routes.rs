@@ -278,7 +278,11 @@ async fn move_vm(
     request: HttpRequest,
     body: Body,
 ) -> Answer {
+    let CommandQuery { dry_run } = query(&request)?;
     let body = body.map_err(|error| unread(&error))?;
+    if dry_run {
+        return ok(&control.move_outlook(&name, &body).await?);
+    }
     accepted(&control.move_vm(&name, &body, asked(&request)?).await?)
 }
 
@@ -295,6 +299,10 @@ async fn registration_key(
     name: web::Path<String>,
     request: HttpRequest,
 ) -> Answer {
+    let CommandQuery { dry_run } = query(&request)?;
+    if dry_run {
+        return ok(&control.key_outlook(&name).await?);
+    }
     ok(&control.registration_key(&name, asked(&request)?).await?)
 }
 
@@ -304,8 +312,7 @@ async fn register_host(
     request: HttpRequest,
     body: Body,
 ) -> Answer {
-    let body = body.map_err(|error| unread(&error))?;
-    accepted(&control.register_host(&name, &body, asked(&request)?).await?)
+    register(&control, Some(&name), &request, body).await
 }
 
 async fn register_provider(
@@ -313,8 +320,21 @@ async fn register_provider(
     request: HttpRequest,
     body: Body,
 ) -> Answer {
+    register(&control, None, &request, body).await
+}
+
+async fn register(
+    control: &Control,
+    host: Option<&str>,
+    request: &HttpRequest,
+    body: Body,
+) -> Answer {
+    let CommandQuery { dry_run } = query(request)?;
     let body = body.map_err(|error| unread(&error))?;
-    accepted(&control.register_provider(&body, asked(&request)?).await?)
+    if dry_run {
+        return ok(&control.register_outlook(host, &body).await?);
+    }
+    accepted(&control.register(host, &body, asked(request)?).await?)
 }
 
 async fn map_network(

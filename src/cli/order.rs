@@ -280,16 +280,16 @@ pub(super) fn checks_in_words(checks: &[Check]) -> String {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ChangeArgs {
     #[command(flatten)]
-    service: ServiceArgs,
+    pub(super) service: ServiceArgs,
     /// How the result is written
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    pub(super) output: Format,
     /// Only say whether it is allowed, and what it would do
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// An id of your own: the same order given twice under it is done once
     #[arg(long, value_name = "KEY")]
-    request_id: Option<String>,
+    pub(super) request_id: Option<String>,
 }
 
 /// Changes something of the site.

@@ -2,9 +2,10 @@
 
 use super::client::{Client, ServiceArgs, read};
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{ChangeArgs, accepted_in_words, change, tell};
+use super::order::{ChangeArgs, change, looked_at, tell};
+use super::status::with_causes;
 use super::{Answer, CommandError};
-use crate::api::{Accepted, RegistrationKeyView};
+use crate::api::RegistrationKeyView;
 use crate::views::{CloudView, FabricView, HostView, VaultView};
 use reqwest::Method;
 use serde_json::json;
@@ -46,10 +47,7 @@ pub(super) struct RegisterArgs {
     #[arg(long, value_name = "KEY")]
     key: String,
     #[command(flatten)]
-    service: ServiceArgs,
-    /// How the result is written
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    change: ChangeArgs,
 }
 
 /// The provider of the primary site: its management server.
@@ -73,7 +71,7 @@ pub(super) struct KeyArgs {
     /// The vault, by name or id
     vault: String,
     #[command(flatten)]
-    list: ListArgs,
+    change: ChangeArgs,
 }
 
 /// The clouds of a running service.
@@ -128,7 +126,9 @@ pub(super) fn hosts(args: &HostArgs) -> Result<Answer, CommandError> {
     };
     let answer = Client::find(&list.service)?.get(&["hosts"])?;
     show(list.output, &answer, || {
-        let rows = read::<Vec<HostView>>(&answer)?.into_iter().map(|host| {
+        let hosts = read::<Vec<HostView>>(&answer)?;
+        let causes = hosts.iter().map(|it| (format!("host {}", it.name), it.causes.as_slice()));
+        let rows = hosts.iter().cloned().map(|host| {
             let answers = if host.connected { "yes" } else { "no" }.to_owned();
             let registered = or_dash(host.registered_at.map(moment));
             let (health, vms) = (host.health.to_string(), host.vms.join(", "));
@@ -137,17 +137,13 @@ pub(super) fn hosts(args: &HostArgs) -> Result<Answer, CommandError> {
         });
         let heads =
             ["HOST", "CLOUD", "CLUSTER", "REGISTERED", "ANSWERS", "HEALTH", "BANDWIDTH", "VMS"];
-        Ok(columns(&heads, &rows.collect::<Vec<_>>()))
+        Ok(with_causes(columns(&heads, &rows.collect::<Vec<_>>()), causes))
     })?;
     Ok(Answer::Done)
 }
 
 fn register(args: &RegisterArgs, path: &[&str]) -> Result<Answer, CommandError> {
-    let client = Client::find(&args.service)?;
-    let answer = client.post(path, &[], &json!({ "key": args.key }), None)?;
-    let accepted: Accepted = read(&answer)?;
-    show(args.output, &answer, || Ok(accepted_in_words(&accepted)))?;
-    Ok(Answer::Done)
+    change(&args.change, Method::POST, path, &json!({ "key": args.key }))
 }
 
 pub(super) fn providers(args: &ProviderArgs) -> Result<Answer, CommandError> {
@@ -170,11 +166,15 @@ pub(super) fn providers(args: &ProviderArgs) -> Result<Answer, CommandError> {
 }
 
 pub(super) fn registration_key(args: &KeyArgs) -> Result<Answer, CommandError> {
-    let client = Client::find(&args.list.service)?;
+    let ChangeArgs { service, output, dry_run, request_id } = &args.change;
+    let client = Client::find(service)?;
     let path = ["vaults", args.vault.as_str(), "registration-key"];
-    let answer = client.post(&path, &[], &json!({}), None)?;
+    if *dry_run {
+        return looked_at(&client, &path, &json!({}), *output);
+    }
+    let answer = client.post(&path, &[], &json!({}), request_id.as_deref())?;
     let issued: RegistrationKeyView = read(&answer)?;
-    show(args.list.output, &answer, || Ok(issued.key.clone()))?;
+    show(*output, &answer, || Ok(issued.key.clone()))?;
     let expires = or_dash(issued.expires.map(moment));
     tell(&format!("it admits one host or provider to {}, until {expires}", issued.vault));
     Ok(Answer::Done)
@@ -184,11 +184,14 @@ pub(super) fn clouds(args: &CloudArgs) -> Result<Answer, CommandError> {
     let CloudCommand::List(list) = &args.command;
     let answer = Client::find(&list.service)?.get(&["clouds"])?;
     show(list.output, &answer, || {
-        let rows = read::<Vec<CloudView>>(&answer)?.into_iter().map(|cloud| {
+        let clouds = read::<Vec<CloudView>>(&answer)?;
+        let causes = clouds.iter().map(|it| (format!("cloud {}", it.name), it.causes.as_slice()));
+        let rows = clouds.iter().map(|cloud| {
             let (hosts, vms) = (cloud.hosts.join(", "), cloud.vms.join(", "));
-            vec![cloud.name, cloud.health.to_string(), hosts, vms]
+            vec![cloud.name.clone(), cloud.health.to_string(), hosts, vms]
         });
-        Ok(columns(&["CLOUD", "HEALTH", "HOSTS", "VMS"], &rows.collect::<Vec<_>>()))
+        let heads = ["CLOUD", "HEALTH", "HOSTS", "VMS"];
+        Ok(with_causes(columns(&heads, &rows.collect::<Vec<_>>()), causes))
     })?;
     Ok(Answer::Done)
 }
@@ -237,13 +240,15 @@ fn policy_table(clouds: &[CloudView]) -> String {
 pub(super) fn vaults(list: &ListArgs) -> Result<Answer, CommandError> {
     let answer = Client::find(&list.service)?.get(&["vaults"])?;
     show(list.output, &answer, || {
-        let rows = read::<Vec<VaultView>>(&answer)?.into_iter().map(|vault| {
+        let vaults = read::<Vec<VaultView>>(&answer)?;
+        let causes = vaults.iter().map(|it| (format!("vault {}", it.name), it.causes.as_slice()));
+        let rows = vaults.iter().cloned().map(|vault| {
             let reachable = if vault.reachable { "yes" } else { "no" }.to_owned();
             let points = vault.recovery_points.to_string();
             vec![vault.name, reachable, vault.health.to_string(), points, vault.vms.join(", ")]
         });
         let heads = ["VAULT", "REACHABLE", "HEALTH", "POINTS", "VMS"];
-        Ok(columns(&heads, &rows.collect::<Vec<_>>()))
+        Ok(with_causes(columns(&heads, &rows.collect::<Vec<_>>()), causes))
     })?;
     Ok(Answer::Done)
 }

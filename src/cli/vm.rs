@@ -3,12 +3,12 @@
 use super::client::{Client, ServiceArgs, read};
 use super::ending::WRONG_STATE;
 use super::grid::{Format, columns, moment, or_dash, show};
-use super::order::{Confirm, OrderArgs, accepted_in_words, duration, give, nothing};
+use super::order::{ChangeArgs, Confirm, OrderArgs, change, duration, give, nothing};
 use super::{Answer, CommandError};
-use crate::api::Accepted;
 use crate::views::{
     IntervalView, LogsView, PlacementView, PointView, PrerequisiteView, TargetView, VmView,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -84,10 +84,7 @@ enum Command {
         #[arg(long, value_name = "HOST")]
         to: String,
         #[command(flatten)]
-        service: ServiceArgs,
-        /// How the result is written
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        change: ChangeArgs,
     },
     /// End the protection of a VM: its replica is deleted, with every recovery point
     Unprotect {
@@ -176,12 +173,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CommandError> {
             Ok(if fine { Answer::Done } else { Answer::Code(WRONG_STATE) })
         }
         Command::Disk(command) => super::disk::run(command),
-        Command::Move { vm, to, service, output } => {
-            let client = Client::find(service)?;
-            let answer = client.post(&["vms", vm, "move"], &[], &json!({ "to": to }), None)?;
-            let accepted: Accepted = read(&answer)?;
-            show(*output, &answer, || Ok(accepted_in_words(&accepted)))?;
-            Ok(Answer::Done)
+        Command::Move { vm, to, change: args } => {
+            change(args, Method::POST, &["vms", vm, "move"], &json!({ "to": to }))
         }
         Command::Set { vm, size, nic, network, subnet, ip, role, order } => {
             let fields = [
@@ -361,6 +354,8 @@ fn in_words(vm: &VmView) -> String {
         let result = if test.succeeded { "succeeded" } else { "did not start" };
         line("last test", &format!("{result}, cleaned up {} {}", moment(test.at), test.notes));
     }
+    let advice = vm.test_status.advice.as_ref().map_or_else(String::new, |it| format!(": {it}"));
+    line("tested", &format!("{}{advice}", vm.test_status.state));
     if let Some(target) = &vm.target {
         let chosen = if target.chosen_size.is_some() { " (chosen)" } else { "" };
         line("failover gets", &format!("{}{chosen}", place_in_words(&target.place)));

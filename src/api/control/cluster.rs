@@ -2,11 +2,13 @@
 
 use super::{Control, Request, is_named, vm_named};
 use crate::api::operation::read_body;
+use crate::api::outlook::{Outlook, host_answers};
 use crate::api::problem::Problem;
 use crate::api::routes::Accepted;
 use crate::domain::entity::Rejection;
 use crate::domain::host::Host;
 use crate::domain::vm::{Command, Vm};
+use crate::views::Site;
 use serde::Deserialize;
 
 const OPERATION: &str = "move";
@@ -26,11 +28,8 @@ impl Control {
         request: Request,
     ) -> Result<Accepted, Problem> {
         let _turn = self.commands.lock().await;
-        let MoveBody { to } = read_body(body)?;
         let site = self.parts.live.site().await?;
-        let vm = vm_named(&site, name)?;
-        let target = site.hosts.values().find(|host| is_named(&to, &host.name, host.id.0));
-        let target = target.ok_or_else(|| Problem::unknown("host", &to))?;
+        let (vm, target) = to_move(&site, name, body)?;
         let (id, host) = (vm.id, target.id);
         let job = self.job_of(id.0, OPERATION, &request);
         let command = async || {
@@ -44,6 +43,37 @@ impl Control {
         let changed = self.change::<Vm>(id.0, job, &request, command).await?;
         Ok(changed.accepted(OPERATION, &vm.name))
     }
+
+    /// What moving a VM would do. Nothing is changed.
+    pub(in crate::api) async fn move_outlook(
+        &self,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Outlook, Problem> {
+        let site = self.parts.live.site().await?;
+        let (vm, to) = to_move(&site, name, body)?;
+        let (name, host) = (&vm.name, &to.name);
+        if vm.host == to.id {
+            let consequence = format!("{name} is at {host}.");
+            return Ok(Outlook::of_change(OPERATION, name, false, consequence));
+        }
+        let consequence = format!(
+            "{name} goes on at {host} and stays protected. Whoever uses its disks loses them for a moment."
+        );
+        let outlook = Outlook::of_change(OPERATION, name, true, consequence);
+        Ok(match movable(vm, site.hosts.get(&vm.host), to) {
+            Ok(()) => outlook.with(host_answers(to)),
+            Err(problem) => outlook.refused(problem),
+        })
+    }
+}
+
+/// The VM that is to be moved, and the host that it is to be moved to.
+fn to_move<'a>(site: &'a Site, name: &str, body: &[u8]) -> Result<(&'a Vm, &'a Host), Problem> {
+    let MoveBody { to } = read_body(body)?;
+    let vm = vm_named(site, name)?;
+    let host = site.hosts.values().find(|host| is_named(&to, &host.name, host.id.0));
+    Ok((vm, host.ok_or_else(|| Problem::unknown("host", &to))?))
 }
 
 fn movable(vm: &Vm, from: Option<&Host>, to: &Host) -> Result<(), Problem> {

@@ -49,8 +49,24 @@ fn a_host_is_admitted_once_with_a_key_of_its_vault() {
     let forged = format!("{}{}", &key[..key.len() - 64], "a1".repeat(32));
     assert!(register("host-1", &forged, 5).contains("is none of vault vault-1"));
     register("host-9", &key, 3);
+    let dry = |key: &str, code| {
+        let register = ["host", "register", "host-1", "--key", key, "--dry-run"];
+        operated.ends(&register, code).0
+    };
+    assert!(dry(&forged, 5).contains("is none of vault vault-1"));
+    assert!(dry("secret", 5).contains("is none"));
+    assert!(dry(&key, 0).contains("vault-1 admits host-1"));
+    assert!(!operated.done(&["host", "list"]).contains("host-1"), "nothing was done");
+    let once = ["host", "register", "host-1", "--key", &key, "--request-id", "once"];
+    operated.done(&once);
+    assert!(operated.done(&once).contains("asked for before"));
     register("host-1", &key, 0);
-    register("host-1", &key, 0);
+    let issue = ["vault", "registration-key", "vault-1"];
+    let would = operated.done(&[&issue[..], &["--dry-run"]].concat());
+    assert!(would.contains("A key of vault-1 is issued"), "{would}");
+    let issue = [&issue[..], &["--request-id", "once"]].concat();
+    operated.done(&issue);
+    assert!(operated.ends(&issue, 5).1.contains("is told once"), "nobody has kept it");
     assert!(register("host-2", &key, 5).contains("was used by host-1 at"));
     operated.until("web-01", is_protected);
     assert!(operated.done(&["host", "list"]).contains("blue"));
@@ -89,7 +105,20 @@ fn a_vm_that_moves_within_its_cluster_stays_protected() {
     operated.ends(&["vm", "move", "web-01", "--to", "host-9"], 3);
     let points = |vm: &Value| vm["latest_recovery_point"]["cycle"].as_u64().unwrap_or(0);
     let before = points(&operated.json(&["vm", "show", "web-01"]));
-    operated.done(&["vm", "move", "web-01", "--to", "host-2"]);
+    let dry = |host: &str, code| {
+        operated.ends(&["vm", "move", "web-01", "--to", host, "--dry-run"], code).0
+    };
+    assert!(
+        dry("host-3", 5).contains("NO  the state allows it: host-3 is in no cluster with web-01")
+    );
+    let would = dry("host-2", 0);
+    assert!(
+        would.contains("ok  host host-2 answers") && would.contains("goes on at host-2"),
+        "{would}"
+    );
+    let once = ["vm", "move", "web-01", "--to", "host-2", "--request-id", "once"];
+    operated.done(&once);
+    assert!(operated.done(&once).contains("asked for before"));
     assert!(operated.done(&["vm", "move", "web-01", "--to", "host-2"]).contains("nothing to do"));
     operated.until("web-01", |vm| {
         vm["host"] == "host-2" && is_protected(vm) && before + 1 < points(vm)
