@@ -172,8 +172,16 @@ fn context(plan: &Plan, group: Option<u32>, world: &World) -> String {
         let failed_over = vm.failover.map(|failover| failover.point);
         let point = test.or(failed_over).map(|point| point.id(vm.id).to_string());
         let latest = vm.known_point(PointChoice::Latest).map(|point| point.id(vm.id).to_string());
+        let of_test = vm.test.as_ref().and_then(|test| test.placement.as_ref());
+        let placement = of_test.or(vm.placement.as_ref());
+        let nics = placement.iter().flat_map(|placement| &placement.nics);
+        let nics = nics.map(|nic| {
+            json!({ "Name": nic.nic, "Network": nic.network, "Subnet": nic.subnet,
+                "Address": nic.address, "Primary": nic.primary })
+        });
         let state = json!({ "Name": vm.name, "State": vm.phase.to_string(),
-            "RecoveryPointId": point, "LatestRecoveryPointId": latest });
+            "RecoveryPointId": point, "LatestRecoveryPointId": latest,
+            "Size": placement.map(|placement| &placement.size), "Nics": nics.collect::<Vec<_>>() });
         Some((id.to_string(), state))
     });
     let failover_type = match run.kind {
