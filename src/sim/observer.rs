@@ -406,6 +406,7 @@ impl Observer {
     pub(super) fn job_says_why(vm: &Vm) -> Result<(), String> {
         let Some(job) = vm.job.as_ref().filter(|job| job.ended.is_none()) else { return Ok(()) };
         let says_why = vm.waits_for_plan()
+            || vm.is_resync_paused()
             || vm.trouble.as_ref().is_some_and(|trouble| trouble.next != NextStep::Trying);
         if says_why {
             return Ok(());
@@ -443,12 +444,13 @@ impl Observer {
             {
                 Ok(())
             }
-            // It is well, or well again: what an interval of half a day missed, or was slow at, is told until that is over.
+            // It is well, or well again: what an interval of half a day missed, or was slow at, is told until that is
+            // over, and that a guest was busy until it is asked again.
             Phase::Protected | Phase::FailbackReady
-                if vm
-                    .health_causes(now)
-                    .iter()
-                    .all(|cause| matches!(cause.code, Code::CyclesMissed | Code::LatencyHigh)) =>
+                if vm.health_causes(now).iter().all(|cause| {
+                    let code = cause.code;
+                    matches!(code, Code::CyclesMissed | Code::LatencyHigh | Code::GuestNotQuiesced)
+                }) =>
             {
                 Ok(())
             }

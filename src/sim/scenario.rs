@@ -18,7 +18,6 @@ use crate::domain::fabric::Size as ReplicaSize;
 use crate::domain::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;

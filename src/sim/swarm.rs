@@ -186,6 +186,7 @@ impl Scenario {
             site: SiteSpec {
                 mbit_per_s: dice.between("bandwidth", 2_000, 20_000),
                 retention: Span::hours(dice.between("retention", 1, 24)),
+                app_consistent: Span(0),
                 cluster: vec![],
                 ..Self::random(seed).site
             },

@@ -534,6 +534,9 @@ impl History {
                 if allowed.contains(&"ReleaseStart") {
                     self.ask(service, vm, Ask::Release).await;
                 }
+                if state.is_resync_paused() {
+                    self.ask(service, vm, Ask::Resume).await;
+                }
             }
             if at_rest {
                 break;
@@ -592,7 +595,7 @@ fn administrator_is_needed(vm: &Vm) -> bool {
 }
 
 fn waits_for_somebody(vm: &Vm) -> bool {
-    administrator_is_needed(vm) || vm.waits_for_plan()
+    administrator_is_needed(vm) || vm.waits_for_plan() || vm.is_resync_paused()
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {

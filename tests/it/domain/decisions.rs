@@ -220,7 +220,7 @@ protected, replica is suspect: PlannedFailover UnplannedFailover TestFailover Di
 resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication
 marked, waits for its window: UnplannedFailover TestFailover DisableProtection RepairReplication
 marked, waits for somebody: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication
-resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication
+resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication
 planned failover: UnplannedFailover CancelFailover
 planned failover, retry due: UnplannedFailover CancelFailover
 planned failover, administrator: UnplannedFailover CancelFailover

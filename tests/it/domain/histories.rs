@@ -322,7 +322,9 @@ fn check_state(vm: &Vm) {
                     | Phase::FailedBack
                     | Phase::UnprotectedAtRecovery
                     | Phase::FailedOver(_) => true,
-                    Phase::Resynchronizing(_) => vm.resync.waits_for == Some(Opening::ByHand),
+                    Phase::Resynchronizing(_) => {
+                        vm.resync.waits_for == Some(Opening::ByHand) || vm.is_resync_paused()
+                    }
                     Phase::Protected | Phase::FailbackReady => {
                         matches!(vm.delta.stage, Stage::Paused { .. })
                     }
@@ -353,7 +355,8 @@ fn check_state(vm: &Vm) {
         }
         None => {
             let over = job.is_none_or(|job| job.ended.is_some());
-            let waits = vm.waits_for_plan() || vm.waits_for_its_time().is_some();
+            let waits =
+                vm.waits_for_plan() || vm.waits_for_its_time().is_some() || vm.is_resync_paused();
             assert!(over || waits, "a job without a task");
         }
     }
@@ -614,6 +617,9 @@ proptest! {
         }
         if story.vm.allowed_operations().contains(&"RepairReplication") {
             story.tell(Command::Resynchronize { job: job_id(5) });
+        }
+        if story.vm.is_resync_paused() {
+            story.tell(Command::ResumeReplication);
         }
         let alarm = story.alarm();
         if let Some((_, Command::Wake { wake: Wake::Retry(_) | Wake::Resync, .. })) = alarm {

@@ -117,8 +117,9 @@ fn a_flush_that_failed_becomes_a_fault_of_the_disks() {
 fn what_operators_asked_for_is_asked_for_again() {
     let (steps, remarks) = steps_of(simulated("operators_day"));
     for step in [
-        "change_policy copy_frequency 5m retention 1h",
-        "change_policy copy_frequency 1m retention 1h",
+        "change_policy copy_frequency 30s retention 2h app_consistent 1h",
+        "change_policy copy_frequency 5m retention 1h app_consistent 0s",
+        "change_policy copy_frequency 1m retention 1h app_consistent 0s",
         "resync app",
         "decide_failover web after 4m then cancel",
         "decide_failover db after 9m then commit",

@@ -151,3 +151,14 @@ fn a_vault_that_keeps_no_writers_apart_is_found() {
         assert!(found, "{invariant:?}: {:#?}", outcome.violations);
     }
 }
+
+#[test]
+fn a_guest_that_is_not_at_rest_makes_no_application_consistent_point() {
+    let hourly = r#"
+[[at]]
+t = "3m"
+do = "change_policy"
+app_consistent = "1h"
+"#;
+    finds(Invariant::AtRest, Plant::RestlessGuest, hourly);
+}
