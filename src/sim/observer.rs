@@ -527,6 +527,20 @@ impl Figure {
     }
 }
 
+/// Proves that a guest was at rest while its logs were cut, where a commit says so.
+fn prove_rest(outside: &Outside, id: VmId, events: &[Event]) {
+    let at_rest = events.iter().any(|event| matches!(event, Event::ApplicationConsistent { .. }));
+    let cut = events.iter().find_map(|event| match event {
+        Event::SnapshotTaken { at, .. } if at_rest => Some(*at),
+        _ => None,
+    });
+    let second = cut.map(|at| at.as_millis().div_euclid(1_000));
+    if second.is_some_and(|second| !outside.ghost.was_at_rest(id, second)) {
+        let what = format!("{} was not at rest when it was cut", outside.machine(id).name);
+        outside.violation(Invariant::AtRest, what);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,19 +559,5 @@ mod tests {
         assert_eq!(spread.at(50), None);
         (1..=100).rev().for_each(|value| spread.add(value));
         assert_eq!([0, 50, 95, 100].map(|percent| spread.at(percent)), [1, 50, 95, 100].map(Some));
-    }
-}
-
-/// Proves that a guest was at rest while its logs were cut, where a commit says so.
-fn prove_rest(outside: &Outside, id: VmId, events: &[Event]) {
-    let at_rest = events.iter().any(|event| matches!(event, Event::ApplicationConsistent { .. }));
-    let cut = events.iter().find_map(|event| match event {
-        Event::SnapshotTaken { at, .. } if at_rest => Some(*at),
-        _ => None,
-    });
-    let second = cut.map(|at| at.as_millis().div_euclid(1_000));
-    if second.is_some_and(|second| !outside.ghost.was_at_rest(id, second)) {
-        let what = format!("{} was not at rest when it was cut", outside.machine(id).name);
-        outside.violation(Invariant::AtRest, what);
     }
 }
