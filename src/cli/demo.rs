@@ -87,7 +87,7 @@ fn host_of(image: &Path) -> Result<HostConfig, CommandError> {
         traits: TraitsConfig::default(),
     }];
     let vm = vec![VmConfig { name, disk, guest: None, machine: MachineConfig::default() }];
-    Ok(HostConfig { name: "host-1".to_owned(), bandwidth: None, cluster: None, vm })
+    Ok(HostConfig { name: "host-1".to_owned(), cloud: None, bandwidth: None, cluster: None, vm })
 }
 
 async fn live(config: &Config, print_uri: bool) -> Result<Answer, CommandError> {

@@ -7,8 +7,11 @@ use super::inventory::{self, MachineConfig, NetworkConfig, RecoveryConfig, Trait
 use crate::domain::policy::Policy;
 use crate::domain::prerequisites::{NAME_RULE, is_good_name};
 use crate::domain::vm::{ResyncWindow, StatisticsSchedule};
-use serde::Deserialize;
-use std::collections::BTreeSet;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -58,10 +61,10 @@ pub struct Config {
     /// Where `/healthz` and `/readyz` answer; port 0 takes a free one.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// The name of the cloud that the hosts form.
-    #[serde(default = "default_cloud")]
-    pub cloud: String,
-    /// How its VMs are replicated.
+    /// The clouds that the hosts form: the name of the only one, or a table for each.
+    #[serde(default, deserialize_with = "one_or_more_clouds")]
+    pub cloud: Vec<CloudConfig>,
+    /// How the VMs of a cloud are replicated that has no policy of its own.
     #[serde(default)]
     pub policy: PolicyConfig,
     /// Where replicas go.
@@ -87,7 +90,17 @@ pub struct Config {
     pub host: Vec<HostConfig>,
 }
 
-/// The replication policy.
+/// A cloud: hosts whose VMs are replicated by one policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloudConfig {
+    /// Its name.
+    pub name: String,
+    /// How its VMs are replicated, where that is not what holds for all.
+    pub policy: Option<PolicyConfig>,
+}
+
+/// The replication policy of a cloud.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
@@ -221,6 +234,8 @@ pub struct S3Config {
 pub struct HostConfig {
     /// Its name.
     pub name: String,
+    /// Its cloud; may be left out where there is one.
+    pub cloud: Option<String>,
     /// How fast it may send, where that is not what holds for all.
     pub bandwidth: Option<BandwidthConfig>,
     /// The cluster that it is a member of: its VMs may move to the other members, whose disks are the same.
@@ -279,8 +294,30 @@ fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7780))
 }
 
-fn default_cloud() -> String {
-    "cloud-1".to_owned()
+/// The cloud of a configuration that names none.
+const DEFAULT_CLOUD: &str = "cloud-1";
+
+/// `cloud = "NAME"`, or `[[cloud]]` for each.
+fn one_or_more_clouds<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<CloudConfig>, D::Error> {
+    struct OneOrMore;
+
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<CloudConfig>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the name of the only cloud, or a [[cloud]] for each")
+        }
+
+        fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
+            Ok(vec![CloudConfig { name: name.to_owned(), policy: None }])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, tables: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(tables))
+        }
+    }
+
+    from.deserialize_any(OneOrMore)
 }
 
 fn default_region() -> String {
@@ -405,8 +442,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming file, place and remedy.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
+        let mut config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        if config.cloud.is_empty() {
+            config.cloud.push(CloudConfig { name: DEFAULT_CLOUD.to_owned(), policy: None });
+        }
         config.check().map_err(|(key, problem)| ConfigError::Value {
             path: path.to_owned(),
             key,
@@ -420,9 +460,56 @@ impl Config {
         self.data.join(path)
     }
 
+    /// The cloud of a host.
+    pub(super) fn cloud_of(&self, host: &HostConfig) -> &CloudConfig {
+        let named = self.cloud.iter().find(|cloud| Some(&cloud.name) == host.cloud.as_ref());
+        named.unwrap_or(&self.cloud[0])
+    }
+
+    /// How a cloud's VMs are replicated.
+    pub(super) fn policy_of(&self, cloud: &CloudConfig) -> PolicyConfig {
+        cloud.policy.unwrap_or(self.policy)
+    }
+
     /// How fast a host may send.
     pub(super) fn bandwidth_of<'a>(&'a self, host: &'a HostConfig) -> &'a BandwidthConfig {
         host.bandwidth.as_ref().unwrap_or(&self.bandwidth)
+    }
+
+    /// Clouds have names and policies, every host one of them, and all hosts of a cluster the same.
+    fn check_clouds(&self) -> Result<(), (String, String)> {
+        let mut names = BTreeSet::new();
+        for cloud in &self.cloud {
+            let key = format!("cloud {}", cloud.name);
+            check_name(&key, &cloud.name)?;
+            once(&mut names, &cloud.name, &key, "is there twice")?;
+            check_policy(&format!("policy of {key}"), self.policy_of(cloud))?;
+        }
+        let known =
+            self.cloud.iter().map(|cloud| cloud.name.as_str()).collect::<Vec<_>>().join(", ");
+        let mut clusters = BTreeMap::new();
+        for host in &self.host {
+            let key = format!("cloud of host {}", host.name);
+            match &host.cloud {
+                Some(name) if !names.contains(name) => {
+                    return Err((key, format!("is {name:?}, which is no cloud: there is {known}")));
+                }
+                None if 1 < self.cloud.len() => {
+                    return Err((key, format!("is missing: name one of {known}")));
+                }
+                _ => {}
+            }
+            let Some(cluster) = &host.cluster else { continue };
+            let cloud = &self.cloud_of(host).name;
+            let of_first = *clusters.entry(cluster).or_insert(cloud);
+            if of_first != cloud {
+                let problem = format!(
+                    "is {cloud}, but cluster {cluster} has a host of {of_first}: VMs move within one cloud"
+                );
+                return Err((key, problem));
+            }
+        }
+        Ok(())
     }
 
     /// Checks what the types cannot.
@@ -430,9 +517,7 @@ impl Config {
         if self.data.as_os_str().is_empty() {
             return Err(("data".to_owned(), "is empty: give a folder".to_owned()));
         }
-        Policy::from(self.policy)
-            .check()
-            .map_err(|rejection| ("policy".to_owned(), rejection.to_string()))?;
+        check_policy("policy", self.policy)?;
         if self.vault.folder.as_os_str().is_empty() {
             return Err(("vault.folder".to_owned(), "is empty: give a folder".to_owned()));
         }
@@ -440,7 +525,7 @@ impl Config {
         self.alerts.check()?;
         self.statistics.check()?;
         super::storage::check(&self.vault)?;
-        check_name("cloud", &self.cloud)?;
+        self.check_clouds()?;
         check_name("vault.name", &self.vault.name)?;
         inventory::check_networks("network", &self.network)?;
         inventory::check_networks("recovery.network", &self.recovery.network)?;
@@ -495,6 +580,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_policy(key: &str, policy: PolicyConfig) -> Result<(), (String, String)> {
+    let checked = Policy::from(policy).check();
+    checked.map_err(|rejection| (key.to_owned(), rejection.to_string()))
 }
 
 fn check_bandwidth(name: &str, bandwidth: &BandwidthConfig) -> Result<(), (String, String)> {

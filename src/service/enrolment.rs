@@ -1,7 +1,7 @@
 //! Telling the entities what the configuration says, at each start and when somebody is admitted.
 
 use super::clock::SystemClock;
-use super::config::{Config, Registration};
+use super::config::{CloudConfig, Config, HostConfig, Registration};
 use super::host_agent::{AgentVm, HostAgent};
 use super::inventory;
 use super::running::{NAMES, ServiceError, vault_id};
@@ -28,6 +28,11 @@ pub(super) fn primary_fabric() -> FabricId {
     FabricId::named(NAMES, PRIMARY_FABRIC)
 }
 
+/// A cloud by its name.
+fn cloud_id(name: &str) -> CloudId {
+    CloudId::named(NAMES, name)
+}
+
 /// A host by its name.
 pub(super) fn host_id(name: &str) -> HostId {
     HostId::named(NAMES, name)
@@ -39,31 +44,26 @@ pub(super) struct Enrolment {
     site: Site,
     config: Arc<Config>,
     agents: Vec<Arc<HostAgent>>,
-    cloud: CloudId,
     vault: VaultId,
 }
 
 impl Enrolment {
     pub(super) fn new(site: Site, config: Config, agents: Vec<Arc<HostAgent>>) -> Self {
-        let (cloud, vault) = (CloudId::named(NAMES, &config.cloud), vault_id(&config));
-        Self { site, config: Arc::new(config), agents, cloud, vault }
+        let vault = vault_id(&config);
+        Self { site, config: Arc::new(config), agents, vault }
     }
 
     /// Everything, but for whom the vault does not admit.
     pub(super) async fn everything(&self, replicas: &replica::Vault) -> Result<(), ServiceError> {
-        let (cloud, id) = (self.cloud, self.vault);
-        let name = self.config.vault.name.clone();
+        let (id, name) = (self.vault, self.config.vault.name.clone());
         if self.state::<Vault>(&name, id.0).await?.name.is_empty() {
             replicas.establish().await?;
         }
         let create = vault::Command::Create { id, name: name.clone() };
         self.tell::<Vault>(&name, id.0, create).await?;
-        let name = &self.config.cloud;
-        let create = cloud::Command::Create { id: cloud, name: name.clone() };
-        self.tell::<Cloud>(name, cloud.0, create).await?;
-        let policy = Policy::from(self.config.policy);
-        let configure = cloud::Command::ConfigurePolicy { policy };
-        self.tell::<Cloud>(name, cloud.0, configure).await?;
+        for cloud in &self.config.cloud {
+            self.cloud(cloud).await?;
+        }
         if self.admits(Component::Provider(primary_fabric())).await? {
             self.fabrics().await?;
         }
@@ -110,16 +110,31 @@ impl Enrolment {
         Ok(known || used.map(|(by, _, _)| *by).any(|by| by == who))
     }
 
+    async fn cloud(&self, cloud: &CloudConfig) -> Result<(), ServiceError> {
+        let (id, name) = (cloud_id(&cloud.name), &cloud.name);
+        let create = cloud::Command::Create { id, name: name.clone() };
+        self.tell::<Cloud>(name, id.0, create).await?;
+        let policy = Policy::from(self.config.policy_of(cloud));
+        self.tell::<Cloud>(name, id.0, cloud::Command::ConfigurePolicy { policy }).await
+    }
+
+    /// What the configuration has of an agent's host.
+    fn config_of(&self, agent: &HostAgent) -> &HostConfig {
+        let config = self.config.host.iter().find(|host| host.name == agent.name);
+        config.expect("agents are of the hosts of the configuration")
+    }
+
     /// A host with its VMs.
     async fn host(&self, agent: &HostAgent) -> Result<(), ServiceError> {
-        let (cloud, vault, id, name) = (self.cloud, self.vault, agent.host, &agent.name);
+        let config = self.config_of(agent);
+        let of_host = self.config.cloud_of(config);
+        let (cloud, cloud_name) = (cloud_id(&of_host.name), &of_host.name);
+        let (vault, id, name) = (self.vault, agent.host, &agent.name);
         let register = host::Command::Register { id, name: name.clone(), cloud };
         self.tell::<Host>(name, id.0, register).await?;
         self.tell::<Host>(name, id.0, host::Command::RegisterAgent { vault }).await?;
-        let config = self.config.host.iter().find(|host| host.name == *name);
-        let cluster = config.and_then(|host| host.cluster.clone());
+        let cluster = config.cluster.clone();
         self.tell::<Host>(name, id.0, host::Command::JoinCluster { cluster }).await?;
-        let cloud_name = &self.config.cloud;
         let add = cloud::Command::AddHost { host: id };
         self.tell::<Cloud>(cloud_name, cloud.0, add).await?;
         for vm in agent.vms.iter().filter(|vm| vm.home) {
@@ -127,7 +142,7 @@ impl Enrolment {
             if agent.inventory(vm).is_none() {
                 continue;
             }
-            match self.vm(vm, agent).await {
+            match self.vm(vm, agent, of_host).await {
                 // One VM, as with a disk that is gone, is no reason to leave the others alone.
                 Err(error @ ServiceError::Enrol { source: TellError::Rejected(_), .. }) => {
                     let because = error.source().map(ToString::to_string);
@@ -136,7 +151,7 @@ impl Enrolment {
                 }
                 enrolled => enrolled?,
             }
-            let window = self.config.policy.resync_window;
+            let window = self.config.policy_of(of_host).resync_window;
             let window = window.at_site(SystemClock::utc_offset_minutes());
             let configure = vm::Command::ConfigureResyncWindow { window };
             self.tell::<Vm>(vm_name, vm.id.0, configure).await?;
@@ -171,8 +186,13 @@ impl Enrolment {
         self.tell::<Fabric>(PRIMARY_FABRIC, primary_fabric().0, register).await
     }
 
-    async fn vm(&self, vm: &AgentVm, agent: &HostAgent) -> Result<(), ServiceError> {
-        let (cloud, vault, host) = (self.cloud, self.vault, agent.host);
+    async fn vm(
+        &self,
+        vm: &AgentVm,
+        agent: &HostAgent,
+        of_host: &CloudConfig,
+    ) -> Result<(), ServiceError> {
+        let (cloud, vault, host) = (cloud_id(&of_host.name), self.vault, agent.host);
         let (id, name) = (vm.id, vm.config.name.as_str());
         let disks = agent.inventory(vm).unwrap_or_default();
         let discover = vm::Command::Discover { id, name: name.to_owned(), host, cloud, disks };
@@ -183,7 +203,7 @@ impl Enrolment {
         // One whose protection was disabled stays as it is.
         if known.phase == Phase::Unprotected && known.jobs == 0 {
             let job = JobId::derived(id.0, known.jobs);
-            let policy = Policy::from(self.config.policy);
+            let policy = Policy::from(self.config.policy_of(of_host));
             let enable = vm::Command::EnableProtection { job, vault, policy };
             self.tell::<Vm>(name, id.0, enable).await?;
         }

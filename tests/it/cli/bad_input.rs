@@ -22,6 +22,28 @@ const CONFIGURATIONS: &[(&str, &str)] = &[
         "data = 'x'\n[[host]]\nname = 'a'\n[host.bandwidth]\nwork_days = ['freitag']",
         "work_days of bandwidth of host a has \"freitag\"",
     ),
+    ("data = 'x'\ncloud = 5", "the name of the only cloud, or a [[cloud]] for each"),
+    ("data = 'x'\ncloud = 'a b'", "cloud a b must have"),
+    ("data = 'x'\n[[cloud]]\nname = 'a'\n[[cloud]]\nname = 'a'", "cloud a is there twice"),
+    ("data = 'x'\n[[cloud]]\nname = 'a'\npolicies = 1", "line 4"),
+    (
+        "data = 'x'\n[[cloud]]\nname = 'a'\npolicy = { copy_frequency_s = 901 }",
+        "policy of cloud a copy_frequency_s is 901",
+    ),
+    (
+        "data = 'x'\ncloud = 'a'\n[[host]]\nname = 'h'\ncloud = 'b'",
+        "cloud of host h is \"b\", which is no cloud: there is a",
+    ),
+    (
+        "data = 'x'\ncloud = [{ name = 'a' }, { name = 'b' }]\n[[host]]\nname = 'h'",
+        "cloud of host h is missing: name one of a, b",
+    ),
+    (
+        "data = 'x'\ncloud = [{ name = 'a' }, { name = 'b' }]\n\
+         [[host]]\nname = 'h'\ncloud = 'a'\ncluster = 'c'\n\
+         [[host]]\nname = 'i'\ncloud = 'b'\ncluster = 'c'",
+        "cloud of host i is b, but cluster c has a host of a",
+    ),
     ("data = 'x'\n[[host]]\nname = 'a b'", "host a b must have"),
     ("data = 'x'\n[[host]]\nname = 'a'\n[[host]]\nname = 'a'", "host a is there twice"),
 ];

@@ -1,7 +1,7 @@
 //! Registration keys, the provider, clusters and the policy of a running service, from the command line.
 
 use super::operate::Operated;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A vault that admits hosts with a key, and a cluster of two.
 const SITE: &str = r#"
@@ -169,4 +169,56 @@ fn a_policy_that_is_changed_holds_for_a_vm_that_replicates_already() {
     let again = Operated { service: super::Running::serve(&place.config()), place };
     let kept = again.done(&["policy", "list"]);
     assert!(kept.contains("every 300 s"), "not what the configuration has: {kept}");
+}
+
+/// Two clouds, of which one has a policy of its own.
+const TWO_CLOUDS: &str = r#"
+[[cloud]]
+name = "production"
+[[cloud]]
+name = "offices"
+policy = { copy_frequency_s = 600, recovery_point_retention_h = 12, resync_window = "manual" }
+[[host]]
+name = "host-1"
+cloud = "production"
+[[host.vm]]
+name = "web-01"
+disk = [{ name = "os", path = "disks/web-01.img", create_mib = 4 }]
+[[host]]
+name = "host-2"
+cloud = "offices"
+[[host.vm]]
+name = "files-01"
+disk = [{ name = "os", path = "disks/files-01.img", create_mib = 4 }]
+"#;
+
+#[test]
+fn each_cloud_has_its_hosts_and_its_policy() {
+    let operated = Operated::of(TWO_CLOUDS, &["web-01", "files-01"]);
+    let clouds = operated.json(&["cloud", "list"]);
+    let of = |name: &str| {
+        let cloud = clouds.as_array().unwrap().iter().find(|cloud| cloud["name"] == name);
+        let cloud = cloud.unwrap_or_else(|| panic!("no {name} in {clouds}"));
+        (
+            cloud["hosts"].clone(),
+            cloud["vms"].clone(),
+            cloud["policy"]["copy_frequency_seconds"].clone(),
+        )
+    };
+    assert_eq!(of("production"), (json!(["host-1"]), json!(["web-01"]), json!(1)));
+    assert_eq!(of("offices"), (json!(["host-2"]), json!(["files-01"]), json!(600)));
+    let files = operated.json(&["vm", "show", "files-01"]);
+    assert_eq!(files["cloud"], "offices");
+    assert_eq!(files["policy"]["recovery_point_retention_hours"], 12);
+    operated.done(&["policy", "set", "offices", "--copy-frequency", "300"]);
+    let due = |vm: &Value| vm["rpo_target_seconds"].as_f64().unwrap_or(0.0);
+    operated.until("files-01", |vm| (due(vm) - 300.0).abs() < 0.1);
+    assert!((due(&operated.json(&["vm", "show", "web-01"])) - 1.0).abs() < 0.1);
+    operated.done(&["failover", "unplanned", "web-01", "-y", "--wait"]);
+    let dry = ["failback", "begin", "web-01", "--to-host", "host-2", "--dry-run"];
+    let (refused, _) = operated.ends(&dry, 5);
+    assert!(
+        refused.contains("NO  host-2 is of the cloud of web-01: it is of offices"),
+        "{refused}"
+    );
 }
