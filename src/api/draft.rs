@@ -3,9 +3,10 @@
 use super::control::vm_named;
 use super::problem::Problem;
 use crate::domain::id::VmId;
-use crate::domain::plan::{Action, ActionKind, Definition, Group, Probe};
+use crate::domain::plan::{Action, ActionKind, Definition, FailoverType, Group, Probe};
 use crate::views::Site;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A recovery plan. The same in a file and in the body of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct PlanDraft {
     /// Done before any VM is touched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<ActionDraft>,
+    /// Done once the VMs are shut down, before they fail over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after_shutdown: Vec<ActionDraft>,
     /// Done once all VMs could start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after_failover: Vec<ActionDraft>,
@@ -63,13 +67,17 @@ struct ActionFields {
     probe: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     within_s: Option<u32>,
+    /// The kinds of run that it is for; left out for all that fail over.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    only: BTreeSet<FailoverType>,
 }
 
 impl TryFrom<ActionFields> for ActionDraft {
     type Error = String;
 
     fn try_from(fields: ActionFields) -> Result<Self, String> {
-        let ActionFields { name, script, timeout_s, manual, tcp, http, probe, within_s } = fields;
+        let ActionFields { name, script, timeout_s, manual, tcp, http, probe, within_s, only } =
+            fields;
         let script = script.map(|command| {
             let timeout_s = timeout_s.ok_or("timeout_s")?;
             Ok(ActionKind::Script { command, timeout_s })
@@ -98,14 +106,14 @@ impl TryFrom<ActionFields> for ActionDraft {
         };
         match stray {
             Some(key) => Err(format!("action {name:?} has no use for its {key}: leave it out")),
-            None => Ok(Self(Action { name, kind })),
+            None => Ok(Self(Action { name, kind, only })),
         }
     }
 }
 
 impl From<ActionDraft> for ActionFields {
-    fn from(ActionDraft(Action { name, kind }): ActionDraft) -> Self {
-        let fields = Self { name, ..Self::default() };
+    fn from(ActionDraft(Action { name, kind, only }): ActionDraft) -> Self {
+        let fields = Self { name, only, ..Self::default() };
         match kind {
             ActionKind::Script { command, timeout_s } => {
                 Self { script: Some(command), timeout_s: Some(timeout_s), ..fields }
@@ -146,6 +154,7 @@ impl PlanDraft {
         };
         Ok(Definition {
             before: actions(&self.before),
+            after_shutdown: actions(&self.after_shutdown),
             after_failover: actions(&self.after_failover),
             groups: self.groups.iter().map(group).collect::<Result<_, Problem>>()?,
         })
@@ -163,6 +172,7 @@ impl PlanDraft {
         Self {
             name: None,
             before: drafts(&definition.before),
+            after_shutdown: drafts(&definition.after_shutdown),
             after_failover: drafts(&definition.after_failover),
             groups: definition.groups.iter().map(group).collect(),
         }
@@ -187,6 +197,7 @@ mod tests {
             ("name = \"x\"\ntcp = \"a:1\"", "must have `within_s`"),
             ("name = \"x\"\nmanual = \"do\"\nwithin_s = 1", "no use for"),
             ("name = \"x\"\nurl = \"do\"", "unknown field"),
+            ("name = \"x\"\nmanual = \"do\"\nonly = [\"commit\"]", "unknown variant `commit`"),
         ] {
             let error = refused(action);
             assert!(error.contains(says) && error.contains("line "), "{error}");
@@ -200,6 +211,10 @@ mod tests {
             name = "a"
             script = ["true", "x"]
             timeout_s = 3
+            only = ["planned", "unplanned"]
+            [[after_shutdown]]
+            name = "d"
+            manual = "look"
             [[group]]
             vms = ["a", "b"]
             [[group.before]]

@@ -34,7 +34,7 @@ pub use draft::{ActionDraft, GroupDraft, PlanDraft};
 pub use history::{History, follow};
 pub use live::Live;
 pub use operation::{Operation, operation, point_choice};
-pub use outlook::{Check, Outlook, PlanOutlook};
+pub use outlook::{Check, Outlook, PlanOutlook, VmOutlook};
 pub use problem::{Details, Problem};
 pub use routes::{ACTOR_HEADER, Accepted, EventsView, PREFIX, REQUEST_ID_HEADER, configure};
 pub use token::Token;

@@ -298,8 +298,30 @@ pub struct PlanOutlook {
     pub checks: Vec<Check>,
     /// What it would do, in plain words.
     pub consequence: String,
+    /// What a run would do with each of its VMs, in the order of the plan.
+    #[serde(default)]
+    pub vms: Vec<VmOutlook>,
     /// Why the state does not allow it.
     pub problem: Option<Problem>,
+}
+
+/// What a run would do with one VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmOutlook {
+    /// Which.
+    pub vm: String,
+    /// Whether it begins what the run is for; it does not where it is so already, or cannot.
+    pub begins: bool,
+    /// Why it cannot.
+    pub because: Option<String>,
+    /// The recovery point that it, or its copy, would start from, as far as it is known.
+    pub recovery_point: Option<PointView>,
+    /// Seconds of writes that would be lost at most.
+    pub lost_seconds: Option<f64>,
+    /// Bytes of logs that would be lost, where that is known.
+    pub lost_log_bytes: Option<u64>,
+    /// What is to be said of it, in plain words.
+    pub consequence: Option<String>,
 }
 
 impl PlanOutlook {
@@ -322,16 +344,17 @@ impl PlanOutlook {
         let problem = decided.err();
         let refused = problem.as_ref().map(|problem| problem.detail.clone());
         let mut checks = vec![Check::of("the state of the plan allows it".to_owned(), refused)];
-        let mut consequence = consequence(command, plan, site);
+        let (mut consequence, mut vms) = (consequence(command, plan, site), vec![]);
         if let (None, Command::Start { .. } | Command::StartWith { .. }, Some(run)) =
             (&problem, command, &begun.run)
         {
             let run = at_its_vms(run);
             checks.extend(vm_checks(&begun, &run, site, now));
             checks.extend(script_checks(&begun, &run, outside));
-            for line in of_each_vm(&begun, &run, site, outside, now) {
+            vms = of_each_vm(&begun, &run, site, outside, now);
+            for line in vms.iter().filter_map(|it| it.consequence.as_ref()) {
                 consequence.push_str("\n  ");
-                consequence.push_str(&line);
+                consequence.push_str(line);
             }
         }
         Self {
@@ -342,6 +365,7 @@ impl PlanOutlook {
             ready: checks.iter().all(|check| check.ok),
             checks,
             consequence,
+            vms,
             problem,
         }
     }
@@ -350,9 +374,13 @@ impl PlanOutlook {
 /// Where it is asked of a job, what it is of makes no difference.
 impl From<PlanOutlook> for Outlook {
     fn from(outlook: PlanOutlook) -> Self {
-        let PlanOutlook { operation, plan, allowed, changes, ready, checks, consequence, problem } =
-            outlook;
-        let of_plan = Self::of_change(&operation, &plan, changes, consequence);
+        let of_plan = Self::of_change(
+            &outlook.operation,
+            &outlook.plan,
+            outlook.changes,
+            outlook.consequence,
+        );
+        let PlanOutlook { allowed, ready, checks, problem, .. } = outlook;
         Self { allowed, ready, checks, problem, ..of_plan }
     }
 }
@@ -419,8 +447,14 @@ fn part(plan: &Plan, run: &Run, vm: &Vm, now: Timestamp) -> Part {
             Ok(events) => events,
             Err(rejection) => return Part::Cannot(rejection.to_string()),
         };
-        // That its start is held is only the beginning of its part.
-        if events.is_empty() || !matches!(*command, vm::Command::HoldStart { .. }) {
+        // That it is held, or let go on, is only the beginning of its part.
+        let is_of_plan = matches!(
+            *command,
+            vm::Command::HoldStart { .. }
+                | vm::Command::HoldFailover
+                | vm::Command::ReleaseFailover
+        );
+        if events.is_empty() || !is_of_plan {
             return Part::Begins;
         }
         for event in &events {
@@ -429,33 +463,59 @@ fn part(plan: &Plan, run: &Run, vm: &Vm, now: Timestamp) -> Part {
     }
 }
 
-/// Of a run that moves VMs, what would be lost of each where anything would, and which it passes over.
+/// What becomes of each VM: from which point it starts and what is lost of it, and which are passed over.
 fn of_each_vm(
     plan: &Plan,
     run: &Run,
     site: &Site,
     outside: &dyn Outside,
     now: Timestamp,
-) -> Vec<String> {
-    if !matches!(run.kind, RunKind::Planned | RunKind::Unplanned) {
-        return vec![];
-    }
+) -> Vec<VmOutlook> {
     let body = json!({ "point": run.options.point.to_string() }).to_string();
     let vms = plan.definition.vms().filter_map(|id| site.vms.get(&id));
-    let line = |vm: &Vm| match part(plan, run, vm, now) {
-        Part::Begins if run.kind == RunKind::Unplanned => {
-            let job = JobId::default();
-            let asked = Asked { vm, site, outside, now, job, body: body.as_bytes() };
-            let synchronizes = run.options.synchronize;
-            Some(if synchronizes { asked.loss_if_not_synchronized() } else { asked.loss() })
+    let is_unplanned = run.kind == RunKind::Unplanned;
+    let moves = matches!(run.kind, RunKind::Planned | RunKind::Unplanned);
+    let outlook = |vm: &Vm| {
+        let asked = Asked { vm, site, outside, now, job: JobId::default(), body: body.as_bytes() };
+        let part = part(plan, run, vm, now);
+        let begins = matches!(part, Part::Begins);
+        let starts = begins && (is_unplanned || matches!(run.kind, RunKind::Test { .. }));
+        let point = asked.point().filter(|_| starts);
+        let recovery_point = point.map(|point| PointView::new(point, vm, now));
+        let sends = run.options.synchronize && vm.can_send_the_latest();
+        let loses = begins && is_unplanned && !sends;
+        let passed_over = moves && matches!(part, Part::PassedOver);
+        let consequence = match &part {
+            Part::Begins if is_unplanned && run.options.synchronize => {
+                Some(asked.loss_if_not_synchronized())
+            }
+            Part::Begins if is_unplanned => Some(asked.loss()),
+            Part::PassedOver if passed_over => Some(why_passed_over(plan, vm)),
+            Part::Begins | Part::PassedOver | Part::Cannot(_) => None,
+        };
+        VmOutlook {
+            vm: vm.name.clone(),
+            begins,
+            lost_seconds: recovery_point.as_ref().map(|it| it.age_seconds).filter(|_| loses),
+            lost_log_bytes: asked.log_bytes().filter(|_| loses),
+            recovery_point,
+            because: match part {
+                Part::Cannot(why) => Some(why),
+                Part::Begins | Part::PassedOver => None,
+            },
+            consequence,
         }
-        Part::PassedOver if vm.held == Some(plan.id) => {
-            Some(format!("{} could start already, and starts with its group.", vm.name))
-        }
-        Part::PassedOver => Some(format!("{} is passed over: it is {}.", vm.name, vm.phase)),
-        Part::Begins | Part::Cannot(_) => None,
     };
-    vms.filter_map(line).collect()
+    vms.map(outlook).collect()
+}
+
+fn why_passed_over(plan: &Plan, vm: &Vm) -> String {
+    let name = &vm.name;
+    match vm.held == Some(plan.id) {
+        true if vm.held_off => format!("{name} is shut down already, and goes on from there."),
+        true => format!("{name} could start already, and starts with its group."),
+        false => format!("{name} is passed over: it is {}.", vm.phase),
+    }
 }
 
 /// Whether the programs are there that the run would start.
@@ -463,7 +523,8 @@ fn script_checks(plan: &Plan, run: &Run, outside: &dyn Outside) -> Vec<Check> {
     if !run.kind.fails_over() {
         return vec![];
     }
-    let commands = plan.definition.actions().filter_map(|action| match &action.kind {
+    let actions = plan.definition.actions().filter(|action| action.is_for(&run.kind));
+    let commands = actions.filter_map(|action| match &action.kind {
         ActionKind::Script { command, .. }
         | ActionKind::Gate { probe: Probe::Script { command }, .. } => {
             Some((&action.name, command.first()?))
@@ -495,7 +556,8 @@ pub(super) fn deletable(command: &Command, plan: &Plan, site: &Site) -> Result<(
 fn consequence(command: &Command, plan: &Plan, site: &Site) -> String {
     let (name, vms) = (&plan.name, plan.definition.vms().count());
     match command {
-        Command::Define { definition, .. } => {
+        Command::Define { .. } => String::new(),
+        Command::DefinePlan { definition, .. } => {
             let (vms, groups) = (definition.vms().count(), definition.groups.len());
             format!("{name} fails over {vms} VMs in {groups} groups. No VM is touched.")
         }

@@ -1,13 +1,15 @@
 //! A recovery plan: many VMs failed over in an order, with actions between, as one run.
 //!
 //! ```text
-//!  run: actions before | all VMs to where they could start | actions after |
+//!  run: actions before | all VMs are shut down | actions after | all VMs to where they could start | actions after |
 //!       group 1: actions before | its VMs start | actions after | group 2 ...
 //! ```
 //!
 //! All VMs are failed over at the same time, up to the moment at which their replicas could start; then the
-//! groups start one after the other, the VMs of a group at the same time. An action is a script, something
-//! that a person does and confirms, or a gate: a probe that has to succeed before the run goes on.
+//! groups start one after the other, the VMs of a group at the same time. Where something is to be done between
+//! shutting down and failing over, they wait for each other there as well. An action is a script, something
+//! that a person does and confirms, or a gate: a probe that has to succeed before the run goes on. It is for every
+//! kind of run that fails over, or for some.
 //!
 //! A planned run stops where something fails, and can be begun again: what is done already is passed over.
 //! Unplanned and test runs go on to their end, since half a recovery is better than none; only a gate
@@ -25,6 +27,7 @@ use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+pub mod earlier;
 mod moves;
 mod options;
 mod run;
@@ -75,10 +78,32 @@ impl RunKind {
         }
     }
 
+    /// What it is of those that start VMs group by group, with the actions of the plan.
+    pub const fn failover_type(&self) -> Option<FailoverType> {
+        match self {
+            Self::Test { .. } => Some(FailoverType::Test),
+            Self::Planned => Some(FailoverType::Planned),
+            Self::Unplanned => Some(FailoverType::Unplanned),
+            Self::CleanUp | Self::Commit | Self::Reverse => None,
+        }
+    }
+
     /// Whether it starts VMs group by group, with the actions of the plan.
     pub const fn fails_over(&self) -> bool {
-        matches!(self, Self::Test { .. } | Self::Planned | Self::Unplanned)
+        self.failover_type().is_some()
     }
+}
+
+/// A kind of run that fails VMs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailoverType {
+    /// [`RunKind::Test`].
+    Test,
+    /// [`RunKind::Planned`].
+    Planned,
+    /// [`RunKind::Unplanned`].
+    Unplanned,
 }
 
 /// A question whose answer opens a gate.
@@ -132,6 +157,20 @@ pub struct Action {
     pub name: String,
     /// What it does.
     pub kind: ActionKind,
+    /// The kinds of run that it is for; empty for all that fail over.
+    pub only: BTreeSet<FailoverType>,
+}
+
+impl Action {
+    /// An action of every run that fails over.
+    pub fn of_every_run(name: String, kind: ActionKind) -> Self {
+        Self { name, kind, only: BTreeSet::new() }
+    }
+
+    /// Whether it is for such a run.
+    pub fn is_for(&self, kind: &RunKind) -> bool {
+        kind.failover_type().is_some_and(|of| self.only.is_empty() || self.only.contains(&of))
+    }
 }
 
 /// VMs that start together.
@@ -150,6 +189,9 @@ pub struct Group {
 pub struct Definition {
     /// Done before any VM is touched, in this order.
     pub before: Vec<Action>,
+    /// Done once the VMs are shut down, as far as they can be reached, and before they fail over; in this order. A test
+    /// shuts nothing down.
+    pub after_shutdown: Vec<Action>,
     /// Done once all VMs could start, in this order.
     pub after_failover: Vec<Action>,
     /// The groups, in the order in which they start.
@@ -166,7 +208,8 @@ impl Definition {
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         let of_groups =
             self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
-        self.before.iter().chain(&self.after_failover).chain(of_groups)
+        let of_all = self.before.iter().chain(&self.after_shutdown).chain(&self.after_failover);
+        of_all.chain(of_groups)
     }
 
     /// Checks limits, and that no VM is named twice.
@@ -215,14 +258,14 @@ impl Definition {
 /// What a plan can be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// It is this from here on. A plan that runs is not changed.
+    /// [`Command::DefinePlan`] as it was before.
     Define {
         /// Its identity.
         id: PlanId,
         /// Its name.
         name: String,
         /// What it does.
-        definition: Definition,
+        definition: earlier::Definition,
     },
     /// It is not wanted any more.
     Delete,
@@ -285,6 +328,15 @@ pub enum Command {
         /// What was chosen.
         options: RunOptions,
     },
+    /// It is this from here on. A plan that runs is not changed.
+    DefinePlan {
+        /// Its identity.
+        id: PlanId,
+        /// Its name.
+        name: String,
+        /// What it does.
+        definition: Definition,
+    },
 }
 
 impl Command {
@@ -301,14 +353,14 @@ impl Command {
 /// What can become true of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// It is this.
+    /// [`Event::PlanDefined`] as it was before.
     Defined {
         /// Its identity.
         id: PlanId,
         /// Its name.
         name: String,
         /// What it does.
-        definition: Definition,
+        definition: earlier::Definition,
     },
     /// It is not wanted any more.
     Deleted,
@@ -380,6 +432,15 @@ pub enum Event {
         /// What.
         options: RunOptions,
     },
+    /// It is this.
+    PlanDefined {
+        /// Its identity.
+        id: PlanId,
+        /// Its name.
+        name: String,
+        /// What it does.
+        definition: Definition,
+    },
 }
 
 /// The work that a plan's state can call for.
@@ -442,6 +503,20 @@ impl Plan {
         }
     }
 
+    /// Whether it would be another one under this name with this definition.
+    fn would_become(&self, name: &str, definition: &Definition) -> Result<bool, Rejection> {
+        self.allow("Define")?;
+        check_name(name)?;
+        definition.check()?;
+        Ok(self.name != name || self.definition != *definition)
+    }
+
+    fn defined(&mut self, id: PlanId, name: &str, definition: Definition) {
+        self.id = id;
+        name.clone_into(&mut self.name);
+        self.definition = definition;
+    }
+
     fn allow(&self, operation: &'static str) -> Result<(), Rejection> {
         let allowed = self.allowed();
         if allowed.contains(&operation) {
@@ -461,14 +536,18 @@ impl Entity for Plan {
     fn decide(&self, command: &Command, _: Timestamp) -> Result<Vec<Event>, Rejection> {
         match command {
             Command::Define { id, name, definition } => {
-                self.allow("Define")?;
-                check_name(name)?;
-                definition.check()?;
-                if self.name == *name && self.definition == *definition {
-                    return Ok(vec![]);
-                }
                 let (name, definition) = (name.clone(), definition.clone());
-                Ok(vec![Event::Defined { id: *id, name, definition }])
+                let changes = self.would_become(&name, &definition.clone().into())?;
+                Ok(changes
+                    .then_some(Event::Defined { id: *id, name, definition })
+                    .into_iter()
+                    .collect())
+            }
+            Command::DefinePlan { id, name, definition } => {
+                let changes = self.would_become(name, definition)?;
+                let (name, definition) = (name.clone(), definition.clone());
+                let defined = Event::PlanDefined { id: *id, name, definition };
+                Ok(changes.then_some(defined).into_iter().collect())
             }
             Command::Delete => {
                 self.allow("Delete")?;
@@ -526,9 +605,10 @@ impl Entity for Plan {
     fn apply(&mut self, event: &Event, at: Timestamp) {
         match event {
             Event::Defined { id, name, definition } => {
-                self.id = *id;
-                self.name.clone_from(name);
-                self.definition = definition.clone();
+                self.defined(*id, name, definition.clone().into());
+            }
+            Event::PlanDefined { id, name, definition } => {
+                self.defined(*id, name, definition.clone());
             }
             Event::Deleted => self.name.clear(),
             Event::RunStarted { job, kind } => {

@@ -327,6 +327,12 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             format!("{who} had {name} wait before it starts, for a recovery plan")
         }
         Command::ReleaseStart => format!("{who} let {name} start"),
+        Command::HoldFailover => {
+            format!(
+                "{who} had the failover of {name} wait once it is shut down, for a recovery plan"
+            )
+        }
+        Command::ReleaseFailover => format!("{who} let the failover of {name} go on"),
         Command::CancelJob { .. } => format!("{who} gave up the running job of {name}"),
         Command::Describe { .. } => format!("{who} said what {name} is"),
         Command::ChangeTarget { .. } => format!("{who} chose what the replica of {name} gets"),
@@ -647,6 +653,10 @@ fn vm_event(event: &Event, at: Timestamp, titles: &Titles) -> String {
         Event::ReplicationResumed => "its replication goes on".to_owned(),
         Event::StartHeld { .. } => "it waits before it starts, for a recovery plan".to_owned(),
         Event::StartReleased => "it may start".to_owned(),
+        Event::FailoverHeld => {
+            "its failover waits once it is shut down, for its recovery plan".to_owned()
+        }
+        Event::FailoverReleased => "its failover goes on from there".to_owned(),
         Event::Described { machine } => format!(
             "it has {} cores, {} MiB of memory and {} network adapters",
             machine.cores,
@@ -688,6 +698,9 @@ fn plan_command(command: &plan::Command, who: &str, name: &str) -> String {
     let plan = format!("recovery plan {name}");
     match command {
         plan::Command::Define { .. } => format!("{who} defined {plan}"),
+        plan::Command::DefinePlan { definition, .. } => {
+            format!("{who} defined {plan} with {} actions", definition.actions().count())
+        }
         plan::Command::Delete => format!("{who} deleted {plan}"),
         plan::Command::Start { kind, .. } => format!("{who} began {} of {plan}", run(kind)),
         plan::Command::Continue { step, notes } => {
@@ -743,13 +756,20 @@ fn options_in_words(options: &RunOptions) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+fn plan_in_words(name: &str, definition: &plan::Definition) -> String {
+    let (groups, vms) = (definition.groups.len(), definition.vms().count());
+    format!("recovery plan {name} has {groups} groups with {vms} VMs")
+}
+
 fn plan_event(event: &plan::Event) -> String {
     match event {
-        plan::Event::Defined { name, definition, .. } => format!(
-            "recovery plan {name} has {} groups with {} VMs",
-            definition.groups.len(),
-            definition.vms().count()
-        ),
+        plan::Event::Defined { name, definition, .. } => {
+            plan_in_words(name, &definition.clone().into())
+        }
+        plan::Event::PlanDefined { name, definition, .. } => {
+            let actions = definition.actions().count();
+            format!("{}, and {actions} actions", plan_in_words(name, definition))
+        }
         plan::Event::Deleted => "it is not wanted any more".to_owned(),
         plan::Event::RunStarted { kind, .. } => format!("{} began", run(kind)),
         plan::Event::StepStarted { step } => format!("step {} began", step.saturating_add(1)),

@@ -68,7 +68,8 @@ impl Default for WorkingHours {
 }
 
 impl Limits {
-    fn bytes_per_second(&self, now: Timestamp) -> Option<u64> {
+    /// Bytes a second at `now`; `None` for as many as there is room for.
+    pub fn at(&self, now: Timestamp) -> Option<u64> {
         if self.hours.contain(now) { self.working } else { self.otherwise }
     }
 }
@@ -149,7 +150,7 @@ impl Pace {
         loop {
             // Asked for before the look, so that nothing which moves in between is missed.
             let moved = self.moved.notified();
-            let rate = self.limits.bytes_per_second(self.clock.now());
+            let rate = self.limits.at(self.clock.now());
             let Some(wait) = self.queue().wait_of(ticket.number, sender, bytes, rate) else {
                 return;
             };

@@ -19,7 +19,7 @@ use super::ghost::Ghost;
 use super::inline::Inline;
 use super::plant::Plant;
 use super::scenario::{Burst, Scenario};
-use super::storage::Storage;
+use super::storage::{Cost, Storage};
 use super::trace::Trace;
 use crate::disk::files::MemoryFiles;
 use crate::disk::nbd::{Endpoint, Exports};
@@ -35,6 +35,7 @@ use crate::ports::block::BlockDevice;
 use crate::ports::clock::Clock;
 use crate::ports::files::{Files, Open};
 use crate::replica::Vault;
+use crate::replication::pace::Limits;
 use crate::replication::{Engine, EngineParts, RecoverySite, Sources};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -102,6 +103,8 @@ struct State {
     rtt_ms: u64,
     /// What a link carries in a millisecond.
     bytes_per_ms: u64,
+    /// What a host may send.
+    limits: Limits,
 }
 
 /// A run of the service.
@@ -273,6 +276,7 @@ impl Outside {
             lives: 0,
             rtt_ms: scenario.site.rtt.0,
             bytes_per_ms: (scenario.site.mbit_per_s * 125).max(1),
+            limits: scenario.site.limits(),
         };
         let outside = Self {
             clock,
@@ -356,10 +360,13 @@ impl Outside {
         self.state().rtt_ms = rtt_ms;
     }
 
-    /// Milliseconds that so many requests and bytes take, one after the other.
-    pub(super) fn transfer_ms(&self, requests: u64, bytes: u64) -> u64 {
+    /// Milliseconds that requests take, one after the other; what a host sends keeps to its limit of this hour.
+    pub(super) fn transfer_ms(&self, cost: Cost, of_host: bool) -> u64 {
         let state = self.state();
-        requests * state.rtt_ms + bytes / state.bytes_per_ms
+        let limit = state.limits.at(self.clock.now()).filter(|_| of_host);
+        let sent_per_ms = limit
+            .map_or(state.bytes_per_ms, |limit| state.bytes_per_ms.min((limit / 1_000).max(1)));
+        cost.requests * state.rtt_ms + cost.sent / sent_per_ms + cost.received / state.bytes_per_ms
     }
 }
 

@@ -1,6 +1,6 @@
 //! The recovery plans of a scenario.
 
-use super::scenario::{PlanSpec, RunWord};
+use super::scenario::{ActionWord, PlanSpec, RunWord};
 use crate::domain::id::{PlanId, VmId};
 use crate::domain::plan::{Action, ActionKind, Definition, Group, Probe, RunKind};
 use uuid::Uuid;
@@ -24,17 +24,14 @@ pub(super) fn run_kind(word: RunWord, network: String) -> RunKind {
 
 /// What a plan of a scenario does; `called` answers the VMs that a name means.
 pub(super) fn definition(spec: &PlanSpec, called: impl Fn(&str) -> Vec<VmId>) -> Definition {
-    let action = |name: String, kind| Action { name, kind };
     let groups = spec.group.iter().zip(1..).map(|(group, number)| {
+        let action = |name: String, kind| Action { name, kind, only: group.only.clone() };
         let mut before = Vec::new();
         if group.script {
-            let command = vec!["prepare".to_owned(), number.to_string()];
-            let kind = ActionKind::Script { command, timeout_s: 60 };
-            before.push(action(format!("prepare group {number}"), kind));
+            before.push(action(format!("prepare group {number}"), script(number)));
         }
         if group.manual {
-            let kind = ActionKind::Manual { instructions: "look".to_owned() };
-            before.push(action(format!("confirm group {number}"), kind));
+            before.push(action(format!("confirm group {number}"), manual()));
         }
         let mut after = Vec::new();
         if group.gate {
@@ -45,5 +42,19 @@ pub(super) fn definition(spec: &PlanSpec, called: impl Fn(&str) -> Vec<VmId>) ->
         let vms = group.vms.iter().flat_map(|name| called(name.get_ref())).collect();
         Group { before, vms, after }
     });
-    Definition { groups: groups.collect(), ..Definition::default() }
+    let of_all = |word: &ActionWord| match word {
+        ActionWord::Script => Action::of_every_run("prepare failover".to_owned(), script(0)),
+        ActionWord::Manual => Action::of_every_run("confirm failover".to_owned(), manual()),
+    };
+    let after_shutdown = spec.after_shutdown.iter().map(of_all).collect();
+    Definition { after_shutdown, groups: groups.collect(), ..Definition::default() }
+}
+
+/// A script of the group of this number, or of all.
+fn script(group: u32) -> ActionKind {
+    ActionKind::Script { command: vec!["prepare".to_owned(), group.to_string()], timeout_s: 60 }
+}
+
+fn manual() -> ActionKind {
+    ActionKind::Manual { instructions: "look".to_owned() }
 }

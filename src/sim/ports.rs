@@ -120,7 +120,7 @@ impl DataPlane {
         let before = outside.storage.begin(place.host);
         let result = outside.inline.wait(call(self.engine.clone()));
         let cost = outside.storage.cost_since(before);
-        let mut ms = 1 + outside.transfer_ms(cost.requests, cost.bytes);
+        let mut ms = 1 + outside.transfer_ms(cost, place.host.is_some());
         if result.is_err() {
             ms += outside.dice.between(&key, NO_ANSWER_MS.0, NO_ANSWER_MS.1);
         }
@@ -485,6 +485,15 @@ impl Hypervisor for PrimarySite {
         }
         pause(&self.0, &name, NO_ANSWER_MS).await;
         Err(host_lost(&self.0, host))
+    }
+
+    async fn provider_heartbeat(&self) -> Result<(), Failure> {
+        pause(&self.0, "heartbeat of the provider", (1, 20)).await;
+        if !self.0.storage.weather().provider_silent {
+            return Ok(());
+        }
+        pause(&self.0, "heartbeat of the provider", NO_ANSWER_MS).await;
+        Err(Failure::new(Code::ProviderSilent, Cause::Itself, "").with("fabric", "the site"))
     }
 
     async fn shut_down(&self, vm: &Vm) -> Result<(), Failure> {

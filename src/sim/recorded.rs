@@ -6,13 +6,14 @@
 
 use super::quantity::{Size, Span, Window};
 use super::scenario::{
-    Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step, VmSpec,
+    ActionWord, Deed, Fidelity, GroupSpec, PlanSpec, RunWord, Scenario, Schedule, SiteSpec, Step,
+    VmSpec,
 };
 use crate::domain::catalogue::Code;
 use crate::domain::entity::{Commit, Entry, Kind, StreamId};
 use crate::domain::failure::Cause;
 use crate::domain::id::{CloudId, HostId, PlanId, VmId};
-use crate::domain::plan::{self, Action, ActionKind, Definition, Group, RunKind};
+use crate::domain::plan::{self, Action, ActionKind, Definition, FailoverType, Group, RunKind};
 use crate::domain::policy::Policy;
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{Command, Event, ResyncReason, ResyncWindow, RetryReason, Vm};
@@ -159,6 +160,9 @@ impl Reading {
         let (id, at) = (PlanId(commit.stream.id), commit.at.as_millis());
         match command {
             plan::Command::Define { name, definition, .. } => {
+                self.plans.insert(id, (name.clone(), definition.clone().into()));
+            }
+            plan::Command::DefinePlan { name, definition, .. } => {
                 self.plans.insert(id, (name.clone(), definition.clone()));
             }
             plan::Command::Start { kind, .. } => self.runs.push((at, id, run_of(kind))),
@@ -233,6 +237,8 @@ impl Reading {
             | Command::ConfigureResyncWindow { .. }
             | Command::ChangeTarget { .. }
             | Command::HoldStart { .. }
+            | Command::HoldFailover
+            | Command::ReleaseFailover
             | Command::ReleaseStart => {
                 // What the configuration asks for, or a cloud, is there from the beginning.
                 if !matches!(commit.actor.as_str(), "configuration" | "cloud" | "timer") {
@@ -437,12 +443,21 @@ impl Reading {
                 script: has(&group.before, |it| matches!(it, ActionKind::Script { .. })),
                 manual: has(&group.before, |it| matches!(it, ActionKind::Manual { .. })),
                 gate: has(&group.after, |it| matches!(it, ActionKind::Gate { .. })),
+                only: only_for(group.before.iter().chain(&group.after)),
             };
+            let of_all = |action: &Action| match action.kind {
+                ActionKind::Script { .. } => Some(ActionWord::Script),
+                ActionKind::Manual { .. } => Some(ActionWord::Manual),
+                ActionKind::Gate { .. } => None,
+            };
+            let after_shutdown: Vec<_> =
+                definition.after_shutdown.iter().filter_map(of_all).collect();
             let groups: Vec<GroupSpec> = definition.groups.iter().map(group).collect();
             let kept: usize = groups
                 .iter()
                 .map(|it| usize::from(it.script) + usize::from(it.manual) + usize::from(it.gate))
-                .sum();
+                .sum::<usize>()
+                + after_shutdown.len();
             let actions = definition.actions().count();
             if 0 < actions {
                 self.remarks.push(format!(
@@ -450,7 +465,7 @@ impl Reading {
                      the others are not taken over"
                 ));
             }
-            plans.push(PlanSpec { name: name.clone(), group: groups });
+            plans.push(PlanSpec { name: name.clone(), after_shutdown, group: groups });
         }
         plans
     }
@@ -544,6 +559,14 @@ impl Reading {
         });
         if lost_power { Deed::PowerLoss } else { deed }
     }
+}
+
+/// The kinds of run for which one group's actions are, where all of them are for some only.
+fn only_for<'a>(actions: impl Iterator<Item = &'a Action> + Clone) -> BTreeSet<FailoverType> {
+    if actions.clone().any(|action| action.only.is_empty()) {
+        return BTreeSet::new();
+    }
+    actions.flat_map(|action| action.only.iter().copied()).collect()
 }
 
 fn run_of(kind: &RunKind) -> Step {

@@ -228,7 +228,7 @@ impl Run {
         let name = "cloud".to_owned();
         self.configure(Kind::Cloud, cloud.0, cloud::Command::Create { id: cloud, name }).await;
         self.configure(Kind::Cloud, cloud.0, cloud::Command::ConfigurePolicy { policy }).await;
-        for (id, name) in outside.host_ids() {
+        for (id, name) in outside.host_ids().into_iter().filter(|(id, _)| self.admits(*id)) {
             self.configure(Kind::Host, id.0, host::Command::Register { id, name, cloud }).await;
             let cluster = outside.cluster_of(id);
             self.configure(Kind::Host, id.0, host::Command::JoinCluster { cluster }).await;
@@ -238,6 +238,9 @@ impl Run {
         for id in outside.vm_ids() {
             let machine = outside.machine(id);
             let (name, host, disks) = (machine.name, machine.host, machine.disks);
+            if !self.admits(host) {
+                continue;
+            }
             let discover = vm::Command::Discover { id, name, host, cloud, disks };
             self.configure(Kind::Vm, id.0, discover).await;
             // Where a cluster has it, if the service died before it heard of that.
@@ -418,6 +421,7 @@ impl Run {
             weather.answers_lost = percent(Deed::LoseAnswers);
             weather.gates_shut = of(Deed::ShutGates).next().is_some();
             weather.scripts_fail = of(Deed::FailScripts).next().is_some();
+            weather.provider_silent = of(Deed::SilenceProvider).next().is_some();
         });
         let rtt = of(Deed::SlowLink).filter_map(|step| step.rtt).max();
         outside.set_rtt(rtt.unwrap_or(self.scenario.site.rtt).0);
@@ -460,6 +464,8 @@ impl Run {
             deed if deed.is_of_plan() => return self.operate_plan(step),
             Deed::MoveVm => return self.order_move(step),
             Deed::ChangePolicy => return self.change_policy(step),
+            Deed::MapNetwork => return self.map_network(step),
+            Deed::RegisterHost => return self.register_host(step),
             _ => {}
         }
         for vm in self.outside.vms_called(step.vm()) {
@@ -520,7 +526,7 @@ impl Run {
         for spec in &self.scenario.plan {
             let id = plan_id(&spec.name);
             let definition = definition(spec, |name| self.outside.vms_called(Some(name)));
-            let command = plan::Command::Define { id, name: spec.name.clone(), definition };
+            let command = plan::Command::DefinePlan { id, name: spec.name.clone(), definition };
             let stream = StreamId { kind: Kind::Plan, id: id.0 };
             self.tell(stream, Plan::entry(command, vec![]), "configuration").await;
         }
@@ -695,6 +701,7 @@ pub(super) fn operation(step: &Step, id: VmId, known: &Vm, now: Timestamp) -> vm
             let then = step.then.map_or(AfterFailover::Commit, AfterFailover::from);
             vm::Command::DecideFailover { due, then }
         }
+        Deed::ReleaseStart => vm::Command::ReleaseStart,
         Deed::CompleteFailback => vm::Command::CompleteFailback { job },
         Deed::CancelFailback => vm::Command::CancelFailback,
         Deed::ReverseReplicate => vm::Command::ReverseReplicate { job },

@@ -12,9 +12,10 @@ pub(super) use order::{DecisionWord, PointWord};
 use super::beside::text_of;
 use super::quantity::{Size, Span, Window};
 use super::report::Outage;
-use super::topology::{ClusterSpec, NetworkSpec, NicSpec, Topology};
+use super::topology::{BandwidthSpec, ClusterSpec, NetworkSpec, NicSpec, Topology};
 use super::trace::Trace;
 use crate::domain::fabric::Size as ReplicaSize;
+use crate::domain::plan::FailoverType;
 use crate::domain::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -191,6 +192,12 @@ pub struct SiteSpec {
     pub rtt: Span,
     /// What a host's link to the vault carries.
     pub mbit_per_s: u64,
+    /// What a host may send of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BandwidthSpec>,
+    /// Whether the vault admits hosts with a key only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub registration_keys: bool,
     /// Hosts that share disks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cluster: Vec<ClusterSpec>,
@@ -215,6 +222,8 @@ impl Default for SiteSpec {
             resync_window: Window::default(),
             rtt: Span(10),
             mbit_per_s: 500,
+            bandwidth: None,
+            registration_keys: false,
             cluster: vec![],
             network: vec![],
             recovery_network: vec![],
@@ -341,6 +350,12 @@ pub struct Step {
     /// By how much a clock goes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Span>,
+    /// Which network of the primary site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Spanned<String>>,
+    /// To which network of the recovery site it leads from then on; to none if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Spanned<String>>,
     /// Which recovery plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Spanned<String>>,
@@ -356,7 +371,7 @@ pub struct Step {
     /// Time between two application-consistent points from then on, in whole hours; `0s` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_consistent: Option<Span>,
-    /// After which time a failover is decided.
+    /// After which time it is done: a failover is decided, a replication begins, a key is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Span>,
     /// What is decided.
@@ -403,8 +418,21 @@ pub enum RunWord {
 pub struct PlanSpec {
     /// Its name.
     pub name: String,
+    /// What is done once its VMs are shut down, before they fail over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after_shutdown: Vec<ActionWord>,
     /// Its groups, in order.
     pub group: Vec<GroupSpec>,
+}
+
+/// An action of a recovery plan, of which a simulation has only that it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionWord {
+    /// A script runs.
+    Script,
+    /// Somebody has to confirm.
+    Manual,
 }
 
 /// A group of a recovery plan.
@@ -422,6 +450,9 @@ pub struct GroupSpec {
     /// Whether a gate has to open once they run.
     #[serde(default)]
     pub gate: bool,
+    /// The kinds of run that all this is for; empty for all that fail over.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub only: BTreeSet<FailoverType>,
 }
 
 macro_rules! deeds {
@@ -495,6 +526,8 @@ deeds! {
     ShutGates = "shut_gates", needs [], takes ["for"];
     /// Scripts of recovery plans end with an error.
     FailScripts = "fail_scripts", needs [], takes ["for"];
+    /// The primary site's provider does not answer.
+    SilenceProvider = "silence_provider", needs [], takes ["for"];
     /// The service is stopped in good order, with the agents in it, and started again.
     StopService = "stop_service", needs ["for"], takes [];
     /// Somebody runs a VM elsewhere, from its disks, while its agent is down.
@@ -557,6 +590,12 @@ deeds! {
     RunPlan = "run_plan", needs ["plan", "kind"], takes ["point", "synchronize", "lease"];
     /// An operator has a run go on that waits for somebody.
     ContinuePlan = "continue_plan", needs ["plan"], takes [];
+    /// An operator lets a VM start that waits for its recovery plan.
+    ReleaseStart = "release_start", needs ["vm"], takes [];
+    /// An operator has a network lead elsewhere.
+    MapNetwork = "map_network", needs ["network"], takes ["to"];
+    /// An operator registers a host, with a key that the vault issued before.
+    RegisterHost = "register_host", needs ["host"], takes ["after"];
 }
 
 impl Deed {
@@ -588,6 +627,10 @@ impl Deed {
                 | Self::FailScripts
                 | Self::RunPlan
                 | Self::ContinuePlan
+                | Self::ReleaseStart
+                | Self::MapNetwork
+                | Self::RegisterHost
+                | Self::SilenceProvider
         )
     }
 
@@ -754,9 +797,14 @@ impl Check<'_> {
         site.policy().check().map_err(|rejection| self.at(0, "site", &rejection.to_string()))?;
         let vms = self.scenario.vms();
         let fidelity = self.scenario.fidelity;
-        if fidelity == Fidelity::Sizes && site.app_consistent != Span(0) {
-            let problem = "application-consistent points need fidelity \"blocks\"";
-            return Err(self.at(0, "site.app_consistent", problem));
+        for (key, is_given) in [
+            ("site.app_consistent", site.app_consistent != Span(0)),
+            ("site.bandwidth", site.bandwidth.is_some()),
+            ("site.registration_keys", site.registration_keys),
+        ] {
+            if fidelity == Fidelity::Sizes && is_given {
+                return Err(self.at(0, key, "needs fidelity \"blocks\""));
+            }
         }
         let most = fidelity.vms_max();
         if most < vms.len() {
@@ -842,6 +890,10 @@ impl Check<'_> {
         let checked = match deed {
             Deed::ChangePolicy => step.check_policy(&self.scenario.site),
             Deed::RunPlan => step.check_run(),
+            Deed::MapNetwork => step.check_mapping(&self.scenario.site),
+            Deed::RegisterHost if !self.scenario.site.registration_keys => {
+                Err("every host is admitted: the site has no registration_keys".to_owned())
+            }
             _ => Ok(()),
         };
         if let Err(problem) = checked {

@@ -43,13 +43,18 @@ pub(super) struct Weather {
     pub(super) gates_shut: bool,
     /// Scripts of recovery plans end with an error.
     pub(super) scripts_fail: bool,
+    /// The primary site's provider does not answer.
+    pub(super) provider_silent: bool,
 }
 
 /// What requests have cost so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
     pub(super) requests: u64,
-    pub(super) bytes: u64,
+    /// Bytes on their way to the storage.
+    pub(super) sent: u64,
+    /// Bytes on their way back.
+    pub(super) received: u64,
 }
 
 /// The storage. Clones are the same one.
@@ -106,8 +111,12 @@ impl Storage {
 
     /// What requests have cost since `before`.
     pub(super) fn cost_since(&self, before: Cost) -> Cost {
-        let Cost { requests, bytes } = self.lock().cost;
-        Cost { requests: requests - before.requests, bytes: bytes - before.bytes }
+        let Cost { requests, sent, received } = self.lock().cost;
+        Cost {
+            requests: requests - before.requests,
+            sent: sent - before.sent,
+            received: received - before.received,
+        }
     }
 
     /// Lets so many more requests through, then none; `None` lets all through.
@@ -142,7 +151,7 @@ impl Storage {
     fn fate(&self, location: &str, stores: bool, bytes: u64) -> Fate {
         let mut state = self.lock();
         state.cost.requests += 1;
-        state.cost.bytes += bytes;
+        state.cost.sent += bytes;
         match &mut state.last_requests {
             Some(0) => return Fate::Fails(broken_off()),
             Some(left) => {
@@ -248,7 +257,7 @@ impl ObjectStore for Storage {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let get = self.objects.get_opts(location, options);
         let got = self.carry(location.as_ref(), false, 0, get).await?;
-        self.lock().cost.bytes += got.range.end - got.range.start;
+        self.lock().cost.received += got.range.end - got.range.start;
         Ok(got)
     }
 

@@ -6,11 +6,12 @@
 use super::dice::Dice;
 use super::quantity::{Size, Span, Window};
 use super::scenario::{
-    DecisionWord, Deed, Fidelity, GroupSpec, PlanSpec, PointWord, RunWord, Scenario, Schedule,
-    SiteSpec, Step, VmSpec,
+    ActionWord, DecisionWord, Deed, Fidelity, GroupSpec, PlanSpec, PointWord, RunWord, Scenario,
+    Schedule, SiteSpec, Step, VmSpec,
 };
-use super::topology::{ClusterSpec, NetworkSpec, NicSpec};
+use super::topology::{BandwidthSpec, ClusterSpec, NetworkSpec, NicSpec};
 use crate::domain::fabric::Subnet;
+use crate::domain::plan::FailoverType;
 use crate::domain::vm::ResyncWindow;
 use toml::Spanned;
 
@@ -75,6 +76,9 @@ const CLASSES: &[Deed] = &[
     Deed::Resync,
     Deed::DecideFailover,
     Deed::Protect,
+    Deed::ReleaseStart,
+    Deed::MapNetwork,
+    Deed::SilenceProvider,
 ];
 
 /// How plans are run.
@@ -101,8 +105,13 @@ impl Scenario {
             (1..=dice.between("vms", 1, 3)).map(|nth| random_vm(&dice, nth, &hosts)).collect();
         let mut at = Vec::new();
         let cluster = random_cluster(&dice, &hosts);
+        let networks = random_networks(&dice);
         for class in CLASSES {
-            let is_possible = *class != Deed::MoveVm || !cluster.is_empty();
+            let is_possible = match class {
+                Deed::MoveVm => !cluster.is_empty(),
+                Deed::MapNetwork => !networks.network.is_empty(),
+                _ => true,
+            };
             if is_possible && dice.happens(&format!("{} happens", class.word()), CLASS_ON) {
                 for _ in 0..dice.between("how often", 1, 3) {
                     at.push(random_step(&dice, *class, &hosts, &vms, minutes));
@@ -116,15 +125,24 @@ impl Scenario {
             script: dice.happens("script", 30),
             manual: dice.happens("manual", 20),
             gate: dice.happens("gate", 40),
+            only: [FailoverType::Test, FailoverType::Planned, FailoverType::Unplanned]
+                .into_iter()
+                .filter(|_| dice.happens("only for some runs", 20))
+                .collect(),
         };
-        let networks = random_networks(&dice);
+        let between = [(ActionWord::Script, 20), (ActionWord::Manual, 15)].into_iter();
+        let between = between.filter(|(_, percent)| dice.happens("after shutdown", *percent));
         let retention_h = dice.between("retention", 0, 2);
         if !networks.network.is_empty() {
             for vm in &mut vms {
                 vm.nic = vec![random_nic(&dice)];
             }
         }
-        let plan = PlanSpec { name: PLAN.to_owned(), group: vms.iter().map(group).collect() };
+        let plan = PlanSpec {
+            name: PLAN.to_owned(),
+            after_shutdown: between.map(|(word, _)| word).collect(),
+            group: vms.iter().map(group).collect(),
+        };
         Self {
             title: format!("swarm {seed}"),
             why: "What random faults do to a random site.".to_owned(),
@@ -141,6 +159,15 @@ impl Scenario {
                 resync_window: random_window(&dice),
                 rtt: Span(dice.between("rtt", 1, 60)),
                 mbit_per_s: dice.between("bandwidth", 2, 1_000),
+                bandwidth: dice.happens("limits", SITE_ON).then(|| BandwidthSpec {
+                    work_hours: Window(ResyncWindow::Daily {
+                        from_minute: 8 * 60,
+                        to_minute: (8 * 60 + dice.between("work", 5, 60)) as u16,
+                        utc_offset_minutes: 0,
+                    }),
+                    work_kbps: dice.between("limit", 4_000, 40_000),
+                    other_kbps: 0,
+                }),
                 cluster,
                 ..networks
             },
@@ -187,6 +214,7 @@ impl Scenario {
                 mbit_per_s: dice.between("bandwidth", 2_000, 20_000),
                 retention: Span::hours(dice.between("retention", 1, 24)),
                 app_consistent: Span(0),
+                bandwidth: None,
                 cluster: vec![],
                 ..Self::random(seed).site
             },
@@ -245,6 +273,8 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         every: takes("every").then(|| Span(dice.between(key, 2_000, 120_000))),
         forward: forward.then_some(jump),
         back: back.then_some(jump),
+        network: takes("network").then(|| spanned("web".to_owned())),
+        to: (takes("to") && dice.happens("mapped", 70)).then(|| spanned("dr".to_owned())),
         plan: takes("plan").then(|| spanned(PLAN.to_owned())),
         kind,
         point: point.then_some(PointWord::LatestProcessed),

@@ -1,10 +1,12 @@
 //! What a site is made of, as a scenario or a file of its own tells it: hosts and their clusters, networks, VMs.
 
+use super::quantity::Window;
 use super::scenario::{SiteSpec, VmSpec};
 use crate::domain::fabric::{Network, Size, Subnet};
 use crate::domain::machine::{DiskFormat, DiskRole, DiskTraits, Machine, Nic};
 use crate::domain::placement::is_range;
-use crate::domain::vm::Disk;
+use crate::domain::vm::{Disk, ResyncWindow};
+use crate::replication::pace::{Limits, WorkingHours};
 use crate::views::{FabricView, HostView, MappingView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -24,6 +26,20 @@ pub struct Topology {
     /// Its VMs.
     #[serde(default)]
     pub vm: Vec<VmSpec>,
+}
+
+/// How fast each host may send, on every day of the week.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthSpec {
+    /// When people work, in UTC.
+    pub work_hours: Window,
+    /// Kilobits a second in these hours; 0 for what the link carries.
+    #[serde(default)]
+    pub work_kbps: u64,
+    /// The same at other times.
+    #[serde(default)]
+    pub other_kbps: u64,
 }
 
 /// Hosts that share disks and logs: a VM can move from one to another.
@@ -82,6 +98,22 @@ impl NetworkSpec {
 }
 
 impl SiteSpec {
+    /// What each host may send.
+    pub(super) fn limits(&self) -> Limits {
+        let Some(spec) = self.bandwidth else { return Limits::default() };
+        let rate = |kbps: u64| (0 < kbps).then_some(kbps * 125);
+        let (days, (from_minute, to_minute)) = match spec.work_hours.0 {
+            ResyncWindow::Daily { from_minute, to_minute, .. } => {
+                ([true; 7], (from_minute, to_minute))
+            }
+            ResyncWindow::Always => ([true; 7], (0, 0)),
+            ResyncWindow::Manual => ([false; 7], (0, 0)),
+        };
+        let hours = WorkingHours { days, from_minute, to_minute, utc_offset_minutes: 0 };
+        let (working, otherwise) = (rate(spec.work_kbps), rate(spec.other_kbps));
+        Limits { working, otherwise, hours, ..Limits::default() }
+    }
+
     /// Takes the clusters, networks and sizes of a site over.
     pub fn take_over(
         &mut self,

@@ -196,6 +196,7 @@ impl TaskView {
             plan::Task::FailOver => "RecoveryPlanFailover",
             plan::Task::Boot { .. } => "RecoveryPlanBoot",
             plan::Task::All => "RecoveryPlanAllVms",
+            plan::Task::ShutDown => "RecoveryPlanShutdown",
         };
         Self {
             name: name.to_owned(),

@@ -179,6 +179,7 @@ pub(super) fn run_state(run: &Run) -> &'static str {
 pub(super) fn step_name(step: &Step) -> String {
     match &step.task {
         Task::Act { action, .. } => action.name.clone(),
+        Task::ShutDown => "Shutdown of all VMs".to_owned(),
         Task::FailOver => "Failover of all VMs".to_owned(),
         Task::Boot { group } => format!("Start of group {group}"),
         Task::All => "All VMs".to_owned(),

@@ -31,7 +31,7 @@ const LOOKS_MAX: u32 = 1800;
 
 impl Hosted for Plan {
     const WORKER: &'static str = "plan";
-    const STATE_SCHEMA: u16 = 3;
+    const STATE_SCHEMA: u16 = 4;
 
     fn shelf(shelves: &mut Shelves) -> &mut BTreeMap<Uuid, Addr<EntityActor<Self>>> {
         &mut shelves.plans
@@ -54,7 +54,9 @@ impl Hosted for Plan {
                     let (output, failure) = match plan.running().and_then(Run::step) {
                         Some(now) => match &now.task {
                             Task::Act { action, group } => act(&plan, action, *group, &world).await,
-                            Task::FailOver | Task::Boot { .. } | Task::All => Default::default(),
+                            Task::ShutDown | Task::FailOver | Task::Boot { .. } | Task::All => {
+                                Default::default()
+                            }
                         },
                         None => Default::default(),
                     };
@@ -81,6 +83,7 @@ impl Hosted for Plan {
 fn vm_failed(plan: &Plan, why: &str) -> Failure {
     let step = plan.running().and_then(Run::step);
     let name = match step.map(|step| &step.task) {
+        Some(Task::ShutDown) => "shutdown of all VMs".to_owned(),
         Some(Task::FailOver) => "failover of all VMs".to_owned(),
         Some(Task::Boot { group }) => format!("start of group {group}"),
         _ => plan.running().map_or_else(String::new, |run| run.kind.name().to_owned()),

@@ -73,7 +73,7 @@ fn command(
                 return Err(Problem::invalid("`name` is another than that of the path"));
             }
             let definition = draft.definition(site)?;
-            Ok(Command::Define { id: plan.id, name: plan.name.clone(), definition })
+            Ok(Command::DefinePlan { id: plan.id, name: plan.name.clone(), definition })
         }
         "delete" => Ok(Command::Delete),
         "run" | "check" => {

@@ -21,10 +21,14 @@ pub enum Move {
 /// What comes next for `vm` in the running step, as the VM is.
 pub fn next_move(plan: &Plan, run: &Run, vm: &Vm) -> Move {
     let Some(step) = run.step() else { return Move::Done };
-    let job = JobId::named(run.job.0, &format!("{} {}", vm.id, run.current));
+    let begun_in = match step.task {
+        Task::FailOver => run.first_of_failover(),
+        _ => run.current,
+    };
+    let job = JobId::named(run.job.0, &format!("{} {begun_in}", vm.id));
     let the_move = match (&step.task, &run.kind) {
         (Task::FailOver, RunKind::Test { network }) => test(plan, run, vm, job, network),
-        (Task::FailOver, _) => fail_over(plan, run, vm, job),
+        (Task::ShutDown | Task::FailOver, _) => fail_over(plan, run, vm, job),
         (Task::Boot { .. }, kind) => boot(plan, vm, matches!(kind, RunKind::Test { .. })),
         (Task::All, RunKind::CleanUp) => clean_up(vm, job, &run.options),
         (Task::All, RunKind::Commit) => commit(vm, job),
@@ -68,7 +72,9 @@ fn not_allowed(vm: &Vm, operation: &str) -> Move {
     Move::Fail(format!("{operation} of {} is not allowed while it is {}", vm.name, vm.phase))
 }
 
+/// Up to where it is shut down, or from there or from the beginning to where it could start.
 fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
+    let shuts_down = run.step().is_some_and(|step| step.task == Task::ShutDown);
     let (operation, command) = match run.kind {
         RunKind::Planned => ("PlannedFailover", Command::PlannedFailover { job }),
         _ if run.options.synchronize => {
@@ -82,7 +88,9 @@ fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
     match vm.phase {
         // Another plan, or somebody by hand, has failed it over.
         Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::UnprotectedAtRecovery => Move::Done,
-        Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => Move::Done,
+        Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => {
+            if shuts_down || !vm.held_off { Move::Done } else { tell(Command::ReleaseFailover) }
+        }
         Phase::FailingOver(_) if vm.waits_for_plan() => {
             Move::Fail(format!("{} waits for another recovery plan to start it", vm.name))
         }
@@ -90,6 +98,7 @@ fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
         Phase::FailingOver(_) => Move::Wait,
         _ if !vm.allowed_operations().contains(&operation) => not_allowed(vm, operation),
         _ if vm.held != Some(plan.id) => tell(Command::HoldStart { plan: plan.id }),
+        _ if shuts_down && !vm.held_off => tell(Command::HoldFailover),
         _ => tell(command),
     }
 }

@@ -1,6 +1,6 @@
 //! One run of a recovery plan: its steps, one after the other.
 
-use super::{Action, ActionKind, Definition, Effect, Event, RunKind, RunOptions};
+use super::{Action, ActionKind, Definition, Effect, Event, FailoverType, RunKind, RunOptions};
 use crate::domain::catalogue::Code;
 use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{JobId, VmId};
@@ -40,6 +40,8 @@ pub enum Task {
     },
     /// Cleans up, commits, or reverses all VMs: what the run is for.
     All,
+    /// Shuts all VMs down, as far as they can be reached: where something is done before they fail over.
+    ShutDown,
 }
 
 /// What a VM has done of a step.
@@ -117,9 +119,14 @@ fn tasks(kind: &RunKind, definition: &Definition) -> Vec<(Task, Vec<VmId>)> {
     }
     let actions = |group: Option<u32>, actions: &[Action]| -> Vec<(Task, Vec<VmId>)> {
         let act = |action: &Action| (Task::Act { group, action: action.clone() }, vec![]);
-        actions.iter().map(act).collect()
+        actions.iter().filter(|action| action.is_for(kind)).map(act).collect()
     };
     let mut tasks = actions(None, &definition.before);
+    let after_shutdown = actions(None, &definition.after_shutdown);
+    if kind.failover_type() != Some(FailoverType::Test) && !after_shutdown.is_empty() {
+        tasks.push((Task::ShutDown, all.clone()));
+        tasks.extend(after_shutdown);
+    }
     tasks.push((Task::FailOver, all));
     tasks.extend(actions(None, &definition.after_failover));
     for (group, number) in definition.groups.iter().zip(1..) {
@@ -163,6 +170,13 @@ impl Run {
         self.step().is_some_and(|step| {
             matches!(step.state, StepState::WaitingForManualAction | StepState::Blocked(_))
         })
+    }
+
+    /// The step in which its VMs begin to fail over, from 0.
+    pub(super) fn first_of_failover(&self) -> u32 {
+        let mut steps = self.steps.iter().zip(0..);
+        let begins = |step: &Step| matches!(step.task, Task::ShutDown | Task::FailOver);
+        steps.find(|(step, _)| begins(step)).map_or(self.current, |(_, number)| number)
     }
 
     /// Whether a VM failed before: it is left out of what follows.
@@ -213,7 +227,7 @@ impl Run {
         };
         match current.task {
             Task::Act { .. } => vec![Effect::Act { job, step }],
-            Task::FailOver | Task::Boot { .. } | Task::All => {
+            Task::ShutDown | Task::FailOver | Task::Boot { .. } | Task::All => {
                 self.awaited(current).map(|vm| Effect::Move { job, step, vm }).collect()
             }
         }

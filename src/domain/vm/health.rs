@@ -170,6 +170,14 @@ impl Vm {
             Phase::Resynchronizing(reason) => {
                 (Health::Critical, Code::OutOfStep, resync_because(reason), self.resync_next())
             }
+            Phase::FailingOver(_) if self.held_off && self.waits_for_plan() => (
+                Health::Warning,
+                Code::StartHeld,
+                "the VM was shut down for its failover, which waits for its recovery plan"
+                    .to_owned(),
+                "it goes on when the plan has done what it does between, or release it by hand"
+                    .to_owned(),
+            ),
             Phase::FailingOver(_) if self.waits_for_plan() => (
                 Health::Warning,
                 Code::StartHeld,

@@ -317,6 +317,10 @@ pub enum Command {
         /// What it lacks, if it is short of space.
         short: Option<Failure>,
     },
+    /// Let the next failover, whose start is held, wait for that plan also once its source was shut down.
+    HoldFailover,
+    /// Let the failover go on that waits after its source was shut down. Its start stays held.
+    ReleaseFailover,
 }
 
 impl Command {
@@ -916,4 +920,8 @@ pub enum Event {
     },
     /// It has room again.
     LogVolumeFreed,
+    /// The next failover waits for the plan that holds its start also once its source was shut down.
+    FailoverHeld,
+    /// It goes on from there.
+    FailoverReleased,
 }

@@ -342,6 +342,8 @@ pub struct Vm {
     pub decision: Option<(Timestamp, AfterFailover)>,
     /// The plan that says when the VM of a failover, or of a test, starts.
     pub held: Option<PlanId>,
+    /// Whether its failover waits for that plan also once its source was shut down.
+    pub held_off: bool,
     /// The test failover that is not cleaned up.
     pub test: Option<TestFailover>,
     /// What came of the last test failover.
@@ -444,10 +446,10 @@ impl Vm {
     /// The work in progress: the running job's task, or else the delta's.
     pub fn work(&self) -> Option<Work> {
         if let Some((task, current)) = self.job.as_ref().and_then(Job::current) {
-            if current.step == Step::StartReplica && self.held.is_some() {
-                return None;
-            }
-            if self.waits_for_its_time().is_some() || self.is_resync_paused() {
+            if self.failover_waits_for_plan()
+                || self.waits_for_its_time().is_some()
+                || self.is_resync_paused()
+            {
                 return None;
             }
             let job = self.job.as_ref().map(|job| job.id).unwrap_or_default();
@@ -642,7 +644,7 @@ impl Vm {
             self.unsuccessful = Some(id);
         }
         if kind.fails_over() {
-            self.held = None;
+            self.released();
         }
         if self.is_test_job(id) {
             return;
@@ -920,7 +922,9 @@ impl Entity for Vm {
             Event::ReplicationResumed if self.is_resync_paused() => self.delta.stage = Stage::Off,
             Event::ReplicationResumed => self.wait_for_next_delta(at),
             Event::StartHeld { plan } => self.held = Some(*plan),
-            Event::StartReleased => self.held = None,
+            Event::StartReleased => self.released(),
+            Event::FailoverHeld => self.held_off = true,
+            Event::FailoverReleased => self.held_off = false,
             Event::Described { machine } => self.machine = Some(machine.clone()),
             Event::TargetChanged { target } => self.target.clone_from(target),
             Event::ReplicaPlaced { placement } => self.placement = Some(placement.clone()),

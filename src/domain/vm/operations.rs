@@ -40,13 +40,27 @@ impl Vm {
         self.phase == Phase::FailingOver(FailoverKind::Unplanned) && self.synchronizes
     }
 
-    /// Whether the VM could start and waits for its recovery plan.
+    /// Whether its failover, or its test, waits for its recovery plan.
     pub fn waits_for_plan(&self) -> bool {
-        let test = self.test.as_ref().map(|test| &test.job);
-        let mut current = self.job.iter().chain(test).filter_map(Job::current);
-        let starts =
-            current.any(|(_, task)| matches!(task.step, Step::StartReplica | Step::StartTest));
-        self.held.is_some() && starts
+        let test = self.test.as_ref().and_then(|test| test.job.current());
+        let test_could_start = test.is_some_and(|(_, task)| task.step == Step::StartTest);
+        self.held.is_some() && test_could_start || self.failover_waits_for_plan()
+    }
+
+    /// Whether its failover waits for its recovery plan: once its source was shut down, or when it could start.
+    pub(super) fn failover_waits_for_plan(&self) -> bool {
+        let current = self.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+        match current {
+            Some(Step::StartReplica) => self.held.is_some(),
+            // The tasks after those that shut the source of a planned and of an unplanned failover down.
+            Some(Step::PrepareForFailover | Step::StartFailover) => self.held_off,
+            _ => false,
+        }
+    }
+
+    /// Nothing waits for a plan any more.
+    pub(super) fn released(&mut self) {
+        (self.held, self.held_off) = (None, false);
     }
 }
 
@@ -181,6 +195,14 @@ pub(super) fn hold_start(vm: &Vm, plan: PlanId) -> Result<Vec<Event>, Rejection>
         return Err(not_allowed(vm, "HoldStart"));
     }
     Ok(vec![Event::StartHeld { plan }])
+}
+
+/// Its failover, whose start is held, waits also once its source was shut down.
+pub(super) fn hold_failover(vm: &Vm) -> Result<Vec<Event>, Rejection> {
+    if vm.held.is_none() || matches!(vm.phase, Phase::FailingOver(_)) {
+        return Err(not_allowed(vm, "HoldFailover"));
+    }
+    Ok(if vm.held_off { vec![] } else { vec![Event::FailoverHeld] })
 }
 
 pub(super) fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {

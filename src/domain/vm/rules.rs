@@ -164,6 +164,9 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
             Ok(take_point(vm, *application_consistent))
         }
         Command::HoldStart { plan } => operations::hold_start(vm, *plan),
+        Command::HoldFailover => operations::hold_failover(vm),
+        Command::ReleaseFailover if vm.held_off => Ok(vec![Event::FailoverReleased]),
+        Command::ReleaseFailover => Ok(vec![]),
         Command::ReleaseStart => {
             allow(vm, "ReleaseStart")?;
             Ok(vec![Event::StartReleased])
@@ -386,7 +389,7 @@ fn is_fencing(vm: &Vm) -> bool {
     let current = vm.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
     match current {
         Some(Step::FenceSource | Step::FenceReplica) => true,
-        Some(Step::PrepareForFailover) => vm.is_in_planned_failover(),
+        Some(Step::PrepareForFailover) => vm.is_in_planned_failover() && !vm.held_off,
         Some(Step::RestartTracking) => vm.takes_replica_over().is_some() && !is_shut_out(vm),
         _ => false,
     }

@@ -25,6 +25,7 @@ impl Outside {
             lives: state.lives,
             rtt_ms: state.rtt_ms,
             bytes_per_ms: state.bytes_per_ms,
+            limits: state.limits,
         };
         Ok(Arc::new(Self {
             clock: Arc::clone(&self.clock),

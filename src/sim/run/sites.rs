@@ -1,10 +1,12 @@
 //! What surrounds the VMs of a run: clusters that move them, and the networks of the two sites.
 
 use super::Run;
-use crate::domain::entity::Kind;
-use crate::domain::fabric::Command;
+use crate::domain::entity::{Entity, Kind, StreamId};
+use crate::domain::fabric::{Command, Fabric};
 use crate::domain::id::{FabricId, HostId, VmId};
+use crate::domain::vault::{self, Component, Vault};
 use crate::domain::vm::{self, Side};
+use crate::ports::clock::Clock;
 use crate::sim::scenario::Step;
 use std::time::Duration;
 use tokio::task::spawn_local;
@@ -22,6 +24,7 @@ impl Run {
             return;
         }
         let (primary, recovery) = (fabric("primary-site"), fabric("recovery-site"));
+        let is_first = !self.journal.observer().past.site.fabrics.contains_key(&primary);
         let (own, other) = (site.networks(), site.recovery_networks());
         for (id, name, side, networks, sizes) in [
             (primary, "primary-site", Side::Primary, own, vec![]),
@@ -31,8 +34,58 @@ impl Run {
             self.configure(Kind::Fabric, id.0, create).await;
             self.configure(Kind::Fabric, id.0, Command::Describe { networks, sizes }).await;
         }
-        for (network, to) in site.mappings() {
+        let register = Command::RegisterProvider { vault: self.outside.vault };
+        self.configure(Kind::Fabric, primary.0, register).await;
+        // What an operator has mapped since stays over a start.
+        for (network, to) in site.mappings().into_iter().filter(|_| is_first) {
             self.configure(Kind::Fabric, primary.0, Command::MapNetwork { network, to }).await;
+        }
+    }
+
+    /// An operator has a network lead elsewhere.
+    pub(super) fn map_network(&self, step: &Step) {
+        let Some(network) = step.network.as_ref().map(|name| name.get_ref().clone()) else {
+            return;
+        };
+        let command = match &step.to {
+            Some(to) => Command::MapNetwork { network, to: to.get_ref().clone() },
+            None => Command::UnmapNetwork { network },
+        };
+        let run = self.clone();
+        spawn_local(async move {
+            let stream = StreamId { kind: Kind::Fabric, id: fabric("primary-site").0 };
+            run.tell(stream, Fabric::entry(command, vec![]), "operator").await;
+        });
+    }
+
+    /// Whether the vault admits a host: by itself, or because its key was used.
+    pub(super) fn admits(&self, host: HostId) -> bool {
+        let observer = self.journal.observer();
+        let vault = observer.past.site.vaults.get(&self.outside.vault);
+        let used = vault.into_iter().flat_map(|vault| vault.keys.values());
+        let mut used = used.filter_map(|key| key.used.as_ref());
+        !self.scenario.site.registration_keys || used.any(|(by, _, _)| *by == Component::Host(host))
+    }
+
+    /// An operator gets a key from the vault, and registers a host with it, at once or later.
+    pub(super) fn register_host(&self, step: &Step) {
+        let later = step.after.unwrap_or_default().duration();
+        let vault = StreamId { kind: Kind::Vault, id: self.outside.vault.0 };
+        for host in self.outside.hosts_called(step.host()) {
+            let run = self.clone();
+            spawn_local(async move {
+                let name = run.outside.host_name(host);
+                let digest = format!("key of {name} at {}", run.outside.clock.now());
+                let issue = vault::Command::IssueRegistrationKey { digest: digest.clone() };
+                run.tell(vault, Vault::entry(issue, vec![]), "operator").await;
+                sleep(later).await;
+                let by = Component::Host(host);
+                let register = vault::Command::UseRegistrationKey { digest, by, name };
+                run.tell(vault, Vault::entry(register, vec![]), "operator").await;
+                if run.admits(host) {
+                    run.enrol().await;
+                }
+            });
         }
     }
 

@@ -119,6 +119,8 @@ impl Step {
             every: None,
             forward: None,
             back: None,
+            network: None,
+            to: None,
             plan: None,
             kind: None,
             copy_frequency: None,
@@ -188,6 +190,17 @@ impl Step {
         }
     }
 
+    pub(super) fn check_mapping(&self, site: &SiteSpec) -> Result<(), String> {
+        for (name, networks) in [(&self.network, &site.network), (&self.to, &site.recovery_network)]
+        {
+            let Some(name) = name.as_ref().map(Spanned::get_ref) else { continue };
+            if !networks.iter().any(|network| network.name.get_ref() == name) {
+                return Err(format!("the site has no network {name:?} there"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check_policy(&self, site: &SiteSpec) -> Result<(), String> {
         if self.copy_frequency.or(self.retention).or(self.app_consistent).is_none() {
             return Err(
@@ -210,6 +223,8 @@ impl Step {
             ("every", self.every.is_some()),
             ("forward", self.forward.is_some()),
             ("back", self.back.is_some()),
+            ("network", self.network.is_some()),
+            ("to", self.to.is_some()),
             ("plan", self.plan.is_some()),
             ("kind", self.kind.is_some()),
             ("copy_frequency", self.copy_frequency.is_some()),
@@ -230,8 +245,11 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.r#do.get_ref().word())?;
-        for name in [&self.host, &self.vm, &self.plan].into_iter().flatten() {
+        for name in [&self.host, &self.vm, &self.network, &self.plan].into_iter().flatten() {
             write!(f, " {}", name.get_ref())?;
+        }
+        if let Some(to) = &self.to {
+            write!(f, " to {}", to.get_ref())?;
         }
         if let Some(kind) = self.kind {
             write!(f, " {}", kind.word())?;

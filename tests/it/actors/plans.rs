@@ -22,9 +22,10 @@ fn shop(vms: [VmId; 2]) -> Definition {
     let probe = Probe::Tcp { address: GATE.to_owned() };
     let gate = ActionKind::Gate { probe, within_s: 30 };
     let script = ActionKind::Script { command: vec!["announce".to_owned()], timeout_s: 60 };
-    let action = |name: &str, kind| Action { name: name.to_owned(), kind };
+    let action = |name: &str, kind| Action::of_every_run(name.to_owned(), kind);
     Definition {
         before: vec![action("announce", script)],
+        after_shutdown: vec![],
         after_failover: vec![],
         groups: vec![
             Group {
@@ -68,7 +69,7 @@ fn a_run_waits_at_a_shut_gate_over_restarts_and_then_goes_on() {
         }
         let (id, name) = (plan_id(), "shop".to_owned());
         let definition = shop([vms[0], vms[1]]);
-        tell(&service, Command::Define { id, name, definition }).await;
+        tell(&service, Command::DefinePlan { id, name, definition }).await;
         let (job, kind) = (job_id(70), RunKind::Planned);
         tell(&service, Command::Start { job, kind }).await;
         until(&service, |plan| plan.running().is_some_and(|run| run.current == 1)).await;
@@ -111,7 +112,7 @@ fn a_script_that_fails_stops_a_planned_run_before_any_vm_is_touched() {
         let vms =
             [service.protected(1, every_30_s()).await, service.protected(2, every_30_s()).await];
         let (id, name) = (plan_id(), "shop".to_owned());
-        tell(&service, Command::Define { id, name, definition: shop(vms) }).await;
+        tell(&service, Command::DefinePlan { id, name, definition: shop(vms) }).await;
         let (job, kind) = (job_id(70), RunKind::Planned);
         tell(&service, Command::Start { job, kind }).await;
         let plan = until(&service, |plan| plan.running().is_none()).await;
@@ -130,7 +131,7 @@ fn a_script_that_fails_stops_a_planned_run_before_any_vm_is_touched() {
 async fn defined(service: &Running<'_>) -> [VmId; 2] {
     let vms = [service.protected(1, every_30_s()).await, service.protected(2, every_30_s()).await];
     let (id, name) = (plan_id(), "shop".to_owned());
-    tell(service, Command::Define { id, name, definition: shop(vms) }).await;
+    tell(service, Command::DefinePlan { id, name, definition: shop(vms) }).await;
     vms
 }
 

@@ -185,7 +185,61 @@ fn a_planned_run_that_is_cancelled_says_which_vms_are_off_and_what_to_do() {
         let dry = asked.post("plans/shop/run?dry_run=true", &unplanned).await.body;
         let says = dry["consequence"].as_str().unwrap();
         assert!(says.contains("web-01 is passed over: it is "), "{says}");
+        assert_eq!(dry["vms"][1]["begins"], false, "{dry:#}");
+        assert!(dry["vms"][1]["recovery_point"].is_null(), "{dry:#}");
         assert_eq!(answer(delete()).await.status, 200);
+    });
+}
+
+#[test]
+fn between_shutting_down_and_failing_over_a_run_waits_for_what_somebody_does_there() {
+    with_two_vms(async |asked| {
+        let look = json!({ "name": "look at it", "manual": "open the shop", "only": ["test"] });
+        let plan = json!({
+            "after_shutdown": [{ "name": "move the names", "manual": "as the handbook says" }],
+            "group": [{ "vms": ["db-01"], "after": [look] }, { "vms": ["web-01"] }],
+        });
+        asked.put("plans/shop", &plan).await;
+        assert_eq!(asked.get("plans/shop").await.body["definition"], plan, "as it was written");
+        asked.post("plans/shop/run", &json!({ "kind": "planned" })).await;
+        let waits = asked.until_run("WaitingForManualAction").await;
+        let names = |run: &Value| -> Vec<String> {
+            let steps = run["run"]["steps"].as_array().unwrap().iter();
+            steps.map(|step| step["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let steps = [
+            "Shutdown of all VMs",
+            "move the names",
+            "Failover of all VMs",
+            "Start of group 1",
+            "Start of group 2",
+        ];
+        assert_eq!(names(&waits), steps, "nobody looks at a planned run");
+        for name in ["db-01", "web-01"] {
+            let vm = asked.get(&format!("vms/{name}")).await.body;
+            assert_eq!(vm["health"], "Warning", "{vm:#}");
+            let cause = &vm["causes"][0];
+            assert_eq!(cause["code"], "SR-3032", "{vm:#}");
+            assert!(cause["because"].as_str().unwrap().contains("was shut down for its failover"));
+        }
+        let again = asked.post("plans/shop/run?dry_run=true", &json!({ "kind": "planned" })).await;
+        assert_eq!(again.body["allowed"], false, "it runs: {again:#?}");
+
+        // Ended here, both are off and found by the name of the plan, which goes on from here.
+        asked.post("plans/shop/cancel", &nothing()).await;
+        let off = asked
+            .until_true("plans/shop", |plan| plan["left_off"] == json!(["db-01", "web-01"]))
+            .await;
+        assert_eq!(off["run"]["state"], "Cancelled", "{off:#}");
+        let dry = asked.post("plans/shop/run?dry_run=true", &json!({ "kind": "planned" })).await;
+        let says = dry.body["consequence"].as_str().unwrap();
+        assert!(says.contains("db-01 is shut down already, and goes on from there."), "{says}");
+        asked.post("plans/shop/run", &json!({ "kind": "planned" })).await;
+        asked.until_run("WaitingForManualAction").await;
+        asked.post("plans/shop/continue", &nothing()).await;
+        asked.until_run("Succeeded").await;
+        let vm = asked.get("vms/web-01").await.body;
+        assert_eq!(vm["state"], "PlannedFailoverCommitRequired", "{vm:#}");
     });
 }
 
@@ -305,6 +359,17 @@ fn a_run_has_a_point_a_lease_and_notes_and_is_begun_again_with_them() {
             assert!(says.contains(&loss), "{says}");
         }
         assert!(says.contains(" old. What was written since then is lost: "), "{says}");
+        for (nth, name) in ["db-01", "web-01"].into_iter().enumerate() {
+            let of_vm = &dry["vms"][nth];
+            assert_eq!((&of_vm["vm"], &of_vm["begins"]), (&name.into(), &true.into()), "{dry:#}");
+            assert!(of_vm["recovery_point"]["cycle"].as_u64().is_some(), "{dry:#}");
+            assert!(of_vm["lost_seconds"].as_f64().is_some_and(|lost| 0.0 <= lost), "{dry:#}");
+            assert!(of_vm["lost_log_bytes"].as_u64().is_some(), "{dry:#}");
+            assert!(says.contains(of_vm["consequence"].as_str().unwrap()), "{dry:#}");
+        }
+        let synchronizes = json!({ "kind": "unplanned", "synchronize": true });
+        let dry = asked.post("plans/shop/run?dry_run=true", &synchronizes).await.body;
+        assert!(dry["vms"][0]["lost_seconds"].is_null(), "it is sent first: {dry:#}");
         let wrong = json!({ "kind": "planned", "lease_hours": 2 });
         let refused = asked.post("plans/shop/run", &wrong).await;
         assert!(refused.body["detail"].as_str().unwrap().contains("lease"), "{refused:#?}");

@@ -12,7 +12,9 @@ use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::PlanId;
 use lifeboat::domain::job::Step;
 use lifeboat::domain::policy::Policy;
-use lifeboat::domain::vm::{Command, PointChoice, ResyncReason, ResyncWindow, RetryReason};
+use lifeboat::domain::vm::{
+    AfterFailover, Command, PointChoice, ResyncReason, ResyncWindow, RetryReason,
+};
 use std::fmt::Write;
 
 /// A window that is closed when stories begin.
@@ -70,6 +72,15 @@ fn states() -> Vec<(&'static str, Story)> {
     finalizing.succeed();
     let planned_done = worked_off(driven(Story::protected(), &[planned()]));
     let unplanned_done = worked_off(driven(Story::protected(), &[latest()]));
+    let shut_down_and_held = |failover: Command, then: Step| {
+        let mut story = driven(Story::protected(), &[hold(), Command::HoldFailover, failover]);
+        while story.vm.work().is_some() {
+            story.succeed();
+        }
+        let current = story.vm.job.as_ref().and_then(|job| job.current());
+        assert_eq!(current.map(|(_, task)| task.step), Some(then));
+        story
+    };
     let mut shut_down = driven(Story::protected(), &[planned()]);
     shut_down.succeed();
     vec![
@@ -99,6 +110,13 @@ fn states() -> Vec<(&'static str, Story)> {
             "marked, waits for somebody",
             driven(Story::protected(), &[change_window(ResyncWindow::Manual), tracking_lost(1)]),
         ),
+        (
+            "copying anew",
+            driven(
+                failed(Story::shipping(), damaged()),
+                &[Command::Resynchronize { job: job_id(5) }],
+            ),
+        ),
         ("resynchronizing, paused", driven(Story::resynchronizing(), &[Command::PauseReplication])),
         ("planned failover", driven(Story::protected(), &[planned()])),
         ("planned failover, retry due", failed(shut_down.clone(), link_down())),
@@ -110,6 +128,11 @@ fn states() -> Vec<(&'static str, Story)> {
             story.succeed();
             story
         }),
+        (
+            "planned failover, held when off",
+            shut_down_and_held(planned(), Step::PrepareForFailover),
+        ),
+        ("unplanned failover, held when off", shut_down_and_held(latest(), Step::StartFailover)),
         ("planned, commit required", planned_done.clone()),
         ("unplanned, commit pending", unplanned_done.clone()),
         ("committing", driven(unplanned_done.clone(), &[commit()])),
@@ -136,6 +159,7 @@ fn states() -> Vec<(&'static str, Story)> {
         ("failed back", worked_off(driven(Story::failed_back(), &[commit()]))),
         ("reversing", driven(worked_off(driven(Story::failed_back(), &[commit()])), &[reverse()])),
         ("disabling", driven(Story::protected(), &[disable()])),
+        ("disabling, retry due", failed(driven(Story::protected(), &[disable()]), link_down())),
         ("disabling without the source", driven(Story::protected(), &[remove()])),
         ("disabled", worked_off(driven(Story::protected(), &[disable()]))),
         ("disabling at the recovery site", driven(Story::failed_over(), &[disable()])),
@@ -185,7 +209,7 @@ fn each_state_accepts_what_it_allows_and_refuses_the_rest_naming_what_it_allows(
                     assert!(allowed.contains(operation), "{operation} while {name}");
                     // A delta under way makes a point anyway, and protection is being ended.
                     let already = *operation == "TakeRecoveryPoint"
-                        || name == "disabling" && *command == disable();
+                        || name.starts_with("disabling") && *command == disable();
                     assert!(already || !events.is_empty(), "{operation} while {name}");
                 }
                 Err(Rejection::NotAllowed { operation: refused, allowed: named, .. }) => {
@@ -220,12 +244,15 @@ protected, replica is suspect: PlannedFailover UnplannedFailover TestFailover Di
 resynchronizing: UnplannedFailover TestFailover DisableProtection PauseReplication
 marked, waits for its window: UnplannedFailover TestFailover DisableProtection RepairReplication
 marked, waits for somebody: UnplannedFailover TestFailover DisableProtection ResumeReplication RepairReplication
+copying anew: UnplannedFailover TestFailover DisableProtection PauseReplication
 resynchronizing, paused: UnplannedFailover TestFailover DisableProtection ResumeReplication
 planned failover: UnplannedFailover CancelFailover
 planned failover, retry due: UnplannedFailover CancelFailover
 planned failover, administrator: UnplannedFailover CancelFailover
 unplanned failover: CancelFailover
 unplanned failover, held: CancelFailover ReleaseStart
+planned failover, held when off: UnplannedFailover CancelFailover ReleaseStart
+unplanned failover, held when off: CancelFailover ReleaseStart
 planned, commit required: Commit ChangePit CancelFailover
 unplanned, commit pending: Commit ChangePit CancelFailover
 committing: 
@@ -248,6 +275,7 @@ committing a failback:
 failed back: ReverseReplicate UnplannedFailover TestFailover DisableProtection
 reversing: UnplannedFailover TestFailover DisableProtection
 disabling: DisableProtection
+disabling, retry due: DisableProtection
 disabling without the source: 
 disabled: EnableProtection
 disabling at the recovery site: 
@@ -267,6 +295,7 @@ fn a_plan_holds_the_start_of_whoever_could_be_started() {
         "resynchronizing",
         "marked, waits for its window",
         "marked, waits for somebody",
+        "copying anew",
         "resynchronizing, paused",
         "planned, committed",
         "unplanned, committed",
@@ -315,14 +344,20 @@ fn the_table_of_answers() {
                 first_cycle: vm.delta.chain_first_cycle,
                 reason: ResyncReason::PowerLoss,
             }),
+            vm.job.as_ref().map(|job| Command::CancelJob { job: job.id }),
+            Some(Command::DecideFailover { due: second(9_000), then: AfterFailover::Commit }),
+            Some(Command::HoldFailover),
+            Some(Command::ReleaseFailover),
         ]
     };
     let mut table = String::from(
-        "State                            Enable Planned Unplanned Commit Policy Retry Wake Done Lost\n",
+        "State                             Enable Planned Unplanned Commit Policy Retry Wake Done Lost Cancel Decide Hold Release\n",
     );
     for (name, story) in states() {
-        let _ = write!(table, "{name:33}");
-        for (command, width) in columns(&story).into_iter().zip([7, 8, 10, 7, 7, 6, 5, 5, 4]) {
+        let _ = write!(table, "{name:34}");
+        for (command, width) in
+            columns(&story).into_iter().zip([7, 8, 10, 7, 7, 6, 5, 5, 5, 7, 7, 5, 7])
+        {
             let answer = match command.map(|command| story.vm.decide(&command, story.now)) {
                 None | Some(Err(_)) => ' ',
                 Some(Ok(events)) if events.is_empty() => '-',
@@ -336,55 +371,59 @@ fn the_table_of_answers() {
 }
 
 const TABLE: &str = "\
-State                            Enable Planned Unplanned Commit Policy Retry Wake Done Lost
-undiscovered                                                     -      -               -
-unprotected                      x                               -      -               -
-unprotected, check failed        x                               -      -               -
-enabling                                                         x      -          x    -
-enabling, retry due                                              x      x     x    x    -
-enabling, waits for its time                                     x      -     x         -
-initial replication                                              x      -          x    x
-finalizing                                      x                x      -          x    x
-protected, waiting                      x       x                x      -     x         x
-protected, shipping                     x       x                x      -          x    x
-protected, retry due                    x       x                x      x     x    x    x
-protected, administrator                x       x                x      x          x    x
-resynchronizing, no point                                        x      -          x    -
-protected, replica is suspect           x       x                x      x          x    x
-resynchronizing                                 x                x      -          x    -
-marked, waits for its window                    x                x      -     x         -
-marked, waits for somebody                      x                x      -               -
-resynchronizing, paused                         x                x      -               -
-planned failover                                x                x      -          x    x
-planned failover, retry due                     x                x      x     x    x    x
-planned failover, administrator                 x                x      x          x    x
-unplanned failover                                               x      -          x    -
-unplanned failover, held                                         x      -               -
-planned, commit required                                  x      x      -               -
-unplanned, commit pending                                 x      x      -               -
-committing                                                       x      -          x    -
-planned, committed                                               x      -               -
-unplanned, committed                                             x      -               -
-protected, paused                       x       x                x      -               x
-protected, test begins                  x       x                x      -     x    x    x
-protected, test runs                    x       x                x      -     x         x
-protected, test is cleaned up           x       x                x      -     x    x    x
-protected, disk grows                           x                x      -          x    x
-protected, disk is added                        x                x      -          x    x
-cancelling a failover                           x                x      -          x    -
-changing the point                                               x      -          x    -
-failing back                                                     x      -          x    -
-failing back to another host                                     x      -          x    -
-failing back, tracking starts                                    x      -          x    -
-ready to fail back                                               x      -     x         x
-failback, commit required                       x         x      x      -               x
-committing a failback                                            x      -          x    x
-failed back                                     x                x      -               x
-reversing                                       x                x      -          x    x
-disabling                                                        x      -          x    -
-disabling without the source                                     x      -          x    -
-disabled                         x                               -      -               -
-disabling at the recovery site                                   x      -          x    -
-the same, without the vault                                      -      -          x    -
-disabled at the recovery site                                    -      -               -
+State                             Enable Planned Unplanned Commit Policy Retry Wake Done Lost Cancel Decide Hold Release
+undiscovered                                                      -      -               -                       -
+unprotected                       x                               -      -               -                       -
+unprotected, check failed         x                               -      -               -                       -
+enabling                                                          x      -          x    -    x                  -
+enabling, retry due                                               x      x     x    x    -    x                  -
+enabling, waits for its time                                      x      -     x         -    x                  -
+initial replication                                               x      -          x    x    x                  -
+finalizing                                       x                x      -          x    x    x                  -
+protected, waiting                       x       x                x      -     x         x                       -
+protected, shipping                      x       x                x      -          x    x                       -
+protected, retry due                     x       x                x      x     x    x    x                       -
+protected, administrator                 x       x                x      x          x    x                       -
+resynchronizing, no point                                         x      -          x    -    x                  -
+protected, replica is suspect            x       x                x      x          x    x                       -
+resynchronizing                                  x                x      -          x    -    x                  -
+marked, waits for its window                     x                x      -     x         -                       -
+marked, waits for somebody                       x                x      -               -                       -
+copying anew                                     x                x      -          x    -    x                  -
+resynchronizing, paused                          x                x      -               -    x                  -
+planned failover                                 x                x      -          x    x    x      x           -
+planned failover, retry due                      x                x      x     x    x    x    x      x           -
+planned failover, administrator                  x                x      x          x    x    x      x           -
+unplanned failover                                                x      -          x    -    x      x           -
+unplanned failover, held                                          x      -               -    x      x           -
+planned failover, held when off                  x                x      -               x    x      x           x
+unplanned failover, held when off                                 x      -               -    x      x           x
+planned, commit required                                   x      x      -               -           x           -
+unplanned, commit pending                                  x      x      -               -           x           -
+committing                                                        x      -          x    -                       -
+planned, committed                                                x      -               -                       -
+unplanned, committed                                              x      -               -                       -
+protected, paused                        x       x                x      -               x                       -
+protected, test begins                   x       x                x      -     x    x    x                       -
+protected, test runs                     x       x                x      -     x         x                       -
+protected, test is cleaned up            x       x                x      -     x    x    x                       -
+protected, disk grows                            x                x      -          x    x    x                  -
+protected, disk is added                         x                x      -          x    x    x                  -
+cancelling a failover                            x                x      -          x    -                       -
+changing the point                                                x      -          x    -    x      x           -
+failing back                                                      x      -          x    -    x                  -
+failing back to another host                                      x      -          x    -    x                  -
+failing back, tracking starts                                     x      -          x    -                       -
+ready to fail back                                                x      -     x         x                       -
+failback, commit required                        x         x      x      -               x                       -
+committing a failback                                             x      -          x    x                       -
+failed back                                      x                x      -               x                       -
+reversing                                        x                x      -          x    x                       -
+disabling                                                         x      -          x    -                       -
+disabling, retry due                                              x      x     x    x    -                       -
+disabling without the source                                      x      -          x    -                       -
+disabled                          x                               -      -               -                       -
+disabling at the recovery site                                    x      -          x    -    x                  -
+the same, without the vault                                       -      -          x    -                       -
+disabled at the recovery site                                     -      -               -                       -
 ";

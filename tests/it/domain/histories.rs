@@ -126,6 +126,9 @@ fn operations() -> Vec<Command> {
         Command::ResumeReplication,
         Command::TakeRecoveryPoint { application_consistent: true },
         Command::HoldStart { plan: PlanId::default() },
+        Command::HoldFailover,
+        Command::ReleaseFailover,
+        Command::ReleaseFailover,
         Command::ReleaseStart,
         Command::ReleaseStart,
         resize(1 << 20),
@@ -252,6 +255,8 @@ fn is_report(command: &Command) -> bool {
         | Command::TakeRecoveryPoint { .. }
         | Command::CancelJob { .. }
         | Command::HoldStart { .. }
+        | Command::HoldFailover
+        | Command::ReleaseFailover
         | Command::ReleaseStart
         | Command::Describe { .. }
         | Command::ChangeTarget { .. }

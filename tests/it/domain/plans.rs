@@ -5,8 +5,8 @@ use lifeboat::domain::entity::{Entity, Rejection};
 use lifeboat::domain::failure::Failure;
 use lifeboat::domain::id::{PlanId, VmId};
 use lifeboat::domain::plan::{
-    Action, ActionKind, Command, Definition, Effect, Event, Group, Move, Plan, Probe, Run, RunKind,
-    RunOptions, RunOutcome, StepState, Task, let_go, next_move,
+    Action, ActionKind, Command, Definition, Effect, Event, FailoverType, Group, Move, Plan, Probe,
+    Run, RunKind, RunOptions, RunOutcome, StepState, Task, earlier, let_go, next_move,
 };
 use lifeboat::domain::vm::{Command as VmCommand, Phase, PointChoice};
 use uuid::Uuid;
@@ -17,23 +17,24 @@ fn vm(nth: u128) -> VmId {
 
 fn script(name: &str) -> Action {
     let command = vec![format!("/srv/{name}")];
-    Action { name: name.to_owned(), kind: ActionKind::Script { command, timeout_s: 60 } }
+    Action::of_every_run(name.to_owned(), ActionKind::Script { command, timeout_s: 60 })
 }
 
 fn gate(name: &str) -> Action {
     let probe = Probe::Tcp { address: "db:5432".to_owned() };
-    Action { name: name.to_owned(), kind: ActionKind::Gate { probe, within_s: 300 } }
+    Action::of_every_run(name.to_owned(), ActionKind::Gate { probe, within_s: 300 })
 }
 
 fn manual(name: &str) -> Action {
     let instructions = "look at it".to_owned();
-    Action { name: name.to_owned(), kind: ActionKind::Manual { instructions } }
+    Action::of_every_run(name.to_owned(), ActionKind::Manual { instructions })
 }
 
 /// Two groups: a database with a gate behind it, then two VMs that somebody looks at first.
 fn shop() -> Definition {
     Definition {
         before: vec![script("announce")],
+        after_shutdown: vec![],
         after_failover: vec![],
         groups: vec![
             Group { before: vec![], vms: vec![vm(1)], after: vec![gate("db answers")] },
@@ -51,7 +52,7 @@ impl Told {
     fn defined(definition: Definition) -> Self {
         let mut told = Self { plan: Plan::default() };
         let (id, name) = (PlanId(Uuid::from_u128(7)), "shop".to_owned());
-        told.tell(Command::Define { id, name, definition });
+        told.tell(Command::DefinePlan { id, name, definition });
         told
     }
 
@@ -86,14 +87,19 @@ impl Told {
         }
     }
 
+    fn run(&self) -> &Run {
+        self.plan.run.as_ref().expect("it ran")
+    }
+
     fn states(&self) -> Vec<String> {
-        let run = self.plan.run.as_ref().expect("it ran");
+        let run = self.run();
         let word = |step: &lifeboat::domain::plan::Step| {
             let task = match &step.task {
                 Task::Act { action, .. } => action.name.clone(),
                 Task::FailOver => "failover".to_owned(),
                 Task::Boot { group } => format!("boot {group}"),
                 Task::All => "all".to_owned(),
+                Task::ShutDown => "shutdown".to_owned(),
             };
             format!("{task}: {}", super::story::word(&step.state))
         };
@@ -227,7 +233,7 @@ fn a_run_that_is_cancelled_or_late_reports_change_nothing() {
 fn a_plan_that_runs_is_not_changed() {
     let told = Told::running(RunKind::Planned);
     let (id, name) = (told.plan.id, told.plan.name.clone());
-    let change = Command::Define { id, name, definition: shop() };
+    let change = Command::DefinePlan { id, name, definition: shop() };
     assert!(matches!(told.plan.decide(&change, BEGINNING), Err(Rejection::NotAllowed { .. })));
     assert!(told.plan.decide(&Command::Delete, BEGINNING).is_err());
     let again = Command::Start { job: job_id(2), kind: RunKind::Planned };
@@ -251,7 +257,7 @@ fn limits_are_refused_by_name() {
     assert!(refused(nameless).contains("name"));
     let mut endless = of(vec![group(vec![vm(1)])]);
     let kind = ActionKind::Script { command: vec!["x".to_owned()], timeout_s: 0 };
-    endless.before.push(Action { name: "x".to_owned(), kind });
+    endless.before.push(Action::of_every_run("x".to_owned(), kind));
     assert!(refused(endless).contains("time limit"));
     assert!(of((0..7).map(|nth| group(vec![vm(nth)])).collect()).check().is_ok());
 }
@@ -382,6 +388,162 @@ fn a_vm_of_a_plan_waits_before_it_starts_and_is_started_with_its_group() {
         bring_along(&mut told, &mut story).expect("it is committed");
         assert!(matches!(story.vm.phase, Phase::FailedOver(_)));
     }
+}
+
+/// A plan of the one VM of a story, in which somebody looks at what was shut down, run.
+fn looking_plan(story: &Story, kind: RunKind) -> Told {
+    let groups = vec![Group { vms: vec![story.vm.id], ..Group::default() }];
+    let after_shutdown = vec![manual("look")];
+    let mut told = Told::defined(Definition { after_shutdown, groups, ..Definition::default() });
+    told.tell(Command::Start { job: job_id(90 + kind.name().len() as u128), kind });
+    told
+}
+
+/// Confirms what the run waits for.
+fn confirm(told: &mut Told) {
+    let step = told.run().current;
+    assert_eq!(told.run().steps[step as usize].state, StepState::WaitingForManualAction);
+    told.tell(Command::Continue { step, notes: "seen".to_owned() });
+}
+
+#[test]
+fn between_shutting_down_and_failing_over_a_plan_does_what_it_has_to_do_there() {
+    for kind in [RunKind::Planned, RunKind::Unplanned] {
+        let mut story = Story::protected();
+        let mut told = looking_plan(&story, kind);
+        assert_eq!(told.run().step().map(|step| &step.task), Some(&Task::ShutDown));
+        bring_along(&mut told, &mut story).expect("it is shut down");
+        assert!(story.vm.waits_for_plan() && story.vm.held_off);
+        assert_eq!(story.vm.work(), None, "nothing is done meanwhile");
+        assert!(story.vm.source_ended.is_some(), "the source is off, or closed out");
+        confirm(&mut told);
+        assert_eq!(told.run().step().map(|step| &step.task), Some(&Task::FailOver));
+        bring_along(&mut told, &mut story).expect("it fails over");
+        assert!(story.vm.waits_for_plan() && !story.vm.held_off, "it could start");
+        bring_along(&mut told, &mut story).expect("it starts");
+        assert!(matches!(story.vm.phase, Phase::CommitPending(_)));
+        assert_eq!(told.outcome(), Some(RunOutcome::Completed));
+        assert_eq!((story.vm.held, story.vm.held_off), (None, false));
+    }
+    let story = Story::protected();
+    let told = looking_plan(&story, RunKind::Test { network: "isolated".to_owned() });
+    assert!(
+        told.run().steps.iter().all(|step| step.task != Task::ShutDown),
+        "nothing is shut down"
+    );
+    assert_eq!(told.run().steps.len(), 2);
+}
+
+#[test]
+fn a_run_that_is_cancelled_after_shutting_down_leaves_a_way_on_and_a_way_back() {
+    // A planned run can be run again and goes on from there.
+    let mut story = Story::protected();
+    let mut told = looking_plan(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it is shut down");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    assert!(story.vm.waits_for_plan() && story.vm.held_off, "somebody decides");
+    told.tell(Command::Start { job: job_id(91), kind: RunKind::Planned });
+    bring_along(&mut told, &mut story).expect("it is shut down already");
+    confirm(&mut told);
+    bring_along(&mut told, &mut story).expect("it fails over");
+    bring_along(&mut told, &mut story).expect("it starts");
+    assert!(matches!(story.vm.phase, Phase::CommitPending(_)), "{}", story.vm.phase);
+
+    // Or somebody takes it back: nothing was closed to the primary site yet.
+    let mut story = Story::protected();
+    let mut told = looking_plan(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it is shut down");
+    let epoch = story.vm.epoch;
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    story.tell(VmCommand::CancelFailover { job: job_id(92) });
+    story.work_off();
+    assert_eq!((&story.vm.phase, story.vm.epoch), (&Phase::Protected, epoch));
+    assert_eq!((story.vm.held, story.vm.held_off), (None, false));
+
+    // Or lets it go on by hand.
+    for kind in [RunKind::Planned, RunKind::Unplanned] {
+        let mut story = Story::protected();
+        let mut told = looking_plan(&story, kind);
+        bring_along(&mut told, &mut story).expect("it is shut down");
+        told.tell(Command::Cancel);
+        let_vm_go(&mut told, &mut story);
+        _ = story.try_tell(VmCommand::ReleaseStart);
+        story.work_off();
+        assert!(matches!(story.vm.phase, Phase::CommitPending(_)), "{}", story.vm.phase);
+    }
+}
+
+#[test]
+fn an_action_is_done_in_the_runs_that_it_is_for() {
+    let only = |action: Action, only: &[FailoverType]| Action {
+        only: only.iter().copied().collect(),
+        ..action
+    };
+    let definition = Definition {
+        before: vec![only(script("tell users"), &[FailoverType::Planned])],
+        after_shutdown: vec![only(script("move names"), &[FailoverType::Unplanned])],
+        groups: vec![Group {
+            vms: vec![vm(1)],
+            after: vec![
+                only(gate("probe"), &[FailoverType::Test, FailoverType::Planned]),
+                script("always"),
+            ],
+            ..Group::default()
+        }],
+        ..Definition::default()
+    };
+    let steps = |kind: RunKind| {
+        let mut told = Told::defined(definition.clone());
+        told.tell(Command::Start { job: job_id(1), kind });
+        let name = |task: &Task| match task {
+            Task::Act { action, .. } => action.name.clone(),
+            other => format!("{other:?}"),
+        };
+        told.run().steps.iter().map(|step| name(&step.task)).collect::<Vec<_>>()
+    };
+    let boot = "Boot { group: 1 }";
+    assert_eq!(
+        steps(RunKind::Planned),
+        ["tell users", "FailOver", boot, "probe", "always"],
+        "nothing is done between, so nobody waits there"
+    );
+    assert_eq!(steps(RunKind::Unplanned), ["ShutDown", "move names", "FailOver", boot, "always"]);
+    let test = RunKind::Test { network: "isolated".to_owned() };
+    assert_eq!(steps(test), ["FailOver", boot, "probe", "always"]);
+    assert_eq!(steps(RunKind::Commit), ["All"]);
+}
+
+#[test]
+fn a_plan_that_was_defined_before_actions_had_runs_is_the_same_plan() {
+    let action = |name: &str| {
+        let Action { name, kind, .. } = script(name);
+        earlier::Action { name, kind }
+    };
+    let group =
+        earlier::Group { vms: vec![vm(1)], before: vec![action("b")], after: vec![action("c")] };
+    let definition = earlier::Definition {
+        before: vec![action("a")],
+        after_failover: vec![action("d")],
+        groups: vec![group],
+    };
+    let mut told = Told { plan: Plan::default() };
+    let (id, name) = (PlanId(Uuid::from_u128(7)), "shop".to_owned());
+    let define = Command::Define { id, name: name.clone(), definition: definition.clone() };
+    assert_eq!(told.tell(define.clone()), [Event::Defined { id, name: name.clone(), definition }]);
+    assert_eq!(told.tell(define), [], "as it was");
+    let definition = Definition {
+        before: vec![script("a")],
+        after_failover: vec![script("d")],
+        groups: vec![Group {
+            vms: vec![vm(1)],
+            before: vec![script("b")],
+            after: vec![script("c")],
+        }],
+        ..Definition::default()
+    };
+    assert_eq!(told.tell(Command::DefinePlan { id, name, definition }), [], "it is that already");
 }
 
 /// Does what is called for once a run has ended: lets go of the VM of a story.

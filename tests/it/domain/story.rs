@@ -517,6 +517,8 @@ impl Story {
             | Event::ReplicationPaused
             | Event::StartHeld { .. }
             | Event::StartReleased
+            | Event::FailoverHeld
+            | Event::FailoverReleased
             | Event::StatisticsScheduleChanged { .. }
             | Event::ReplicationResumed
             | Event::DiskCompared { .. }

@@ -294,13 +294,13 @@ fn life_events() -> Vec<vm::Event> {
 
 fn plan_entries() -> Vec<Entry> {
     use plan::{ActionKind, Command as C, Event as E, Probe, RunKind, RunOutcome};
-    let action = |name: &str, kind| plan::Action { name: name.to_owned(), kind };
+    let action = |name: &str, kind| plan::earlier::Action { name: name.to_owned(), kind };
     let command = || vec!["/bin/true".to_owned()];
     let gate = |probe| ActionKind::Gate { probe, within_s: 300 };
-    let definition = plan::Definition {
+    let definition = plan::earlier::Definition {
         before: vec![action("a", ActionKind::Script { command: command(), timeout_s: 60 })],
         after_failover: vec![action("b", ActionKind::Manual { instructions: "look".to_owned() })],
-        groups: vec![plan::Group {
+        groups: vec![plan::earlier::Group {
             before: vec![action("c", gate(Probe::Tcp { address: "db:5432".to_owned() }))],
             vms: vec![VmId(id(1))],
             after: vec![
@@ -373,6 +373,40 @@ fn run_entries() -> Vec<Entry> {
         events: vec![Event::OptionsChosen { options }],
     };
     options.into_iter().map(entry).collect()
+}
+
+/// A plan that does something between shutting down and failing over, and a VM that waits there.
+fn between_entries() -> Vec<Entry> {
+    use plan::{Action, ActionKind, FailoverType as F};
+    let action = |name: &str, only: &[F]| Action {
+        name: name.to_owned(),
+        kind: ActionKind::Manual { instructions: "look".to_owned() },
+        only: only.iter().copied().collect(),
+    };
+    let (plan, name) = (PlanId(id(6)), "shop".to_owned());
+    let definition = plan::Definition {
+        before: vec![action("a", &[])],
+        after_shutdown: vec![action("b", &[F::Planned])],
+        after_failover: vec![action("c", &[F::Unplanned, F::Test])],
+        groups: vec![plan::Group {
+            before: vec![action("d", &[F::Test])],
+            vms: vec![VmId(id(1))],
+            after: vec![action("e", &[])],
+        }],
+    };
+    let event =
+        plan::Event::PlanDefined { id: plan, name: name.clone(), definition: definition.clone() };
+    vec![
+        Entry::Plan {
+            command: plan::Command::DefinePlan { id: plan, name, definition },
+            events: vec![event],
+        },
+        Entry::Vm { command: vm::Command::HoldFailover, events: vec![vm::Event::FailoverHeld] },
+        Entry::Vm {
+            command: vm::Command::ReleaseFailover,
+            events: vec![vm::Event::FailoverReleased],
+        },
+    ]
 }
 
 /// What describes the sites, and where replicas are placed.
@@ -722,6 +756,7 @@ fn samples() -> Vec<Entry> {
     samples.extend(plan_entries());
     samples.extend(site_entries());
     samples.extend(run_entries());
+    samples.extend(between_entries());
     samples
 }
 

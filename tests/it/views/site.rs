@@ -156,7 +156,7 @@ fn vms_that_a_plan_has_left_off_are_critical_and_one_issue_of_the_plan() {
         }
         site.plans.insert(plan_id, shop.clone());
     };
-    tell(&mut site, plan::Command::Define { id: plan_id, name: "shop".to_owned(), definition });
+    tell(&mut site, plan::Command::DefinePlan { id: plan_id, name: "shop".to_owned(), definition });
     let kind = plan::RunKind::Planned;
     tell(&mut site, plan::Command::Start { job: job_id(1), kind });
     assert_eq!(site.vms(story.now)[0].health, Health::Warning, "the run starts it");
@@ -253,12 +253,12 @@ fn tests_and_runs_of_plans_are_jobs_that_run() {
     let id = PlanId(Uuid::from_u128(7));
     let vms = vec![story.vm.id];
     let look = plan::ActionKind::Manual { instructions: "count the orders".to_owned() };
-    let before = vec![plan::Action { name: "look".to_owned(), kind: look }];
+    let before = vec![plan::Action::of_every_run("look".to_owned(), look)];
     let groups = vec![plan::Group { vms, before, ..plan::Group::default() }];
     let definition = plan::Definition { groups, ..plan::Definition::default() };
     let mut shop = Plan::default();
     for command in [
-        plan::Command::Define { id, name: "shop".to_owned(), definition },
+        plan::Command::DefinePlan { id, name: "shop".to_owned(), definition },
         plan::Command::Start { job: job_id(1), kind: plan::RunKind::Unplanned },
     ] {
         for event in shop.decide(&command, story.now).unwrap() {

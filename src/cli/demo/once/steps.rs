@@ -137,7 +137,7 @@ impl Scene<'_> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let (id, name) = (PlanId::named(first.id.0, "demo"), "demo".to_owned());
         let definition = in_order(vms, address.to_string());
-        self.tell_plan(id, PlanCommand::Define { id, name, definition }).await?;
+        self.tell_plan(id, PlanCommand::DefinePlan { id, name, definition }).await?;
         let kind = RunKind::Test { network: NETWORK.to_owned() };
         self.tell_plan(id, PlanCommand::Start { job: JobId::derived(id.0, 0), kind }).await?;
         self.wait_for_run(id, "come to its gate", is_at_gate).await?;
@@ -253,7 +253,7 @@ impl Scene<'_> {
 /// A plan that starts a copy of the one, then waits until somebody answers at `address`, then of the other.
 fn in_order([first, second]: [&ProtectedVm; 2], address: String) -> Definition {
     let kind = ActionKind::Gate { probe: Probe::Tcp { address }, within_s: GATE_WITHIN_S };
-    let gate = Action { name: "the first group answers".to_owned(), kind };
+    let gate = Action::of_every_run("the first group answers".to_owned(), kind);
     let group = |vm: &ProtectedVm, after| Group { vms: vec![vm.id], after, ..Group::default() };
     let groups = vec![group(first, vec![gate]), group(second, vec![])];
     Definition { groups, ..Definition::default() }
