@@ -9,15 +9,18 @@ use super::testbed::{
     HOUR, MINUTE, Running, Testbed, every_30_s, host_id, job_id, other_host_id, vault_id, vm_id,
 };
 use super::virtual_clock::BEGINNING;
-use lifeboat::actors::TellError;
+use lifeboat::actors::{Origin, TellError};
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::Entity;
 use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::{DiskId, PlanId, VmId};
 use lifeboat::domain::job::{Job, JobKind};
+use lifeboat::domain::placement::Target;
+use lifeboat::domain::plan::{self, Action, ActionKind, Definition, Group, Plan, RunKind};
+use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
-    Command, Disk, Effect, Health, NextStep, Phase, PointChoice, ResyncReason, RetryReason, Side,
-    Vm, Wake, Work,
+    AfterFailover, Command, Disk, Effect, Health, NextStep, Phase, PointChoice, ResyncReason,
+    ResyncWindow, RetryReason, Side, Vm, Wake, Work,
 };
 use lifeboat::ports::clock::Clock;
 use lifeboat::views::JobView;
@@ -32,7 +35,7 @@ use std::time::Duration;
 const VMS: u128 = 2;
 
 /// What an operator can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Enable,
     Disable(bool),
@@ -59,10 +62,33 @@ enum Ask {
     Retry,
     Resize,
     AddDisk,
+    /// In ten minutes.
+    EnableAt,
+    /// In two minutes the failover is committed, or undone.
+    Decide(AfterFailover),
+    /// Another policy: a delta every minute.
+    Policy(bool),
+    /// Resynchronizations wait for an operator, or begin at once.
+    Window(bool),
+    /// A size that the recovery site does not have, or none.
+    Target(bool),
+    HoldFailover,
+    ReleaseFailover,
 }
 
-const ASKS: [Ask; 28] = [
+const ASKS: [Ask; 39] = [
     Ask::Enable,
+    Ask::EnableAt,
+    Ask::Decide(AfterFailover::Commit),
+    Ask::Decide(AfterFailover::Cancel),
+    Ask::Policy(true),
+    Ask::Policy(false),
+    Ask::Window(true),
+    Ask::Window(false),
+    Ask::Target(true),
+    Ask::Target(false),
+    Ask::HoldFailover,
+    Ask::ReleaseFailover,
     Ask::Disable(false),
     Ask::Disable(true),
     Ask::Planned,
@@ -113,6 +139,11 @@ enum Move {
     /// The next call takes this long.
     Delay(u128, Op, Duration),
     LoseTracking(u128),
+    /// The recovery plan of all VMs.
+    Run(RunKind),
+    /// Somebody does what its run waits for, or ends it.
+    GoOnWithPlan,
+    EndPlan,
     Pass(Duration),
     /// The service is killed, and starts again.
     Kill,
@@ -159,6 +190,36 @@ fn an_op() -> impl Strategy<Value = Op> {
     proptest::sample::select(all.collect::<Vec<_>>())
 }
 
+fn a_run() -> impl Strategy<Value = RunKind> {
+    proptest::sample::select(vec![
+        RunKind::Planned,
+        RunKind::Planned,
+        RunKind::Unplanned,
+        RunKind::Test { network: "apart".to_owned() },
+        RunKind::CleanUp,
+        RunKind::Commit,
+        RunKind::Reverse,
+    ])
+}
+
+/// Somebody looks at what was shut down, and at the first VM before the second starts.
+fn plan() -> Definition {
+    let look = |name: &str| {
+        let instructions = "look".to_owned();
+        Action::of_every_run(name.to_owned(), ActionKind::Manual { instructions })
+    };
+    let group = |nth, before| Group { before, vms: vec![vm_id(nth)], after: vec![] };
+    Definition {
+        after_shutdown: vec![look("both are off")],
+        groups: vec![group(1, vec![]), group(2, vec![look("the first runs")])],
+        ..Definition::default()
+    }
+}
+
+fn plan_id() -> PlanId {
+    PlanId(uuid::Uuid::from_u128(78))
+}
+
 fn a_move() -> impl Strategy<Value = Move> {
     let vm = 1..=VMS;
     let code = proptest::sample::select(vec![
@@ -182,6 +243,9 @@ fn a_move() -> impl Strategy<Value = Move> {
             Move::Delay(vm, op, Duration::from_secs(seconds))
         }),
         2 => vm.prop_map(Move::LoseTracking),
+        5 => a_run().prop_map(Move::Run),
+        5 => Just(Move::GoOnWithPlan),
+        1 => Just(Move::EndPlan),
         16 => (100_u64..5_000).prop_map(|millis| Move::Pass(Duration::from_millis(millis))),
         6 => (5_u64..600).prop_map(|seconds| Move::Pass(Duration::from_secs(seconds))),
         5 => Just(Move::Kill),
@@ -290,6 +354,30 @@ impl History {
                 let (id, image) = (DiskId::named(vm.id.0, &name), format!("/{name}.img"));
                 Command::AddDisk { job, disk: Disk { id, name, size_bytes: 1 << 20 }, image }
             }
+            Ask::EnableAt => {
+                let due = self.bed.clock.now().after(Duration::from_mins(10));
+                let (vault, policy) = (vault_id(), every_30_s());
+                Command::EnableProtectionAt { job, vault, policy, due }
+            }
+            Ask::Decide(then) => {
+                let due = self.bed.clock.now().after(Duration::from_mins(2));
+                Command::DecideFailover { due, then }
+            }
+            Ask::Policy(other) => {
+                let usual = every_30_s();
+                let minute = Policy { copy_frequency_s: 60, ..usual };
+                Command::ChangePolicy { policy: if other { minute } else { usual } }
+            }
+            Ask::Window(manual) => {
+                let window = if manual { ResyncWindow::Manual } else { ResyncWindow::Always };
+                Command::ChangeResyncWindow { window }
+            }
+            Ask::Target(missing) => {
+                let size = missing.then(|| "a size that nobody has".to_owned());
+                Command::ChangeTarget { target: Target { size, nics: vec![] } }
+            }
+            Ask::HoldFailover => Command::HoldFailover,
+            Ask::ReleaseFailover => Command::ReleaseFailover,
             Ask::Resize => {
                 let disk = vm.disks.first()?;
                 Command::ResizeDisk { job, disk: disk.id, size_bytes: disk.size_bytes + (1 << 20) }
@@ -304,6 +392,30 @@ impl History {
             Ok(_) | Err(TellError::Rejected(_)) => {}
             Err(error) => panic!("{ask:?}: {error}"),
         }
+    }
+
+    /// Tells the plan; what it does not allow it refuses.
+    async fn tell_plan(&self, service: &Running<'_>, command: plan::Command) {
+        let told = service.site.tell::<Plan>(plan_id().0, command, Origin::of("operator")).await;
+        match told {
+            Ok(_) | Err(TellError::Rejected(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn plan(&self, service: &Running<'_>) -> Plan {
+        service.site.state::<Plan>(plan_id().0).await.expect("it is there")
+    }
+
+    /// Somebody does what the run waits for; answers whether there is a run.
+    async fn go_on_with_plan(&self, service: &Running<'_>) -> bool {
+        let plan = self.plan(service).await;
+        let Some(run) = plan.running() else { return false };
+        if run.waits_for_somebody() {
+            let (step, notes) = (run.current, "seen".to_owned());
+            self.tell_plan(service, plan::Command::Continue { step, notes }).await;
+        }
+        true
     }
 
     fn cut_link(&self) {
@@ -412,6 +524,13 @@ impl History {
                 self.bed.outside.script(vm_id(*vm).0, *op, [Answer::After(*time)]);
             }
             Move::LoseTracking(vm) => self.lose_tracking(vm_id(*vm)),
+            Move::Run(kind) => {
+                self.jobs.set(self.jobs.get() + 1);
+                let (job, kind) = (job_id(self.jobs.get()), kind.clone());
+                self.tell_plan(service, plan::Command::Start { job, kind }).await;
+            }
+            Move::GoOnWithPlan => drop(self.go_on_with_plan(service).await),
+            Move::EndPlan => self.tell_plan(service, plan::Command::Cancel).await,
             Move::Pass(time) => service.sleep(*time).await,
             Move::Kill => return false,
         }
@@ -426,6 +545,8 @@ impl History {
             for nth in 1..=VMS {
                 service.protected(nth, every_30_s()).await;
             }
+            let (id, name, definition) = (plan_id(), "both".to_owned(), plan());
+            self.tell_plan(&service, plan::Command::DefinePlan { id, name, definition }).await;
         });
         let mut rest = moves.iter();
         loop {
@@ -487,7 +608,8 @@ impl History {
         }
 
         if let Some(job) = running(vm) {
-            assert!(goes_on(vm, job) || waits_for_somebody(vm), "a job is stuck {}", place());
+            let waits = waits_for_somebody(vm) || has_timer(vm, Wake::InitialReplication);
+            assert!(goes_on(vm, job) || waits, "a job is stuck {}", place());
             let view = JobView::new(job, vm, None, &[], now);
             assert!(view.state != "Waiting" || view.waiting_for.is_some(), "{}", place());
         }
@@ -518,7 +640,9 @@ impl History {
         }
         let began = self.bed.clock.elapsed();
         loop {
-            let mut at_rest = true;
+            // A run that ends lets go of its VMs at its next look.
+            let mut at_rest = !self.go_on_with_plan(service).await;
+            at_rest &= self.plan(service).await.pending().is_empty();
             for vm in vms() {
                 let state = self.bed.logged(vm);
                 self.check(&state, &Move::Pass(Duration::ZERO));

@@ -4,11 +4,14 @@ use super::outside::{Answer, Facts, Op, link_down};
 use super::testbed::{
     DAY, HOUR, Running, SECOND, Testbed, every_30_s, job_id, other_host_id, vault_id, vm_id,
 };
+use lifeboat::domain::catalogue::Code;
+use lifeboat::domain::failure::{Cause, Failure};
 use lifeboat::domain::id::DiskId;
 use lifeboat::domain::job::JobKind;
 use lifeboat::domain::policy::Policy;
 use lifeboat::domain::vm::{
-    Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason, Statistics, Vm, Work,
+    AfterFailover, Command, Disk, Event, FailoverKind, Phase, PointChoice, ResyncReason,
+    Statistics, Vm, Work,
 };
 use lifeboat::ports::clock::Clock;
 use uuid::Uuid;
@@ -50,9 +53,15 @@ enum Life {
     Removed,
     /// An initial replication that begins in an hour, then as `Planned`.
     Scheduled,
+    /// A planned failover that commits itself.
+    CommitsItself,
+    /// A planned failover that undoes itself, then three deltas.
+    UndoesItself,
+    /// Three deltas, a replica that is found damaged, a copy in full, three deltas.
+    CopiedAnew,
 }
 
-const LIVES: [Life; 16] = [
+const LIVES: [Life; 19] = [
     Life::Planned,
     Life::Unplanned,
     Life::Resynchronized,
@@ -69,6 +78,9 @@ const LIVES: [Life; 16] = [
     Life::BackInFull,
     Life::Removed,
     Life::Scheduled,
+    Life::CommitsItself,
+    Life::UndoesItself,
+    Life::CopiedAnew,
 ];
 
 /// What a life comes to, but for the times of it.
@@ -150,8 +162,18 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             Life::ThereAndBack | Life::BackInFull if vm.epoch == 3 => {
                 Command::DisableProtection { job: job_id(9), source_gone: false }
             }
-            Life::Cancelled if vm.failover.is_none() && 3 < vm.jobs => {
+            Life::Cancelled | Life::UndoesItself if vm.failover.is_none() && 3 < vm.jobs => {
                 return 7 <= vm.points.len();
+            }
+            Life::CopiedAnew if 0 < vm.delta.generation => return true,
+            Life::CopiedAnew if vm.allowed_operations().contains(&"RepairReplication") => {
+                service.bed.outside.heal(vm.id.0, Op::Ship);
+                Command::Resynchronize { job: job_id(2) }
+            }
+            Life::CopiedAnew => {
+                let damaged = Failure::new(Code::ReplicaDamaged, Cause::Itself, "of this life");
+                service.bed.outside.always(vm.id.0, Op::Ship, Answer::Fail(damaged));
+                return false;
             }
             Life::Resized if vm.former_sizes.is_empty() && vm.resize.is_none() => {
                 let Disk { id, size_bytes, .. } = vm.disks[0];
@@ -189,6 +211,8 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
             | Life::BackInFull
             | Life::ToAnotherHost
             | Life::StaysAtRecovery
+            | Life::CommitsItself
+            | Life::UndoesItself
             | Life::Cancelled => Command::PlannedFailover { job: job_id(2) },
             Life::Unplanned | Life::PointChanged | Life::Synchronized => {
                 // While the next delta is on its way, which hangs.
@@ -211,6 +235,15 @@ async fn operate(service: &Running<'_>, life: Life, vm: &Vm) -> bool {
         },
         Phase::CommitPending(_) if life == Life::Cancelled && vm.epoch == 2 => {
             Command::CancelFailover { job: job_id(4) }
+        }
+        Phase::CommitPending(_) if matches!(life, Life::CommitsItself | Life::UndoesItself) => {
+            if vm.decision.is_some() || !vm.allowed_operations().contains(&"CancelFailover") {
+                return false;
+            }
+            let commits = life == Life::CommitsItself;
+            let then = if commits { AfterFailover::Commit } else { AfterFailover::Cancel };
+            let due = service.bed.clock.now().after(HOUR);
+            Command::DecideFailover { due, then }
         }
         Phase::CommitPending(_)
             if life == Life::PointChanged
@@ -277,6 +310,9 @@ fn testbed(life: Life) -> Testbed {
         | Life::BackInFull
         | Life::Removed
         | Life::Scheduled
+        | Life::CommitsItself
+        | Life::UndoesItself
+        | Life::CopiedAnew
         | Life::Cancelled => {}
         Life::OverABadLink => {
             let work = [
@@ -414,6 +450,21 @@ fn a_life_that_begins_at_its_time_comes_to_the_same_whenever_it_is_killed() {
 }
 
 #[test]
+fn a_life_whose_failover_commits_itself_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::CommitsItself);
+}
+
+#[test]
+fn a_life_whose_failover_undoes_itself_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::UndoesItself);
+}
+
+#[test]
+fn a_life_whose_replica_is_copied_anew_comes_to_the_same_whenever_it_is_killed() {
+    check_every_kill(Life::CopiedAnew);
+}
+
+#[test]
 fn a_life_that_is_killed_again_and_again_comes_to_the_same() {
     for life in LIVES {
         let (bed, _) = live_through(life, []);
@@ -449,7 +500,10 @@ fn the_lives_are_what_their_names_say() {
         unplanned,
         (Phase::Unprotected, true),
         (Phase::Unprotected, false),
+        planned.clone(),
         planned,
+        (Phase::Protected, false),
+        (Phase::Protected, true),
     ];
     assert_eq!(kinds, expected);
 }
