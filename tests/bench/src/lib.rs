@@ -2,6 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+/// Uploads of one VM at a time: the default of `[bandwidth] uploads_per_vm`.
+pub const UPLOADS: usize = 4;
+
 /// Prints one row: our figure next to a peer's from the same run. A ratio above 1 says that ours is
 /// the larger one.
 pub fn row(work: &str, ours: f64, peer: f64, peer_name: &str) {

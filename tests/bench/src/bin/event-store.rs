@@ -3,8 +3,6 @@
 //!
 //! `event-store [folder] [seconds per round] [commits]`; the folder should be on the disk that counts.
 
-#![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
-
 use lifeboat::domain::catalogue::Code;
 use lifeboat::domain::entity::{Commit, Entity, Entry, Kind, NewCommit, StreamId};
 use lifeboat::domain::failure::{Cause, Failure};

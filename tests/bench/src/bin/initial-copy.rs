@@ -18,7 +18,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::{Compression, KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::{KernelRandom, SystemClock};
-use lifeboat_bench::{half_compressible, is_installed, medians, row};
+use lifeboat_bench::{UPLOADS, half_compressible, is_installed, medians, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -268,7 +268,8 @@ impl Ours {
     }
 
     fn copy(&self, image: &Image, target: &Path, open: impl FnOnce(Vault) -> Vault) {
-        let vault = open(Vault::in_folder(target, self.vm.vault).expect("open the vault"));
+        let vault = Vault::in_folder(target, self.vm.vault).expect("open the vault");
+        let vault = open(vault.with_uploads(UPLOADS));
         self.runtime.block_on(vault.establish()).expect("establish the vault");
         let boot = BootId::of_this_machine().expect("boot id");
         let recovery = RecoverySite::new(

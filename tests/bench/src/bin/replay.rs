@@ -5,8 +5,6 @@
 //! `replay [folder] [commits]`; the folder should be on the disk that counts. Ten million commits need 12 GB
 //! of it and some minutes.
 
-#![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
-
 use lifeboat::domain::entity::{Commit, Entity, Kind, NewCommit, StreamId};
 use lifeboat::domain::id::{CloudId, DiskId, HostId, JobId, VaultId, VmId};
 use lifeboat::domain::job::Step;

@@ -17,7 +17,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::Vault;
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, row};
+use lifeboat_bench::{UPLOADS, half_compressible, is_installed, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -283,7 +283,8 @@ impl Ours {
         let tracker = tracker.expect("open the tracker");
         let sources = Sources::default();
         sources.attach(vm.id, tracker.clone(), files.clone());
-        let store = Vault::in_folder(&vault, vm.vault).expect("open the vault");
+        let store =
+            Vault::in_folder(&vault, vm.vault).expect("open the vault").with_uploads(UPLOADS);
         runtime.block_on(store.establish()).expect("establish the vault");
         let exports = Arc::new(Exports::default());
         let endpoint = Endpoint::Unix(folder.join("recovery.sock"));

@@ -20,7 +20,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::Vault;
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::SystemClock;
-use lifeboat_bench::{half_compressible, is_installed, medians, row};
+use lifeboat_bench::{UPLOADS, half_compressible, is_installed, medians, row};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Object;
 use object_store::{
@@ -194,7 +194,7 @@ impl Ours {
         let moved = Arc::new(AtomicU64::new(0));
         let local = LocalFileSystem::new_with_prefix(&target).expect("vault").with_fsync(true);
         let counting = Counting { inner: Arc::new(local), moved: Arc::clone(&moved) };
-        let vault = Vault::new(Arc::new(counting), vm.vault);
+        let vault = Vault::new(Arc::new(counting), vm.vault).with_uploads(UPLOADS);
         runtime.block_on(vault.establish()).expect("establish the vault");
         let recovery = RecoverySite::new(
             folder.join("recovery"),
