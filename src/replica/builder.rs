@@ -420,15 +420,21 @@ impl Batch {
     }
 
     /// Seals the frames, and makes the checksums of their blocks where there is a key for them.
-    fn seal(&self, sealer: &FrameSealer, sums_key: Option<&HashKey>) -> SealedBatch {
+    fn seal(mut self, sealer: &FrameSealer, sums_key: Option<&HashKey>) -> SealedBatch {
         let (mut bytes, mut sums) = (Buffer::take(), Vec::new());
         let mut rest = &self.data[..];
         let mut frames = Vec::with_capacity(self.frames.len());
         for Frame { row, offset, length } in &self.frames {
             let (data, after) = rest.split_at(*length);
             rest = after;
-            frames.push((*row, sealer.seal(*offset, data, &mut bytes)));
+            let as_it_is = sealer.as_it_is(data);
+            frames.push((*row, as_it_is.unwrap_or_else(|| sealer.seal(*offset, data, &mut bytes))));
             sums.extend(sums_key.iter().flat_map(|key| fingerprint::sum_record(key, data)));
+        }
+        // What is stored as it is stays where it is.
+        if bytes.is_empty() {
+            self.data.truncate(self.frames_end);
+            bytes = self.data;
         }
         SealedBatch { bytes: Bytes::from_owner(bytes), frames, sums }
     }

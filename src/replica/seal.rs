@@ -173,6 +173,13 @@ impl FrameSealer {
         }
         SealedFrame { stored: (out.len() - start) as u32, codec, hash }
     }
+
+    /// What becomes of data that is stored as it is, neither compressed nor encrypted; `None` where something is done to it.
+    pub(super) fn as_it_is(&self, data: &[u8]) -> Option<SealedFrame> {
+        let is_plain = matches!(self.compression, Compression::Off) && self.cipher.is_none();
+        let (stored, codec) = (data.len() as u32, Codec::Raw);
+        is_plain.then(|| SealedFrame { stored, codec, hash: self.hash.frame(data) })
+    }
 }
 
 impl FrameOpener {
