@@ -470,6 +470,13 @@ impl Run {
         }
         for vm in self.outside.vms_called(step.vm()) {
             let known = self.known(vm);
+            if step.source_is_gone() && self.outside.answers(known.host) {
+                self.remark(format!(
+                    "protection of {} does not end without its host, which answers",
+                    known.name
+                ));
+                continue;
+            }
             let mut command = operation(step, vm, &known, self.outside.clock.now());
             if let vm::Command::AddDisk { disk, image, .. } = &command
                 && let Err(error) = self.outside.make_image(vm, disk, image)

@@ -118,6 +118,15 @@ impl Scenario {
                 }
             }
         }
+        let registration_keys = dice.happens("registration keys", KEYS_ON);
+        if registration_keys {
+            for host in &hosts {
+                let host = Some(spanned(host.clone()));
+                let t = Span(dice.between("registered", 0, minutes * MINUTE / 2));
+                let after = Some(Span(dice.between("registered after", 0, 5 * MINUTE)));
+                at.push(Step { host, after, ..Step::of(t, Deed::RegisterHost) });
+            }
+        }
         edit_while_down(&dice, &mut at);
         keep_second_services_apart(&mut at);
         let group = |vm: &VmSpec| GroupSpec {
@@ -168,6 +177,7 @@ impl Scenario {
                     work_kbps: dice.between("limit", 4_000, 40_000),
                     other_kbps: 0,
                 }),
+                registration_keys,
                 cluster,
                 ..networks
             },
@@ -215,6 +225,7 @@ impl Scenario {
                 retention: Span::hours(dice.between("retention", 1, 24)),
                 app_consistent: Span(0),
                 bandwidth: None,
+                registration_keys: false,
                 cluster: vec![],
                 ..Self::random(seed).site
             },
@@ -289,6 +300,7 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
         } else {
             DecisionWord::Cancel
         }),
+        source_gone: (takes("source_gone") && dice.happens("source gone", 50)).then_some(true),
         full: (takes("full") && dice.happens("in full", 30)).then_some(true),
         ..Step::of(t, deed)
     }
@@ -298,6 +310,9 @@ fn random_step(dice: &Dice, deed: Deed, hosts: &[String], vms: &[VmSpec], minute
 fn random_rest(dice: &Dice, retention_h: u64) -> Span {
     Span::hours(u64::from(1 < retention_h && dice.happens("rest", 50)))
 }
+
+/// Percent of all seeds in which the vault admits hosts with a key.
+const KEYS_ON: u32 = 15;
 
 /// Percent of all seeds in which hosts are a cluster, and in which networks are told.
 const SITE_ON: u32 = 40;
