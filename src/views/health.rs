@@ -82,8 +82,12 @@ fn causes(vm: &Vm, site: &Site, now: Timestamp) -> Vec<HealthCause> {
             let entry = catalogue::entry(Code::StartForgotten);
             cause.level = Health::Critical;
             cause.code = Code::StartForgotten;
-            "the VM could start at the recovery site and is off at both: no run of a recovery plan is to start it"
-                .clone_into(&mut cause.because);
+            let because = if vm.held_off {
+                "the VM was shut down for its failover and is off at both sites: no run of a recovery plan is to go on with it"
+            } else {
+                "the VM could start at the recovery site and is off at both: no run of a recovery plan is to start it"
+            };
+            because.clone_into(&mut cause.because);
             entry.next.clone_into(&mut cause.next);
         }
     }
