@@ -14,9 +14,9 @@ use lifeboat::domain::vm::{Disk, Vm};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::files::Open;
 use lifeboat::ports::replication::Replication;
-use lifeboat::replica::Vault;
+use lifeboat::replica::{KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
-use lifeboat::service::SystemClock;
+use lifeboat::service::{KernelRandom, SystemClock};
 use lifeboat_bench::{UPLOADS, half_compressible, is_installed, row};
 use std::collections::BTreeMap;
 use std::fs;
@@ -283,8 +283,9 @@ impl Ours {
         let tracker = tracker.expect("open the tracker");
         let sources = Sources::default();
         sources.attach(vm.id, tracker.clone(), files.clone());
-        let store =
-            Vault::in_folder(&vault, vm.vault).expect("open the vault").with_uploads(UPLOADS);
+        let keys = VaultKeys::new(&KeyFile::generate(&KernelRandom), Arc::new(KernelRandom));
+        let store = Vault::in_folder(&vault, vm.vault).expect("open the vault");
+        let store = store.with_uploads(UPLOADS).with_keys(Arc::new(keys));
         runtime.block_on(store.establish()).expect("establish the vault");
         let exports = Arc::new(Exports::default());
         let endpoint = Endpoint::Unix(folder.join("recovery.sock"));
