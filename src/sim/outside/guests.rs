@@ -204,9 +204,12 @@ impl Outside {
         }
         let mut state = self.state();
         if let Some(off) = state.vms.get_mut(&id) {
+            // One that lost its power flushes nothing any more.
+            if off.runs {
+                off.flushed = off.acked;
+            }
             off.runs = false;
             off.switched_off = true;
-            off.flushed = off.acked;
         }
         Ok(())
     }
