@@ -130,6 +130,16 @@ impl Enrolment {
         let of_host = self.config.cloud_of(config);
         let (cloud, cloud_name) = (cloud_id(&of_host.name), &of_host.name);
         let (vault, id, name) = (self.vault, agent.host, &agent.name);
+        let known = self.state::<Host>(name, id.0).await?;
+        if !known.name.is_empty() && known.cloud != cloud {
+            let stays_in = self.state::<Cloud>("cloud", known.cloud.0).await?.name;
+            tracing::error!(
+                host = %name, configured = %cloud_name, %stays_in,
+                "a host stays in the cloud in which it was registered, and its VMs go on as they were: give the \
+                 configuration that cloud, and the host its name as `cloud`"
+            );
+            return Ok(());
+        }
         let register = host::Command::Register { id, name: name.clone(), cloud };
         self.tell::<Host>(name, id.0, register).await?;
         self.tell::<Host>(name, id.0, host::Command::RegisterAgent { vault }).await?;
@@ -150,6 +160,16 @@ impl Enrolment {
                     continue;
                 }
                 enrolled => enrolled?,
+            }
+            let of_vm = self.state::<Vm>(vm_name, vm.id.0).await?.cloud;
+            if of_vm != cloud {
+                let stays_in = self.state::<Cloud>("cloud", of_vm.0).await?.name;
+                tracing::error!(
+                    vm = %vm_name, configured = %cloud_name, %stays_in,
+                    "a VM stays in the cloud in which it was found first, by whose policy it is replicated: give it to a \
+                     host of that cloud again"
+                );
+                continue;
             }
             let window = self.config.policy_of(of_host).resync_window;
             let window = window.at_site(SystemClock::utc_offset_minutes());

@@ -222,3 +222,24 @@ fn each_cloud_has_its_hosts_and_its_policy() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_host_that_is_given_to_another_cloud_is_told_so_and_goes_on_where_it_is() {
+    let operated = Operated::of(TWO_CLOUDS, &["web-01", "files-01"]);
+    let Operated { place, service } = operated;
+    assert_eq!(service.stop().code(), Some(0));
+    place.configure(&TWO_CLOUDS.replace(
+        "name = \"host-2\"\ncloud = \"offices\"",
+        "name = \"host-2\"\ncloud = \"production\"",
+    ));
+    let again = Operated { service: super::Running::serve(&place.config()), place };
+    let told = |line: &String| {
+        line.contains("host-2") && line.contains("offices") && line.contains("stays in the cloud")
+    };
+    assert!(again.service.said.iter().any(told), "{:#?}", again.service.said);
+    let files = again.json(&["vm", "show", "files-01"]);
+    assert_eq!((&files["cloud"], &files["state"]), (&json!("offices"), &json!("Protected")));
+    let points = |vm: &Value| vm["latest_recovery_point"]["cycle"].as_u64();
+    again.done(&["vm", "take-point", "files-01"]);
+    again.until("files-01", |vm| points(&files) < points(vm));
+}
