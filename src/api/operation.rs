@@ -9,7 +9,7 @@ use crate::domain::failure::{Cause, Failure};
 use crate::domain::id::{DiskId, JobId};
 use crate::domain::time::Timestamp;
 use crate::domain::vm::{
-    AfterFailover, Command, Disk, Phase, PointChoice, RecoveryPoint, RetryReason, Vm,
+    AfterFailover, Command, Disk, FailoverKind, Phase, PointChoice, RecoveryPoint, RetryReason, Vm,
 };
 use crate::views::{Moment, PolicyView, Site};
 use serde::Deserialize;
@@ -429,7 +429,17 @@ const OPERATIONS: &[Operation] = &[
             let Nothing {} = asked.body()?;
             Ok(Command::ReleaseStart)
         },
-        consequence: |asked| format!("{} starts without waiting for its plan.", asked.vm.name),
+        consequence: |asked| {
+            let (name, first) = (&asked.vm.name, "what it wrote last is sent first");
+            match asked.vm.phase {
+                Phase::FailingOver(FailoverKind::Planned) if asked.vm.held_off => {
+                    format!(
+                        "{name} is failed over and starts without waiting for its plan; {first}."
+                    )
+                }
+                _ => format!("{name} starts without waiting for its plan."),
+            }
+        },
     },
 ];
 

@@ -350,7 +350,7 @@ impl PlanOutlook {
         {
             let run = at_its_vms(run);
             checks.extend(vm_checks(&begun, &run, site, now));
-            checks.extend(script_checks(&begun, &run, outside));
+            checks.extend(script_checks(&run, outside));
             vms = of_each_vm(&begun, &run, site, outside, now);
             for line in vms.iter().filter_map(|it| it.consequence.as_ref()) {
                 consequence.push_str("\n  ");
@@ -512,18 +512,23 @@ fn of_each_vm(
 fn why_passed_over(plan: &Plan, vm: &Vm) -> String {
     let name = &vm.name;
     match vm.held == Some(plan.id) {
-        true if vm.held_off => format!("{name} is shut down already, and goes on from there."),
+        true if vm.held_off && vm.failover_waits_for_plan() => {
+            format!("{name} is shut down already, and goes on from there.")
+        }
+        true if vm.held_off => {
+            format!("{name} is being shut down already, and goes on from there.")
+        }
         true => format!("{name} could start already, and starts with its group."),
         false => format!("{name} is passed over: it is {}.", vm.phase),
     }
 }
 
 /// Whether the programs are there that the run would start.
-fn script_checks(plan: &Plan, run: &Run, outside: &dyn Outside) -> Vec<Check> {
-    if !run.kind.fails_over() {
-        return vec![];
-    }
-    let actions = plan.definition.actions().filter(|action| action.is_for(&run.kind));
+fn script_checks(run: &Run, outside: &dyn Outside) -> Vec<Check> {
+    let actions = run.steps.iter().filter_map(|step| match &step.task {
+        Task::Act { action, .. } => Some(action),
+        _ => None,
+    });
     let commands = actions.filter_map(|action| match &action.kind {
         ActionKind::Script { command, .. }
         | ActionKind::Gate { probe: Probe::Script { command }, .. } => {

@@ -391,7 +391,7 @@ fn left_off(plan: &PlanView) -> Option<String> {
     let name = &plan.name;
     (!vms.is_empty()).then(|| {
         format!(
-            "off at both sites, and could start at the recovery site: {vms}\n  go on with `lifeboat plan run {name} \
+            "off at both sites: {vms}\n  go on with `lifeboat plan run {name} \
              --kind planned`; or `lifeboat failover release VM` starts one, `lifeboat failover cancel VM` takes it back"
         )
     })

@@ -340,16 +340,16 @@ catalogue! {
     /// A VM waits for the turn of its group.
     StartHeld = "SR-3032", Recoverable, Warning, System,
         title: "The VM waits for its recovery plan",
-        message: "{vm} could start at the recovery site and waits for its recovery plan",
+        message: "{vm} is off, and its failover waits for its recovery plan",
         causes: ["the groups before it have not started yet", "the run of the plan waits for somebody"],
-        next: "The plan starts it by itself when the turn of its group comes.",
+        next: "The plan goes on with it by itself when its turn comes.",
         action: "Look at the run with `lifeboat plan show PLAN`, or start the VM at once with `lifeboat failover release VM`.";
     /// A VM that no run of its plan is to start is off at both sites.
     StartForgotten = "SR-3033", NonRecoverable, Critical, Administrator,
         title: "The VM is off at both sites",
-        message: "{vm} could start at the recovery site, and no run of a recovery plan is to start it",
+        message: "{vm} is off at both sites, and no run of a recovery plan is to go on with it",
         causes: ["the run of its plan failed or was cancelled before the turn of its group came"],
-        next: "It stays off at both sites until somebody decides; nothing of it is lost.",
+        next: "It stays off at both sites until somebody decides. What it wrote last is on the disks of the primary site, unless the plan had come to its groups.",
         action: "Run its plan again, or start it with `lifeboat failover release VM`, or take it back with `lifeboat failover cancel VM`.";
     /// A failover or a failback is to be made final.
     CommitRequired = "SR-3034", NonRecoverable, Warning, Administrator,

@@ -17,7 +17,7 @@
 //!
 //! A run that has ended, however it did, lets go of the VMs that it has not started: those of an unplanned run
 //! and the copies of a test start without waiting for a group that does not come. Those of a planned run that
-//! have been shut down already stay off, since nothing is lost and the actions between were not done: the plan
+//! have been shut down already stay off, since nothing is lost while the primary site is there, and the actions between were not done: the plan
 //! can be run again and goes on with them, or somebody starts or cancels them by hand.
 
 use super::entity::{Entity, Kind, Rejection, check_name, entry_conversions};
@@ -250,6 +250,15 @@ impl Definition {
             if command.is_some_and(Vec::is_empty) {
                 return wrong("the command of an action", action.name.clone(), "a program");
             }
+        }
+        let test_alone = |action: &&Action| action.only.iter().eq(&[FailoverType::Test]);
+        if let Some(action) = self.after_shutdown.iter().find(test_alone) {
+            let allowed = "for planned or unplanned runs: a test shuts nothing down";
+            return wrong(
+                "an action after the shutdown",
+                format!("{} for tests only", action.name),
+                allowed,
+            );
         }
         Ok(())
     }

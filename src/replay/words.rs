@@ -333,6 +333,11 @@ fn vm_command(command: &Command, who: &str, name: &str, at: Timestamp, titles: &
             )
         }
         Command::ReleaseFailover => format!("{who} let the failover of {name} go on"),
+        Command::ReplaceFailover { point, synchronize, .. } => format!(
+            "{who} had {name} fail over unplanned from {}{}, in the place of the planned failover that its plan holds",
+            chosen(*point),
+            if *synchronize { ", with what its source wrote last" } else { "" }
+        ),
         Command::CancelJob { .. } => format!("{who} gave up the running job of {name}"),
         Command::Describe { .. } => format!("{who} said what {name} is"),
         Command::ChangeTarget { .. } => format!("{who} chose what the replica of {name} gets"),

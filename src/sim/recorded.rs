@@ -170,12 +170,12 @@ impl Reading {
                 self.runs.push((at, id, run_of(kind).with_options(options)));
             }
             plan::Command::Continue { .. } => self.runs.push((at, id, step(0, Deed::ContinuePlan))),
+            plan::Command::Cancel => self.runs.push((at, id, step(0, Deed::EndPlan))),
             plan::Command::ReportAction { failure: None, .. }
             | plan::Command::ReportVm { .. }
             | plan::Command::ReportLetGo { .. } => {}
             plan::Command::Delete
             | plan::Command::Retry { .. }
-            | plan::Command::Cancel
             | plan::Command::ReportAction { failure: Some(_), .. } => self.leave_out(commit),
         }
     }
@@ -239,6 +239,7 @@ impl Reading {
             | Command::HoldStart { .. }
             | Command::HoldFailover
             | Command::ReleaseFailover
+            | Command::ReplaceFailover { .. }
             | Command::ReleaseStart => {
                 // What the configuration asks for, or a cloud, is there from the beginning.
                 if !matches!(commit.actor.as_str(), "configuration" | "cloud" | "timer") {

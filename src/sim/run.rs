@@ -517,6 +517,8 @@ impl Run {
             let job = JobId::derived(id.0, known.runs);
             let kind = run_kind(word, self.scenario.site.test_network());
             plan::Command::start(job, kind, step.options())
+        } else if *step.r#do.get_ref() == Deed::EndPlan {
+            plan::Command::Cancel
         } else {
             let step = known.running().map_or(0, |run| run.current);
             plan::Command::Continue { step, notes: "by the scenario".to_owned() }

@@ -590,6 +590,8 @@ deeds! {
     RunPlan = "run_plan", needs ["plan", "kind"], takes ["point", "synchronize", "lease"];
     /// An operator has a run go on that waits for somebody.
     ContinuePlan = "continue_plan", needs ["plan"], takes [];
+    /// An operator ends the run of a recovery plan where it is.
+    EndPlan = "end_plan", needs ["plan"], takes [];
     /// An operator lets a VM start that waits for its recovery plan.
     ReleaseStart = "release_start", needs ["vm"], takes [];
     /// An operator has a network lead elsewhere.
@@ -627,6 +629,7 @@ impl Deed {
                 | Self::FailScripts
                 | Self::RunPlan
                 | Self::ContinuePlan
+                | Self::EndPlan
                 | Self::ReleaseStart
                 | Self::MapNetwork
                 | Self::RegisterHost
@@ -646,7 +649,7 @@ impl Deed {
 
     /// Whether it is done to a recovery plan.
     pub(super) const fn is_of_plan(self) -> bool {
-        matches!(self, Self::RunPlan | Self::ContinuePlan)
+        matches!(self, Self::RunPlan | Self::ContinuePlan | Self::EndPlan)
     }
 }
 

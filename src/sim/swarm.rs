@@ -77,6 +77,7 @@ const CLASSES: &[Deed] = &[
     Deed::DecideFailover,
     Deed::Protect,
     Deed::ReleaseStart,
+    Deed::EndPlan,
     Deed::MapNetwork,
     Deed::SilenceProvider,
 ];

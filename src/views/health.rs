@@ -151,12 +151,12 @@ const fn is_protected(vm: &Vm) -> bool {
 }
 
 impl Site {
-    /// Whether the VM could start at the recovery site, waits for a plan, and no run is to start it.
+    /// Whether the VM's failover waits for a plan of which no run is to go on with it.
     pub(super) fn keeps_off(&self, vm: &Vm) -> bool {
         let Some(plan) = vm.held else { return false };
         let run = self.plans.get(&plan).and_then(Plan::running);
         matches!(vm.phase, Phase::FailingOver(_))
-            && vm.waits_for_plan()
+            && vm.failover_waits_for_plan()
             && !run.is_some_and(|run| run.will_start(vm.id))
     }
 
@@ -346,7 +346,7 @@ fn left_off(plan: &Plan, off: &[String]) -> CauseView {
     };
     let kind = run.map_or("planned", |run| run.kind.name());
     let because = format!(
-        "{} could start at the recovery site and {} off at both: the {kind} run of {} {outcome}",
+        "{} {} off at both sites: the {kind} run of {} {outcome}",
         off.join(", "),
         if off.len() == 1 { "is" } else { "are" },
         plan.name,

@@ -3,7 +3,7 @@
 use super::run::{Run, Task};
 use super::{Plan, RunKind, RunOptions};
 use crate::domain::id::JobId;
-use crate::domain::vm::{Command, NextStep, Phase, Vm};
+use crate::domain::vm::{Command, FailoverKind, NextStep, Phase, Vm};
 
 /// What comes next for a VM in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,9 @@ fn not_allowed(vm: &Vm, operation: &str) -> Move {
 /// Up to where it is shut down, or from there or from the beginning to where it could start.
 fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
     let shuts_down = run.step().is_some_and(|step| step.task == Task::ShutDown);
+    let was_shut_down = run.first_of_failover() != run.current;
+    let is_held = vm.held == Some(plan.id);
+    let waits = vm.failover_waits_for_plan();
     let (operation, command) = match run.kind {
         RunKind::Planned => ("PlannedFailover", Command::PlannedFailover { job }),
         _ if run.options.synchronize => {
@@ -88,16 +91,37 @@ fn fail_over(plan: &Plan, run: &Run, vm: &Vm, job: JobId) -> Move {
     match vm.phase {
         // Another plan, or somebody by hand, has failed it over.
         Phase::CommitPending(_) | Phase::FailedOver(_) | Phase::UnprotectedAtRecovery => Move::Done,
-        Phase::FailingOver(_) if vm.held == Some(plan.id) && vm.waits_for_plan() => {
-            if shuts_down || !vm.held_off { Move::Done } else { tell(Command::ReleaseFailover) }
+        // A planned run has left it so, and its host may be the one that is lost. One that could start lost nothing.
+        Phase::FailingOver(FailoverKind::Planned)
+            if run.kind == RunKind::Unplanned && is_held && (vm.held_off || !waits) =>
+        {
+            let RunOptions { point, synchronize, .. } = run.options;
+            tell(Command::ReplaceFailover { job, point, synchronize })
         }
-        Phase::FailingOver(_) if vm.waits_for_plan() => {
+        Phase::FailingOver(_) if is_held && waits => {
+            if shuts_down || !vm.held_off {
+                Move::Done
+            } else {
+                tell(Command::ReleaseFailover)
+            }
+        }
+        Phase::FailingOver(_) if waits => {
             Move::Fail(format!("{} waits for another recovery plan to start it", vm.name))
         }
         _ if has_failed(vm, job) => Move::Fail(format!("the failover of {} failed", vm.name)),
+        // What an earlier run of a plan that did nothing in between has begun.
+        Phase::FailingOver(_)
+            if shuts_down && is_held && !vm.held_off && vm.is_not_shut_down_yet() =>
+        {
+            tell(Command::HoldFailover)
+        }
         Phase::FailingOver(_) => Move::Wait,
+        // It was released, or taken back, and what was done since was done for a VM that is off.
+        _ if was_shut_down => {
+            Move::Fail(format!("{} is not shut down any more: it is {}", vm.name, vm.phase))
+        }
         _ if !vm.allowed_operations().contains(&operation) => not_allowed(vm, operation),
-        _ if vm.held != Some(plan.id) => tell(Command::HoldStart { plan: plan.id }),
+        _ if !is_held => tell(Command::HoldStart { plan: plan.id }),
         _ if shuts_down && !vm.held_off => tell(Command::HoldFailover),
         _ => tell(command),
     }

@@ -170,7 +170,7 @@ impl Vm {
             Phase::Resynchronizing(reason) => {
                 (Health::Critical, Code::OutOfStep, resync_because(reason), self.resync_next())
             }
-            Phase::FailingOver(_) if self.held_off && self.waits_for_plan() => (
+            Phase::FailingOver(_) if self.held_off && self.failover_waits_for_plan() => (
                 Health::Warning,
                 Code::StartHeld,
                 "the VM was shut down for its failover, which waits for its recovery plan"
@@ -178,7 +178,7 @@ impl Vm {
                 "it goes on when the plan has done what it does between, or release it by hand"
                     .to_owned(),
             ),
-            Phase::FailingOver(_) if self.waits_for_plan() => (
+            Phase::FailingOver(_) if self.failover_waits_for_plan() => (
                 Health::Warning,
                 Code::StartHeld,
                 "the VM could start at the recovery site and waits for its recovery plan"

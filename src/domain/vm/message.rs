@@ -321,6 +321,16 @@ pub enum Command {
     HoldFailover,
     /// Let the failover go on that waits after its source was shut down. Its start stays held.
     ReleaseFailover,
+    /// Fail over unplanned, in the place of a planned failover that a recovery plan holds: its host may be lost. What is
+    /// held stays so.
+    ReplaceFailover {
+        /// The id of the job that this starts.
+        job: JobId,
+        /// From which recovery point.
+        point: PointChoice,
+        /// Whether what the source wrote last is sent first, if it can be.
+        synchronize: bool,
+    },
 }
 
 impl Command {

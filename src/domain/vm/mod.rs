@@ -29,7 +29,8 @@
 //! that is added is [`addition`], and the end of protection is [`ending`].
 //!
 //! A failed check of a failover leads back to the phase that the first of the failovers left. Tracking
-//! that is lost in a planned failover, before the last log has arrived, leads to `Resynchronizing` too.
+//! that is lost in a planned failover, before the last log has arrived, undoes it: once the VM has been started where
+//! its disks are, `Resynchronizing` follows.
 //!
 //! Work fails in one of two ways: a recoverable failure schedules another attempt of the same work
 //! ([`Trouble`], see [`RetryLadder`]); a non-recoverable one waits for an administrator, except that a
@@ -643,10 +644,12 @@ impl Vm {
         if outcome != JobOutcome::Completed {
             self.unsuccessful = Some(id);
         }
-        if kind.fails_over() {
+        let of_test = self.is_test_job(id);
+        // What is held while it is failed over is held for that, not for a test.
+        if kind.fails_over() && !(of_test && matches!(self.phase, Phase::FailingOver(_))) {
             self.released();
         }
-        if self.is_test_job(id) {
+        if of_test {
             return;
         }
         self.trouble = None;

@@ -4,7 +4,9 @@
 //! Recovery's API where it has them. A test failover never stands in the way of a failover on the worst
 //! day: it runs on disks of its own.
 
-use super::rules::{begin_resync, cancel_job, start, start_next, suspect_replica};
+use super::rules::{
+    begin_resync, cancel_job, start, start_next, suspect_replica, unplanned_failover,
+};
 use super::{
     AfterFailover, Event, FailoverKind, Opening, Phase, PointChoice, Stage, Vm, addition, ending,
     resize,
@@ -48,7 +50,7 @@ impl Vm {
     }
 
     /// Whether its failover waits for its recovery plan: once its source was shut down, or when it could start.
-    pub(super) fn failover_waits_for_plan(&self) -> bool {
+    pub fn failover_waits_for_plan(&self) -> bool {
         let current = self.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
         match current {
             Some(Step::StartReplica) => self.held.is_some(),
@@ -56,6 +58,20 @@ impl Vm {
             Some(Step::PrepareForFailover | Step::StartFailover) => self.held_off,
             _ => false,
         }
+    }
+
+    /// Whether its failover has not come to where it waits if it is held once its source was shut down.
+    pub fn is_not_shut_down_yet(&self) -> bool {
+        let current = self.job.as_ref().and_then(Job::current).map(|(_, task)| task.step);
+        matches!(
+            current,
+            Some(
+                Step::CheckPlannedFailover
+                    | Step::ShutDownSource
+                    | Step::CheckUnplannedFailover
+                    | Step::FenceSource
+            )
+        )
     }
 
     /// Nothing waits for a plan any more.
@@ -199,10 +215,28 @@ pub(super) fn hold_start(vm: &Vm, plan: PlanId) -> Result<Vec<Event>, Rejection>
 
 /// Its failover, whose start is held, waits also once its source was shut down.
 pub(super) fn hold_failover(vm: &Vm) -> Result<Vec<Event>, Rejection> {
-    if vm.held.is_none() || matches!(vm.phase, Phase::FailingOver(_)) {
+    let is_too_late = matches!(vm.phase, Phase::FailingOver(_)) && !vm.is_not_shut_down_yet();
+    if vm.held.is_none() || is_too_late {
         return Err(not_allowed(vm, "HoldFailover"));
     }
     Ok(if vm.held_off { vec![] } else { vec![Event::FailoverHeld] })
+}
+
+/// An unplanned failover takes the place of the planned one that a plan holds, and is held as that one was.
+pub(super) fn replace_failover(
+    vm: &Vm,
+    job: JobId,
+    point: PointChoice,
+    synchronize: bool,
+) -> Result<Vec<Event>, Rejection> {
+    let plan = vm.held.filter(|_| vm.phase == Phase::FailingOver(FailoverKind::Planned));
+    let Some(plan) = plan else { return Err(not_allowed(vm, "UnplannedFailover")) };
+    allow(vm, "UnplannedFailover")?;
+    let mut events = cancel_job(vm);
+    events.push(Event::StartHeld { plan });
+    events.extend(vm.held_off.then_some(Event::FailoverHeld));
+    events.extend(unplanned_failover(vm, job, point, synchronize)?);
+    Ok(events)
 }
 
 pub(super) fn allow(vm: &Vm, operation: &'static str) -> Result<(), Rejection> {

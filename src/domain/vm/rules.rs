@@ -70,13 +70,18 @@ pub(super) fn decide(vm: &Vm, command: &Command, now: Timestamp) -> Result<Vec<E
         }
         Command::UnplannedFailover { job, point } => {
             allow(vm, "UnplannedFailover")?;
-            let point = certain_choice(vm, *point)?;
-            Ok(unplanned_failover(vm, *job, point, None))
+            let mut events = cancel_job(vm);
+            events.extend(unplanned_failover(vm, *job, *point, false)?);
+            Ok(events)
         }
         Command::SynchronizeAndFailOver { job } => {
             allow(vm, "UnplannedFailover")?;
-            let synchronizes = vm.can_send_the_latest().then_some(Event::SynchronizationRequested);
-            Ok(unplanned_failover(vm, *job, PointChoice::Latest, synchronizes))
+            let mut events = cancel_job(vm);
+            events.extend(unplanned_failover(vm, *job, PointChoice::Latest, true)?);
+            Ok(events)
+        }
+        Command::ReplaceFailover { job, point, synchronize } => {
+            operations::replace_failover(vm, *job, *point, *synchronize)
         }
         Command::CommitFailover { job } => {
             allow(vm, "Commit")?;
@@ -300,17 +305,19 @@ fn enable_protection(
     Ok(events)
 }
 
-fn unplanned_failover(
+/// Once nothing else runs.
+pub(super) fn unplanned_failover(
     vm: &Vm,
     job: JobId,
     point: PointChoice,
-    synchronizes: Option<Event>,
-) -> Vec<Event> {
-    let mut events = cancel_job(vm);
-    events.push(Event::FailoverRequested { point });
-    events.extend(synchronizes);
+    synchronize: bool,
+) -> Result<Vec<Event>, Rejection> {
+    let point = certain_choice(vm, point)?;
+    let synchronizes = synchronize && vm.can_send_the_latest();
+    let mut events = vec![Event::FailoverRequested { point }];
+    events.extend(synchronizes.then_some(Event::SynchronizationRequested));
     events.extend(start(job, JobKind::UnplannedFailover));
-    events
+    Ok(events)
 }
 
 /// The choice as it stays while the failover runs: only [`PointChoice::Latest`] may become another
@@ -547,6 +554,14 @@ fn tracking_lost(vm: &Vm, first_cycle: u64, reason: &ResyncReason, now: Timestam
             return vec![Event::TrackingLost { reason: reason.clone() }];
         }
         _ => {}
+    }
+    // It is off, or about to be, and what it wrote last cannot be sent any more: it goes on where its disks are.
+    if matches!(step, Some(Step::ShutDownSource | Step::PrepareForFailover))
+        && vm.is_in_planned_failover()
+    {
+        let mut events = vec![Event::TrackingLost { reason: reason.clone() }];
+        events.extend(operations::cancel_failover(vm, JobId::derived(vm.id.0, vm.jobs)));
+        return events;
     }
     let mut events = cancel_job(vm);
     // A replica that somebody else writes to is no better for it: the administrator is waited for all the same,

@@ -24,7 +24,6 @@ impl Run {
             return;
         }
         let (primary, recovery) = (fabric("primary-site"), fabric("recovery-site"));
-        let is_first = !self.journal.observer().past.site.fabrics.contains_key(&primary);
         let (own, other) = (site.networks(), site.recovery_networks());
         for (id, name, side, networks, sizes) in [
             (primary, "primary-site", Side::Primary, own, vec![]),
@@ -34,12 +33,16 @@ impl Run {
             self.configure(Kind::Fabric, id.0, create).await;
             self.configure(Kind::Fabric, id.0, Command::Describe { networks, sizes }).await;
         }
-        let register = Command::RegisterProvider { vault: self.outside.vault };
-        self.configure(Kind::Fabric, primary.0, register).await;
-        // What an operator has mapped since stays over a start.
-        for (network, to) in site.mappings().into_iter().filter(|_| is_first) {
+        // What an operator has mapped since the first start stays over others.
+        let known = self.journal.observer().past.site.fabrics.get(&primary).cloned();
+        if known.is_some_and(|known| known.provider.is_some()) {
+            return;
+        }
+        for (network, to) in site.mappings() {
             self.configure(Kind::Fabric, primary.0, Command::MapNetwork { network, to }).await;
         }
+        let register = Command::RegisterProvider { vault: self.outside.vault };
+        self.configure(Kind::Fabric, primary.0, register).await;
     }
 
     /// An operator has a network lead elsewhere.

@@ -129,6 +129,7 @@ fn operations() -> Vec<Command> {
         Command::HoldFailover,
         Command::ReleaseFailover,
         Command::ReleaseFailover,
+        Command::ReplaceFailover { job: job_id(0), point: PointChoice::Latest, synchronize: true },
         Command::ReleaseStart,
         Command::ReleaseStart,
         resize(1 << 20),
@@ -257,6 +258,7 @@ fn is_report(command: &Command) -> bool {
         | Command::HoldStart { .. }
         | Command::HoldFailover
         | Command::ReleaseFailover
+        | Command::ReplaceFailover { .. }
         | Command::ReleaseStart
         | Command::Describe { .. }
         | Command::ChangeTarget { .. }

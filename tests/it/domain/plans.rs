@@ -8,7 +8,7 @@ use lifeboat::domain::plan::{
     Action, ActionKind, Command, Definition, Effect, Event, FailoverType, Group, Move, Plan, Probe,
     Run, RunKind, RunOptions, RunOutcome, StepState, Task, earlier, let_go, next_move,
 };
-use lifeboat::domain::vm::{Command as VmCommand, Phase, PointChoice};
+use lifeboat::domain::vm::{Command as VmCommand, FailoverKind, Phase, PointChoice};
 use uuid::Uuid;
 
 fn vm(nth: u128) -> VmId {
@@ -259,6 +259,10 @@ fn limits_are_refused_by_name() {
     let kind = ActionKind::Script { command: vec!["x".to_owned()], timeout_s: 0 };
     endless.before.push(Action::of_every_run("x".to_owned(), kind));
     assert!(refused(endless).contains("time limit"));
+    let mut idle = of(vec![group(vec![vm(1)])]);
+    let only = [FailoverType::Test].into();
+    idle.after_shutdown.push(Action { only, ..manual("look") });
+    assert!(refused(idle).contains("after the shutdown"));
     assert!(of((0..7).map(|nth| group(vec![vm(nth)])).collect()).check().is_ok());
 }
 
@@ -473,6 +477,86 @@ fn a_run_that_is_cancelled_after_shutting_down_leaves_a_way_on_and_a_way_back() 
         story.work_off();
         assert!(matches!(story.vm.phase, Phase::CommitPending(_)), "{}", story.vm.phase);
     }
+}
+
+#[test]
+fn an_unplanned_run_takes_the_place_of_a_planned_one_that_has_shut_its_vms_down() {
+    let mut story = Story::protected();
+    let mut told = looking_plan(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it is shut down");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    let (job, kind) = (job_id(91), RunKind::Unplanned);
+    told.tell(Command::Start { job, kind });
+    let Move::Tell(order) = next_move(&told.plan, told.run(), &story.vm) else {
+        panic!("no order")
+    };
+    assert!(matches!(*order, VmCommand::ReplaceFailover { synchronize: false, .. }), "{order:?}");
+    bring_along(&mut told, &mut story).expect("nobody waits for its host");
+    assert!(matches!(story.vm.phase, Phase::FailingOver(FailoverKind::Unplanned)));
+    assert!(story.vm.failover_waits_for_plan() && story.vm.held_off, "it is held as before");
+    confirm(&mut told);
+    bring_along(&mut told, &mut story).expect("it fails over");
+    assert!(story.vm.failover_waits_for_plan() && !story.vm.held_off);
+    bring_along(&mut told, &mut story).expect("it starts");
+    assert_eq!(story.vm.phase, Phase::CommitPending(FailoverKind::Unplanned));
+
+    // One that could start has sent everything: nothing takes its place.
+    let mut story = Story::protected();
+    let mut told = plan_of(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it could start");
+    told.tell(Command::Cancel);
+    let_vm_go(&mut told, &mut story);
+    told.tell(Command::Start { job: job_id(92), kind: RunKind::Unplanned });
+    bring_along(&mut told, &mut story).expect("it could start");
+    bring_along(&mut told, &mut story).expect("it starts");
+    assert_eq!(story.vm.phase, Phase::CommitPending(FailoverKind::Planned));
+}
+
+#[test]
+fn a_vm_that_is_not_off_any_more_is_not_shut_down_again_after_what_was_done_for_that() {
+    let mut story = Story::protected();
+    let mut told = looking_plan(&story, RunKind::Planned);
+    bring_along(&mut told, &mut story).expect("it is shut down");
+    story.tell(VmCommand::ReleaseStart);
+    story.work_off();
+    story.tell(VmCommand::CancelFailover { job: job_id(92) });
+    story.work_off();
+    assert_eq!(story.vm.phase, Phase::Protected);
+    confirm(&mut told);
+    let why = next_move(&told.plan, told.run(), &story.vm);
+    let Move::Fail(why) = why else { panic!("{why:?}") };
+    assert!(why.contains("is not shut down any more: it is protected"), "{why}");
+}
+
+#[test]
+fn the_end_of_a_test_lets_nothing_go_that_a_plan_holds_for_a_failover() {
+    let mut story = Story::protected();
+    story.tell(super::story::test_failover());
+    let mut told = looking_plan(&story, RunKind::Planned);
+    bring_along_the_failover(&mut told, &mut story);
+    while story.test_work().is_some() {
+        story.succeed_in_test();
+    }
+    story.tell(super::story::clean_up());
+    while story.test_work().is_some() {
+        story.succeed_in_test();
+    }
+    assert!(story.vm.test.is_none(), "{:?}", story.vm.test);
+    assert!(story.vm.failover_waits_for_plan() && story.vm.held_off, "nobody has looked yet");
+}
+
+/// As [`bring_along`], while a test has work of its own.
+fn bring_along_the_failover(told: &mut Told, story: &mut Story) {
+    for _ in 0..40 {
+        match next_move(&told.plan, told.run(), &story.vm) {
+            Move::Done => return,
+            Move::Fail(why) => panic!("{why}"),
+            Move::Tell(command) => drop(story.tell(*command)),
+            Move::Wait => drop(story.succeed()),
+        }
+    }
+    panic!("it does not get on: {:?}", story.vm)
 }
 
 #[test]

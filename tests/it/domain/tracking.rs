@@ -47,18 +47,32 @@ fn a_loss_resynchronizes_the_vm_wherever_its_changes_still_matter() {
         story.until_step(|current| current == step);
         given.push(story);
     }
-    for step in [Step::CheckPlannedFailover, Step::ShutDownSource, Step::PrepareForFailover] {
-        let mut story = Story::shipping();
-        story.tell(planned());
-        story.until_step(|current| current == step);
-        given.push(story);
-    }
+    let mut failing_over = Story::shipping();
+    failing_over.tell(planned());
+    given.push(failing_over);
     for mut story in given {
         expect_resync(&mut story);
         let mut retrying = story;
         retrying.wake();
         retrying.fail(link_down());
         expect_resync(&mut retrying);
+    }
+}
+
+/// It was resynchronized where it was off, and nobody started it there.
+#[test]
+fn a_loss_while_a_planned_failover_has_shut_its_source_down_undoes_it_first() {
+    for step in [Step::ShutDownSource, Step::PrepareForFailover] {
+        let mut story = Story::shipping();
+        story.tell(planned());
+        story.until_step(|current| current == step);
+        story.tell(story.tracking_lost());
+        assert_eq!(story.vm.phase, Phase::CancellingFailover);
+        story.until_step(|current| current == Step::StartSource);
+        story.succeed();
+        assert_eq!(story.vm.phase, Phase::Resynchronizing(ResyncReason::PowerLoss));
+        story.work_off();
+        assert_eq!(story.vm.phase, Phase::Protected);
     }
 }
 
@@ -142,6 +156,7 @@ fn a_chain_begins_after_every_cycle_that_an_interrupted_job_may_have_sent() {
     story.tell(planned());
     story.until_step(|step| step == Step::PrepareForFailover);
     story.tell(story.tracking_lost());
+    story.until_step(|step| step == Step::RestartTracking);
     story.succeed();
     assert!(under_way + 1 < story.vm.delta.chain_first_cycle);
 }
@@ -159,6 +174,7 @@ fn a_broken_chain_of_logs_marks_the_vm_for_resynchronization() {
     preparing.tell(planned());
     preparing.until_step(|step| step == Step::PrepareForFailover);
     preparing.fail(broken());
+    preparing.until_step(|step| step == Step::RestartTracking);
     assert!(matches!(preparing.vm.phase, Phase::Resynchronizing(ResyncReason::LogDamaged(_))));
 }
 

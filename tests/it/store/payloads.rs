@@ -406,6 +406,14 @@ fn between_entries() -> Vec<Entry> {
             command: vm::Command::ReleaseFailover,
             events: vec![vm::Event::FailoverReleased],
         },
+        Entry::Vm {
+            command: vm::Command::ReplaceFailover {
+                job: JobId(id(9)),
+                point: PointChoice::LatestProcessed,
+                synchronize: true,
+            },
+            events: vec![],
+        },
     ]
 }
 
