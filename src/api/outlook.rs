@@ -385,9 +385,9 @@ impl From<PlanOutlook> for Outlook {
     }
 }
 
-/// A run at the step in which its VMs do what it is for.
+/// A run at the step in which its VMs begin what it is for.
 fn at_its_vms(run: &Run) -> Run {
-    let is_for_all = |task: &Task| matches!(task, Task::FailOver | Task::All);
+    let is_for_all = |task: &Task| matches!(task, Task::ShutDown | Task::FailOver | Task::All);
     let step = run.steps.iter().zip(0..).find(|(step, _)| is_for_all(&step.task));
     Run { current: step.map_or(0, |(_, number)| number), ..run.clone() }
 }

@@ -201,6 +201,11 @@ fn between_shutting_down_and_failing_over_a_run_waits_for_what_somebody_does_the
         });
         asked.put("plans/shop", &plan).await;
         assert_eq!(asked.get("plans/shop").await.body["definition"], plan, "as it was written");
+        for kind in ["planned", "unplanned"] {
+            let check = asked.post("plans/shop/check", &json!({ "kind": kind })).await.body;
+            assert_eq!(check["ready"], true, "{check:#}");
+            assert_eq!(check["vms"][0]["begins"], true, "{check:#}");
+        }
         asked.post("plans/shop/run", &json!({ "kind": "planned" })).await;
         let waits = asked.until_run("WaitingForManualAction").await;
         let names = |run: &Value| -> Vec<String> {
