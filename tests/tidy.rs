@@ -74,6 +74,7 @@ const OWNED: &[Owned] = &[
         owners: &[
             ("actors/supervisor.rs", "timers of retries; the clock of tokio, which tests pause"),
             ("disk/nbd/session.rs", "ends a handshake that takes too long"),
+            ("disk/nbd/buffers.rs", "looks out for a client for a moment"),
             ("replication/pace.rs", "a limit of bandwidth; the clock of tokio, which tests pause"),
             ("drivers/lab/guest.rs", "paces the writes of a guest"),
             ("sim/clock.rs", "virtual time, which is tokio's paused clock"),

@@ -3,12 +3,12 @@
 use super::bounds;
 use crate::domain::catalogue::Code;
 use crate::domain::failure::Classified;
-use crate::ports::block::{BlockDevice, DiskIdentity};
+use crate::ports::block::{BlockDevice, DiskIdentity, Write};
 use crate::ports::files::{File, Files, Open};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 /// The unit that a disk's size is a multiple of.
@@ -21,6 +21,8 @@ pub struct RawDisk {
     path: PathBuf,
     size_bytes: u64,
     read_only: bool,
+    /// Held for several writes: a file system lets one at a time into a file, and who waits there spins.
+    turn: Mutex<()>,
 }
 
 /// Why a raw image cannot be used as a disk.
@@ -66,7 +68,13 @@ impl RawDisk {
         if !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(RawDiskError::Size { path: path.to_owned(), size_bytes });
         }
-        Ok(Self { file, path: path.to_owned(), size_bytes, read_only: how == Open::Read })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes,
+            read_only: how == Open::Read,
+            turn: Mutex::default(),
+        })
     }
 
     /// Makes an image of `size_bytes` zeroes, all of it a hole. Durable with the next flush and a
@@ -81,7 +89,13 @@ impl RawDisk {
         let failed = |source| RawDiskError::Open { path: path.to_owned(), source };
         let file = files.open(path, Open::CreateNew).map_err(failed)?;
         file.set_len(size_bytes).map_err(failed)?;
-        Ok(Self { file, path: path.to_owned(), size_bytes, read_only: false })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes,
+            read_only: false,
+            turn: Mutex::default(),
+        })
     }
 
     /// The first `size_bytes` of it as a disk of that size; all of it where it is no longer than that.
@@ -110,6 +124,11 @@ impl BlockDevice for RawDisk {
         bounds::check(self.size_bytes, offset, data.len() as u64)?;
         self.file.write_all_at(data, offset)?;
         if fua { self.file.sync_data() } else { Ok(()) }
+    }
+
+    fn write_each_at(&self, writes: &[Write<'_>]) -> Vec<io::Result<()>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.iter().map(|write| self.write_at(write.data, write.offset, false)).collect()
     }
 
     fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {

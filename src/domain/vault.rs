@@ -145,6 +145,12 @@ impl Vault {
         }
     }
 
+    /// Whether somebody has registered with one of the keys that are kept.
+    pub fn has_admitted(&self, who: Component) -> bool {
+        let used = self.keys.values().filter_map(|key| key.used.as_ref());
+        used.map(|(by, _, _)| *by).any(|by| by == who)
+    }
+
     fn forget_old_keys(&mut self) {
         while KEYS_KEPT < self.keys.len() {
             let oldest = self.keys.iter().min_by_key(|(_, key)| key.expires);

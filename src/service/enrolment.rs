@@ -100,14 +100,13 @@ impl Enrolment {
             return Ok(true);
         }
         let vault = self.state::<Vault>(&self.config.vault.name, self.vault.0).await?;
-        let used = vault.keys.values().filter_map(|key| key.used.as_ref());
         let known = match who {
             Component::Host(id) => self.state::<Host>("host", id.0).await?.agent.is_some(),
             Component::Provider(id) => {
                 self.state::<Fabric>("provider", id.0).await?.provider.is_some()
             }
         };
-        Ok(known || used.map(|(by, _, _)| *by).any(|by| by == who))
+        Ok(known || vault.has_admitted(who))
     }
 
     async fn cloud(&self, cloud: &CloudConfig) -> Result<(), ServiceError> {

@@ -2,6 +2,7 @@
 //!
 //! Source of everything here: <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>.
 
+mod buffers;
 mod client;
 mod device;
 mod exports;
@@ -9,6 +10,7 @@ pub mod protocol;
 mod server;
 mod session;
 mod socket;
+mod transmission;
 
 pub use client::{BlockExtent, Client, ClientError};
 pub use device::{NbdDisk, UriError};

@@ -1,4 +1,5 @@
-//! Serves disks over NBD: a thread per connection, outside of any async executor.
+//! Serves disks over NBD: a thread per connection, outside of any async executor, and a second one where
+//! writes come several at a time.
 //!
 //! A thread does one request after the other, straight on the disk, and sends replies in batches: the
 //! socket is written when no whole request is left in the input buffer. Of the engines that were
@@ -14,7 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Connections at a time: several for each disk of a large host. Bounds threads and buffers.
+/// Connections at a time: several for each disk of a large host. Bounds threads, of which each has two at most,
+/// and buffers.
 const CONNECTIONS_MAX: usize = 256;
 
 /// How long to wait before accepting again when the machine is short of something.

@@ -231,8 +231,7 @@ impl TrackedDisk {
                 return None;
             }
         };
-        let write = |write: &Write<'_>| self.device().write_at(write.data, write.offset, false);
-        let applied: Vec<io::Result<()>> = writes.iter().map(write).collect();
+        let applied = self.device().write_each_at(writes);
         // After the last of them: the log then ends with what the disk holds, whoever overlaps whom.
         let refused = applied.iter().zip(writes).filter(|(applied, _)| applied.is_err());
         let kept = refused

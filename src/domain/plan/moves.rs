@@ -148,7 +148,7 @@ fn test(plan: &Plan, run: &Run, vm: &Vm, job: JobId, network: &str) -> Move {
     }
     match &test.failure {
         Some(failure) => Move::Fail(failure.to_string()),
-        None if test.started_at.is_some() || vm.waits_for_plan() => Move::Done,
+        None if test.started_at.is_some() || vm.test_waits_for_plan() => Move::Done,
         None => Move::Wait,
     }
 }

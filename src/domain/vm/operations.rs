@@ -44,9 +44,13 @@ impl Vm {
 
     /// Whether its failover, or its test, waits for its recovery plan.
     pub fn waits_for_plan(&self) -> bool {
+        self.test_waits_for_plan() || self.failover_waits_for_plan()
+    }
+
+    /// Whether its test waits for its recovery plan, when it could start.
+    pub fn test_waits_for_plan(&self) -> bool {
         let test = self.test.as_ref().and_then(|test| test.job.current());
-        let test_could_start = test.is_some_and(|(_, task)| task.step == Step::StartTest);
-        self.held.is_some() && test_could_start || self.failover_waits_for_plan()
+        self.held.is_some() && test.is_some_and(|(_, task)| task.step == Step::StartTest)
     }
 
     /// Whether its failover waits for its recovery plan: once its source was shut down, or when it could start.

@@ -65,9 +65,8 @@ impl Run {
     pub(super) fn admits(&self, host: HostId) -> bool {
         let observer = self.journal.observer();
         let vault = observer.past.site.vaults.get(&self.outside.vault);
-        let used = vault.into_iter().flat_map(|vault| vault.keys.values());
-        let mut used = used.filter_map(|key| key.used.as_ref());
-        !self.scenario.site.registration_keys || used.any(|(by, _, _)| *by == Component::Host(host))
+        !self.scenario.site.registration_keys
+            || vault.is_some_and(|vault| vault.has_admitted(Component::Host(host)))
     }
 
     /// An operator gets a key from the vault, and registers a host with it, at once or later.

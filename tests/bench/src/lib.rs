@@ -14,6 +14,15 @@ pub fn row(work: &str, ours: f64, peer: f64, peer_name: &str) {
     println!("{row}");
 }
 
+/// More than a round writes into the page cache.
+const MEMORY_BYTES: usize = 2 << 30;
+
+/// Touches memory and gives it back. A virtual machine that has freed memory may have to get it again from
+/// its host, up to 15 µs for each page, which would be on the account of who needs the next fresh page.
+pub fn bring_memory() {
+    std::hint::black_box(vec![1_u8; MEMORY_BYTES]);
+}
+
 /// Measures every contestant once per round, all of them before the next round, so that whatever else
 /// the machine does meets them alike. Answers their medians, in their order.
 pub fn medians<T>(
@@ -24,6 +33,7 @@ pub fn medians<T>(
     let mut figures = vec![Vec::with_capacity(rounds); contestants.len()];
     for _ in 0..rounds {
         for (figures, contestant) in figures.iter_mut().zip(contestants.iter_mut()) {
+            bring_memory();
             figures.push(measure(contestant));
         }
     }

@@ -1,19 +1,23 @@
 //! The NBD server against its own client, and against clients that talk nonsense.
 
-use super::{Machine, Served};
-use lifeboat::disk::files::MemoryFiles;
+use super::{Machine, Served, choices, content};
+use lifeboat::disk::files::{MemoryFiles, RealFiles};
+use lifeboat::disk::hrl::{HeaderTrust, LogReader};
 use lifeboat::disk::nbd::protocol::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, OPTION_MAGIC, Request, SIMPLE_REPLY_MAGIC, command, flag,
     option,
 };
 use lifeboat::disk::nbd::{Client, ClientError, Endpoint, Server};
 use lifeboat::disk::raw::RawDisk;
+use lifeboat::ports::block::{BlockDevice, Write as DiskWrite};
 use lifeboat::ports::files::Open;
 use proptest::prelude::*;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::Duration;
 
 const SIZE: u64 = 8 << 20;
@@ -54,6 +58,22 @@ fn simple_reply(stream: &mut UnixStream) -> u32 {
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[..4], SIMPLE_REPLY_MAGIC.to_be_bytes());
     u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
+}
+
+fn request(command: u16, cookie: u64, offset: u64, length: usize) -> Vec<u8> {
+    Request { flags: 0, command, cookie, offset, length: length as u32 }.encode().to_vec()
+}
+
+fn write_request(cookie: u64, offset: u64, data: &[u8]) -> Vec<u8> {
+    [&request(command::WRITE, cookie, offset, data.len())[..], data].concat()
+}
+
+/// Which request a simple reply without an error is of.
+fn reply_cookie(stream: &mut UnixStream) -> u64 {
+    let mut reply = [0; 16];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..8], [&SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 4]].concat());
+    u64::from_be_bytes(reply[8..].try_into().unwrap())
 }
 
 #[test]
@@ -198,18 +218,8 @@ fn the_socket_of_a_dead_server_is_replaced_and_of_a_living_one_not() {
 fn many_requests_in_one_packet_are_all_answered() {
     let served = Served::raw(SIZE);
     let mut stream = transmission(&served);
-    let mut packet = Vec::new();
-    for cookie in 0..200 {
-        let write = Request {
-            flags: 0,
-            command: command::WRITE,
-            cookie,
-            offset: cookie * 512,
-            length: 512,
-        };
-        packet.extend(write.encode());
-        packet.extend([cookie as u8; 512]);
-    }
+    let write = |cookie: u64| write_request(cookie, cookie * 512, &[cookie as u8; 512]);
+    let packet: Vec<u8> = (0..200).flat_map(write).collect();
     stream.write_all(&packet).unwrap();
     for _ in 0..200 {
         assert_eq!(simple_reply(&mut stream), 0);
@@ -217,6 +227,114 @@ fn many_requests_in_one_packet_are_all_answered() {
     let mut read = vec![0; 200 * 512];
     served.client().read_at(&mut read, 0).unwrap();
     assert!(read.chunks(512).enumerate().all(|(nth, sector)| sector == [nth as u8; 512]));
+}
+
+/// A disk that does no batch of writes alone: the first one lasts until another has begun.
+#[derive(Debug)]
+struct Sociable {
+    disk: RawDisk,
+    batches: Mutex<usize>,
+    begun: Condvar,
+}
+
+impl BlockDevice for Sociable {
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: bool) -> io::Result<()> {
+        self.disk.write_at(data, offset, fua)
+    }
+
+    fn write_each_at(&self, writes: &[DiskWrite<'_>]) -> Vec<io::Result<()>> {
+        let mut batches = self.batches.lock().unwrap();
+        *batches += 1;
+        self.begun.notify_all();
+        let alone = |batches: &mut usize| *batches < 2;
+        drop(self.begun.wait_timeout_while(batches, Duration::from_secs(10), alone).unwrap());
+        if *self.batches.lock().unwrap() < 2 {
+            return writes.iter().map(|_| Err(ErrorKind::TimedOut.into())).collect();
+        }
+        self.disk.write_each_at(writes)
+    }
+
+    fn zero(&self, range: Range<u64>, punch: bool, fua: bool) -> io::Result<()> {
+        self.disk.zero(range, punch, fua)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.disk.flush()
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.disk.next_data(from)
+    }
+}
+
+#[test]
+fn what_comes_while_the_disk_is_written_to_is_read_and_done() {
+    let served = Served::new(|folder| {
+        let disk = RawDisk::create(&RealFiles, &folder.join("disk.img"), SIZE).unwrap();
+        Arc::new(Sociable { disk, batches: Mutex::new(0), begun: Condvar::new() })
+    });
+    let mut stream = transmission(&served);
+    let write = |cookie| write_request(cookie, cookie * 512, &[cookie as u8 + 1; 512]);
+    stream.write_all(&[write(0), write(1), request(command::READ, 7, 4096, 512)].concat()).unwrap();
+    // It is read although the batch before it has no reply yet.
+    let mut reply = [0; 16 + 512];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[8..16], 7_u64.to_be_bytes());
+    stream.write_all(&[write(2), write(3)].concat()).unwrap();
+    let errors: Vec<u32> = (0..4).map(|_| simple_reply(&mut stream)).collect();
+    assert_eq!(errors, [0; 4]);
+    let mut read = [0; 4 * 512];
+    served.client().read_at(&mut read, 0).unwrap();
+    assert!(read.chunks(512).zip(1..).all(|(sector, nth)| sector == [nth; 512]));
+}
+
+#[test]
+fn the_log_of_writes_that_overlap_at_depth_leads_to_what_the_disk_holds() {
+    for seed in 0..24 {
+        let mut choose = choices(seed);
+        let (_, machine) = Machine::in_memory(seed, 1, SIZE);
+        let tracker = machine.tracking();
+        let disk = tracker.disk(Machine::id(0)).unwrap();
+        let served = Served::new(|_| disk);
+        let mut stream = transmission(&served);
+        let mut replies = stream.try_clone().unwrap();
+        let count = 600;
+        let answered = thread::spawn(move || {
+            let mut cookies: Vec<u64> = (0..count).map(|_| reply_cookie(&mut replies)).collect();
+            cookies.sort_unstable();
+            cookies
+        });
+        let mut packet = Vec::new();
+        for cookie in 0..count {
+            let length = 512 * (1 + choose(8));
+            let offset = 512 * choose(64) as u64;
+            packet.extend(match choose(12) {
+                0 => request(command::FLUSH, cookie, 0, 0),
+                1 => request(command::TRIM, cookie, offset, length),
+                _ => write_request(cookie, offset, &vec![choose(256) as u8; length]),
+            });
+            if choose(6) == 0 {
+                stream.write_all(&std::mem::take(&mut packet)).unwrap();
+            }
+        }
+        stream.write_all(&packet).unwrap();
+        assert_eq!(answered.join().unwrap(), (0..count).collect::<Vec<_>>(), "seed {seed}");
+
+        let cut = tracker.cut(1).unwrap();
+        let log = LogReader::open(&*machine.files, &cut.logs[0].path, HeaderTrust::Verified);
+        let replica =
+            RawDisk::create(&*MemoryFiles::new(seed), Path::new("/replica"), SIZE).unwrap();
+        log.unwrap().apply_to(&replica).unwrap();
+        assert!(content(&replica) == content(&machine.raw(0)), "seed {seed}");
+    }
 }
 
 #[test]

@@ -20,8 +20,10 @@ const SOCKET: &str = "GUEST_SOCKET";
 /// In the guest: what is to be done there once every flushed write was found.
 const TASK: &str = "GUEST_TASK";
 
-/// The tasks: to write until the power is lost, to end once the replica has everything, to end.
+/// The tasks: to write until the power is lost, to say as well when the replica has a point of it, to end once the
+/// replica has everything, to end.
 const WRITE: &str = "write";
+const WRITE_AND_WATCH: &str = "watch";
 const REPLICATE: &str = "replicate";
 const CHECK: &str = "check";
 
@@ -63,6 +65,13 @@ fn write_and_flush() {
     say(&format!("VERIFIED {}", flushed.len()));
     match &*std::env::var(TASK).unwrap() {
         WRITE => write_until_killed(&mut client, flushed.len() as u64 * ROUND),
+        WRITE_AND_WATCH => {
+            std::thread::spawn(|| {
+                Replica::of(Path::new("/mnt/data")).wait_for_next_point();
+                say("REPLICATED 1");
+            });
+            write_until_killed(&mut client, flushed.len() as u64 * ROUND);
+        }
         REPLICATE => {
             // The first could be of logs that were cut before the power was lost.
             let replica = Replica::of(Path::new("/mnt/data"));
@@ -121,7 +130,7 @@ fn a_service_whose_machine_loses_power_has_every_flushed_write_and_resynchronize
     let mut machine = Powerless { lab: &lab, disk: &disk, flushed: Vec::new() };
     // The initial copy, deltas, and a resynchronization are cut short.
     machine.write_until_power_is_lost("agent", PRIMARY, 40);
-    machine.write_until_power_is_lost("agent", PRIMARY, 400);
+    machine.replicate_until_power_is_lost("agent", PRIMARY);
     machine.write_until_power_is_lost("agent", PRIMARY, 150);
     machine.run_to_its_end("agent", PRIMARY, REPLICATE);
     check_data(&lab, &disk);
@@ -145,6 +154,17 @@ impl Powerless<'_> {
         let round = self.flushed.len() as u64;
         let mut machine = self.boot(mode, socket, WRITE);
         machine.wait_for("FLUSHED", round * ROUND + writes);
+        self.lose_power(machine);
+    }
+
+    /// As above, but not before the replica has a point of what is written: the VM is tracked then.
+    fn replicate_until_power_is_lost(&mut self, mode: &str, socket: &str) {
+        let mut machine = self.boot(mode, socket, WRITE_AND_WATCH);
+        machine.wait_for("REPLICATED", 1);
+        self.lose_power(machine);
+    }
+
+    fn lose_power(&mut self, mut machine: Machine) {
         machine.kill();
         self.flushed.push(machine.number("FLUSHED"));
     }

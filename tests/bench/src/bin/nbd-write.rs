@@ -1,10 +1,13 @@
 //! Measures writes over NBD, with `fio` as the client: a pass-through export and a tracked one of our
-//! server, and `qemu-nbd`, all on the same image, which is in the page cache. Rounds are interleaved,
-//! figures are medians: one JSON line per row, IOPS or MB/s.
+//! server, and `qemu-nbd`, all on the same image. Rounds are interleaved, figures are medians: one JSON line
+//! per row, IOPS or MB/s.
 //!
 //! `nbd-write [folder] [seconds per round] [rounds]`. In a folder in RAM (`/dev/shm`) the rows show the
 //! cost of the processor; on a disk, also what its writeback takes.
 //!
+//! * "image cached": it is in the page cache as writes of 1 MiB have left it, in large folios. The kernel walks all
+//!   blocks of a folio for each write into it, one write of a file at a time, whoever serves it.
+//! * "image not cached": a round begins with nothing of it in the page cache, so that writes of 4 KiB make folios of 4 KiB.
 //! * "tracked": the chain of logs starts again before each round, outside of the time measured.
 //! * "tracked, shipping": every half second the logs are cut and acknowledged, as after a shipment.
 //!   Each cut makes the log durable and each acknowledgement the disk, which the others never do.
@@ -18,6 +21,7 @@ use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::files::Open;
 use lifeboat::service::SystemClock;
 use lifeboat_bench::{half_compressible, is_installed, median, medians, row};
+use rustix::fs::{Advice, fadvise};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -43,15 +47,15 @@ struct Load {
     pattern: &'static str,
     block: &'static str,
     depth: &'static str,
-    /// What a row counts: `iops`, or `bw_bytes` in MB/s.
+    /// What is measured: `iops`, or `bw_bytes`.
     figure: &'static str,
 }
 
 const LOADS: [Load; 4] = [
-    load("nbd 4 KiB random write QD1, IOPS", "randwrite", "4k", "1", "iops"),
-    load("nbd 4 KiB random write QD32, IOPS", "randwrite", "4k", "32", "iops"),
-    load("nbd 64 KiB random write QD8, MB/s", "randwrite", "64k", "8", "bw_bytes"),
-    load("nbd 1 MiB sequential write QD4, MB/s", "write", "1m", "4", "bw_bytes"),
+    load("nbd 4 KiB random write QD1", "randwrite", "4k", "1", "iops"),
+    load("nbd 4 KiB random write QD32", "randwrite", "4k", "32", "iops"),
+    load("nbd 64 KiB random write QD8", "randwrite", "64k", "8", "bw_bytes"),
+    load("nbd 1 MiB sequential write QD4", "write", "1m", "4", "bw_bytes"),
 ];
 
 const fn load(
@@ -65,9 +69,8 @@ const fn load(
 }
 
 impl Load {
-    /// The load alone.
-    fn title(&self) -> &str {
-        self.name.split(',').next().unwrap_or(self.name)
+    fn unit(&self) -> &str {
+        if self.figure == "bw_bytes" { "MB/s" } else { "IOPS" }
     }
 }
 
@@ -100,28 +103,43 @@ fn main() {
     if is_installed("qemu-nbd") {
         contestants.push(Contestant::qemu(&image, folder));
     }
-    for load in &LOADS {
-        let mut tails = vec![Vec::new(); contestants.len()];
-        let mut turn = 0;
-        let figures = medians(rounds, &mut contestants, |contestant| {
-            settle(&image);
-            let (figure, p99_us) = contestant.measure(load, seconds);
-            tails[turn].push(p99_us);
-            turn = (turn + 1) % tails.len();
-            figure
-        });
-        let tails: Vec<_> = tails.into_iter().map(median).collect();
-        let (pass, tracked, shipping) = (figures[0], figures[1], figures[2]);
-        row(&format!("{}, tracked", load.name), tracked, pass, "pass-through");
-        row(&format!("{}, tracked, shipping", load.name), shipping, pass, "pass-through");
-        if let Some(qemu) = figures.get(3) {
-            row(&format!("{}, tracked", load.name), tracked, *qemu, "qemu-nbd");
-            row(&format!("{}, tracked, shipping", load.name), shipping, *qemu, "qemu-nbd");
-            row(&format!("{}, pass-through", load.name), pass, *qemu, "qemu-nbd");
-            let of_p99 = format!("{}, µs at the 99th percentile", load.title());
-            row(&format!("{of_p99}, tracked"), tails[1], tails[3], "qemu-nbd");
-            row(&format!("{of_p99}, tracked, shipping"), tails[2], tails[3], "qemu-nbd");
+    for is_cached in [true, false] {
+        for load in &LOADS {
+            compare(load, is_cached, (seconds, rounds), &image, &mut contestants);
         }
+    }
+}
+
+/// A load on every contestant, and its rows.
+fn compare(
+    load: &Load,
+    is_cached: bool,
+    (seconds, rounds): (f64, usize),
+    image: &Path,
+    contestants: &mut [Contestant],
+) {
+    let title = format!("{}, image {}cached", load.name, if is_cached { "" } else { "not " });
+    let mut tails = vec![Vec::new(); contestants.len()];
+    let mut turn = 0;
+    let figures = medians(rounds, contestants, |contestant| {
+        settle(image, is_cached);
+        let (figure, p99_us) = contestant.measure(load, seconds);
+        tails[turn].push(p99_us);
+        turn = (turn + 1) % tails.len();
+        figure
+    });
+    let tails: Vec<_> = tails.into_iter().map(median).collect();
+    let (pass, tracked, shipping) = (figures[0], figures[1], figures[2]);
+    let of_figure = format!("{title}, {}", load.unit());
+    row(&format!("{of_figure}, tracked"), tracked, pass, "pass-through");
+    row(&format!("{of_figure}, tracked, shipping"), shipping, pass, "pass-through");
+    if let Some(qemu) = figures.get(3) {
+        row(&format!("{of_figure}, tracked"), tracked, *qemu, "qemu-nbd");
+        row(&format!("{of_figure}, tracked, shipping"), shipping, *qemu, "qemu-nbd");
+        row(&format!("{of_figure}, pass-through"), pass, *qemu, "qemu-nbd");
+        let of_p99 = format!("{title}, µs at the 99th percentile");
+        row(&format!("{of_p99}, tracked"), tails[1], tails[3], "qemu-nbd");
+        row(&format!("{of_p99}, tracked, shipping"), tails[2], tails[3], "qemu-nbd");
     }
 }
 
@@ -136,9 +154,13 @@ fn fill(image: &Path) {
     }
 }
 
-/// Nobody pays for the writes of the one before.
-fn settle(image: &Path) {
-    fs::File::open(image).and_then(|file| file.sync_data()).expect("sync the image");
+/// Nobody pays for the writes of the one before; nor finds them in the page cache, unless the image stays there.
+fn settle(image: &Path, is_cached: bool) {
+    let file = fs::File::open(image).expect("open the image");
+    file.sync_data().expect("sync the image");
+    if !is_cached {
+        fadvise(&file, 0, None, Advice::DontNeed).expect("drop the image from the page cache");
+    }
 }
 
 fn open(image: &Path) -> Arc<dyn BlockDevice> {
