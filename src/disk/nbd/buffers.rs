@@ -61,8 +61,8 @@ impl<'a> Input<'a> {
         Ok(self.start == self.end && self.read(REQUEST_BYTES)? == 0)
     }
 
-    /// Moves what is buffered to `into`, where the next `length` bytes of it are taken from; the rest stays.
-    /// Answers where they are.
+    /// Takes the next `length` bytes, which are buffered, without copying them: gives the buffer away in exchange for
+    /// `into`, and answers where they are in it. Only what has come after them is copied.
     pub(super) fn hand_over(&mut self, length: usize, into: &mut Vec<u8>) -> Range<usize> {
         if into.is_empty() {
             *into = vec![0; BUFFER_BYTES];
@@ -149,8 +149,15 @@ impl<'a> Output<'a> {
         Ok(&mut self.buffer[self.filled..self.filled + length])
     }
 
+    /// Sends what there is. After an error nobody knows what of it the client has, so nothing may follow.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let filled = std::mem::take(&mut self.filled);
-        (&mut &*self.stream).write_all(&self.buffer[..filled])
+        let sent = (&mut &*self.stream).write_all(&self.buffer[..filled]);
+        sent.inspect_err(|_| self.close())
+    }
+
+    /// Ends the connection, for whoever reads from it as well.
+    pub(super) fn close(&self) {
+        self.stream.shut_down();
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn serve(stream: &Stream, exports: &Arc<Exports>) -> Result<(), Failu
     let Handshake { mut input, output, structured, context_of, .. } = handshake;
     input.deadline = None;
     let allocation = context_of == Some(name);
-    Transmission::new(export, input, output, structured, allocation).run()
+    Transmission::new(stream, export, input, output, structured, allocation).run()
 }
 
 struct Handshake<'a> {

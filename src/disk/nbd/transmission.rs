@@ -13,6 +13,7 @@ use super::protocol::{
     allocation, chunk, command, flag,
 };
 use super::session::Failure;
+use super::socket::Stream;
 use crate::ports::block::{BlockDevice, Write};
 use std::io;
 use std::ops::Range;
@@ -28,6 +29,7 @@ const EXTENTS_MAX: usize = 4096;
 
 /// One connection that has chosen its export.
 pub(super) struct Transmission<'a> {
+    stream: &'a Stream,
     export: Connected,
     /// Whether `base:allocation` was chosen.
     allocation: bool,
@@ -54,6 +56,7 @@ struct Writes {
 impl<'a> Transmission<'a> {
     /// Serves `export` with what the handshake agreed on.
     pub(super) fn new(
+        stream: &'a Stream,
         export: Connected,
         input: Input<'a>,
         output: Output<'a>,
@@ -62,6 +65,7 @@ impl<'a> Transmission<'a> {
     ) -> Self {
         let replies = Replies { output, structured, export: export.name.clone(), refused: None };
         Self {
+            stream,
             export,
             allocation,
             requests: Mutex::new(Requests { input, ended: false }),
@@ -88,6 +92,7 @@ impl<'a> Transmission<'a> {
 
     /// Reads when nobody else does, and does the writes that were read; `on_writes` is called before.
     fn take_turns(&self, mut on_writes: impl FnMut()) -> Result<(), Failure> {
+        let _close = CloseOnPanic(self.stream);
         let mut buffer = Vec::new();
         while let Some(writes) = self.next_writes(&mut buffer)? {
             on_writes();
@@ -102,6 +107,7 @@ impl<'a> Transmission<'a> {
         if requests.ended {
             return Ok(None);
         }
+        requests.ended = true; // also where this thread panics
         let next = self.answer_until_writes(&mut requests.input, buffer);
         requests.ended = !matches!(next, Ok(Some(_)));
         next
@@ -202,6 +208,17 @@ impl<'a> Transmission<'a> {
     }
 }
 
+/// A client whose request is never answered must see that its connection is over, whoever else serves it.
+struct CloseOnPanic<'a>(&'a Stream);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.shut_down();
+        }
+    }
+}
+
 /// What the client is answered, whole replies at a time.
 struct Replies<'a> {
     output: Output<'a>,
@@ -251,8 +268,9 @@ impl Replies<'_> {
             head_room.copy_from_slice(&head);
             match device.read_at(data_room, offset) {
                 Ok(()) => self.output.filled += head.len() + part.len(),
-                // A simple reply has no place for an error once it has begun.
+                // A simple reply has no place for an error once it has begun, nor may another reply follow it.
                 Err(error) if !self.structured && part.start != 0 => {
+                    self.output.close();
                     return Err(Failure::Io(error));
                 }
                 Err(error) => return self.refuse(request, WireError::from(&error)),

@@ -16,7 +16,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -229,12 +229,31 @@ fn many_requests_in_one_packet_are_all_answered() {
     assert!(read.chunks(512).enumerate().all(|(nth, sector)| sector == [nth as u8; 512]));
 }
 
-/// A disk that does no batch of writes alone: the first one lasts until another has begun.
+/// A disk that does no batch of writes alone: the first one lasts until another has begun, or a read has failed,
+/// as all do from [`UNREADABLE`] on.
 #[derive(Debug)]
 struct Sociable {
     disk: RawDisk,
-    batches: Mutex<usize>,
-    begun: Condvar,
+    calls: Mutex<usize>,
+    called: Condvar,
+}
+
+const UNREADABLE: u64 = 1 << 20;
+
+impl Sociable {
+    fn served() -> Served {
+        Served::new(|folder| {
+            let disk = RawDisk::create(&RealFiles, &folder.join("disk.img"), SIZE).unwrap();
+            Arc::new(Self { disk, calls: Mutex::new(0), called: Condvar::new() })
+        })
+    }
+
+    fn call(&self) -> MutexGuard<'_, usize> {
+        let mut calls = self.calls.lock().unwrap();
+        *calls += 1;
+        self.called.notify_all();
+        calls
+    }
 }
 
 impl BlockDevice for Sociable {
@@ -243,6 +262,10 @@ impl BlockDevice for Sociable {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if UNREADABLE <= offset {
+            drop(self.call());
+            return Err(ErrorKind::Other.into());
+        }
         self.disk.read_at(buffer, offset)
     }
 
@@ -251,12 +274,9 @@ impl BlockDevice for Sociable {
     }
 
     fn write_each_at(&self, writes: &[DiskWrite<'_>]) -> Vec<io::Result<()>> {
-        let mut batches = self.batches.lock().unwrap();
-        *batches += 1;
-        self.begun.notify_all();
-        let alone = |batches: &mut usize| *batches < 2;
-        drop(self.begun.wait_timeout_while(batches, Duration::from_secs(10), alone).unwrap());
-        if *self.batches.lock().unwrap() < 2 {
+        let alone = |calls: &mut usize| *calls < 2;
+        let waited = self.called.wait_timeout_while(self.call(), Duration::from_secs(10), alone);
+        if waited.unwrap().1.timed_out() {
             return writes.iter().map(|_| Err(ErrorKind::TimedOut.into())).collect();
         }
         self.disk.write_each_at(writes)
@@ -277,10 +297,7 @@ impl BlockDevice for Sociable {
 
 #[test]
 fn what_comes_while_the_disk_is_written_to_is_read_and_done() {
-    let served = Served::new(|folder| {
-        let disk = RawDisk::create(&RealFiles, &folder.join("disk.img"), SIZE).unwrap();
-        Arc::new(Sociable { disk, batches: Mutex::new(0), begun: Condvar::new() })
-    });
+    let served = Sociable::served();
     let mut stream = transmission(&served);
     let write = |cookie| write_request(cookie, cookie * 512, &[cookie as u8 + 1; 512]);
     stream.write_all(&[write(0), write(1), request(command::READ, 7, 4096, 512)].concat()).unwrap();
@@ -294,6 +311,19 @@ fn what_comes_while_the_disk_is_written_to_is_read_and_done() {
     let mut read = [0; 4 * 512];
     served.client().read_at(&mut read, 0).unwrap();
     assert!(read.chunks(512).zip(1..).all(|(sector, nth)| sector == [nth; 512]));
+}
+
+#[test]
+fn nothing_follows_a_reply_that_broke_off() {
+    let served = Sociable::served();
+    let mut stream = transmission(&served);
+    let write = |cookie| write_request(cookie, cookie * 512, &[1; 512]);
+    // The writes are answered once the read has failed in its second piece.
+    let read = request(command::READ, 7, 0, UNREADABLE as usize + 512);
+    stream.write_all(&[write(0), write(1), read].concat()).unwrap();
+    let mut answered = Vec::new();
+    stream.read_to_end(&mut answered).unwrap();
+    assert!(answered.len() <= 16 + UNREADABLE as usize, "{}", answered.len());
 }
 
 #[test]

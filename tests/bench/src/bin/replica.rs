@@ -17,7 +17,7 @@ use lifeboat::ports::replication::Replication;
 use lifeboat::replica::{KeyFile, Vault, VaultKeys};
 use lifeboat::replication::{Engine, EngineParts, RecoverySite, Sources};
 use lifeboat::service::{KernelRandom, SystemClock};
-use lifeboat_bench::{UPLOADS, half_compressible, is_installed, row};
+use lifeboat_bench::{UPLOADS, bring_memory, half_compressible, is_installed, row};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -106,6 +106,7 @@ fn large_and_sparse(folder: &Path, points: u64) {
 }
 
 fn timed(work: impl FnOnce()) -> f64 {
+    bring_memory();
     let start = Instant::now();
     work();
     start.elapsed().as_secs_f64()
