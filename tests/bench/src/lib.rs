@@ -15,7 +15,7 @@ pub fn row(work: &str, ours: f64, peer: f64, peer_name: &str) {
 }
 
 /// More than a round writes into the page cache.
-const MEMORY_BYTES: usize = 2 << 30;
+const MEMORY_BYTES: usize = 1 << 30;
 
 /// Touches memory and gives it back. A virtual machine that has freed memory may have to get it again from
 /// its host, up to 15 µs for each page, which would be on the account of who needs the next fresh page.
