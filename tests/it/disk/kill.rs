@@ -1,15 +1,18 @@
 //! kill -9 of a real process that serves a tracked disk, with a client writing.
 #![expect(clippy::print_stdout, reason = "the process that is killed says when it serves")]
 
+use super::nbd::transmission;
 use super::{BOOT, Machine, StoppedClock};
 use lifeboat::disk::files::RealFiles;
 use lifeboat::disk::hrl::{HeaderTrust, LogReader};
-use lifeboat::disk::nbd::{Client, Endpoint, Exports, Server};
+use lifeboat::disk::nbd::protocol::{Request, command, flag};
+use lifeboat::disk::nbd::{Endpoint, Exports, Server};
 use lifeboat::disk::raw::RawDisk;
 use lifeboat::disk::tracker::{DiskSpec, Tracker};
 use lifeboat::ports::block::BlockDevice;
 use lifeboat::ports::files::Open;
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -77,27 +80,46 @@ fn spawn(folder: &Path) -> Child {
     child
 }
 
-/// Writes counters until the connection breaks; returns the last acknowledged one of each sector and
-/// the one that was in flight.
+/// Writes counters, so many at a time and no two of them into one place, until the connection breaks. Returns
+/// those that had no answer, with the first of their two sectors; enters the others into `acknowledged`.
 fn write_until_broken(
     folder: &Path,
     first: u64,
+    depth: usize,
     acknowledged: &mut [u64],
     enough: impl Fn(u64),
-) -> (u64, u64) {
-    let mut client = Client::connect(&Endpoint::Unix(folder.join("nbd.sock")), "disk").unwrap();
-    let mut count = first;
+) -> BTreeMap<u64, u64> {
+    let mut stream = transmission(&Endpoint::Unix(folder.join("nbd.sock")));
+    let (mut count, mut done) = (first, 0);
+    let mut in_flight = BTreeMap::new();
     loop {
-        count += 1;
-        let sector = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-        let sector = sector % (SECTORS - 1);
-        let data: Vec<u8> = count.to_le_bytes().repeat(2 * 512 / 8);
-        if client.write_at(&data, sector * 512, count.is_multiple_of(50)).is_err() {
-            return (count, sector);
+        let mut packet = Vec::new();
+        while in_flight.len() < depth {
+            count += 1;
+            let apart = |sector: &u64| in_flight.values().all(|other| 2 <= sector.abs_diff(*other));
+            let start = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            let free = (start..).map(|sector| sector % (SECTORS - 1)).find(apart).unwrap();
+            let flags = if count.is_multiple_of(50) { flag::FUA } else { 0 };
+            let (command, offset) = (command::WRITE, free * 512);
+            let request = Request { flags, command, cookie: count, offset, length: 2 * 512 };
+            packet.extend(request.encode());
+            packet.extend(count.to_le_bytes().repeat(2 * 512 / 8));
+            in_flight.insert(count, free);
         }
-        acknowledged[sector as usize] = count;
-        acknowledged[sector as usize + 1] = count;
-        enough(count - first);
+        // What was answered before the end is read, also where nothing more can be sent.
+        _ = stream.write_all(&packet);
+        for _ in 0..depth.div_ceil(2) {
+            let mut reply = [0; 16];
+            if stream.read_exact(&mut reply).is_err() {
+                return in_flight;
+            }
+            assert_eq!(reply[4..8], [0; 4], "an error");
+            let answered = u64::from_be_bytes(reply[8..].try_into().unwrap());
+            let sector = in_flight.remove(&answered).unwrap() as usize;
+            acknowledged[sector..sector + 2].fill(answered);
+            done += 1;
+            enough(done);
+        }
     }
 }
 
@@ -114,6 +136,15 @@ fn counters(path: &Path) -> Vec<u64> {
 
 #[test]
 fn a_killed_server_loses_no_acknowledged_write_from_disk_or_log() {
+    kill_while_written_to(1);
+}
+
+#[test]
+fn a_server_that_is_killed_with_many_writes_in_flight_loses_none_that_it_acknowledged() {
+    kill_while_written_to(16);
+}
+
+fn kill_while_written_to(depth: usize) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     for image in ["disk0.img", "replica.img"] {
@@ -130,8 +161,8 @@ fn a_killed_server_loses_no_acknowledged_write_from_disk_or_log() {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
             }
         };
-        let (in_flight, sector) = write_until_broken(folder, count, &mut acknowledged, enough);
-        count = in_flight;
+        let in_flight = write_until_broken(folder, count, depth, &mut acknowledged, enough);
+        count = in_flight.keys().chain(&acknowledged).copied().max().unwrap();
         child.wait().unwrap();
 
         let tracker = open(folder);
@@ -139,9 +170,10 @@ fn a_killed_server_loses_no_acknowledged_write_from_disk_or_log() {
         assert!(status.tracking && status.broken.is_none(), "{status:?}");
         let found = counters(&folder.join("disk0.img"));
         for (index, (found, acknowledged)) in found.iter().zip(&acknowledged).enumerate() {
-            let may_be_in_flight = (sector..sector + 2).contains(&(index as u64));
+            let of_flight = in_flight.get(found);
+            let was_in_flight = of_flight.is_some_and(|at| (*at..at + 2).contains(&(index as u64)));
             assert!(
-                found == acknowledged || may_be_in_flight && *found == in_flight,
+                found == acknowledged || was_in_flight,
                 "kill {kill}: sector {index} holds {found} where {acknowledged} was acknowledged"
             );
         }

@@ -30,16 +30,16 @@ fn errno(outcome: Result<(), ClientError>) -> u32 {
 }
 
 /// The socket of a server, without a client.
-fn connect(served: &Served) -> UnixStream {
-    let Endpoint::Unix(path) = served.server.endpoint() else { panic!("a Unix socket") };
+fn connect(endpoint: &Endpoint) -> UnixStream {
+    let Endpoint::Unix(path) = endpoint else { panic!("a Unix socket") };
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
 /// A connection past its handshake, by hand.
-fn transmission(served: &Served) -> UnixStream {
-    let mut stream = connect(served);
+pub(super) fn transmission(endpoint: &Endpoint) -> UnixStream {
+    let mut stream = connect(endpoint);
     let flags = u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
     stream.write_all(&flags.to_be_bytes()).unwrap();
     stream.write_all(&option_bytes(option::EXPORT_NAME, b"disk")).unwrap();
@@ -189,7 +189,7 @@ fn a_server_on_tcp_serves_and_names_its_port() {
 fn a_shutdown_ends_every_connection_and_frees_the_endpoint() {
     let mut served = Served::raw(SIZE);
     let mut clients: Vec<Client> = (0..8).map(|_| served.client()).collect();
-    let mut silent = connect(&served);
+    let mut silent = connect(served.server.endpoint());
     served.server.shutdown();
     served.server.shutdown();
     for client in &mut clients {
@@ -217,7 +217,7 @@ fn the_socket_of_a_dead_server_is_replaced_and_of_a_living_one_not() {
 #[test]
 fn many_requests_in_one_packet_are_all_answered() {
     let served = Served::raw(SIZE);
-    let mut stream = transmission(&served);
+    let mut stream = transmission(served.server.endpoint());
     let write = |cookie: u64| write_request(cookie, cookie * 512, &[cookie as u8; 512]);
     let packet: Vec<u8> = (0..200).flat_map(write).collect();
     stream.write_all(&packet).unwrap();
@@ -298,7 +298,7 @@ impl BlockDevice for Sociable {
 #[test]
 fn what_comes_while_the_disk_is_written_to_is_read_and_done() {
     let served = Sociable::served();
-    let mut stream = transmission(&served);
+    let mut stream = transmission(served.server.endpoint());
     let write = |cookie| write_request(cookie, cookie * 512, &[cookie as u8 + 1; 512]);
     stream.write_all(&[write(0), write(1), request(command::READ, 7, 4096, 512)].concat()).unwrap();
     // It is read although the batch before it has no reply yet.
@@ -316,7 +316,7 @@ fn what_comes_while_the_disk_is_written_to_is_read_and_done() {
 #[test]
 fn nothing_follows_a_reply_that_broke_off() {
     let served = Sociable::served();
-    let mut stream = transmission(&served);
+    let mut stream = transmission(served.server.endpoint());
     let write = |cookie| write_request(cookie, cookie * 512, &[1; 512]);
     // The writes are answered once the read has failed in its second piece.
     let read = request(command::READ, 7, 0, UNREADABLE as usize + 512);
@@ -334,7 +334,7 @@ fn the_log_of_writes_that_overlap_at_depth_leads_to_what_the_disk_holds() {
         let tracker = machine.tracking();
         let disk = tracker.disk(Machine::id(0)).unwrap();
         let served = Served::new(|_| disk);
-        let mut stream = transmission(&served);
+        let mut stream = transmission(served.server.endpoint());
         let mut replies = stream.try_clone().unwrap();
         let count = 600;
         let answered = thread::spawn(move || {
@@ -370,7 +370,7 @@ fn the_log_of_writes_that_overlap_at_depth_leads_to_what_the_disk_holds() {
 #[test]
 fn commands_and_flags_that_were_not_offered_are_invalid() {
     let served = Served::raw(SIZE);
-    let mut stream = transmission(&served);
+    let mut stream = transmission(served.server.endpoint());
     let request = |command, flags| Request { flags, command, cookie: 1, offset: 0, length: 512 };
     for (request, expected) in [
         (request(99, 0), 22),
@@ -387,7 +387,7 @@ fn commands_and_flags_that_were_not_offered_are_invalid() {
 #[test]
 fn options_that_are_unknown_or_wrong_are_answered_with_their_error() {
     let served = Served::raw(SIZE);
-    let mut stream = connect(&served);
+    let mut stream = connect(served.server.endpoint());
     stream.read_exact(&mut [0; 18]).unwrap();
     stream.write_all(&u32::from(FLAG_FIXED_NEWSTYLE).to_be_bytes()).unwrap();
     for (option, data, expected) in [
@@ -412,7 +412,7 @@ fn options_that_are_unknown_or_wrong_are_answered_with_their_error() {
 fn a_write_beyond_the_limit_closes_its_connection_only() {
     let served = Served::raw(SIZE);
     let mut other = served.client();
-    let mut stream = transmission(&served);
+    let mut stream = transmission(served.server.endpoint());
     let length = (32 << 20) + 1;
     let write = Request { flags: 0, command: command::WRITE, cookie: 1, offset: 0, length };
     stream.write_all(&write.encode()).unwrap();
@@ -438,7 +438,7 @@ proptest! {
     ) {
         let served = Served::raw(1 << 16);
         let mut other = served.client();
-        let mut stream = if past_handshake { transmission(&served) } else { connect(&served) };
+        let mut stream = if past_handshake { transmission(served.server.endpoint()) } else { connect(served.server.endpoint()) };
         if !past_handshake && honest_flags {
             stream.write_all(&3_u32.to_be_bytes()).unwrap();
         }
@@ -460,7 +460,7 @@ proptest! {
         ),
     ) {
         let served = Served::raw(1 << 16);
-        let mut stream = transmission(&served);
+        let mut stream = transmission(served.server.endpoint());
         let mut sent = Vec::new();
         let mut read_lengths = std::collections::BTreeMap::new();
         for (nth, (flags, command, offset, short, long)) in requests.into_iter().enumerate() {
