@@ -98,7 +98,8 @@ fn write_until_broken(
             count += 1;
             let apart = |sector: &u64| in_flight.values().all(|other| 2 <= sector.abs_diff(*other));
             let start = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-            let free = (start..).map(|sector| sector % (SECTORS - 1)).find(apart).unwrap();
+            let mut places = (start..start + SECTORS).map(|sector| sector % (SECTORS - 1));
+            let free = places.find(apart).unwrap();
             let flags = if count.is_multiple_of(50) { flag::FUA } else { 0 };
             let (command, offset) = (command::WRITE, free * 512);
             let request = Request { flags, command, cookie: count, offset, length: 2 * 512 };
@@ -177,7 +178,7 @@ fn kill_while_written_to(depth: usize) {
                 "kill {kill}: sector {index} holds {found} where {acknowledged} was acknowledged"
             );
         }
-        acknowledged = found.clone();
+        acknowledged.clone_from(&found);
         let mut last = 1_000_000 * (kill + 1);
         if let Some(cut) = tracker.transit() {
             apply(folder, &cut.logs[0].path);
