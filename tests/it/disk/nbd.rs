@@ -438,7 +438,8 @@ proptest! {
     ) {
         let served = Served::raw(1 << 16);
         let mut other = served.client();
-        let mut stream = if past_handshake { transmission(served.server.endpoint()) } else { connect(served.server.endpoint()) };
+        let open = if past_handshake { transmission } else { connect };
+        let mut stream = open(served.server.endpoint());
         if !past_handshake && honest_flags {
             stream.write_all(&3_u32.to_be_bytes()).unwrap();
         }
